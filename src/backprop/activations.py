@@ -1,0 +1,227 @@
+"""The table of activations: name -> code, formula, and a NumPy reference of g and g'.
+
+The reference functions take real or complex arrays. For a complex argument they are the analytic continuation of the
+piece that the real part selects, so that ``g(a + 1e-200j).imag / 1e-200`` is g'(a) to rounding: the complex step
+(Squire and Trapp, SIAM Review 40, 1998), with which the tests judge every g' below. None of them forms ``1 - h**2`` or
+``1 + erf``: these lose all digits in the tails.
+
+At a kink g' is PyTorch's: relu, leaky_relu, elu and selu take the left piece at 0; hardtanh, relu6 and hardsigmoid
+have g' = 0 at both corners; hardswish has 0 at -3 and 1 at 3. A NaN argument gives NaN in g and in g'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.generic]
+
+SELU_SCALE = 1.0507009873554804934  # lambda of Klambauer et al., Self-Normalizing Neural Networks, 2017
+SELU_ALPHA = 1.6732632423543772848
+GELU_TANH_CUBIC = 0.044715  # Hendrycks and Gimpel, Gaussian Error Linear Units, 2016
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One row of the table.
+
+    Attributes
+    ----------
+    name : str
+    code : int
+        The number by which the kernels know it (`ActivationCode` in ``_kernel_table.pxd``).
+    formula, formula_prime : str
+        g(a) and g'(a), as printed in the documentation.
+    g, g_prime : callable
+        ``g(a, parameter)``, elementwise, float64 or complex128.
+    initialization : {"he", "lecun", "glorot"}
+        The rule for the initial weights of a layer with this activation.
+    parameter_name : str or None
+        None for an activation without a parameter.
+    default : float
+        The parameter's default.
+    """
+
+    name: str
+    code: int
+    formula: str
+    formula_prime: str
+    g: Callable[[Array, float], Array]
+    g_prime: Callable[[Array, float], Array]
+    initialization: str = "glorot"
+    parameter_name: str | None = None
+    default: float = 0.0
+
+
+def _pieces(a: Array, conditions: list[npt.NDArray[np.bool_]], values: list[Array | float]) -> Array:
+    """The value of the first condition that holds at each entry, the last value where none does; NaN stays NaN."""
+    chosen = np.select(conditions, [np.broadcast_to(v, a.shape) for v in values[:-1]], default=values[-1])
+    return np.where(np.isnan(a.real), a, chosen)
+
+
+def _magnitude(a: Array) -> Array:
+    """|a|, continued analytically from the half-line of the real part."""
+    return np.where(a.real < 0, -a, a)
+
+
+def _sigmoid(a: Array) -> Array:
+    t = np.exp(-_magnitude(a))
+    return np.where(a.real < 0, t, 1.0) / (1.0 + t)
+
+
+def _sigmoid_prime(a: Array) -> Array:
+    t = np.exp(-_magnitude(a))
+    return t / ((1.0 + t) * (1.0 + t))
+
+
+def _softplus(a: Array) -> Array:
+    return np.where(a.real > 0, a, 0.0) + np.log1p(np.exp(-_magnitude(a)))
+
+
+def _tanh_prime(a: Array) -> Array:
+    t = np.exp(-2.0 * _magnitude(a))
+    return 4.0 * t / ((1.0 + t) * (1.0 + t))
+
+
+def _normal_density(a: Array) -> Array:
+    return np.exp(-0.5 * a * a) / np.sqrt(2.0 * np.pi)
+
+
+def _normal_distribution(a: Array) -> Array:
+    from scipy.special import erfc
+
+    return 0.5 * erfc(-a / np.sqrt(2.0))
+
+
+def _times_vanishing(a: Array, factor: Array) -> Array:
+    """A * factor, and its limit 0 where the factor has vanished (at -inf the product alone would be NaN)."""
+    return np.where(factor == 0, 0.0, a) * factor
+
+
+def _gelu_prime(a: Array) -> Array:
+    return _normal_distribution(a) + _times_vanishing(a, _normal_density(a))
+
+
+def _gelu_tanh_argument(a: Array) -> Array:
+    return np.sqrt(8.0 / np.pi) * a * (1.0 + GELU_TANH_CUBIC * a * a)  # 2u, where gelu_tanh = a (1 + tanh u) / 2
+
+
+def _gelu_tanh_prime(a: Array) -> Array:
+    u2 = _gelu_tanh_argument(a)
+    u2_prime = np.sqrt(8.0 / np.pi) * (1.0 + 3.0 * GELU_TANH_CUBIC * a * a)
+    return _sigmoid(u2) + _times_vanishing(a * u2_prime, _sigmoid_prime(u2))
+
+
+def _mish_gate(a: Array) -> Array:
+    """tanh(softplus(a)), as a ratio of polynomials in t = exp(-|a|), which neither overflows nor cancels."""
+    t = np.exp(-_magnitude(a))
+    return np.where(a.real < 0, t * (t + 2.0) / (t * (t + 2.0) + 2.0), (1.0 + 2.0 * t) / (1.0 + 2.0 * t + 2.0 * t * t))
+
+
+def _mish_gate_prime(a: Array) -> Array:
+    t = np.exp(-_magnitude(a))
+    negative = 4.0 * t * (1.0 + t) / (t * (t + 2.0) + 2.0) ** 2
+    positive = 4.0 * t * t * (1.0 + t) / (1.0 + 2.0 * t + 2.0 * t * t) ** 2
+    return np.where(a.real < 0, negative, positive)
+
+
+def _softsign(a: Array) -> Array:
+    magnitude = _magnitude(a)
+    return np.where(np.isinf(magnitude.real), np.sign(a.real), a / (1.0 + np.where(np.isinf(a.real), 0.0, magnitude)))
+
+
+def _one(a: Array) -> Array:
+    return np.where(np.isnan(a.real), a, np.ones_like(a))
+
+
+# fmt: off
+_TABLE = [
+    Activation("identity", 0, "a", "1", lambda a, p: a, lambda a, p: _one(a)),
+    Activation(
+        "relu", 1, "max(0, a)", "1 if a > 0 else 0",
+        lambda a, p: _pieces(a, [a.real > 0], [a, 0.0]),
+        lambda a, p: _pieces(a, [a.real > 0], [1.0, 0.0]), "he",
+    ),
+    Activation(
+        "leaky_relu", 2, "a if a > 0 else slope a", "1 if a > 0 else slope",
+        lambda a, p: _pieces(a, [a.real > 0], [a, p * a]),
+        lambda a, p: _pieces(a, [a.real > 0], [1.0, p]), "he", "slope", 0.01,
+    ),
+    Activation(
+        "elu", 3, "a if a > 0 else alpha (exp(a) - 1)", "1 if a > 0 else alpha exp(a)",
+        lambda a, p: _pieces(a, [a.real > 0], [a, p * np.expm1(np.where(a.real > 0, 0.0, a))]),
+        lambda a, p: _pieces(a, [a.real > 0], [1.0, p * np.exp(np.where(a.real > 0, 0.0, a))]), "he", "alpha", 1.0,
+    ),
+    Activation(
+        "selu", 4, "lambda (a if a > 0 else alpha (exp(a) - 1))", "lambda (1 if a > 0 else alpha exp(a))",
+        lambda a, p: _pieces(
+            a, [a.real > 0], [SELU_SCALE * a, SELU_SCALE * SELU_ALPHA * np.expm1(np.where(a.real > 0, 0.0, a))]
+        ),
+        lambda a, p: _pieces(
+            a, [a.real > 0], [SELU_SCALE, SELU_SCALE * SELU_ALPHA * np.exp(np.where(a.real > 0, 0.0, a))]
+        ), "lecun",
+    ),
+    Activation(
+        "gelu", 5, "a Phi(a)", "Phi(a) + a phi(a)",
+        lambda a, p: _times_vanishing(a, _normal_distribution(a)), lambda a, p: _gelu_prime(a), "he",
+    ),
+    Activation(
+        "gelu_tanh", 6, "a sigma(2u), u = sqrt(2/pi) (a + 0.044715 a^3)", "sigma(2u) + 2 a u' sigma'(2u)",
+        lambda a, p: _times_vanishing(a, _sigmoid(_gelu_tanh_argument(a))), lambda a, p: _gelu_tanh_prime(a), "he",
+    ),
+    Activation(
+        "silu", 7, "a sigma(a)", "sigma(a) + a sigma'(a)",
+        lambda a, p: _times_vanishing(a, _sigmoid(a)),
+        lambda a, p: _sigmoid(a) + _times_vanishing(a, _sigmoid_prime(a)), "he",
+    ),
+    Activation(
+        "mish", 8, "a tanh(softplus(a))", "w + a w', w = tanh(softplus(a))",
+        lambda a, p: _times_vanishing(a, _mish_gate(a)),
+        lambda a, p: _mish_gate(a) + _times_vanishing(a, _mish_gate_prime(a)), "he",
+    ),
+    Activation(
+        "softplus", 9, "max(a, 0) + log(1 + exp(-|a|))", "sigma(a)",
+        lambda a, p: _softplus(a), lambda a, p: _sigmoid(a),
+    ),
+    Activation(
+        "softsign", 10, "a / (1 + |a|)", "1 / (1 + |a|)^2",
+        lambda a, p: _softsign(a), lambda a, p: (1.0 / (1.0 + _magnitude(a))) ** 2,
+    ),
+    Activation(
+        "tanh", 11, "tanh(a)", "4t / (1 + t)^2, t = exp(-2|a|)",
+        lambda a, p: np.tanh(a), lambda a, p: _tanh_prime(a),
+    ),
+    Activation(
+        "sigmoid", 12, "sigma(a) = 1 / (1 + exp(-a))", "t / (1 + t)^2, t = exp(-|a|)",
+        lambda a, p: _sigmoid(a), lambda a, p: _sigmoid_prime(a),
+    ),
+    Activation(
+        "hardtanh", 13, "min(max(a, -1), 1)", "1 if -1 < a < 1 else 0",
+        lambda a, p: _pieces(a, [a.real <= -1, a.real >= 1], [-1.0, 1.0, a]),
+        lambda a, p: _pieces(a, [(a.real > -1) & (a.real < 1)], [1.0, 0.0]),
+    ),
+    Activation(
+        "hardsigmoid", 14, "min(max(a + 3, 0), 6) / 6", "1/6 if -3 < a < 3 else 0",
+        lambda a, p: _pieces(a, [a.real <= -3, a.real >= 3], [0.0, 1.0, (a + 3.0) / 6.0]),
+        lambda a, p: _pieces(a, [(a.real > -3) & (a.real < 3)], [1.0 / 6.0, 0.0]),
+    ),
+    Activation(
+        "hardswish", 15, "a min(max(a + 3, 0), 6) / 6", "0 if a <= -3, 1 if a >= 3, else (2a + 3) / 6",
+        lambda a, p: _pieces(a, [a.real <= -3, a.real >= 3], [0.0, a, a * (a + 3.0) / 6.0]),
+        lambda a, p: _pieces(a, [a.real <= -3, a.real >= 3], [0.0, 1.0, (2.0 * a + 3.0) / 6.0]), "he",
+    ),
+    Activation(
+        "relu6", 16, "min(max(a, 0), 6)", "1 if 0 < a < 6 else 0",
+        lambda a, p: _pieces(a, [a.real <= 0, a.real >= 6], [0.0, 6.0, a]),
+        lambda a, p: _pieces(a, [(a.real > 0) & (a.real < 6)], [1.0, 0.0]), "he",
+    ),
+    Activation("sin", 17, "sin(a)", "cos(a)", lambda a, p: np.sin(a), lambda a, p: np.cos(a)),
+    Activation("exp", 18, "exp(a)", "exp(a)", lambda a, p: np.exp(a), lambda a, p: np.exp(a)),
+]
+# fmt: on
+
+ACTIVATIONS: dict[str, Activation] = {row.name: row for row in _TABLE}
+SOFTMAX_CODE = 19  # a link, not an activation: a row's outputs depend on one another
