@@ -1,0 +1,88 @@
+# The interface between the recursion (_core.pyx) and the kernels (_kernels.pyx): codes, and one table of functions.
+#
+# Each build of _kernels.pyx (one per instruction set and dtype) exports such a table in a capsule. Arrays are untyped
+# here, since the recursion is one code for both dtypes: `const void*` points to reals of the network's dtype.
+# Strides (`ld_...`) count reals. Rows of tiles (a, h, grad_a) are padded to a multiple of 64 bytes.
+
+cdef enum:
+    CHAIN_ROWS = 64          # rows summed in one register chain; exactness.md: 1.41e-7 against 2.9e-7 for 128
+    CHUNK_ROWS = 1024        # 16 chains are added in the network's dtype, then a wide accumulator takes over
+    ROW_BYTES = 64           # tile rows are whole cache lines, one vector of the widest instruction set
+
+cdef enum ActivationCode:    # as in activations.py
+    IDENTITY = 0
+    RELU = 1
+    LEAKY_RELU = 2
+    ELU = 3
+    SELU = 4
+    GELU = 5
+    GELU_TANH = 6
+    SILU = 7
+    MISH = 8
+    SOFTPLUS = 9
+    SOFTSIGN = 10
+    TANH = 11
+    SIGMOID = 12
+    HARDTANH = 13
+    HARDSIGMOID = 14
+    HARDSWISH = 15
+    RELU6 = 16
+    SIN = 17
+    EXP = 18
+    SOFTMAX = 19             # a link only: y_hat of cross_entropy
+
+cdef enum LossCode:          # as in losses.py
+    SQUARED_ERROR = 0
+    ABSOLUTE_ERROR = 1
+    HUBER = 2
+    QUANTILE = 3
+    HINGE = 4
+    POISSON = 5
+    BINARY_CROSS_ENTROPY = 6
+    CROSS_ENTROPY = 7
+
+cdef enum WeightKind:
+    NO_WEIGHT = 0
+    WEIGHT_PER_SAMPLE = 1
+    WEIGHT_PER_ENTRY = 2
+
+cdef struct KernelTable:
+    const char* simd
+    Py_ssize_t itemsize
+
+    # a = h W^T + b. `packed` holds W^T in panels; it is filled first where `pack` is set.
+    Py_ssize_t (*packed_size)(Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil
+    void (*forward_product)(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
+                            const void* h, Py_ssize_t ld_h, const void* W, void* packed, bint pack,
+                            const void* b, void* a, Py_ssize_t ld_a) noexcept nogil
+
+    # h = g(a); where with_prime is set, a is overwritten by g'(a).
+    void (*activate)(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n,
+                     void* a, void* h, Py_ssize_t ld, bint with_prime) noexcept nogil
+
+    # grad_h = grad_a_next W_next; where times_g_prime is set, grad_h holds g'(a) and becomes grad_a.
+    void (*hidden_sum)(Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next, const void* grad_a_next, Py_ssize_t ld_next,
+                       const void* W_next, void* grad_h, Py_ssize_t ld, bint times_g_prime) noexcept nogil
+
+    # g_prime = grad_h (.) g_prime, elementwise: the result is grad_a.
+    void (*g_prime_product)(Py_ssize_t n_rows, Py_ssize_t n, const void* grad_h, Py_ssize_t ld_grad_h,
+                            void* g_prime, Py_ssize_t ld) noexcept nogil
+
+    # grad_W = grad_a^T h, grad_b = column sums of grad_a, in chains of 64 rows; overwrites, or adds where `add` is set.
+    void (*weight_gradient)(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a, Py_ssize_t ld_a,
+                            const void* h, Py_ssize_t ld_h, void* grad_W, bint add) noexcept nogil
+    void (*bias_gradient)(Py_ssize_t n_rows, Py_ssize_t n_out, const void* grad_a, Py_ssize_t ld_a,
+                          void* grad_b, bint add) noexcept nogil
+
+    # Row losses, summed in float64 row by row, times their weights times weight_scale; z becomes grad_z.
+    double (*loss)(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out, void* z, Py_ssize_t ld,
+                   const void* y_hat, const void* y, const Py_ssize_t* labels,
+                   int weight_kind, const double* weight, double weight_scale, bint with_gradient) noexcept nogil
+
+    void (*fill_with_ones)(Py_ssize_t n, void* out) noexcept nogil
+
+    # Sums over chunks: wide += partial (float64, or a two-term sum), then out = wide / divisor, rounded once.
+    void (*accumulate)(Py_ssize_t n, const void* partial, double* wide, double* wide_error, bint first) noexcept nogil
+    void (*finish_wide)(Py_ssize_t n, const double* wide, const double* wide_error, double divisor,
+                        void* out) noexcept nogil
+    void (*finish)(Py_ssize_t n, const void* partial, double divisor, void* out) noexcept nogil

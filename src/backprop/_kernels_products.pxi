@@ -1,0 +1,299 @@
+# The matrix products. All three run on one register block: A is broadcast, B is a panel of vectors.
+#
+#     product             A (broadcast)             B (vectors)                  C
+#     forward             h[s][k]                   W^T[k][j], packed panels     a[s][j]
+#     hidden sum          grad_a[s][m]              W[m][j] as stored            grad_h[s][j]
+#     weight gradient     grad_a[s][u], by column   h[s][j] as stored            grad_W[u][j]
+
+cdef enum Epilogue:
+    OVERWRITE                # C = A B
+    ADD                      # C = C + A B
+    TIMES                    # C = C (.) A B: C holds g'(a) and becomes grad_a
+
+cdef enum:
+    NARROW = 8               # a forward product with at most so many outputs takes the dot form; kernels.md section 2
+
+
+cdef inline void block(const int n_rows, const int n_vectors, const bint partial, Py_ssize_t K,
+                       const real* A, Py_ssize_t a_row, Py_ssize_t a_k, const real* B, Py_ssize_t b_k,
+                       Py_ssize_t n_last, const real* bias, real* C, Py_ssize_t c_row, int epilogue) noexcept nogil:
+    """n_rows x n_vectors chains in registers: C[r][c] from sum_k A[r][k] B[k][c], k in order, from the bias or 0.
+
+    n_rows, n_vectors and partial are constants to the compiler. Where partial is set, the last vector of B, C and the
+    bias has only n_last lanes in memory.
+    """
+    cdef vec chain[8][4]
+    cdef vec b[4]
+    cdef vec a
+    cdef Py_ssize_t k
+    cdef int r, c
+    for c in range(n_vectors):
+        b[c] = broadcast(0)
+        if bias != NULL:
+            b[c] = load_first(bias + c * LANES, n_last) if partial and c == n_vectors - 1 else load(bias + c * LANES)
+        for r in range(n_rows):
+            chain[r][c] = b[c]
+    for k in range(K):
+        for c in range(n_vectors):
+            if partial and c == n_vectors - 1:
+                b[c] = load_first(B + k * b_k + c * LANES, n_last)
+            else:
+                b[c] = load(B + k * b_k + c * LANES)
+        for r in range(n_rows):
+            a = broadcast(A[r * a_row + k * a_k])
+            for c in range(n_vectors):
+                chain[r][c] = vfma(a, b[c], chain[r][c])
+    for r in range(n_rows):
+        for c in range(n_vectors):
+            if partial and c == n_vectors - 1:
+                if epilogue == ADD:
+                    chain[r][c] = load_first(C + r * c_row + c * LANES, n_last) + chain[r][c]
+                elif epilogue == TIMES:
+                    chain[r][c] = load_first(C + r * c_row + c * LANES, n_last) * chain[r][c]
+                store_first(C + r * c_row + c * LANES, chain[r][c], n_last)
+            else:
+                if epilogue == ADD:
+                    chain[r][c] = load(C + r * c_row + c * LANES) + chain[r][c]
+                elif epilogue == TIMES:
+                    chain[r][c] = load(C + r * c_row + c * LANES) * chain[r][c]
+                store(C + r * c_row + c * LANES, chain[r][c])
+
+
+cdef inline void block_of_rows(int n_rows, const int n_vectors, const bint partial, Py_ssize_t K,
+                               const real* A, Py_ssize_t a_row, Py_ssize_t a_k, const real* B, Py_ssize_t b_k,
+                               Py_ssize_t n_last, const real* bias, real* C, Py_ssize_t c_row,
+                               int epilogue) noexcept nogil:
+    """The block with n_rows = 1..BLOCK_ROWS turned into a constant."""
+    if n_rows == 8 and BLOCK_ROWS >= 8:
+        block(8, n_vectors, partial, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+    elif n_rows == 7 and BLOCK_ROWS >= 7:
+        block(7, n_vectors, partial, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+    elif n_rows == 6 and BLOCK_ROWS >= 6:
+        block(6, n_vectors, partial, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+    elif n_rows == 5 and BLOCK_ROWS >= 5:
+        block(5, n_vectors, partial, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+    elif n_rows == 4:
+        block(4, n_vectors, partial, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+    elif n_rows == 3:
+        block(3, n_vectors, partial, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+    elif n_rows == 2:
+        block(2, n_vectors, partial, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+    else:
+        block(1, n_vectors, partial, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+
+
+cdef void panel(int n_rows, int n_vectors, bint partial, Py_ssize_t K,
+                const real* A, Py_ssize_t a_row, Py_ssize_t a_k, const real* B, Py_ssize_t b_k,
+                Py_ssize_t n_last, const real* bias, real* C, Py_ssize_t c_row, int epilogue) noexcept nogil:
+    """The block with n_vectors = 1..BLOCK_VECTORS and partial turned into constants too."""
+    if n_vectors == 3 and BLOCK_VECTORS >= 3:
+        if partial:
+            block_of_rows(n_rows, 3, True, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        else:
+            block_of_rows(n_rows, 3, False, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+    elif n_vectors == 2:
+        if partial:
+            block_of_rows(n_rows, 2, True, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        else:
+            block_of_rows(n_rows, 2, False, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+    else:
+        if partial:
+            block_of_rows(n_rows, 1, True, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        else:
+            block_of_rows(n_rows, 1, False, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+
+
+cdef inline int next_panel(Py_ssize_t n_left) noexcept nogil:
+    """Vectors of the next panel where n_left columns are left; four are cut into two and two, not three and one."""
+    cdef Py_ssize_t n_vectors = (n_left + LANES - 1) // LANES
+    if n_vectors == BLOCK_VECTORS + 1:
+        return <int>((n_vectors + 1) // 2)
+    return <int>n_vectors if n_vectors < BLOCK_VECTORS else BLOCK_VECTORS
+
+
+cdef inline int next_rows(Py_ssize_t n_left) noexcept nogil:
+    """Rows of the next block where n_left are left; a remainder is split evenly, 8 + 1 becomes 5 + 4."""
+    if n_left >= 2 * BLOCK_ROWS or n_left == BLOCK_ROWS:
+        return BLOCK_ROWS
+    return <int>n_left if n_left < BLOCK_ROWS else <int>((n_left + 1) // 2)
+
+
+cdef inline Py_ssize_t lanes_in_last(Py_ssize_t n_left, int n_vectors) noexcept nogil:
+    """Lanes of the last of n_vectors vectors that lie within n_left columns."""
+    cdef Py_ssize_t n_last = n_left - (n_vectors - 1) * LANES
+    return n_last if n_last < LANES else LANES
+
+
+# a_i = W_i h_{i-1} + b_i ---------------------------------------------------------------------------------------------
+
+cdef Py_ssize_t packed_size(Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
+    """Reals that the panels of W^T take: columns rounded up to whole vectors; none for the dot form."""
+    return 0 if n_out <= NARROW else n_in * ((n_out + LANES - 1) // LANES) * LANES
+
+
+cdef void pack_panel(Py_ssize_t n_in, Py_ssize_t n_columns, int width, const real* W, real* packed) noexcept nogil:
+    """packed[k][j] = W[j][k] for one panel of width columns, zeros beyond n_columns."""
+    cdef Py_ssize_t j, k, k_start = 0, k_end
+    while k_start < n_in:
+        k_end = min(k_start + 16, n_in)  # 16 rows of the panel stay in L1 while each row of W is read once
+        for j in range(n_columns):
+            for k in range(k_start, k_end):
+                packed[k * width + j] = W[j * n_in + k]
+        for k in range(k_start, k_end):
+            for j in range(n_columns, width):
+                packed[k * width + j] = 0
+        k_start = k_end
+
+
+cdef void forward_product(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
+                          const void* h_, Py_ssize_t ld_h, const void* W_, void* packed_, bint pack,
+                          const void* b_, void* a_, Py_ssize_t ld_a) noexcept nogil:
+    """a = h W^T + b: for each panel of outputs (packed just before its first use), all blocks of rows."""
+    cdef const real* h = <const real*>h_
+    cdef const real* W = <const real*>W_
+    cdef const real* b = <const real*>b_
+    cdef real* packed = <real*>packed_
+    cdef real* a = <real*>a_
+    cdef Py_ssize_t j = 0, s
+    cdef int n_vectors, width, m
+    if n_out <= NARROW:
+        dot_form(n_rows, n_in, n_out, h, ld_h, W, b, a, ld_a)
+        return
+    while j < n_out:
+        n_vectors = next_panel(n_out - j)
+        width = n_vectors * LANES
+        if pack:
+            pack_panel(n_in, min(n_out - j, <Py_ssize_t>width), width, W + j * n_in, packed)
+        s = 0
+        while s < n_rows:
+            m = next_rows(n_rows - s)
+            panel(m, n_vectors, n_out - j < width, n_in, h + s * ld_h, ld_h, 1, packed, width,
+                  lanes_in_last(n_out - j, n_vectors), b + j, a + s * ld_a + j, ld_a, OVERWRITE)
+            s += m
+        packed += n_in * width
+        j += width
+
+
+cdef inline void dot_block(const int n_rows, const int n_units, Py_ssize_t n_in, const real* h, Py_ssize_t ld_h,
+                           const real* W, const real* b, real* a, Py_ssize_t ld_a) noexcept nogil:
+    """a[s][j] = b[j] + sum_k W[j][k] h[s][k]: 64 bytes of lanes over k, then one fixed tree; few outputs."""
+    cdef vec chain[4][2][PARTS]
+    cdef vec w[2]
+    cdef vec v
+    cdef Py_ssize_t k = 0, left
+    cdef int r, u, p
+    for r in range(n_rows):
+        for u in range(n_units):
+            for p in range(PARTS):
+                chain[r][u][p] = broadcast(0)
+    while k < n_in:
+        for p in range(PARTS):
+            left = n_in - k - p * LANES
+            for u in range(n_units):
+                w[u] = load_first(W + u * n_in + k + p * LANES, left)
+            for r in range(n_rows):
+                v = load_first(h + r * ld_h + k + p * LANES, left)
+                for u in range(n_units):
+                    chain[r][u][p] = vfma(w[u], v, chain[r][u][p])
+        k += PARTS * LANES
+    for r in range(n_rows):
+        for u in range(n_units):
+            a[r * ld_a + u] = b[u] + tree_sum(chain[r][u])
+
+
+cdef void dot_form(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const real* h, Py_ssize_t ld_h,
+                   const real* W, const real* b, real* a, Py_ssize_t ld_a) noexcept nogil:
+    """The forward product of a narrow layer; W and h are read as stored."""
+    cdef Py_ssize_t s = 0, j
+    while s < n_rows:
+        j = 0
+        while j < n_out:
+            if n_rows - s >= 4:
+                if n_out - j >= 2:
+                    dot_block(4, 2, n_in, h + s * ld_h, ld_h, W + j * n_in, b + j, a + s * ld_a + j, ld_a)
+                else:
+                    dot_block(4, 1, n_in, h + s * ld_h, ld_h, W + j * n_in, b + j, a + s * ld_a + j, ld_a)
+            else:
+                if n_out - j >= 2:
+                    dot_block(1, 2, n_in, h + s * ld_h, ld_h, W + j * n_in, b + j, a + s * ld_a + j, ld_a)
+                else:
+                    dot_block(1, 1, n_in, h + s * ld_h, ld_h, W + j * n_in, b + j, a + s * ld_a + j, ld_a)
+            j += 2
+        s += 4 if n_rows - s >= 4 else 1
+
+
+# grad_{h_i} L = W_{i+1}^T grad_{a_{i+1}} L, and the g' product in its epilogue ---------------------------------------
+
+cdef void hidden_sum(Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next, const void* grad_a_next_, Py_ssize_t ld_next,
+                     const void* W_next_, void* grad_h_, Py_ssize_t ld, bint times_g_prime) noexcept nogil:
+    """dL/dh_{i,j} = sum_m dL/da_{i+1,m} W_{i+1,m,j}; with times_g_prime, grad_h held g'(a) and becomes dL/da_{i,j}."""
+    cdef const real* grad_a_next = <const real*>grad_a_next_
+    cdef const real* W_next = <const real*>W_next_
+    cdef real* grad_h = <real*>grad_h_
+    cdef Py_ssize_t j = 0, s
+    cdef int n_vectors, m
+    while j < n:
+        n_vectors = next_panel(n - j)
+        s = 0
+        while s < n_rows:
+            m = next_rows(n_rows - s)
+            panel(m, n_vectors, n - j < n_vectors * LANES, n_next, grad_a_next + s * ld_next, ld_next, 1,
+                  W_next + j, n, lanes_in_last(n - j, n_vectors), NULL, grad_h + s * ld + j, ld,
+                  TIMES if times_g_prime else OVERWRITE)
+            s += m
+        j += n_vectors * LANES
+
+
+cdef void g_prime_product(Py_ssize_t n_rows, Py_ssize_t n, const void* grad_h_, Py_ssize_t ld_grad_h,
+                          void* g_prime_, Py_ssize_t ld) noexcept nogil:
+    """dL/da_{i,j} = dL/dh_{i,j} g'(a_{i,j}); g_prime becomes grad_a."""
+    cdef const real* grad_h = <const real*>grad_h_
+    cdef real* g_prime = <real*>g_prime_
+    cdef Py_ssize_t s, j
+    for s in range(n_rows):
+        for j in range(n):
+            g_prime[s * ld + j] = g_prime[s * ld + j] * grad_h[s * ld_grad_h + j]
+
+
+# grad_{W_i} L = grad_{a_i} L h_{i-1}^T,   grad_{b_i} L = grad_{a_i} L ------------------------------------------------
+
+cdef void weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a_, Py_ssize_t ld_a,
+                          const void* h_, Py_ssize_t ld_h, void* grad_W_, bint add) noexcept nogil:
+    """grad_W[u][j] = sum_s grad_a[s][u] h[s][j]: chains of 64 rows, added to grad_W one after another."""
+    cdef const real* grad_a = <const real*>grad_a_
+    cdef const real* h = <const real*>h_
+    cdef real* grad_W = <real*>grad_W_
+    cdef Py_ssize_t j = 0, u, s
+    cdef int n_vectors, m
+    while j < n_in:
+        n_vectors = next_panel(n_in - j)
+        u = 0
+        while u < n_out:
+            m = next_rows(n_out - u)
+            s = 0
+            while s < n_rows:
+                panel(m, n_vectors, n_in - j < n_vectors * LANES, min(<Py_ssize_t>CHAIN_ROWS, n_rows - s),
+                      grad_a + s * ld_a + u, 1, ld_a, h + s * ld_h + j, ld_h, lanes_in_last(n_in - j, n_vectors),
+                      NULL, grad_W + u * n_in + j, n_in, ADD if add or s > 0 else OVERWRITE)
+                s += CHAIN_ROWS
+            u += m
+        j += n_vectors * LANES
+
+
+cdef void bias_gradient(Py_ssize_t n_rows, Py_ssize_t n_out, const void* grad_a_, Py_ssize_t ld_a,
+                        void* grad_b_, bint add) noexcept nogil:
+    """grad_b[u] = sum_s grad_a[s][u], in the chains of weight_gradient: the weight of a unit that is always 1."""
+    cdef const real* grad_a = <const real*>grad_a_
+    cdef real* grad_b = <real*>grad_b_
+    cdef Py_ssize_t u = 0, s
+    cdef int n_vectors
+    cdef real one = 1
+    while u < n_out:
+        n_vectors = next_panel(n_out - u)
+        s = 0
+        while s < n_rows:
+            panel(1, n_vectors, n_out - u < n_vectors * LANES, min(<Py_ssize_t>CHAIN_ROWS, n_rows - s),
+                  &one, 0, 0, grad_a + s * ld_a + u, ld_a, lanes_in_last(n_out - u, n_vectors),
+                  NULL, grad_b + u, 0, ADD if add or s > 0 else OVERWRITE)
+            s += CHAIN_ROWS
+        u += n_vectors * LANES
