@@ -1,0 +1,30 @@
+"""Gradients of feed-forward (dense) networks on CPUs: the textbook recursion, as compiled loops.
+
+    h_0 = x,   a_i = W_i h_{i-1} + b_i,   h_i = g_i(a_i),   i = 1..L,   y_hat = h_L = O(a_L)
+
+    output layer   grad_{a_L} L     from the loss and the output function O
+    hidden sum     dL/dh_{i,j}    = sum_m dL/da_{i+1,m} W_{i+1,m,j}
+    g' product     dL/da_{i,j}    = dL/dh_{i,j} g'(a_{i,j})
+    parameters     grad_{W_i} L   = grad_{a_i} L h_{i-1}^T,    grad_{b_i} L = grad_{a_i} L
+
+Start with `Network`. Arrays hold one sample a row; everything is of one dtype, float32 or float64.
+"""
+
+from backprop.equations import hidden_gradient, preactivation_gradient
+from backprop.info import __version__, show_config
+from backprop.network import LayerGradients, Network
+from backprop.objective import Objective
+from backprop.threads import get_num_threads, num_threads, set_num_threads
+
+__all__ = [
+    "LayerGradients",
+    "Network",
+    "Objective",
+    "__version__",
+    "get_num_threads",
+    "hidden_gradient",
+    "num_threads",
+    "preactivation_gradient",
+    "set_num_threads",
+    "show_config",
+]

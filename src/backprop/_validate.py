@@ -1,0 +1,348 @@
+"""The only place that inspects users' arguments, and every error message.
+
+Arrays are converted here, once and without a warning: to the network's dtype, native byte order, C order. An array that
+fits is used as it is. Labels become intp, weights float64. What is returned is what the compiled calls expect.
+"""
+
+from __future__ import annotations
+
+import difflib
+import numbers
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from backprop import _core
+from backprop.activations import ACTIVATIONS, Activation
+from backprop.losses import LOSSES, Loss
+
+Array = npt.NDArray[Any]
+
+PROBABILITY_TOLERANCE = {"float32": 1e-4, "float64": 1e-6}
+
+
+class Weights(NamedTuple):
+    """Sample weights as the compiled calls take them."""
+
+    array: Array  # float64, (n_samples,) or (n_samples, n_out)
+    scale: float  # a power of two that brings the largest weight near 1
+    total: float  # the sum of the scaled weights
+    skip_rows: bool  # whether some row has no weight but 0
+
+
+def describe(value: object) -> str:
+    """What came, in a few words."""
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+# The network's own arguments -----------------------------------------------------------------------------------------
+
+
+def sizes(value: object) -> tuple[int, ...]:
+    """At least two positive integers, n_0, ..., n_L, whose parameters can be counted."""
+    if isinstance(value, str | bytes | dict) or not isinstance(value, Iterable):
+        raise TypeError(f"sizes: expected a sequence of at least two positive integers, got {describe(value)}")
+    result = tuple(positive_integer(n, f"sizes[{i}]") for i, n in enumerate(value))
+    if len(result) < 2:
+        raise ValueError(f"sizes: expected at least two positive integers, got {len(result)}: {list(result)}")
+    n_params = sum(n_out * (n_in + 1) for n_in, n_out in pairwise(result))
+    if 16 * n_params > np.iinfo(np.intp).max:
+        raise ValueError(f"sizes: expected a network that fits into memory, got {n_params} parameters")
+    return result
+
+
+def positive_integer(value: object, name: str) -> int:
+    """An integer >= 1; bool is none."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral | np.integer):
+        if isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_):
+            raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+        raise TypeError(f"{name}: expected a positive integer, got {describe(value)}")
+    if value < 1:
+        raise ValueError(f"{name}: expected a positive integer, got {int(value)}")
+    return int(value)
+
+
+def dtype(value: object) -> np.dtype:
+    """float32 or float64, in native byte order."""
+    try:
+        result = np.dtype(value)  # type: ignore[call-overload]
+    except TypeError:
+        result = None
+    if value is None or result is None or result not in (np.dtype("float32"), np.dtype("float64")):
+        raise ValueError(f'dtype: expected "float32" or "float64", got {describe(value)}')
+    return result
+
+
+def random_generator(value: object) -> np.random.Generator:
+    """A generator from an int seed, a Generator, or None."""
+    if isinstance(value, np.random.Generator):
+        return value
+    if value is None:
+        return np.random.default_rng()
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        if value < 0:
+            raise ValueError(f"rng: expected an int >= 0, a numpy Generator or None, got {int(value)}")
+        return np.random.default_rng(int(value))
+    raise TypeError(f"rng: expected an int >= 0, a numpy Generator or None, got {describe(value)}")
+
+
+def _name_and_parameter(value: object, argument: str, known: Iterable[str]) -> tuple[str, object]:
+    """Split a name, or a (name, parameter) pair, and refuse a name that is not known."""
+    parameter: object = None
+    name = value
+    if isinstance(value, tuple | list):
+        if len(value) != 2:
+            raise ValueError(f"{argument}: expected a name or a pair (name, parameter), got {describe(value)}")
+        name, parameter = value
+        if parameter is None:
+            raise TypeError(f"{argument}: expected a number as the parameter of {name!r}, got None")
+    if not isinstance(name, str):
+        raise TypeError(f"{argument}: expected a name or a pair (name, parameter), got {describe(value)}")
+    names = list(known)
+    if name not in names:
+        nearest = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"{argument}: expected one of {', '.join(names)}, got {name!r}{hint}")
+    return name, parameter
+
+
+def _parameter(value: object, row: Activation | Loss, argument: str) -> float:
+    """The parameter as a float, the default where none was given."""
+    if value is None:
+        return row.default
+    if row.parameter_name is None:
+        raise ValueError(f"{argument}: expected no parameter for {row.name!r}, got {value!r}")
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"{argument}: expected a number for {row.parameter_name} of {row.name!r}, got {describe(value)}"
+        )
+    result = float(value)
+    if not np.isfinite(result):
+        raise ValueError(f"{argument}: expected a finite {row.parameter_name} of {row.name!r}, got {result}")
+    if isinstance(row, Loss) and not row.parameter_is_valid(result):
+        raise ValueError(
+            f"{argument}: expected {row.parameter_domain} for {row.parameter_name} of {row.name!r}, got {result}"
+        )
+    return result
+
+
+def activation(value: object, argument: str) -> tuple[Activation, float]:
+    """A row of the table and its parameter, from a name or a (name, parameter) pair."""
+    name, parameter = _name_and_parameter(value, argument, ACTIVATIONS)
+    return ACTIVATIONS[name], _parameter(parameter, ACTIVATIONS[name], argument)
+
+
+def hidden_activations(value: object, n_hidden: int) -> list[tuple[Activation, float]]:
+    """One activation for all hidden layers, or a list with one for each."""
+    is_pair = isinstance(value, tuple) and len(value) == 2 and not isinstance(value[1], str | tuple | list)
+    if isinstance(value, str) or is_pair:
+        return [activation(value, "activations")] * n_hidden
+    if not isinstance(value, list | tuple):
+        raise TypeError(
+            f"activations: expected a name, a pair (name, parameter) or a list of them, got {describe(value)}"
+        )
+    if len(value) != n_hidden:
+        raise ValueError(f"activations: expected {n_hidden}, one for each hidden layer, got {len(value)}")
+    return [activation(item, f"activations[{i}]") for i, item in enumerate(value)]
+
+
+def loss_and_output(loss: object, output: object) -> tuple[Loss, float, str, tuple[Activation, float]]:
+    """The loss, its parameter, the name of the output as given, and the function applied before the loss."""
+    name, parameter = _name_and_parameter(loss, "loss", LOSSES)
+    row = LOSSES[name]
+    loss_parameter = _parameter(parameter, row, "loss")
+    output_name, _ = _name_and_parameter(output, "output", [*ACTIVATIONS, "softmax"])
+    if row.acts_on_a:
+        allowed = ["identity"] if row.link is None else ["identity", row.link]
+        if output_name not in allowed or not isinstance(output, str):
+            raise ValueError(
+                f"output: expected {' or '.join(map(repr, allowed))} with the loss {name!r}, which works on a_L, "
+                f"got {output!r}"
+            )
+        return row, loss_parameter, output_name, (ACTIVATIONS["identity"], 0.0)
+    if output_name == "softmax":
+        raise ValueError(f"output: expected 'softmax' with the loss 'cross_entropy' alone, got it with {name!r}")
+    return row, loss_parameter, output_name, activation(output, "output")
+
+
+# Arrays --------------------------------------------------------------------------------------------------------------
+
+
+def _as_array(value: object, name: str) -> Array:
+    """An array of numbers, as it came."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected a plain array, got a masked one; give sample_weight 0 to what is missing")
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise type(error)(f"{name}: expected an array of numbers, got {describe(value)}: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    return array
+
+
+def _convert(array: Array, dtype: npt.DTypeLike) -> Array:
+    """The one place where arrays are converted: C order, aligned, native, of the dtype; no copy where all fits."""
+    with np.errstate(all="ignore"):
+        return np.require(array, dtype, ["C", "A"])
+
+
+def samples(value: object, n_in: int, dtype: np.dtype, name: str = "x") -> Array:
+    """x: (n_samples, n_0), at least one sample."""
+    array = _as_array(value, name)
+    if array.ndim != 2:
+        hint = "; one sample is x[None]" if array.ndim == 1 else ""
+        raise ValueError(f"{name}: expected shape (n_samples, {n_in}), got {array.shape}{hint}")
+    if array.shape[1] != n_in:
+        raise ValueError(f"{name}: expected {n_in} columns, the size of layer 0, got {array.shape[1]}")
+    if array.shape[0] == 0:
+        raise ValueError(f"{name}: expected at least one sample, got 0: the mean of no samples is not defined")
+    return _convert(array, dtype)
+
+
+def params(value: object, n_params: int, dtype: np.dtype, name: str = "params") -> Array:
+    """A flat vector of parameters."""
+    array = _as_array(value, name)
+    if array.shape != (n_params,):
+        raise ValueError(f"{name}: expected shape ({n_params},), got {array.shape}")
+    return _convert(array, dtype)
+
+
+def _labels(array: Array, n_samples: int, n_out: int, weight: Array | None) -> Array:
+    """Integer labels 0..n_out-1, of any integer dtype."""
+    if array.shape != (n_samples,):
+        raise ValueError(f"y: expected {n_samples} labels, one for each row of x, got shape {array.shape}")
+    if array.dtype.kind == "u" and array.dtype.itemsize == 8:  # beyond intp, a label would wrap
+        array = np.minimum(array, array.dtype.type(np.iinfo(np.intp).max))
+    labels = _convert(array, np.intp)
+    row = _core.first_bad_label(labels, n_out, weight)
+    if row >= 0:
+        raise ValueError(f"y: expected labels from 0 to {n_out - 1}, got {array[row]} in row {row}")
+    return labels
+
+
+def targets(value: object, loss: Loss, n_samples: int, n_out: int, dtype: np.dtype, weights: Weights | None) -> Array:
+    """y: (n_samples, n_out) of the network's dtype, or labels (n_samples,) as intp; within the loss's domain."""
+    array = _as_array(value, "y")
+    weight = None if weights is None else weights.array
+    if loss.name == "cross_entropy":
+        if array.dtype.kind in "iu" and array.ndim != 2:
+            return _labels(array, n_samples, n_out, weight)
+        if array.dtype.kind != "f":
+            raise TypeError(f"y: expected {loss.domain} of floats, got shape {array.shape} and dtype {array.dtype}")
+        if array.ndim == 1:
+            raise TypeError(
+                f"y: expected integer labels, or probabilities of shape ({n_samples}, {n_out}), got floats "
+                f"of shape {array.shape}"
+            )
+    shapes = [(n_samples, n_out)]
+    if n_out == 1 and loss.name != "cross_entropy":
+        shapes.append((n_samples,))
+    if array.shape not in shapes:
+        if array.ndim and array.shape[0] != n_samples:
+            raise ValueError(f"y: expected {n_samples} rows, as x has, got {array.shape[0]} (shape {array.shape})")
+        raise ValueError(f"y: expected shape {' or '.join(map(str, shapes))}, got {array.shape}")
+    y = _convert(array.reshape(n_samples, n_out), dtype)
+    bad = _core.first_bad_target(loss.code, y, weight)
+    if bad is not None:
+        row, j = bad
+        what = "probabilities >= 0" if loss.name == "cross_entropy" else loss.domain
+        raise ValueError(f"y: expected {what} for the loss {loss.name!r}, got {y[row, j]} in row {row}, output {j}")
+    if loss.name == "cross_entropy":
+        tolerance = PROBABILITY_TOLERANCE[dtype.name]
+        row = _core.first_bad_sum(y, tolerance, weight)
+        if row >= 0:
+            raise ValueError(
+                f"y: expected rows that sum to 1 within {tolerance}, got {y[row].sum(dtype=float)} in row {row}"
+            )
+    return y
+
+
+def sample_weight(value: object, loss: Loss, n_samples: int, n_out: int) -> Weights | None:
+    """Weights by sample, or by sample and output where the loss is a mean over outputs."""
+    if value is None:
+        return None
+    array = _as_array(value, "sample_weight")
+    shapes = [(n_samples,)] if loss.name == "cross_entropy" else [(n_samples,), (n_samples, n_out)]
+    if array.shape not in shapes:
+        expected = " or ".join(map(str, shapes))
+        raise ValueError(f"sample_weight: expected shape {expected} with the loss {loss.name!r}, got {array.shape}")
+    weight = _convert(array, np.float64)
+    n_per_row = n_out if weight.ndim == 2 else 1
+    bad, largest, total, scale, skip_rows = _core.inspect_weights(weight.reshape(-1), n_per_row)
+    if bad >= 0:
+        row = bad // n_per_row
+        raise ValueError(f"sample_weight: expected finite weights >= 0, got {weight.flat[bad]} in row {row}")
+    if largest == 0:
+        raise ValueError("sample_weight: expected at least one weight > 0, got none: all weights are 0")
+    return Weights(weight, scale, total, skip_rows)
+
+
+def out(value: object, n_params: int, dtype: np.dtype, others: dict[str, object]) -> Array:
+    """The caller's array for the gradient, which is never converted; others are the arrays that it must not overlap."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"out: expected a numpy array, got {describe(value)}")
+    if value.dtype != dtype or not value.dtype.isnative:
+        raise ValueError(
+            f"out: expected dtype {dtype}, got {value.dtype.newbyteorder('=').name}"
+            f"{'' if value.dtype.isnative else ' in foreign byte order'}"
+        )
+    if value.shape != (n_params,):
+        raise ValueError(f"out: expected shape ({n_params},), got {value.shape}")
+    if not value.flags.c_contiguous:
+        raise ValueError(f"out: expected a contiguous array, got strides {value.strides}")
+    if not value.flags.aligned:
+        raise ValueError("out: expected an aligned array, got one at an odd address")
+    if not value.flags.writeable:
+        raise ValueError("out: expected a writeable array, got a read-only one")
+    for name, other in others.items():
+        if isinstance(other, np.ndarray) and np.may_share_memory(value, other) and np.shares_memory(value, other):
+            raise ValueError(f"out: expected memory of its own, got an array that overlaps {name}")
+    return value
+
+
+def matrix(value: object, name: str, dtype: np.dtype | None = None) -> Array:
+    """A 2-D array of floats that keeps its dtype: float32 or float64 (integers become float64)."""
+    array = _as_array(value, name)
+    if array.ndim != 2:
+        raise ValueError(f"{name}: expected a 2-D array, got shape {array.shape}")
+    native = array.dtype.newbyteorder("=")
+    wanted = dtype or (native if native in (np.dtype("float32"), np.dtype("float64")) else np.dtype("float64"))
+    if native != wanted and dtype is not None and native.kind == "f":
+        raise ValueError(f"{name}: expected dtype {wanted}, got {native}")
+    return np.require(array, wanted, ["A"])
+
+
+def free_mask(value: object, n_params: int) -> npt.NDArray[np.bool_] | None:
+    """The mask of free parameters."""
+    if value is None:
+        return None
+    array = np.asarray(value)
+    if array.dtype != np.bool_:
+        raise TypeError(f"free: expected a boolean mask, got dtype {array.dtype}")
+    if array.shape != (n_params,):
+        raise ValueError(f"free: expected shape ({n_params},), got {array.shape}")
+    if not array.any():
+        raise ValueError("free: expected at least one free parameter, got none")
+    return array.copy()
+
+
+def non_negative(value: object, name: str) -> float:
+    """A finite number >= 0."""
+    if isinstance(value, bool | np.bool_ | str) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a finite number >= 0, got {describe(value)}")
+    if not 0 <= float(value) < np.inf:
+        raise ValueError(f"{name}: expected a finite number >= 0, got {value}")
+    return float(value)
+
+
+def same_shape(names: Sequence[str], arrays: Sequence[Array]) -> None:
+    """Refuse arrays of different shapes."""
+    if arrays[0].shape != arrays[1].shape:
+        raise ValueError(f"{names[1]}: expected shape {arrays[0].shape}, as {names[0]} has, got {arrays[1].shape}")

@@ -1,0 +1,70 @@
+"""Two equations of the recursion alone: the hidden sum and the g' product."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backprop import _core, _validate
+
+Array = npt.NDArray[Any]
+
+
+def hidden_gradient(W_next: npt.ArrayLike, grad_a_next: npt.ArrayLike) -> Array:
+    """The hidden sum: dL/dh_{i,j} = sum_m dL/da_{i+1,m} W_{i+1,m,j} for each sample.
+
+    Parameters
+    ----------
+    W_next : (n_{i+1}, n_i) array_like
+    grad_a_next : (n_samples, n_{i+1}) array_like
+        Of the same dtype, float32 or float64.
+
+    Returns
+    -------
+    (n_samples, n_i) array of the inputs' dtype
+        grad_h = grad_a_next @ W_next, summed over m in order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where the shapes do not fit or the dtypes differ.
+    """
+    W = _validate.matrix(W_next, "W_next")
+    grad_a = _validate.matrix(grad_a_next, "grad_a_next", W.dtype)
+    if grad_a.shape[1] != W.shape[0]:
+        raise ValueError(
+            f"grad_a_next: expected {W.shape[0]} columns, one for each row of W_next, got {grad_a.shape[1]}"
+        )
+    grad_h = np.empty((grad_a.shape[0], W.shape[1]), W.dtype)
+    _core.hidden_gradient(W, grad_a, grad_h)
+    return grad_h
+
+
+def preactivation_gradient(grad_h: npt.ArrayLike, a: npt.ArrayLike, activation: str | tuple[str, float]) -> Array:
+    """The g' product: dL/da_{i,j} = dL/dh_{i,j} g'(a_{i,j}) for each sample.
+
+    Parameters
+    ----------
+    grad_h, a : (n_samples, n_i) array_like
+        Of the same dtype, float32 or float64.
+    activation : str or (str, float)
+        g, by its name, or a pair with its parameter.
+
+    Returns
+    -------
+    (n_samples, n_i) array of the inputs' dtype
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where the shapes or dtypes differ, or the activation is not known.
+    """
+    g, parameter = _validate.activation(activation, "activation")
+    preactivations = _validate.matrix(a, "a")
+    gradients = _validate.matrix(grad_h, "grad_h", preactivations.dtype)
+    _validate.same_shape(["a", "grad_h"], [preactivations, gradients])
+    grad_a = np.array(preactivations, order="C")
+    _core.preactivation_gradient(gradients, grad_a, g.code, parameter)
+    return grad_a

@@ -1,0 +1,33 @@
+"""Versions, instruction set and threads of this installation."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+import numpy as np
+
+from backprop import _core, threads
+
+__version__ = metadata.version("backprop-cpu")
+
+
+def configuration() -> dict[str, str | int | list[str]]:
+    """What `show_config` prints, as a dictionary."""
+    return {
+        "backprop": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": metadata.version("scipy"),
+        "machine": platform.machine(),
+        "simd": _core.simd,
+        "simd_supported": _core.supported_simd(),
+        "threads": threads.get_num_threads(),
+        "cpus_available": threads.available_cpus(),
+    }
+
+
+def show_config() -> None:
+    """Print versions, the instruction set in use, and the number of threads."""
+    for name, value in configuration().items():
+        print(f"{name + ':':<16} {' '.join(value) if isinstance(value, list) else value}")

@@ -1,0 +1,470 @@
+"""`Network`: a dense network's plan of layers, its parameters, and the calls on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backprop import _core, _validate, threads
+from backprop import params as _params
+from backprop.activations import Activation
+from backprop.losses import Loss, link_code
+
+if TYPE_CHECKING:
+    from backprop.checking import GradientReport
+    from backprop.objective import Objective
+
+Array = npt.NDArray[Any]
+Spec = str | tuple[str, float]
+
+
+@dataclass(frozen=True)
+class LayerGradients:
+    """Every quantity of the recursion; lists are indexed by the layer's number in the equations, 0..L.
+
+    Attributes
+    ----------
+    loss : float
+    a, h : list of (n_samples, n_i) arrays
+        ``h[0]`` is x, ``h[L]`` is y_hat, ``a[0]`` is None.
+    grad_a, grad_h : list of (n_samples, n_i) arrays
+        dL/da_i and dL/dh_i; a row carries its sample's share of the loss. ``grad_h[0]`` is dL/dx; ``grad_a[0]`` is
+        None, and so is ``grad_h[L]`` where the loss works on a_L.
+    grad_W, grad_b : list of arrays
+        Shapes (n_i, n_{i-1}) and (n_i,); entry 0 is None.
+    """
+
+    loss: float
+    a: list[Array | None]
+    h: list[Array]
+    grad_a: list[Array | None]
+    grad_h: list[Array | None]
+    grad_W: list[Array | None]
+    grad_b: list[Array | None]
+
+
+class Network:
+    """A feed-forward network of dense layers, with its loss.
+
+    h_0 = x, a_i = W_i h_{i-1} + b_i, h_i = g_i(a_i) for i = 1..L, y_hat = h_L = O(a_L).
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        n_0, n_1, ..., n_L, at least two; two make a network without hidden layers.
+    activations : str, (str, float) or list of these
+        One for all hidden layers, or a list with one for each; a pair gives the parameter, as ("leaky_relu", 0.2).
+    output : str or (str, float)
+        The output function O. With cross_entropy, binary_cross_entropy and poisson, which work on a_L, `forward`
+        applies softmax, sigmoid or exp, and output is "identity" or names just that one.
+    loss : str or (str, float)
+        Its name, or a pair with its parameter, as ("huber", 0.5).
+    dtype : {"float64", "float32"}
+        Of everything in the network; inputs of other dtypes are converted.
+    rng : int, numpy.random.Generator or None
+        For the initial weights: He normal for the relu family, LeCun normal for selu, else Glorot uniform; biases 0.
+
+    Attributes
+    ----------
+    sizes : tuple of int
+    dtype : numpy.dtype
+    n_params : int
+    activations : tuple
+        One name, or (name, parameter), for each hidden layer.
+    output : str or (str, float)
+    loss_name : str
+    params : (n_params,) array
+        W_1 row-major, b_1, W_2, b_2, ...; assigning copies the values in.
+    weights, biases : tuple of arrays
+        Writable views of params; index 0 is W_1 and b_1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument is of the wrong type or value; the message says what was expected.
+
+    Notes
+    -----
+    Many threads may use one network at once while nobody writes its parameters. The recursion is that of Goodfellow,
+    Bengio and Courville, Deep Learning (2016), algorithms 6.3 and 6.4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> net = Network([3, 4, 1], activations="tanh", rng=0)
+    >>> x, y = np.eye(3), np.ones((3, 1))
+    >>> loss, grad = net.value_and_grad(x, y)
+    >>> grad.shape == (net.n_params,)
+    True
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        activations: Spec | Sequence[Spec] = "relu",
+        output: Spec = "identity",
+        loss: Spec = "squared_error",
+        dtype: npt.DTypeLike = "float64",
+        rng: int | np.random.Generator | None = None,
+    ) -> None:
+        self._sizes = _validate.sizes(sizes)
+        hidden = _validate.hidden_activations(activations, len(self._sizes) - 2)
+        self._loss, self._loss_parameter, self._output_name, last = _validate.loss_and_output(loss, output)
+        self._layers: list[tuple[Activation, float]] = [*hidden, last]
+        self._dtype = _validate.dtype(dtype)
+        generator = _validate.random_generator(rng)
+        self._allocate()
+        _params.initialize(self._params, self._sizes, [layer for layer, _ in self._layers], generator)
+
+    def _allocate(self) -> None:
+        """Make the plan of the layers and an empty vector of parameters with its views."""
+        self._plan = _core.Plan(
+            self._sizes,
+            [(layer.code, parameter) for layer, parameter in self._layers],
+            (
+                self._loss.code,
+                self._loss_parameter,
+                self._loss.acts_on_a,
+                link_code(self._loss, self._layers[-1][0].name),
+            ),
+            self._dtype.itemsize,
+        )
+        try:
+            self._set_params_array(np.zeros(_params.count(self._sizes), self._dtype))
+        except (MemoryError, ValueError) as error:
+            raise MemoryError(f"the {_params.count(self._sizes)} parameters do not fit into memory") from error
+
+    def _set_params_array(self, array: Array) -> None:
+        self._params = array
+        layers = _params.unflatten(array, self._sizes)
+        self._weights = tuple(W for W, _ in layers)
+        self._biases = tuple(b for _, b in layers)
+
+    # What it is ------------------------------------------------------------------------------------------------------
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """n_0, n_1, ..., n_L."""
+        return self._sizes
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64."""
+        return self._dtype
+
+    @property
+    def n_params(self) -> int:
+        """The length of params: sum_i n_i (n_{i-1} + 1)."""
+        return int(self._params.shape[0])
+
+    @property
+    def activations(self) -> tuple[Spec, ...]:
+        """The hidden layers' activations."""
+        return tuple(_spec(*layer) for layer in self._layers[:-1])
+
+    @property
+    def output(self) -> Spec:
+        """The output function O, as it was given."""
+        return self._output_name if self._loss.acts_on_a else _spec(*self._layers[-1])
+
+    @property
+    def loss_name(self) -> str:
+        """The loss's name."""
+        return self._loss.name
+
+    @property
+    def params(self) -> Array:
+        """The flat vector of parameters: W_1 row-major, b_1, W_2, b_2, ...; assigning copies the values in."""
+        return self._params
+
+    @params.setter
+    def params(self, values: npt.ArrayLike) -> None:
+        self._params[...] = _validate.params(values, self.n_params, self._dtype)
+
+    @property
+    def weights(self) -> tuple[Array, ...]:
+        """Writable views of W_1, ..., W_L."""
+        return self._weights
+
+    @property
+    def biases(self) -> tuple[Array, ...]:
+        """Writable views of b_1, ..., b_L."""
+        return self._biases
+
+    def __repr__(self) -> str:
+        activations = self.activations
+        shown: object = activations[0] if activations and len(set(activations)) == 1 else list(activations)
+        if not activations:
+            shown = "relu"
+        return (
+            f"Network({list(self._sizes)}, activations={shown!r}, output={self.output!r}, "
+            f"loss={_spec(self._loss, self._loss_parameter)!r}, dtype={self._dtype.name!r})"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "sizes": self._sizes,
+            "activations": list(self.activations),
+            "output": self.output,
+            "loss": _spec(self._loss, self._loss_parameter),
+            "dtype": self._dtype.name,
+            "params": self._params,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        values = state.pop("params")
+        self.__init__(state.pop("sizes"), rng=0, **state)  # type: ignore[misc]
+        self.params = values
+
+    def __copy__(self) -> Network:
+        return self.__deepcopy__({})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Network:
+        copy = type(self).__new__(type(self))
+        copy.__setstate__(self.__getstate__())
+        return copy
+
+    def unflatten(self, vector: Array) -> list[tuple[Array, Array]]:
+        """Views [(W_1, b_1), ...] of any vector with the layout of params, as of a gradient.
+
+        Parameters
+        ----------
+        vector : (n_params,) array
+
+        Returns
+        -------
+        list of (W_i, b_i)
+            Shapes (n_i, n_{i-1}) and (n_i,); they share the vector's memory.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where vector is not an array of that shape.
+        """
+        if not isinstance(vector, np.ndarray):
+            raise TypeError(f"vector: expected a numpy array, got {_validate.describe(vector)}")
+        if vector.shape != (self.n_params,):
+            raise ValueError(f"vector: expected shape ({self.n_params},), got {vector.shape}")
+        return _params.unflatten(vector, self._sizes)
+
+    # The calls -------------------------------------------------------------------------------------------------------
+
+    def value_and_grad(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        params: npt.ArrayLike | None = None,
+        out: Array | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+        n_threads: int | None = None,
+    ) -> tuple[float, Array]:
+        """Loss and its gradient by all parameters.
+
+        Parameters
+        ----------
+        x : (n_samples, n_0) array_like
+            At least one sample.
+        y : (n_samples, n_L) array_like
+            Or (n_samples,) where n_L is 1. For cross_entropy integer labels (n_samples,), or probabilities.
+        params : (n_params,) array_like, optional
+            Parameters to use instead of the network's own.
+        out : (n_params,) array of the network's dtype, optional
+            For the gradient: contiguous, writable, apart from all inputs. Never converted.
+        sample_weight : (n_samples,) or (n_samples, n_L) array_like, optional
+            Finite, >= 0, not all 0. The loss is then the weighted mean; an entry of weight 0 contributes nothing, even
+            where y is NaN. By output for all losses but cross_entropy.
+        n_threads : int, optional
+            At most so many threads; the result has the same bits for each number.
+
+        Returns
+        -------
+        loss : float
+            The mean of the samples' losses, from float64 sums.
+        grad : (n_params,) array of the network's dtype
+            out, where it was given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where an argument is refused: params and out are then as they were.
+        MemoryError, KeyboardInterrupt
+            params are as they were, out is unspecified.
+        """
+        y_, x_, theta, weights = self._inputs(x, y, params, sample_weight, n_threads)
+        if out is None:
+            grad = np.empty(self.n_params, self._dtype)
+        else:
+            others = {"params": self._params, "the params given": params, "x": x, "y": y,
+                      "sample_weight": sample_weight}  # fmt: skip
+            grad = _validate.out(out, self.n_params, self._dtype, others)
+        return self._plan.value_and_grad(theta, x_, y_, grad, weights), grad
+
+    def loss(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        params: npt.ArrayLike | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+        n_threads: int | None = None,
+    ) -> float:
+        """Return the loss alone, with the arguments and errors of `value_and_grad`, and the same bits."""
+        y_, x_, theta, weights = self._inputs(x, y, params, sample_weight, n_threads)
+        return self._plan.value_and_grad(theta, x_, y_, None, weights)
+
+    def forward(self, x: npt.ArrayLike, *, params: npt.ArrayLike | None = None, n_threads: int | None = None) -> Array:
+        """y_hat = O(a_L).
+
+        Parameters
+        ----------
+        x : (n_samples, n_0) array_like
+        params : (n_params,) array_like, optional
+            Parameters to use instead of the network's own.
+        n_threads : int, optional
+
+        Returns
+        -------
+        (n_samples, n_L) array of the network's dtype
+            Softmax, sigmoid or exp of a_L with cross_entropy, binary_cross_entropy or poisson; a_L with hinge.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where an argument is refused.
+        """
+        threads.resolve(n_threads)
+        x_ = _validate.samples(x, self._sizes[0], self._dtype)
+        y_hat = np.empty((x_.shape[0], self._sizes[-1]), self._dtype)
+        self._plan.forward(self._theta(params), x_, y_hat)
+        return y_hat
+
+    def layer_gradients(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        params: npt.ArrayLike | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+        n_threads: int | None = None,
+    ) -> LayerGradients:
+        """Every quantity of the recursion, layer by layer.
+
+        The arguments and errors are those of `value_and_grad`, whose loss these are the gradients of: a row of grad_a
+        and grad_h carries its sample's share, 1/n_samples or its weight over the sum of weights.
+
+        Returns
+        -------
+        LayerGradients
+            Lists indexed by the layer's number, so that ``grad_h[i] == grad_a[i+1] @ W_{i+1}`` reads as it is written.
+        """
+        y_, x_, theta, weights = self._inputs(x, y, params, sample_weight, n_threads)
+        n_samples, L = x_.shape[0], len(self._sizes) - 1
+        a, h = ([None] + [np.zeros((n_samples, n), self._dtype) for n in self._sizes[1:]] for _ in range(2))
+        grad_a: list[Array | None] = [None] + [np.zeros((n_samples, n), self._dtype) for n in self._sizes[1:]]
+        grad_h: list[Array | None] = [np.zeros((n_samples, n), self._dtype) for n in self._sizes]
+        if self._loss.acts_on_a:
+            grad_h[L] = None
+        grad = np.empty(self.n_params, self._dtype)
+        self._plan.forward(theta, x_, np.empty_like(h[L]), a, h)
+        loss = self._plan.value_and_grad(theta, x_, y_, grad, weights, grad_a, grad_h)
+        layers = _params.unflatten(grad, self._sizes)
+        return LayerGradients(
+            loss=loss,
+            a=a,
+            h=[x_, *h[1:]],
+            grad_a=grad_a,
+            grad_h=grad_h,
+            grad_W=[None, *(W for W, _ in layers)],
+            grad_b=[None, *(b for _, b in layers)],
+        )
+
+    def objective(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        sample_weight: npt.ArrayLike | None = None,
+        l2: float = 0.0,
+        free: npt.ArrayLike | None = None,
+        n_threads: int | None = None,
+    ) -> Objective:
+        """Make the function theta -> (loss, gradient) of this network on these data, for `scipy.optimize.minimize`.
+
+        Parameters
+        ----------
+        x, y, sample_weight, n_threads
+            As in `value_and_grad`.
+        l2 : float
+            Adds l2/2 times the sum of all squared weights (not biases), not divided by n_samples.
+        free : (n_params,) boolean mask, optional
+            theta and the gradient hold the free parameters alone; the others keep the network's values.
+
+        Returns
+        -------
+        Objective
+            ``fun(theta) -> (float, a fresh float64 array)``, for ``minimize(fun, x0, jac=True)``; also
+            ``fun.value(theta)`` and ``fun.grad(theta)``, which share their work at the same theta.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where an argument is refused.
+        """
+        from backprop.objective import Objective
+
+        return Objective(self, x, y, sample_weight=sample_weight, l2=l2, free=free, n_threads=n_threads)
+
+    def check_gradient(
+        self, x: npt.ArrayLike, y: npt.ArrayLike, *, sample_weight: npt.ArrayLike | None = None
+    ) -> GradientReport:
+        """Check `value_and_grad` against the complex step of the NumPy reference, layer by layer.
+
+        Parameters
+        ----------
+        x, y, sample_weight
+            As in `value_and_grad`; a few dozen samples are enough.
+
+        Returns
+        -------
+        GradientReport
+            Prints as a table; ``.ok`` is the verdict, ``.max_error`` the largest relative error. SciPy's check_grad is
+            printed beside it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where an argument is refused.
+        """
+        from backprop.checking import check_gradient
+
+        return check_gradient(self, x, y, sample_weight=sample_weight)
+
+    def _theta(self, params: npt.ArrayLike | None) -> Array:
+        return self._params if params is None else _validate.params(params, self.n_params, self._dtype)
+
+    def _inputs(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        params: npt.ArrayLike | None,
+        sample_weight: npt.ArrayLike | None,
+        n_threads: int | None,
+    ) -> tuple[Array, Array, Array, _validate.Weights | None]:
+        """The arguments that the calls with a loss share, accepted and converted: y, x, params, weights."""
+        threads.resolve(n_threads)
+        x_ = _validate.samples(x, self._sizes[0], self._dtype)
+        n_samples, n_out = x_.shape[0], self._sizes[-1]
+        theta = self._theta(params)
+        weights = _validate.sample_weight(sample_weight, self._loss, n_samples, n_out)
+        return _validate.targets(y, self._loss, n_samples, n_out, self._dtype, weights), x_, theta, weights
+
+
+def _spec(row: Activation | Loss, parameter: float) -> Spec:
+    """The name, or the pair where the parameter is not the default."""
+    return row.name if row.parameter_name is None or parameter == row.default else (row.name, parameter)

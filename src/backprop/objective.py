@@ -1,0 +1,117 @@
+"""`Objective`: a network's loss on fixed data as a function of a flat float64 vector, for scipy.optimize."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backprop import _validate
+from backprop import params as _params
+
+if TYPE_CHECKING:
+    from backprop.network import Network
+
+Array = npt.NDArray[Any]
+
+
+class Objective:
+    """The function theta -> (loss, gradient) that `Network.objective` makes.
+
+    Parameters
+    ----------
+    net : Network
+    x, y, sample_weight, l2, free, n_threads
+        As in `Network.objective`.
+
+    Notes
+    -----
+    Safe from many threads. The last theta and its results are remembered, so that `value` and `grad` at one theta cost
+    one evaluation; each gradient handed out is an array of its own, since SciPy keeps old ones.
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        sample_weight: npt.ArrayLike | None = None,
+        l2: float = 0.0,
+        free: npt.ArrayLike | None = None,
+        n_threads: int | None = None,
+    ) -> None:
+        y_, x_, _, weights = net._inputs(x, y, None, sample_weight, n_threads)
+        self._net = net
+        self._x, self._y = x_, y_
+        self._sample_weight = None if weights is None else weights.array
+        self._l2 = _validate.non_negative(l2, "l2")
+        self._free = _validate.free_mask(free, net.n_params)
+        self._n_threads = n_threads
+        self._is_weight = np.zeros(net.n_params, bool)
+        for W, _ in _params.unflatten(self._is_weight, net.sizes):
+            W[...] = True
+        self._last: tuple[Array, float, Array] | None = None
+
+    @property
+    def n_free(self) -> int:
+        """The length of theta: n_params, or the number of free parameters."""
+        return self._net.n_params if self._free is None else int(self._free.sum())
+
+    def __call__(self, theta: npt.ArrayLike) -> tuple[float, Array]:
+        """Loss and gradient at theta.
+
+        Parameters
+        ----------
+        theta : (n_free,) array_like
+            Rounded to the network's dtype.
+
+        Returns
+        -------
+        loss : float
+        grad : (n_free,) float64 array
+            A fresh one at each call.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where theta is refused.
+        """
+        loss, grad = self._evaluate(theta)
+        return loss, grad.copy()
+
+    def value(self, theta: npt.ArrayLike) -> float:
+        """The loss at theta."""
+        return self._evaluate(theta)[0]
+
+    def grad(self, theta: npt.ArrayLike) -> Array:
+        """The gradient at theta, a fresh (n_free,) float64 array."""
+        return self._evaluate(theta)[1].copy()
+
+    def _full_params(self, theta: Array) -> Array:
+        """The parameters of the network, theta in the places that are free."""
+        if self._free is None:
+            return theta
+        full = self._net.params.copy()
+        full[self._free] = theta
+        return full
+
+    def _evaluate(self, theta: npt.ArrayLike) -> tuple[float, Array]:
+        point = _validate.params(theta, self.n_free, self._net.dtype, "theta")
+        full = self._full_params(point)
+        last = self._last
+        if last is not None and np.array_equal(last[0], full):
+            return last[1], last[2]
+        loss, net_grad = self._net.value_and_grad(
+            self._x, self._y, params=full, sample_weight=self._sample_weight, n_threads=self._n_threads
+        )
+        grad = net_grad.astype(np.float64)
+        if self._l2:
+            W = np.where(self._is_weight, full, 0.0).astype(np.float64)
+            loss += 0.5 * self._l2 * float(W @ W)
+            grad += self._l2 * W
+        if self._free is not None:
+            grad = grad[self._free]
+        self._last = (full.copy() if full is theta or full is point else full, loss, grad)  # one tuple: no torn reads
+        return loss, grad

@@ -1,0 +1,105 @@
+"""How many threads a call may use: argument > num_threads/set_num_threads > environment > CPUs of this process."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+from backprop import _validate
+
+_in_context: ContextVar[int | None] = ContextVar("backprop_num_threads", default=None)
+_of_process: list[int | None] = [None]  # what set_num_threads set
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use: its affinity, cut by a cgroup's CPU quota (rounded up)."""
+    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota()
+    return max(1, min(n, quota) if quota is not None else n)
+
+
+def _cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """The CPU quota of cgroup v2 or v1 in whole CPUs, None where there is none."""
+    try:
+        if (root / "cpu.max").exists():
+            quota, period = (root / "cpu.max").read_text().split()
+            if quota == "max":
+                return None
+        else:
+            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text()
+            period = (root / "cpu" / "cpu.cfs_period_us").read_text()
+        return -(-int(quota) // int(period)) if int(quota) > 0 and int(period) > 0 else None
+    except (OSError, ValueError):
+        return None
+
+
+def _from_environment() -> int:
+    """The count that the environment or the machine gives; an invalid value warns and is ignored."""
+    for name in ("BACKPROP_NUM_THREADS", "OMP_NUM_THREADS"):
+        value = os.environ.get(name, "").strip()
+        if not value:
+            continue
+        first = value.split(",")[0].strip()  # OMP_NUM_THREADS may list a count for each nesting level
+        if first.isascii() and first.isdigit() and int(first) > 0:
+            return int(first)
+        warnings.warn(
+            f"{name}: expected a positive integer, got {value!r}; it is ignored", RuntimeWarning, stacklevel=2
+        )
+    return available_cpus()
+
+
+_default = _from_environment()
+
+
+def set_num_threads(n: int) -> None:
+    """Set the number of threads that calls of this process may use.
+
+    Parameters
+    ----------
+    n : int
+        At least 1. The results have the same bits for every n.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where n is not a positive integer.
+    """
+    _of_process[0] = _validate.positive_integer(n, "n")
+
+
+def get_num_threads() -> int:
+    """Return the number of threads that a call without ``n_threads`` may use."""
+    for chosen in (_in_context.get(), _of_process[0]):
+        if chosen is not None:
+            return chosen
+    return _default
+
+
+@contextmanager
+def num_threads(n: int) -> Iterator[None]:
+    """Use n threads within a ``with`` block, in this thread or task alone.
+
+    Parameters
+    ----------
+    n : int
+        At least 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where n is not a positive integer.
+    """
+    token = _in_context.set(_validate.positive_integer(n, "n"))
+    try:
+        yield
+    finally:
+        _in_context.reset(token)
+
+
+def resolve(n_threads: int | None) -> int:
+    """The number of threads of one call, from its argument."""
+    return get_num_threads() if n_threads is None else _validate.positive_integer(n_threads, "n_threads")
