@@ -50,10 +50,13 @@ cdef struct KernelTable:
     const char* simd
     Py_ssize_t itemsize
 
-    # a = h W^T + b. `packed` holds W^T in panels; it is filled first where `pack` is set.
+    # a = h W^T + b. `packed` holds W^T in panels; it is filled first where `pack_first` is set, or by `pack`.
     Py_ssize_t (*packed_size)(Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil
+    void (*pack)(Py_ssize_t n_in, Py_ssize_t n_out, const void* W, void* packed,
+                 Py_ssize_t j_start, Py_ssize_t j_end) noexcept nogil
+    Py_ssize_t (*scratch_size)(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil
     void (*forward_product)(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
-                            const void* h, Py_ssize_t ld_h, const void* W, void* packed, bint pack,
+                            const void* h, Py_ssize_t ld_h, const void* W, void* packed, bint pack_first,
                             const void* b, void* a, Py_ssize_t ld_a) noexcept nogil
 
     # h = g(a); where with_prime is set, a is overwritten by g'(a).
@@ -62,7 +65,8 @@ cdef struct KernelTable:
 
     # grad_h = grad_a_next W_next; where times_g_prime is set, grad_h holds g'(a) and becomes grad_a.
     void (*hidden_sum)(Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next, const void* grad_a_next, Py_ssize_t ld_next,
-                       const void* W_next, void* grad_h, Py_ssize_t ld, bint times_g_prime) noexcept nogil
+                       const void* W_next, void* grad_h, Py_ssize_t ld, bint times_g_prime,
+                       void* scratch) noexcept nogil
 
     # g_prime = grad_h (.) g_prime, elementwise: the result is grad_a.
     void (*g_prime_product)(Py_ssize_t n_rows, Py_ssize_t n, const void* grad_h, Py_ssize_t ld_grad_h,
@@ -70,15 +74,15 @@ cdef struct KernelTable:
 
     # grad_W = grad_a^T h, grad_b = column sums of grad_a, in chains of 64 rows; overwrites, or adds where `add` is set.
     void (*weight_gradient)(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a, Py_ssize_t ld_a,
-                            const void* h, Py_ssize_t ld_h, void* grad_W, bint add) noexcept nogil
+                            const void* h, Py_ssize_t ld_h, void* grad_W, bint add,
+                            void* scratch) noexcept nogil
     void (*bias_gradient)(Py_ssize_t n_rows, Py_ssize_t n_out, const void* grad_a, Py_ssize_t ld_a,
                           void* grad_b, bint add) noexcept nogil
 
-    # Row losses, summed in float64 row by row, times their weights times weight_scale; z becomes grad_z.
-    double (*loss)(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out, void* z, Py_ssize_t ld,
-                   const void* y_hat, const void* y, const Py_ssize_t* labels,
-                   int weight_kind, const double* weight, double weight_scale, bint with_gradient) noexcept nogil
-
+    # Row losses in float64, times their weights times weight_scale; z becomes grad_z.
+    void (*loss)(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out, void* z, Py_ssize_t ld,
+                 const void* y_hat, const void* y, const Py_ssize_t* labels, int weight_kind, const double* weight,
+                 double weight_scale, double* row_loss, bint with_gradient) noexcept nogil
     void (*fill_with_ones)(Py_ssize_t n, void* out) noexcept nogil
 
     # Sums over chunks: wide += partial (float64, or a two-term sum), then out = wide / divisor, rounded once.

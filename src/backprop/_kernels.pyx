@@ -19,14 +19,14 @@ C. Functions here read what they are given and write what is marked as written; 
    raise nothing. Tiles, buffers and their owners: _core.pyx.
 """
 
-from libc.math cimport erfc, exp, expm1, fabs, fma, log1p, sin, cos, tanh
+from libc.math cimport fabs
 from cpython.pycapsule cimport PyCapsule_New
 
 from backprop._kernel_table cimport (
     CHAIN_ROWS,
     IDENTITY, RELU, LEAKY_RELU, ELU, SELU, GELU, GELU_TANH, SILU, MISH, SOFTPLUS, SOFTSIGN, TANH, SIGMOID, HARDTANH,
-    HARDSIGMOID, HARDSWISH, RELU6, SIN, EXP, SOFTMAX,
-    SQUARED_ERROR, ABSOLUTE_ERROR, HUBER, QUANTILE, HINGE, POISSON, CROSS_ENTROPY,
+    HARDSIGMOID, HARDSWISH, RELU6, SIN, EXP,
+    SQUARED_ERROR, ABSOLUTE_ERROR, HUBER, QUANTILE, HINGE, POISSON, BINARY_CROSS_ENTROPY, CROSS_ENTROPY,
     WEIGHT_PER_SAMPLE, WEIGHT_PER_ENTRY, KernelTable,
 )
 
@@ -49,23 +49,70 @@ cdef extern from "_kernels_vector.h" nogil:
     """
     ctypedef float real "bp_real"
     ctypedef float vec "bp_vec"
+    ctypedef struct pair "bp_pair":
+        vec hi
+        vec lo
     enum:
         LANES "BP_LANES"
         PARTS "BP_PARTS"
         BLOCK_ROWS "BP_BLOCK_ROWS"
         BLOCK_VECTORS "BP_BLOCK_VECTORS"
         FLOAT64 "BP_FLOAT64"
+        EXP_DEGREE "BP_EXP_DEGREE"
+        ATANH_DEGREE "BP_ATANH_DEGREE"
+        MILLS_DEGREE "BP_MILLS_DEGREE"
+        SIN_DEGREE "BP_SIN_DEGREE"
+        COS_DEGREE "BP_COS_DEGREE"
+    const real* EXP_Q "BP_EXP"
+    const real* ATANH_P "BP_ATANH"
+    const real* MILLS_P "BP_MILLS"
+    const real* SIN_S "BP_SIN"
+    const real* COS_C "BP_COS"
+    const real* LN2 "BP_LN2"
+    const real* PI_HALF "BP_PI_HALF"
+    const real* INV_SQRT_2PI "BP_INV_SQRT_2PI"
+    const real* SQRT_8_OVER_PI "BP_SQRT_8_OVER_PI"
+    const real* CUBIC "BP_GELU_TANH_CUBIC"
+    const real* SELU_SCALE "BP_SELU_SCALE"
+    const real* SELU_ALPHA_SCALE "BP_SELU_ALPHA_SCALE"
+    const real LOG2_E "BP_LOG2_E"
+    const real EXP_LOWEST "BP_EXP_LOWEST"
+    const real EXP_HIGHEST "BP_EXP_HIGHEST"
+    const real GELU_BOUND "BP_GELU_BOUND"
+    const real GATE_BOUND_CUBIC "BP_GATE_BOUND_CUBIC"
+    const real SOFTSIGN_BOUND "BP_SOFTSIGN_BOUND"
+    const real LARGEST "BP_LARGEST"
+    const real HUGE "BP_HUGE"
+    const real SIN_SMALL "BP_SIN_SMALL"
     const char* SIMD_NAME "BP_SIMD_NAME"
+    void transpose_quad "bp_transpose_quad"(const real* source, Py_ssize_t source_row,
+                                            real* target, Py_ssize_t target_row) noexcept
     vec load "bp_load"(const real* p) noexcept
     void store "bp_store"(real* p, vec v) noexcept
     vec load_first "bp_load_first"(const real* p, Py_ssize_t n) noexcept
     void store_first "bp_store_first"(real* p, vec v, Py_ssize_t n) noexcept
     vec broadcast "bp_broadcast"(real x) noexcept
     vec vfma "bp_fma"(vec a, vec b, vec c) noexcept
+    vec where_less "bp_where_less"(vec a, vec b, vec x, vec y) noexcept
+    vec where_equal "bp_where_equal"(vec a, vec b, vec x, vec y) noexcept
+    vec clamp "bp_clamp"(vec v, real low, real high) noexcept
+    vec vabs "bp_abs"(vec v) noexcept
+    vec with_sign "bp_with_sign"(vec v, vec sign) noexcept
+    vec vround "bp_round"(vec v) noexcept
+    vec scale "bp_scale"(vec v, vec n) noexcept
+    pair make_pair "bp_make_pair"(vec hi, vec lo) noexcept
+    int any_at_least "bp_any_at_least"(vec v, real bound) noexcept
+    real get_lane "bp_get_lane"(vec v, int lane) noexcept
+    vec set_lane "bp_set_lane"(vec v, int lane, real x) noexcept
+    double reduce_large "bp_reduce_large"(double a, int* quadrant, double* low) noexcept
+    double exp "bp_exp"(double x) noexcept
+    void exp_differences "bp_exp_differences"(Py_ssize_t n, const real* a, double top, double* e) noexcept
+    double log1p "bp_log1p"(double t) noexcept
     real tree_sum "bp_tree_sum"(const vec* part) noexcept
     void two_sum "bp_two_sum"(double a, double b, double* sum, double* error) noexcept
 
 include "_kernels_products.pxi"
+include "_kernels_elementary.pxi"
 include "_kernels_activations.pxi"
 include "_kernels_losses.pxi"
 include "_kernels_sums.pxi"
@@ -74,6 +121,8 @@ cdef KernelTable _table
 _table.simd = SIMD_NAME
 _table.itemsize = sizeof(real)
 _table.packed_size = packed_size
+_table.scratch_size = scratch_size
+_table.pack = pack
 _table.forward_product = forward_product
 _table.activate = activate
 _table.hidden_sum = hidden_sum

@@ -1,199 +1,239 @@
-# The activations: h = g(a) and g'(a), one function for each, in float64 and rounded once to the network's dtype.
+# The activations: h = g(a) and g'(a), one function for each, in vectors.
 #
 # g' never comes from h: 1 - h^2 and s (1 - s) lose every digit in the tails. Each function forms it from the
-# exponential that g needs anyway, t = exp(-|a|) or alike. At kinks g' is PyTorch's, as activations.py lists them.
-# NaN in gives NaN out: comparisons are written so that a NaN falls through to a branch that returns it.
+# exponential that g needs anyway, t = exp(-|a|) or alike (_kernels_elementary.pxi). At kinks g' is PyTorch's, as
+# activations.py lists them. NaN in gives NaN out: where_less takes its last argument where a NaN is compared.
+#
+# A function takes a and its parameters (a scale and alpha times it, as pairs), returns h and writes g'. Where only h is
+# wanted the compiler drops what only g' needs.
 
-ctypedef double (*ActivationFunction)(double a, double parameter, double* g_prime) noexcept nogil
+cdef struct Parameters:
+    pair scale
+    pair alpha               # slope of leaky_relu; alpha times scale of elu and selu
 
-cdef enum:
-    N_ACTIVATIONS = 19
-
-cdef double SELU_SCALE = 1.0507009873554804934   # Klambauer et al. 2017
-cdef double SELU_ALPHA = 1.6732632423543772848
-cdef double SQRT_HALF = 0.70710678118654752440        # 1/sqrt(2) = SQRT_HALF + SQRT_HALF_LOW
-cdef double SQRT_HALF_LOW = -4.8336466567264567e-17
-cdef double INV_SQRT_2PI = 0.39894228040143267794
-cdef double TWO_OVER_SQRT_PI = 1.1283791670955125739
-cdef double SQRT_8_OVER_PI = 1.5957691216057307117
-cdef double GELU_TANH_CUBIC = 0.044715
+ctypedef vec (*ActivationFunction)(vec a, const Parameters* p, vec* g_prime) noexcept nogil
 
 
-cdef double g_identity(double a, double parameter, double* g_prime) noexcept nogil:
-    g_prime[0] = 1 if a == a else a
+cdef inline vec g_identity(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    g_prime[0] = where_equal(a, a, broadcast(1), a)
     return a
 
 
-cdef double g_relu(double a, double parameter, double* g_prime) noexcept nogil:
-    g_prime[0] = 0 if a <= 0 else 1 if a > 0 else a
-    return 0 if a <= 0 else a
+cdef inline vec between(vec a, real low, real high, vec inside, vec below, vec above) noexcept nogil:
+    """Below where a <= low, above where a >= high, else inside; inside must hand on a NaN."""
+    inside = where_less(broadcast(low), a, inside, where_equal(a, a, below, a))
+    return where_less(a, broadcast(high), inside, where_equal(a, a, above, a))
 
 
-cdef double g_leaky_relu(double a, double slope, double* g_prime) noexcept nogil:
-    g_prime[0] = slope if a <= 0 else 1 if a > 0 else a
-    return slope * a if a <= 0 else a
+cdef inline vec g_relu(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    cdef vec zero = broadcast(0)
+    g_prime[0] = where_less(zero, a, broadcast(1), where_equal(a, a, zero, a))
+    return where_less(a, zero, zero, a)
 
 
-cdef double g_elu(double a, double alpha, double* g_prime) noexcept nogil:
-    g_prime[0] = 1 if a > 0 else alpha * exp(a)
-    return a if a > 0 else alpha * expm1(a)
+cdef inline vec g_leaky_relu(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    cdef vec zero = broadcast(0)
+    g_prime[0] = where_less(zero, a, broadcast(1), where_equal(a, a, p.alpha.hi, a))
+    return where_less(zero, a, a, vfma(p.alpha.hi, a, p.alpha.lo * clamp(a, -LARGEST, LARGEST)))
 
 
-cdef double g_selu(double a, double parameter, double* g_prime) noexcept nogil:
-    g_prime[0] = SELU_SCALE if a > 0 else SELU_SCALE * SELU_ALPHA * exp(a)
-    return SELU_SCALE * a if a > 0 else SELU_SCALE * SELU_ALPHA * expm1(a)
+cdef inline vec g_elu(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    """scale (a if a > 0 else alpha (exp(a) - 1)): elu with scale 1, and selu."""
+    cdef vec zero = broadcast(0)
+    cdef vec n
+    cdef pair m = exp_minus_one_reduced(make_pair(where_less(zero, a, zero, a), zero), &n)
+    cdef pair negative = pair_product(expm1_pair(m, n), p.alpha)
+    cdef pair positive = pair_product(make_pair(clamp(a, -HUGE, HUGE), zero), p.scale)
+    cdef pair slope = pair_product(pair_plus(broadcast(1), m), p.alpha)
+    g_prime[0] = where_less(zero, a, p.scale.hi, scale(slope.hi + slope.lo, n))
+    return where_less(broadcast(HUGE), a, a * p.scale.hi,
+                      where_less(zero, a, positive.hi + positive.lo, negative.hi + negative.lo))
 
 
-cdef double g_gelu(double a, double parameter, double* g_prime) noexcept nogil:
-    """Phi(a) = erfc(-a/sqrt 2)/2, phi(a) = exp(-a^2/2)/sqrt(2 pi); the rounding of their arguments is repaired."""
-    if fabs(a) > 40:  # Phi(-40) < 1e-349: the limits, also at +-inf
-        g_prime[0] = 1 if a > 0 else 0
-        return a if a > 0 else -0.0
-    cdef double z = -a * SQRT_HALF
-    cdef double z_error = fma(-a, SQRT_HALF, -z) - a * SQRT_HALF_LOW
-    cdef double Phi = 0.5 * (erfc(z) - z_error * TWO_OVER_SQRT_PI * exp(-z * z))
-    cdef double square = a * a
-    cdef double square_error = fma(a, a, -square)
-    cdef double phi = INV_SQRT_2PI * exp(-0.5 * square) * (1 - 0.5 * square_error)
-    g_prime[0] = Phi + a * phi
-    return a * Phi
+cdef inline vec g_gelu(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    """a Phi(a); Phi(-x) = phi(x) M(x) with the Mills ratio M, Phi(x) = 1 - Phi(-x).
 
-
-cdef double g_gelu_tanh(double a, double parameter, double* g_prime) noexcept nogil:
-    """a sigma(2u), 2u = sqrt(8/pi) (a + 0.044715 a^3): the form with tanh, 1 + tanh(u), cancels for negative a."""
-    if fabs(a) > 40:  # exp(-|2u|) < 1e-2000: the limits
-        g_prime[0] = 1 if a > 0 else 0
-        return a if a > 0 else -0.0
-    cdef double argument = SQRT_8_OVER_PI * a * (1 + GELU_TANH_CUBIC * a * a)
-    cdef double argument_prime = SQRT_8_OVER_PI * (1 + 3 * GELU_TANH_CUBIC * a * a)
-    cdef double t = exp(-fabs(argument))
-    cdef double sigma = (t if a < 0 else 1) / (1 + t)
-    g_prime[0] = sigma + a * argument_prime * (t / ((1 + t) * (1 + t)))
-    return a * sigma
-
-
-cdef inline double product_with_exp(double factor, double a) noexcept nogil:
-    """factor exp(a) for a < 0, where exp(a) alone may be subnormal and short of digits."""
-    if a > -700:
-        return factor * exp(a)
-    if a < -1500:  # also -inf: 0, where factor times 0 would be NaN
-        return 0
-    cdef double root = exp(0.5 * a)
-    return (factor * root) * root
-
-
-cdef double g_silu(double a, double parameter, double* g_prime) noexcept nogil:
-    """a sigma(a); left of 0, sigma(a) = t/(1 + t) and g' = t (1 + t + a) / (1 + t)^2 with t = exp(a)."""
-    cdef double t = exp(-fabs(a))
-    if a < 0:
-        g_prime[0] = product_with_exp((1 + t + a) / ((1 + t) * (1 + t)), a)
-        return -0.0 if a < -1500 else product_with_exp(a / (1 + t), a)
-    g_prime[0] = 1 / (1 + t) + (a * t if t > 0 else t) / ((1 + t) * (1 + t))
-    return a / (1 + t)
-
-
-cdef double g_mish(double a, double parameter, double* g_prime) noexcept nogil:
-    """a w, w = tanh(log1p(e^a)) = e (e + 2) / (e (e + 2) + 2); right of 0 as a ratio in t = exp(-a).
-
-    w' = 4 e (1 + e) / (e (e + 2) + 2)^2.
+    g' = Phi(a) + a phi(a), which is phi (M - x) left of 0 (M - x vanishes at the zero of g' alone), 1 - phi (M - x)
+    right of it, x = |a|.
     """
-    cdef double t = exp(-fabs(a))
-    cdef double n, gate
-    if a < 0:
-        n = t * (t + 2) + 2
-        g_prime[0] = product_with_exp((t + 2) / n + 4 * a * (1 + t) / (n * n), a)
-        return -0.0 if a < -1500 else product_with_exp(a * (t + 2) / n, a)
-    n = 1 + 2 * t * (1 + t)
-    gate = (1 + 2 * t) / n
-    g_prime[0] = gate + (4 * a * t * t * (1 + t) if t > 0 else t) / (n * n)
-    return a * gate
+    cdef vec zero = broadcast(0)
+    cdef vec x = clamp(vabs(a), 0, GELU_BOUND)
+    cdef vec bounded = where_less(a, broadcast(-GELU_BOUND), broadcast(-GELU_BOUND), a)
+    cdef pair square = two_product(x, x)
+    cdef vec n
+    cdef pair phi = exp_reduced(make_pair(broadcast(<real>-0.5) * square.hi, broadcast(<real>-0.5) * square.lo), &n)
+    cdef pair ratio = mills(x)
+    cdef pair tail, slope, right
+    phi = pair_product(phi, make_pair(broadcast(INV_SQRT_2PI[0]), broadcast(INV_SQRT_2PI[1])))
+    tail = pair_product(phi, ratio)                                                  # 2^n tail = Phi(-x)
+    slope = pair_product(phi, pair_sum(ratio, make_pair(-x, zero)))                  # 2^n slope = g'(-x)
+    right = pair_scale(slope, n)
+    right = pair_two_sum(broadcast(1), -right.hi)
+    g_prime[0] = where_less(a, zero, scale(slope.hi + slope.lo, n), right.hi + (right.lo - scale(slope.lo, n)))
+    right = pair_scale(tail, n)
+    right = pair_plus(broadcast(1), make_pair(-right.hi, -right.lo))
+    right = pair_where_less(a, zero, tail, right)
+    return where_less(x, broadcast(GELU_BOUND), scale(vfma(bounded, right.hi, bounded * right.lo),
+                                                      where_less(a, zero, n, zero)), where_less(a, zero, -zero, a))
 
 
-cdef double g_softplus(double a, double parameter, double* g_prime) noexcept nogil:
-    cdef double t = exp(-fabs(a))
-    g_prime[0] = (t if a < 0 else 1) / (1 + t)
-    return (a if a > 0 else 0) + log1p(t)
+cdef inline vec g_gelu_tanh(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    """a sigma(2u), 2u = sqrt(8/pi) (a + 0.044715 a^3): the form with tanh, 1 + tanh(u), cancels for negative a."""
+    cdef vec bounded = clamp(a, -GATE_BOUND_CUBIC, GATE_BOUND_CUBIC)
+    cdef pair argument = make_pair(bounded, broadcast(0))
+    cdef pair square = pair_product(argument, argument)
+    cdef pair cubic, slope
+    argument = pair_product(argument, make_pair(broadcast(SQRT_8_OVER_PI[0]), broadcast(SQRT_8_OVER_PI[1])))
+    cubic = pair_product(square, make_pair(broadcast(CUBIC[0]), broadcast(CUBIC[1])))
+    slope = pair_sum(make_pair(broadcast(1), broadcast(0)),
+                     make_pair(broadcast(3) * cubic.hi, broadcast(3) * cubic.lo))
+    slope = pair_product(argument, slope)                                            # a times the slope of 2u
+    argument = pair_product(argument, pair_sum(make_pair(broadcast(1), broadcast(0)), cubic))
+    return gated(a, bounded, argument, slope, g_prime)
 
 
-cdef double g_softsign(double a, double parameter, double* g_prime) noexcept nogil:
-    cdef double r = 1 / (1 + fabs(a))
+cdef inline vec g_silu(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    """a sigma(a)."""
+    cdef pair bounded = make_pair(clamp(a, EXP_LOWEST, -EXP_LOWEST), broadcast(0))
+    return gated(a, bounded.hi, bounded, bounded, g_prime)
+
+
+cdef inline vec g_mish(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    """a w, w = tanh(log1p(e^a)) = e (e + 2)/(e (e + 2) + 2), and w + a w' with w' = 4 e (1 + e)/(e (e + 2) + 2)^2.
+
+    Right of 0 both are ratios in t = exp(-a) instead: (1 + 2t)/(1 + 2t + 2t^2) and 4 t^2 (1 + t)/(1 + 2t + 2t^2)^2.
+    """
+    cdef vec zero = broadcast(0)
+    cdef vec bounded = clamp(a, EXP_LOWEST, -EXP_LOWEST)
+    cdef Exponential e = exponential(minus_abs(bounded))
+    cdef vec n = where_less(a, zero, e.n, zero)
+    cdef pair t2 = make_pair(e.t.hi + e.t.hi, e.t.lo + e.t.lo)
+    cdef pair plus2 = pair_plus(broadcast(2), e.t)
+    # Left of 0 the numerator is 2^n p (t + 2), right of it 1 + 2t; the denominator adds 2, or 2t^2.
+    cdef pair one = make_pair(broadcast(1), zero)
+    cdef pair numerator = pair_where_less(a, zero, pair_product(e.p, plus2), pair_sum(one, t2))
+    cdef pair added = pair_where_less(a, zero, make_pair(broadcast(2), zero), pair_product(t2, e.t))
+    cdef pair denominator = pair_sum(pair_scale(numerator, n), added)
+    cdef vec r = broadcast(1) / denominator.hi
+    cdef pair gate = quotient_pair(numerator, denominator, r)
+    # g' = [numerator denominator + 4a e (1 + e)] / denominator^2, or with 4a t^2 (1 + t); 2^n p is taken out.
+    cdef pair curve = pair_product(make_pair(broadcast(4) * bounded, zero), e.d)
+    cdef pair left = pair_product(e.p, pair_sum(pair_product(plus2, denominator), curve))
+    cdef pair right = pair_sum(pair_product(numerator, denominator), pair_product(curve, pair_product(e.t, e.t)))
+    cdef pair slope = pair_where_less(a, zero, left, right)
+    g_prime[0] = scale(quotient(slope, pair_product(denominator, denominator), r * r), n)
+    return where_less(bounded, a, a, scale(vfma(bounded, gate.hi, bounded * gate.lo), n))
+
+
+cdef inline vec g_softplus(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    """max(a, 0) + log1p(exp(-|a|)); g' = sigma(a)."""
+    cdef Exponential e = exponential(minus_abs(a))
+    cdef vec zero = broadcast(0)
+    cdef vec low
+    cdef pair total = pair_two_sum(where_less(a, zero, zero, a), log1p_of(&e, &low))
+    g_prime[0] = sigmoid_of(a, &e)
+    return where_less(broadcast(-EXP_LOWEST), a, a, total.hi + (total.lo + low))
+
+
+cdef inline vec g_softsign(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    cdef vec x = vabs(a)
+    cdef vec bounded = clamp(x, 0, SOFTSIGN_BOUND)
+    cdef pair d = pair_two_sum(broadcast(1), bounded)
+    cdef vec r = broadcast(1) / d.hi
+    cdef vec h = quotient(make_pair(bounded, broadcast(0)), d, r)
+    cdef vec far = broadcast(1) / (broadcast(1) + x)
+    r = where_less(x, broadcast(SOFTSIGN_BOUND), quotient(make_pair(broadcast(1), broadcast(0)), d, r), far)
     g_prime[0] = r * r
-    if fabs(a) > 1e300:  # 1 - r rounds to 1; also at +-inf
-        return 1 if a > 0 else -1
-    return a / (1 + fabs(a))
+    return with_sign(h, a)
 
 
-cdef double g_tanh(double a, double parameter, double* g_prime) noexcept nogil:
-    g_prime[0] = tanh_prime_from_t(exp(-2 * fabs(a)))
-    return tanh(a)
+cdef inline vec g_tanh(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    """(1 - t)/(1 + t) with t = exp(-2|a|) and 1 - t = -expm1(-2|a|); g' = 4t/(1 + t)^2."""
+    cdef vec n
+    cdef vec x = broadcast(-2) * vabs(a)
+    cdef pair m = exp_minus_one_reduced(make_pair(x, broadcast(0)), &n)
+    cdef pair t_minus_1 = expm1_pair(m, n)
+    cdef pair d = pair_plus(broadcast(2), t_minus_1)
+    cdef vec r = broadcast(1) / d.hi
+    cdef pair t = pair_plus(broadcast(4), make_pair(broadcast(4) * m.hi, broadcast(4) * m.lo))
+    cdef pair d2 = two_product(d.hi, d.hi)
+    d2.lo = vfma(d.hi + d.hi, d.lo, d2.lo)
+    g_prime[0] = scale(quotient(t, d2, r * r), n)
+    return with_sign(vabs(quotient(make_pair(-t_minus_1.hi, -t_minus_1.lo), d, r)), a)
 
 
-cdef inline double tanh_prime_from_t(double t) noexcept nogil:
-    """tanh'(a) = 4t / (1 + t)^2, t = exp(-2|a|)."""
-    return 4 * t / ((1 + t) * (1 + t))
+cdef inline vec g_sigmoid(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    """sigma(a); g' = t/(1 + t)^2 with t = exp(-|a|)."""
+    cdef Exponential e = exponential(minus_abs(a))
+    g_prime[0] = scale(quotient(e.p, e.d2, e.r2), e.n)
+    return sigmoid_of(a, &e)
 
 
-cdef inline double sigmoid_from_t(double a, double t) noexcept nogil:
-    """sigma(a), t = exp(-|a|)."""
-    return (t if a < 0 else 1) / (1 + t)
+cdef inline vec g_hardtanh(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    g_prime[0] = between(a, -1, 1, broadcast(1), broadcast(0), broadcast(0))
+    return clamp(a, -1, 1)
 
 
-cdef double g_sigmoid(double a, double parameter, double* g_prime) noexcept nogil:
-    cdef double t = exp(-fabs(a))
-    g_prime[0] = t / ((1 + t) * (1 + t))
-    return sigmoid_from_t(a, t)
+cdef inline vec sixth(pair a) noexcept nogil:
+    """a / 6, rounded once."""
+    cdef vec six = broadcast(6)
+    return quotient(a, make_pair(six, broadcast(0)), broadcast(1) / six)
 
 
-cdef double g_hardtanh(double a, double parameter, double* g_prime) noexcept nogil:
-    g_prime[0] = 0 if a <= -1 or a >= 1 else 1 if a == a else a
-    return -1 if a <= -1 else 1 if a >= 1 else a
+cdef inline vec g_hardsigmoid(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    g_prime[0] = between(a, -3, 3, broadcast(1) / broadcast(6), broadcast(0), broadcast(0))
+    return between(a, -3, 3, sixth(pair_two_sum(a, broadcast(3))), broadcast(0), broadcast(1))
 
 
-cdef double g_hardsigmoid(double a, double parameter, double* g_prime) noexcept nogil:
-    g_prime[0] = 0 if a <= -3 or a >= 3 else 1.0 / 6.0 if a == a else a
-    return 0 if a <= -3 else 1 if a >= 3 else (a + 3) / 6
+cdef inline vec g_hardswish(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    cdef pair product = pair_product(make_pair(a, broadcast(0)), pair_two_sum(a, broadcast(3)))
+    g_prime[0] = between(a, -3, 3, sixth(pair_two_sum(a + a, broadcast(3))), broadcast(0), broadcast(1))
+    return between(a, -3, 3, sixth(product), broadcast(0), a)
 
 
-cdef double g_hardswish(double a, double parameter, double* g_prime) noexcept nogil:
-    g_prime[0] = 0 if a <= -3 else 1 if a >= 3 else (2 * a + 3) / 6
-    return -0.0 if a <= -3 else a if a >= 3 else a * (a + 3) / 6
+cdef inline vec g_relu6(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    g_prime[0] = between(a, 0, 6, broadcast(1), broadcast(0), broadcast(0))
+    return clamp(a, 0, 6)
 
 
-cdef double g_relu6(double a, double parameter, double* g_prime) noexcept nogil:
-    g_prime[0] = 0 if a <= 0 or a >= 6 else 1 if a == a else a
-    return 0 if a <= 0 else 6 if a >= 6 else a
+cdef inline vec g_sin(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    return sin_and_cos(a, g_prime)
 
 
-cdef double g_sin(double a, double parameter, double* g_prime) noexcept nogil:
-    g_prime[0] = cos(a)
-    return sin(a)
-
-
-cdef double g_exp(double a, double parameter, double* g_prime) noexcept nogil:
-    g_prime[0] = exp(a)
+cdef inline vec g_exp(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    g_prime[0] = exp_rounded(a)
     return g_prime[0]
 
 
-cdef ActivationFunction[N_ACTIVATIONS] ACTIVATION_FUNCTIONS
-ACTIVATION_FUNCTIONS[<int>IDENTITY] = g_identity
-ACTIVATION_FUNCTIONS[<int>RELU] = g_relu
-ACTIVATION_FUNCTIONS[<int>LEAKY_RELU] = g_leaky_relu
-ACTIVATION_FUNCTIONS[<int>ELU] = g_elu
-ACTIVATION_FUNCTIONS[<int>SELU] = g_selu
-ACTIVATION_FUNCTIONS[<int>GELU] = g_gelu
-ACTIVATION_FUNCTIONS[<int>GELU_TANH] = g_gelu_tanh
-ACTIVATION_FUNCTIONS[<int>SILU] = g_silu
-ACTIVATION_FUNCTIONS[<int>MISH] = g_mish
-ACTIVATION_FUNCTIONS[<int>SOFTPLUS] = g_softplus
-ACTIVATION_FUNCTIONS[<int>SOFTSIGN] = g_softsign
-ACTIVATION_FUNCTIONS[<int>TANH] = g_tanh
-ACTIVATION_FUNCTIONS[<int>SIGMOID] = g_sigmoid
-ACTIVATION_FUNCTIONS[<int>HARDTANH] = g_hardtanh
-ACTIVATION_FUNCTIONS[<int>HARDSIGMOID] = g_hardsigmoid
-ACTIVATION_FUNCTIONS[<int>HARDSWISH] = g_hardswish
-ACTIVATION_FUNCTIONS[<int>RELU6] = g_relu6
-ACTIVATION_FUNCTIONS[<int>SIN] = g_sin
-ACTIVATION_FUNCTIONS[<int>EXP] = g_exp
+cdef inline void over_rows(const ActivationFunction g, const Parameters* p, Py_ssize_t n_rows, Py_ssize_t n,
+                           real* a, real* h, Py_ssize_t ld, const bint with_prime) noexcept nogil:
+    """h = g(a) over a tile, a becoming g'(a) where with_prime is set; g is a constant, so it is inlined."""
+    cdef Py_ssize_t s, j
+    cdef vec g_prime
+    for s in range(n_rows):
+        j = 0
+        while j < n:
+            store_first(h + j, g(load_first(a + j, n - j), p, &g_prime), n - j)
+            if with_prime:
+                store_first(a + j, g_prime, n - j)
+            j += LANES
+        a += ld
+        h += ld
+
+
+cdef inline void over_tile(const ActivationFunction g, const Parameters* p, Py_ssize_t n_rows, Py_ssize_t n,
+                           real* a, real* h, Py_ssize_t ld, bint with_prime) noexcept nogil:
+    """The same with with_prime turned into a constant."""
+    if with_prime:
+        over_rows(g, p, n_rows, n, a, h, ld, True)
+    else:
+        over_rows(g, p, n_rows, n, a, h, ld, False)
+
+
+cdef inline pair split(double value) noexcept nogil:
+    """A float64 as a pair of reals."""
+    cdef real high = <real>value
+    return make_pair(broadcast(high), broadcast(<real>(value - <double>high)))
 
 
 cdef void activate(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n,
@@ -201,14 +241,49 @@ cdef void activate(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n,
     """h = g(a); with_prime: a becomes g'(a), which the backward sweep needs at that very place."""
     cdef real* a = <real*>a_
     cdef real* h = <real*>h_
-    cdef double g_prime
-    cdef Py_ssize_t s, j
-    if code == SOFTMAX:
+    cdef Parameters p
+    cdef Py_ssize_t s
+    p.scale = split(1)
+    p.alpha = split(parameter)
+    if code == SELU:
+        p.scale = make_pair(broadcast(SELU_SCALE[0]), broadcast(SELU_SCALE[1]))
+        p.alpha = make_pair(broadcast(SELU_ALPHA_SCALE[0]), broadcast(SELU_ALPHA_SCALE[1]))
+    if code == IDENTITY:
+        over_tile(g_identity, &p, n_rows, n, a, h, ld, with_prime)
+    elif code == RELU:
+        over_tile(g_relu, &p, n_rows, n, a, h, ld, with_prime)
+    elif code == LEAKY_RELU:
+        over_tile(g_leaky_relu, &p, n_rows, n, a, h, ld, with_prime)
+    elif code == ELU or code == SELU:
+        over_tile(g_elu, &p, n_rows, n, a, h, ld, with_prime)
+    elif code == GELU:
+        over_tile(g_gelu, &p, n_rows, n, a, h, ld, with_prime)
+    elif code == GELU_TANH:
+        over_tile(g_gelu_tanh, &p, n_rows, n, a, h, ld, with_prime)
+    elif code == SILU:
+        over_tile(g_silu, &p, n_rows, n, a, h, ld, with_prime)
+    elif code == MISH:
+        over_tile(g_mish, &p, n_rows, n, a, h, ld, with_prime)
+    elif code == SOFTPLUS:
+        over_tile(g_softplus, &p, n_rows, n, a, h, ld, with_prime)
+    elif code == SOFTSIGN:
+        over_tile(g_softsign, &p, n_rows, n, a, h, ld, with_prime)
+    elif code == TANH:
+        over_tile(g_tanh, &p, n_rows, n, a, h, ld, with_prime)
+    elif code == SIGMOID:
+        over_tile(g_sigmoid, &p, n_rows, n, a, h, ld, with_prime)
+    elif code == HARDTANH:
+        over_tile(g_hardtanh, &p, n_rows, n, a, h, ld, with_prime)
+    elif code == HARDSIGMOID:
+        over_tile(g_hardsigmoid, &p, n_rows, n, a, h, ld, with_prime)
+    elif code == HARDSWISH:
+        over_tile(g_hardswish, &p, n_rows, n, a, h, ld, with_prime)
+    elif code == RELU6:
+        over_tile(g_relu6, &p, n_rows, n, a, h, ld, with_prime)
+    elif code == SIN:
+        over_tile(g_sin, &p, n_rows, n, a, h, ld, with_prime)
+    elif code == EXP:
+        over_tile(g_exp, &p, n_rows, n, a, h, ld, with_prime)
+    else:
         for s in range(n_rows):
             softmax_row(n, a + s * ld, h + s * ld)
-        return
-    for s in range(n_rows):
-        for j in range(n):
-            h[s * ld + j] = <real>ACTIVATION_FUNCTIONS[code](a[s * ld + j], parameter, &g_prime)
-            if with_prime:
-                a[s * ld + j] = <real>g_prime

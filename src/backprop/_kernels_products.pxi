@@ -11,6 +11,10 @@ cdef enum Epilogue:
     TIMES                    # C = C (.) A B: C holds g'(a) and becomes grad_a
 
 cdef enum:
+    PACK_ROWS = 64           # k's of a panel packed at a time: each row of W is read by whole cache lines
+    COPY_ROWS = 32           # a copied panel must be used by so many rows
+    FAR_BYTES = 2048         # from here on panels are copied before use; below, copies cost more than they save
+    FEW_INPUTS = 4           # up to here grad_W has its lanes over units: a vector over inputs would be mostly empty
     NARROW = 8               # a forward product with at most so many outputs takes the dot form; kernels.md section 2
 
 
@@ -131,22 +135,73 @@ cdef Py_ssize_t packed_size(Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
     return 0 if n_out <= NARROW else n_in * ((n_out + LANES - 1) // LANES) * LANES
 
 
+cdef Py_ssize_t scratch_size(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
+    """Reals of scratch that hidden_sum and weight_gradient of a layer need for copies of panels."""
+    cdef Py_ssize_t panel_width = BLOCK_VECTORS * LANES
+    return max(n_out * panel_width, n_rows * (panel_width + n_out), FEW_INPUTS * panel_width)
+
+
 cdef void pack_panel(Py_ssize_t n_in, Py_ssize_t n_columns, int width, const real* W, real* packed) noexcept nogil:
-    """packed[k][j] = W[j][k] for one panel of width columns, zeros beyond n_columns."""
+    """packed[k][j] = W[j][k] for one panel of width columns, zeros beyond n_columns; 4 x 4 blocks in registers."""
+    cdef Py_ssize_t whole_columns = n_columns // 4 * 4, whole_in = n_in // 4 * 4
     cdef Py_ssize_t j, k, k_start = 0, k_end
     while k_start < n_in:
-        k_end = min(k_start + 16, n_in)  # 16 rows of the panel stay in L1 while each row of W is read once
-        for j in range(n_columns):
+        k_end = min(k_start + PACK_ROWS, n_in)
+        j = 0
+        while j < whole_columns:
+            k = k_start
+            while k + 4 <= k_end:
+                transpose_quad(W + j * n_in + k, n_in, packed + k * width + j, width)
+                k += 4
+            j += 4
+        for j in range(whole_columns, n_columns):
             for k in range(k_start, k_end):
                 packed[k * width + j] = W[j * n_in + k]
-        for k in range(k_start, k_end):
+        k_start = k_end
+    for k in range(whole_in, n_in):
+        for j in range(whole_columns):
+            packed[k * width + j] = W[j * n_in + k]
+    if n_columns < width:
+        for k in range(n_in):
             for j in range(n_columns, width):
                 packed[k * width + j] = 0
-        k_start = k_end
+
+
+cdef inline void copy_panel(Py_ssize_t n_rows, Py_ssize_t width, Py_ssize_t n_columns, const real* source,
+                            Py_ssize_t source_row, real* packed) noexcept nogil:
+    """packed[k][j] = source[k][j] for a panel of width columns, zeros beyond n_columns."""
+    cdef Py_ssize_t k, j
+    for k in range(n_rows):
+        j = 0
+        while j < width:
+            store(packed + k * width + j, load_first(source + k * source_row + j, n_columns - j))
+            j += LANES
+
+
+cdef inline bint rows_lie_far_apart(Py_ssize_t ld) noexcept nogil:
+    """Whether each row of a panel lies on a page of its own, so that copying the panel pays where it is used often."""
+    return ld * <Py_ssize_t>sizeof(real) >= FAR_BYTES
+
+
+cdef void pack(Py_ssize_t n_in, Py_ssize_t n_out, const void* W_, void* packed_,
+               Py_ssize_t j_start, Py_ssize_t j_end) noexcept nogil:
+    """The panels of W^T that start within j_start..j_end-1."""
+    cdef const real* W = <const real*>W_
+    cdef real* packed = <real*>packed_
+    cdef Py_ssize_t j = 0
+    cdef int width
+    if n_out <= NARROW:
+        return
+    while j < min(n_out, j_end):
+        width = next_panel(n_out - j) * LANES
+        if j >= j_start:
+            pack_panel(n_in, min(n_out - j, <Py_ssize_t>width), width, W + j * n_in, packed)
+        packed += n_in * width
+        j += width
 
 
 cdef void forward_product(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
-                          const void* h_, Py_ssize_t ld_h, const void* W_, void* packed_, bint pack,
+                          const void* h_, Py_ssize_t ld_h, const void* W_, void* packed_, bint pack_first,
                           const void* b_, void* a_, Py_ssize_t ld_a) noexcept nogil:
     """a = h W^T + b: for each panel of outputs (packed just before its first use), all blocks of rows."""
     cdef const real* h = <const real*>h_
@@ -162,7 +217,7 @@ cdef void forward_product(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
     while j < n_out:
         n_vectors = next_panel(n_out - j)
         width = n_vectors * LANES
-        if pack:
+        if pack_first:
             pack_panel(n_in, min(n_out - j, <Py_ssize_t>width), width, W + j * n_in, packed)
         s = 0
         while s < n_rows:
@@ -225,23 +280,36 @@ cdef void dot_form(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const r
 # grad_{h_i} L = W_{i+1}^T grad_{a_{i+1}} L, and the g' product in its epilogue ---------------------------------------
 
 cdef void hidden_sum(Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next, const void* grad_a_next_, Py_ssize_t ld_next,
-                     const void* W_next_, void* grad_h_, Py_ssize_t ld, bint times_g_prime) noexcept nogil:
+                     const void* W_next_, void* grad_h_, Py_ssize_t ld, bint times_g_prime,
+                     void* scratch_) noexcept nogil:
     """dL/dh_{i,j} = sum_m dL/da_{i+1,m} W_{i+1,m,j}; with times_g_prime, grad_h held g'(a) and becomes dL/da_{i,j}."""
     cdef const real* grad_a_next = <const real*>grad_a_next_
     cdef const real* W_next = <const real*>W_next_
     cdef real* grad_h = <real*>grad_h_
-    cdef Py_ssize_t j = 0, s
-    cdef int n_vectors, m
+    cdef real* scratch = <real*>scratch_
+    cdef const real* B
+    cdef Py_ssize_t j = 0, s, ld_B
+    cdef int n_vectors, m, width
+    cdef bint partial
+    cdef bint copy = rows_lie_far_apart(n) and n_rows >= COPY_ROWS
     while j < n:
         n_vectors = next_panel(n - j)
+        width = n_vectors * LANES
+        partial = n - j < width
+        B = W_next + j
+        ld_B = n
+        if copy:
+            copy_panel(n_next, width, n - j, B, n, scratch)
+            B = scratch
+            ld_B = width
         s = 0
         while s < n_rows:
             m = next_rows(n_rows - s)
-            panel(m, n_vectors, n - j < n_vectors * LANES, n_next, grad_a_next + s * ld_next, ld_next, 1,
-                  W_next + j, n, lanes_in_last(n - j, n_vectors), NULL, grad_h + s * ld + j, ld,
+            panel(m, n_vectors, partial, n_next, grad_a_next + s * ld_next, ld_next, 1,
+                  B, ld_B, lanes_in_last(n - j, n_vectors), NULL, grad_h + s * ld + j, ld,
                   TIMES if times_g_prime else OVERWRITE)
             s += m
-        j += n_vectors * LANES
+        j += width
 
 
 cdef void g_prime_product(Py_ssize_t n_rows, Py_ssize_t n, const void* grad_h_, Py_ssize_t ld_grad_h,
@@ -258,26 +326,84 @@ cdef void g_prime_product(Py_ssize_t n_rows, Py_ssize_t n, const void* grad_h_, 
 # grad_{W_i} L = grad_{a_i} L h_{i-1}^T,   grad_{b_i} L = grad_{a_i} L ------------------------------------------------
 
 cdef void weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a_, Py_ssize_t ld_a,
-                          const void* h_, Py_ssize_t ld_h, void* grad_W_, bint add) noexcept nogil:
+                          const void* h_, Py_ssize_t ld_h, void* grad_W_, bint add, void* scratch_) noexcept nogil:
     """grad_W[u][j] = sum_s grad_a[s][u] h[s][j]: chains of 64 rows, added to grad_W one after another."""
     cdef const real* grad_a = <const real*>grad_a_
     cdef const real* h = <const real*>h_
     cdef real* grad_W = <real*>grad_W_
-    cdef Py_ssize_t j = 0, u, s
-    cdef int n_vectors, m
+    cdef real* copied_h = <real*>scratch_
+    cdef real* copied_grad_a = copied_h + n_rows * BLOCK_VECTORS * LANES
+    cdef const real* A
+    cdef const real* B
+    cdef Py_ssize_t j = 0, u, s, chain, row_A, row_B
+    cdef int n_vectors, m, width
+    cdef bint copy = rows_lie_far_apart(ld_a) or rows_lie_far_apart(ld_h)
+    if n_in <= FEW_INPUTS and n_in < n_out:
+        transposed_weight_gradient(n_rows, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, add, copied_h)
+        return
+    if copy:
+        u = 0
+        while u < n_out:  # blocks of units, each as contiguous rows
+            m = next_rows(n_out - u)
+            for s in range(n_rows):
+                for j in range(m):
+                    copied_grad_a[u * n_rows + s * m + j] = grad_a[s * ld_a + u + j]
+            u += m
+    j = 0
     while j < n_in:
         n_vectors = next_panel(n_in - j)
+        width = n_vectors * LANES
+        B = h + j
+        row_B = ld_h
+        if copy:
+            copy_panel(n_rows, width, n_in - j, B, ld_h, copied_h)
+            B = copied_h
+            row_B = width
         u = 0
         while u < n_out:
             m = next_rows(n_out - u)
+            A = grad_a + u
+            row_A = ld_a
+            if copy:
+                A = copied_grad_a + u * n_rows
+                row_A = m
             s = 0
             while s < n_rows:
-                panel(m, n_vectors, n_in - j < n_vectors * LANES, min(<Py_ssize_t>CHAIN_ROWS, n_rows - s),
-                      grad_a + s * ld_a + u, 1, ld_a, h + s * ld_h + j, ld_h, lanes_in_last(n_in - j, n_vectors),
-                      NULL, grad_W + u * n_in + j, n_in, ADD if add or s > 0 else OVERWRITE)
-                s += CHAIN_ROWS
+                chain = min(<Py_ssize_t>CHAIN_ROWS, n_rows - s)
+                panel(m, n_vectors, n_in - j < width, chain, A + s * row_A, 1, row_A, B + s * row_B, row_B,
+                      lanes_in_last(n_in - j, n_vectors), NULL, grad_W + u * n_in + j, n_in,
+                      ADD if add or s > 0 else OVERWRITE)
+                s += chain
             u += m
-        j += n_vectors * LANES
+        j += width
+
+
+cdef void transposed_weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const real* grad_a,
+                                     Py_ssize_t ld_a, const real* h, Py_ssize_t ld_h, real* grad_W, bint add,
+                                     real* sums) noexcept nogil:
+    """The same chains with lanes over units, for few inputs: sums[j][u], then added to grad_W[u][j]."""
+    cdef Py_ssize_t u = 0, v, j, s, chain
+    cdef int n_vectors, m, width
+    while u < n_out:
+        n_vectors = next_panel(n_out - u)
+        width = n_vectors * LANES
+        s = 0
+        while s < n_rows:
+            chain = min(<Py_ssize_t>CHAIN_ROWS, n_rows - s)
+            j = 0
+            while j < n_in:
+                m = next_rows(n_in - j)
+                panel(m, n_vectors, n_out - u < width, chain, h + s * ld_h + j, 1, ld_h, grad_a + s * ld_a + u, ld_a,
+                      lanes_in_last(n_out - u, n_vectors), NULL, sums + j * width, width, OVERWRITE)
+                j += m
+            for v in range(min(n_out - u, <Py_ssize_t>width)):
+                for j in range(n_in):
+                    if add or s > 0:
+                        grad_W[(u + v) * n_in + j] = grad_W[(u + v) * n_in + j] + sums[j * width + v]
+                    else:
+                        grad_W[(u + v) * n_in + j] = sums[j * width + v]
+            s += chain
+        u += width
 
 
 cdef void bias_gradient(Py_ssize_t n_rows, Py_ssize_t n_out, const void* grad_a_, Py_ssize_t ld_a,

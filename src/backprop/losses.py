@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from backprop.activations import ACTIVATIONS, SOFTMAX_CODE, Array
+from backprop.activations import ACTIVATIONS, SOFTMAX_CODE, Array, log1p
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ def _huber(z: Array, y: Array, delta: float) -> Array:
     return np.where(np.abs(d.real) <= delta, 0.5 * d * d, delta * (magnitude - 0.5 * delta))
 
 
+def _huber_slope(z: Array, y: Array, delta: float) -> Array:
+    d = z - y
+    return np.where(np.abs(d.real) > delta, delta * np.sign(d.real), d)
+
+
 def _quantile_slope(z: Array, y: Array, tau: float) -> Array:
     d = z.real - y
     return np.where(d > 0, 1.0 - tau, np.where(d < 0, -tau, d))  # d itself is 0, or NaN
@@ -77,7 +82,7 @@ def _hinge_slope(a: Array, y: Array, _: float) -> Array:
 def _binary_cross_entropy(a: Array, y: Array, _: float) -> Array:
     positive = a.real > 0
     t = np.exp(np.where(positive, -a, a))
-    return np.where(positive, (1.0 - y) * a, -y * a) + np.log1p(t)  # max(a, 0) - y a without the difference
+    return np.where(positive, (1.0 - y) * a, -y * a) + log1p(t)  # max(a, 0) - y a without the difference
 
 
 def _binary_cross_entropy_prime(a: Array, y: Array, _: float) -> Array:
@@ -102,7 +107,7 @@ def _cross_entropy(a: Array, y: Array, eps: float) -> Array:
     a_top = np.take_along_axis(a, top, axis=1)
     others = np.exp(a - a_top)
     np.put_along_axis(others, top, 0.0, axis=1)
-    minus_log_softmax = (a_top - a) + np.log1p(others.sum(axis=1, keepdims=True))
+    minus_log_softmax = (a_top - a) + log1p(others.sum(axis=1, keepdims=True))
     return np.where(target == 0, 0.0, target * minus_log_softmax).sum(axis=1)
 
 
@@ -120,7 +125,7 @@ _TABLE = [
     ),
     Loss(
         "huber", 2, "d^2/2 if |d| <= delta, else delta (|d| - delta/2)",
-        _huber, lambda z, y, p: np.clip(z.real - y, -p, p),
+        _huber, _huber_slope,
         parameter_name="delta", parameter_domain="a finite number > 0", default=1.0,
     ),
     Loss(

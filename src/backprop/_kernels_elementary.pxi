@@ -1,0 +1,246 @@
+# Elementary functions in vectors: exp, expm1, tanh, sigma, log1p, Phi, sin and what the activations make of them.
+#
+# A. One formula for all arguments, body and tail of a row alike, so that a value depends on its argument alone.
+# B. exp(x) = 2^n (1 + m) with n = round(x / ln 2): the reduction and 1 + m are kept as pairs (hi + lo), and a quotient
+#    gets one correction from its remainder. What is rounded is then close to the true value, and the error stays about
+#    half an ulp above the last rounding; tools/ulp.py has the figures.
+# C. Where exp(x) may be subnormal the power 2^n is applied last, once: `scale` rounds once.
+# D. NaN passes through every clamp and comparison.
+
+cdef inline vec poly(vec x, const real* c, const int degree) noexcept nogil:
+    """sum_i c[i] x^i by Horner's rule; degree is a constant to the compiler."""
+    cdef vec value = broadcast(c[degree])
+    cdef int i
+    for i in range(degree - 1, -1, -1):
+        value = vfma(value, x, broadcast(c[i]))
+    return value
+
+
+cdef inline pair fast_two_sum(vec a, vec b) noexcept nogil:
+    """a + b exactly, for |a| >= |b| (Dekker)."""
+    cdef vec hi = a + b
+    return make_pair(hi, b - (hi - a))
+
+
+cdef inline pair pair_two_sum(vec a, vec b) noexcept nogil:
+    """a + b exactly (Knuth)."""
+    cdef vec hi = a + b
+    cdef vec b_part = hi - a
+    return make_pair(hi, (a - (hi - b_part)) + (b - b_part))
+
+
+cdef inline pair two_product(vec a, vec b) noexcept nogil:
+    """a b exactly, where the error does not underflow."""
+    cdef vec hi = a * b
+    return make_pair(hi, vfma(a, b, -hi))
+
+
+cdef inline pair pair_product(pair a, pair b) noexcept nogil:
+    """a b, to about twice the digits."""
+    cdef pair p = two_product(a.hi, b.hi)
+    return make_pair(p.hi, vfma(a.hi, b.lo, vfma(a.lo, b.hi, p.lo)))
+
+
+cdef inline pair pair_plus(vec a, pair b) noexcept nogil:
+    """a + b, for |a| >= |b.hi|."""
+    cdef pair p = fast_two_sum(a, b.hi)
+    return make_pair(p.hi, p.lo + b.lo)
+
+
+cdef inline pair pair_sum(pair a, pair b) noexcept nogil:
+    """a + b."""
+    cdef pair p = pair_two_sum(a.hi, b.hi)
+    return make_pair(p.hi, p.lo + (a.lo + b.lo))
+
+
+cdef inline pair pair_scale(pair a, vec n) noexcept nogil:
+    """a 2^n."""
+    return make_pair(scale(a.hi, n), scale(a.lo, n))
+
+
+cdef inline pair pair_where_less(vec a, vec b, pair x, pair y) noexcept nogil:
+    """a < b ? x : y."""
+    return make_pair(where_less(a, b, x.hi, y.hi), where_less(a, b, x.lo, y.lo))
+
+
+cdef inline vec remainder(vec q, pair numerator, pair denominator) noexcept nogil:
+    """numerator - q denominator."""
+    return vfma(-q, denominator.hi, numerator.hi) + vfma(-q, denominator.lo, numerator.lo)
+
+
+cdef inline vec quotient(pair numerator, pair denominator, vec reciprocal) noexcept nogil:
+    """numerator / denominator from an approximate reciprocal, corrected by the remainder."""
+    cdef vec q = numerator.hi * reciprocal
+    return vfma(remainder(q, numerator, denominator), reciprocal, q)
+
+
+cdef inline pair quotient_pair(pair numerator, pair denominator, vec reciprocal) noexcept nogil:
+    """The same before its last rounding."""
+    cdef vec q = numerator.hi * reciprocal
+    return make_pair(q, remainder(q, numerator, denominator) * reciprocal)
+
+
+# exp -----------------------------------------------------------------------------------------------------------------
+
+cdef inline pair exp_minus_one_reduced(pair x, vec* n) noexcept nogil:
+    """m with exp(x) = 2^n (1 + m), |m| <= 0.42; x is clamped to where exp is 0 or inf."""
+    cdef vec bounded = clamp(x.hi, EXP_LOWEST, EXP_HIGHEST)
+    cdef vec r, low, square
+    cdef pair reduced
+    n[0] = vround(bounded * broadcast(LOG2_E))
+    r = vfma(-n[0], broadcast(LN2[0]), bounded)  # exact: LN2[0] leaves room for the bits of n
+    low = vfma(-n[0], broadcast(LN2[1]), x.lo)
+    reduced = fast_two_sum(r, low)
+    square = vfma(reduced.hi * reduced.hi, poly(reduced.hi, EXP_Q, EXP_DEGREE), reduced.lo)
+    return fast_two_sum(reduced.hi, square)
+
+
+cdef inline pair exp_reduced(pair x, vec* n) noexcept nogil:
+    """p in [0.7, 1.42] with exp(x) = 2^n p."""
+    return pair_plus(broadcast(1), exp_minus_one_reduced(x, n))
+
+
+cdef inline vec exp_rounded(vec x) noexcept nogil:
+    """exp(x)."""
+    cdef vec n
+    cdef pair p = exp_reduced(make_pair(x, broadcast(0)), &n)
+    return scale(p.hi + p.lo, n)
+
+
+cdef inline pair expm1_pair(pair m, vec n) noexcept nogil:
+    """2^n (1 + m) - 1, for n <= 0: m itself where n is 0."""
+    cdef vec zero = broadcast(0)
+    cdef pair t = pair_scale(pair_plus(broadcast(1), m), n)
+    return pair_where_less(n, zero, pair_plus(broadcast(-1), t), m)
+
+
+# Functions of t = exp(-|x|): the sigmoid family ----------------------------------------------------------------------
+
+cdef struct Exponential:
+    pair p                   # exp(-|x|) = 2^n p
+    vec n
+    pair t                   # exp(-|x|); may be subnormal, so that 2^n p is the better form in a product
+    pair d                   # 1 + t
+    vec r                    # 1 / d, rounded
+    pair d2                  # d^2
+    vec r2                   # 1 / d^2, nearly
+
+
+cdef inline Exponential exponential(pair minus_magnitude) noexcept nogil:
+    """t = exp(minus_magnitude), for an argument <= 0, with 1 + t and its square."""
+    cdef Exponential e
+    e.p = exp_reduced(minus_magnitude, &e.n)
+    e.t = pair_scale(e.p, e.n)
+    e.d = pair_plus(broadcast(1), e.t)
+    e.r = broadcast(1) / e.d.hi
+    e.d2 = two_product(e.d.hi, e.d.hi)
+    e.d2.lo = vfma(e.d.hi + e.d.hi, e.d.lo, e.d2.lo)
+    e.r2 = e.r * e.r
+    return e
+
+
+cdef inline pair minus_abs(vec x) noexcept nogil:
+    return make_pair(-vabs(x), broadcast(0))
+
+
+cdef inline vec sigmoid_of(vec x, const Exponential* e) noexcept nogil:
+    """sigma(x) = t/(1 + t) left of 0, 1/(1 + t) right of it."""
+    cdef vec zero = broadcast(0)
+    cdef pair numerator = pair_where_less(x, zero, e.p, make_pair(broadcast(1), zero))
+    return scale(quotient(numerator, e.d, e.r), where_less(x, zero, e.n, zero))
+
+
+cdef inline vec log1p_of(const Exponential* e, vec* low) noexcept nogil:
+    """log(1 + t) = 2 atanh(s), s = t/(2 + t), as hi and low."""
+    cdef pair u = pair_plus(broadcast(2), e.t)
+    cdef pair twice = make_pair(e.t.hi + e.t.hi, e.t.lo + e.t.lo)
+    cdef pair s2 = quotient_pair(twice, u, broadcast(1) / u.hi)  # 2s
+    cdef vec z = s2.hi * s2.hi * broadcast(<real>0.25)
+    low[0] = vfma(s2.hi * z, poly(z, ATANH_P, ATANH_DEGREE), s2.lo)
+    return s2.hi
+
+
+cdef inline vec gated(vec a, vec bounded, pair x, pair v, vec* g_prime) noexcept nogil:
+    """a sigma(x) and sigma(x) + v sigma'(x), v = a x'(a): silu (x = a) and gelu_tanh.
+
+    bounded is a, clamped to where sigma(x) is 0 or 1 and x and v are finite.
+    Left of 0 these are t a/d and t (d + v)/d^2, right of it a/d and (d + v t)/d^2, with d = 1 + t: nothing cancels but
+    d + v at the zero of g'.
+    """
+    cdef vec zero = broadcast(0)
+    cdef pair minus = pair_where_less(x.hi, zero, x, make_pair(-x.hi, -x.lo))
+    cdef Exponential e = exponential(minus)
+    cdef vec n = where_less(x.hi, zero, e.n, zero)
+    cdef pair numerator = pair_where_less(x.hi, zero, e.p, make_pair(broadcast(1), zero))
+    cdef pair gate = quotient_pair(numerator, e.d, e.r)
+    cdef pair left = pair_product(e.p, pair_sum(v, e.d))
+    cdef pair right = pair_sum(e.d, pair_product(v, e.t))
+    g_prime[0] = scale(quotient(pair_where_less(x.hi, zero, left, right), e.d2, e.r2), n)
+    return where_less(bounded, a, a, scale(vfma(bounded, gate.hi, bounded * gate.lo), n))
+
+
+# Phi and the sine ----------------------------------------------------------------------------------------------------
+
+cdef inline pair mills(vec x) noexcept nogil:
+    """M(x) = Phi(-x)/phi(x), x >= 0: a polynomial in u = (x - 4)/(x + 4), over x + 4; Cody 1969 has the substitution.
+
+    The last two steps of Horner's rule, u and the quotient are pairs.
+    """
+    cdef vec zero = broadcast(0)
+    cdef pair sum4 = pair_two_sum(x, broadcast(4))
+    cdef vec r = broadcast(1) / sum4.hi
+    cdef pair q = quotient_pair(make_pair(broadcast(1), zero), sum4, r)
+    cdef pair u = fast_two_sum(broadcast(1), broadcast(-8) * q.hi)
+    cdef vec inner = poly(u.hi, MILLS_P + 2, MILLS_DEGREE - 2)
+    cdef pair step, value
+    u.lo = vfma(broadcast(-8), q.lo, u.lo)
+    step = two_product(u.hi, inner)
+    value = pair_two_sum(broadcast(MILLS_P[1]), step.hi)
+    value.lo = value.lo + vfma(u.lo, inner, step.lo)
+    value = pair_product(value, u)
+    step = pair_two_sum(broadcast(MILLS_P[0]), value.hi)
+    step.lo = step.lo + value.lo
+    return pair_product(step, q)
+
+
+cdef inline vec sin_and_cos(vec a, vec* cosine) noexcept nogil:
+    """sin(a) and cos(a): a is reduced by multiples of pi/2 in four parts, or by integers where it is large."""
+    cdef vec magnitude = vabs(a)
+    cdef vec n = vround(clamp(a, -SIN_SMALL, SIN_SMALL) * broadcast(<real>0.63661977236758134308))
+    cdef pair r = pair_two_sum(vfma(-n, broadcast(PI_HALF[0]), a), -n * broadcast(PI_HALF[1]))  # both terms are exact
+    cdef vec quarter = n - broadcast(4) * vround(n * broadcast(<real>0.25))  # -2..2
+    cdef pair product = two_product(n, broadcast(PI_HALF[2]))
+    cdef pair reduced = fast_two_sum(r.hi, r.lo - product.hi)
+    cdef vec z, sine, odd, sign, result
+    cdef pair c
+    cdef int lane, quadrant
+    cdef double whole, low
+    reduced = fast_two_sum(reduced.hi, reduced.lo - vfma(n, broadcast(PI_HALF[3]), product.lo))
+    if any_at_least(magnitude, SIN_SMALL):
+        for lane in range(LANES):
+            if get_lane(magnitude, lane) >= SIN_SMALL:
+                quadrant = 0
+                whole = get_lane(a, lane) - get_lane(a, lane)  # sin(inf) is NaN
+                low = 0
+                if whole == 0:
+                    whole = reduce_large(get_lane(magnitude, lane), &quadrant, &low)
+                if get_lane(a, lane) < 0:
+                    whole = -whole
+                    low = -low
+                    quadrant = -quadrant & 3
+                reduced.hi = set_lane(reduced.hi, lane, <real>whole)
+                reduced.lo = set_lane(reduced.lo, lane, <real>((whole - <double><real>whole) + low))
+                quarter = set_lane(quarter, lane, <real>(quadrant - 4 if quadrant > 2 else quadrant))
+    z = reduced.hi * reduced.hi
+    sine = reduced.hi + vfma(reduced.hi * z, poly(z, SIN_S, SIN_DEGREE), reduced.lo)
+    c = fast_two_sum(broadcast(1), broadcast(<real>-0.5) * z)
+    c.lo = c.lo + vfma(broadcast(<real>-0.5), vfma(reduced.hi, reduced.hi, -z), -reduced.hi * reduced.lo)
+    cosine[0] = c.hi + vfma(z * z, poly(z, COS_C, COS_DEGREE), c.lo)
+    # Quarter turns: sin goes to cos, -sin, -cos; an odd number swaps the two.
+    odd = vabs(vabs(quarter) - broadcast(1))  # 0 for an odd quarter
+    sign = where_less(quarter, broadcast(<real>-0.5), broadcast(-1), broadcast(1))
+    result = where_less(odd, broadcast(<real>0.5), sign * cosine[0],
+                        where_less(broadcast(<real>1.5), vabs(quarter), -sine, sine))
+    cosine[0] = where_less(odd, broadcast(<real>0.5), -sign * sine,
+                           where_less(broadcast(<real>1.5), vabs(quarter), -cosine[0], cosine[0]))
+    return result

@@ -1,0 +1,148 @@
+"""Errors of every g and g' in units in the last place, against mpmath (float64) and the float64 kernels (float32).
+
+``python tools/ulp.py`` checks random and log-spaced arguments; ``--exhaustive`` all 2^32 float32 ones (minutes each).
+Near a zero of g' the error is given in units of u = 2^-53 or 2^-24 instead, as "abs".
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import mpmath as mp
+import numpy as np
+
+from backprop import _core
+from backprop.activations import ACTIVATIONS
+
+mp.mp.dps = 60
+INFORMATION = {np.float32: (24, -149), np.float64: (53, -1074)}
+SELU_SCALE = mp.mpf("1.0507009873554804934193349852946")
+SELU_ALPHA = mp.mpf("1.6732632423543772848170429916717")
+
+
+def sigma(a):
+    return 1 / (1 + mp.exp(-a)) if a >= 0 else mp.exp(a) / (1 + mp.exp(a))
+
+
+def gelu_tanh_argument(a):
+    return mp.sqrt(8 / mp.pi) * (a + mp.mpf("0.044715") * a**3)
+
+
+def mish_gate(a):
+    return mp.tanh(mp.log1p(mp.exp(a)))
+
+
+def phi(a):
+    return mp.exp(-a * a / 2) / mp.sqrt(2 * mp.pi)
+
+
+def distribution(a):
+    return mp.erfc(-a / mp.sqrt(2)) / 2
+
+
+# name -> (g, g')
+EXACT = {
+    "elu": (lambda a: a if a > 0 else mp.expm1(a), lambda a: mp.mpf(1) if a > 0 else mp.exp(a)),
+    "selu": (
+        lambda a: SELU_SCALE * (a if a > 0 else SELU_ALPHA * mp.expm1(a)),
+        lambda a: SELU_SCALE * (1 if a > 0 else SELU_ALPHA * mp.exp(a)),
+    ),
+    "gelu": (lambda a: a * distribution(a), lambda a: distribution(a) + a * phi(a)),
+    "gelu_tanh": (
+        lambda a: a * sigma(gelu_tanh_argument(a)),
+        lambda a: sigma(gelu_tanh_argument(a))
+        + a * mp.sqrt(8 / mp.pi) * (1 + 3 * mp.mpf("0.044715") * a * a)
+        * sigma(gelu_tanh_argument(a)) * sigma(-gelu_tanh_argument(a)),
+    ),
+    "silu": (lambda a: a * sigma(a), lambda a: sigma(a) + a * sigma(a) * sigma(-a)),
+    "mish": (
+        lambda a: a * mish_gate(a),
+        lambda a: mish_gate(a) + a * sigma(a) / mp.cosh(mp.log1p(mp.exp(a))) ** 2,
+    ),
+    "softplus": (lambda a: mp.log1p(mp.exp(a)), sigma),
+    "softsign": (lambda a: a / (1 + abs(a)), lambda a: 1 / (1 + abs(a)) ** 2),
+    "tanh": (mp.tanh, lambda a: 1 / mp.cosh(a) ** 2),
+    "sigmoid": (sigma, lambda a: sigma(a) * sigma(-a)),
+    "sin": (mp.sin, mp.cos),
+    "exp": (mp.exp, mp.exp),
+    "hardswish": (
+        lambda a: a * min(max(a + 3, 0), 6) / 6,
+        lambda a: mp.mpf(0) if a <= -3 else mp.mpf(1) if a >= 3 else (2 * a + 3) / 6,
+    ),
+    "hardsigmoid": (lambda a: min(max(a + 3, mp.mpf(0)), 6) / 6, lambda a: mp.mpf(1) / 6 if -3 < a < 3 else mp.mpf(0)),
+}  # fmt: skip
+BOUND = {"exp": 709.0, "sin": 1e300, "hardswish": 1e300, "softsign": 1e300}  # others: 1e3, limits beyond it
+
+
+def kernel(name: str, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """g(a) and g'(a) by the kernels."""
+    h, g_prime = np.empty_like(a)[None], a.copy()[None]
+    _core.activate(g_prime, h, ACTIVATIONS[name].code, ACTIVATIONS[name].default)
+    return h[0], g_prime[0]
+
+
+def arguments(rng: np.random.Generator, n: int, bound: float, dtype: type) -> np.ndarray:
+    """Half uniform in [-10, 10], a quarter uniform up to the bound, a quarter log-spaced, all of both signs."""
+    wide = min(bound, 120.0 if dtype is np.float32 else 800.0)
+    tiny = 1e-38 if dtype is np.float32 else 1e-300
+    parts = [
+        rng.uniform(-10, 10, n // 2),
+        rng.uniform(-wide, wide, n // 4),
+        np.exp(rng.uniform(np.log(tiny), np.log(bound), n // 4)) * rng.choice([-1, 1], n // 4),
+    ]
+    return np.concatenate(parts).astype(dtype)
+
+
+def error_in_ulp(value: float, exact, dtype: type) -> float:
+    """|value - exact| in units of the last place of the exact value."""
+    digits, least = INFORMATION[dtype]
+    if exact == 0:
+        return 0.0 if value == 0 else float("inf")
+    exponent = max(mp.floor(mp.log(abs(exact), 2)) - digits + 1, least)
+    return float(abs(mp.mpf(float(value)) - exact) / mp.mpf(2) ** exponent)
+
+
+def worst(name: str, which: int, a: np.ndarray, values: np.ndarray, dtype: type) -> tuple[float, float, float]:
+    """The largest error in ulp and its argument, and the largest error in u near a zero of g'."""
+    u = 2.0 ** -INFORMATION[dtype][0]
+    largest, place, largest_absolute = 0.0, 0.0, 0.0
+    for x, value in zip(a.tolist(), values.tolist(), strict=True):
+        exact = EXACT[name][which](mp.mpf(x))
+        if not np.isfinite(value) and abs(exact) > float(np.finfo(dtype).max):
+            continue
+        absolute = float(abs(mp.mpf(value) - exact)) / u if np.isfinite(value) else float("inf")
+        near_zero = which == 1 and name in {"gelu", "gelu_tanh", "silu", "mish", "hardswish"} and -3 < x < -0.5
+        near_zero = near_zero or (which == 1 and name == "sin" and absolute <= 2)
+        if near_zero:
+            largest_absolute = max(largest_absolute, absolute)
+            continue
+        error = error_in_ulp(value, exact, dtype)
+        if error > largest:
+            largest, place = error, x
+    return largest, place, largest_absolute
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--points", type=int, default=4000, help="arguments a function")
+    parser.add_argument("names", nargs="*", help="activations (default: all that round)")
+    options = parser.parse_args()
+    print(f"instruction set {_core.simd}; largest error in ulp (argument), near a zero of g' in u")
+    for dtype in (np.float32, np.float64):
+        for name in options.names or EXACT:
+            rng = np.random.default_rng(1)
+            top = 3e38 if dtype is np.float32 else 1e300
+            a = arguments(rng, options.points, min(BOUND.get(name, 1e3), top), dtype)
+            h, g_prime = kernel(name, a)
+            line = f"{np.dtype(dtype).name} {name:<12}"
+            for which, values in enumerate((h, g_prime)):
+                largest, place, absolute = worst(name, which, a, values, dtype)
+                line += f"  {'g' if which == 0 else 'gp'} {largest:8.3f} ({place:11.5g})"
+                if which == 1 and absolute:
+                    line += f" abs {absolute:.2f}"
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
