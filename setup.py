@@ -27,18 +27,26 @@ SIMD_FLAGS = {
 
 
 def simd_builds():
-    """The instruction sets to build for on this machine's architecture."""
-    return ["v2", "v3", "v4"] if platform.machine().lower() in {"x86_64", "amd64"} else ["generic"]
+    """The instruction sets to build for: those of this machine's architecture.
+
+    BACKPROP_BUILD_SIMD, a comma-separated list such as "v3", names fewer: for tools that rebuild often, not for wheels.
+    """
+    every = ["v2", "v3", "v4"] if platform.machine().lower() in {"x86_64", "amd64"} else ["generic"]
+    wanted = os.environ.get("BACKPROP_BUILD_SIMD")
+    chosen = wanted.split(",") if wanted else every
+    if not set(chosen) <= set(every):
+        raise ValueError(f"BACKPROP_BUILD_SIMD: expected a list of {', '.join(every)}, got {wanted!r}")
+    return chosen
 
 
 def extensions():
     """All extension modules; Cython runs once for each source."""
     include = [np.get_include(), str(PACKAGE)]
-    core_flags = [*FLAGS, "-march=x86-64-v2"] if "v2" in simd_builds() else FLAGS
+    core_flags = FLAGS if "generic" in simd_builds() else [*FLAGS, "-march=x86-64-v2"]
     sources = [
         Extension(
             "backprop._core",
-            [str(PACKAGE / "_core.pyx")],
+            [str(PACKAGE / "_core.pyx"), str(PACKAGE / "_pool.c")],
             include_dirs=include,
             extra_compile_args=core_flags,
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
@@ -52,13 +60,15 @@ def extensions():
         for dtype, float64 in (("f4", 0), ("f8", 1)):
             name = f"_kernels_{simd}_{dtype}"
             wrapper = c_file.with_name(f"{name}.c")
-            wrapper.write_text(f'#define PyInit__kernels PyInit_{name}\n#include "{c_file.name}"\n')
+            text = f'#define PyInit__kernels PyInit_{name}\n#include "{c_file.name}"\n'
+            if not wrapper.exists() or wrapper.read_text() != text:  # else what is built stays newer than its source
+                wrapper.write_text(text)
             builds.append(
                 Extension(
                     f"backprop.{name}",
                     [str(wrapper)],
                     include_dirs=[str(PACKAGE)],
-                    depends=[str(c_file)],
+                    depends=[str(c_file), *map(str, PACKAGE.glob("_kernels*.h"))],
                     define_macros=[("BP_FLOAT64", str(float64)), ALWAYS_INLINE],
                     extra_compile_args=[*FLAGS, *SIMD_FLAGS[simd]],
                 )

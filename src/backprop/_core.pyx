@@ -11,15 +11,16 @@
     (7)  grad_{W_i} L = grad_{a_i} L h_{i-1}^T                      `weight_gradient`
     (8)  grad_{b_i} L = grad_{a_i} L                                `bias_gradient`
 
-A. Samples stream through a tile of `tile_rows` rows, which goes through (1)-(8) before the next one comes. The tile's
-   buffers, and all others, lie in one block sized by `lay_out_workspace`; nothing is allocated inside the loops, and
-   nothing grows with the number of samples.
+A. Samples stream through a tile of rows, which goes through (1)-(8) before the next one comes. The tile's buffers, and
+   all others, lie in one block sized by `lay_out_workspace`; nothing is allocated inside the loops, and nothing grows
+   with the number of samples.
 B. A layer owns two buffers in the tile. h_i stays until (7) of the layer above has read it. The other is a_i until (3)
    makes it g'(a_i), in place, and grad_a_i from (6) on, in place again: each is dead when the next is born.
    h_0 is the caller's x itself. (5) and (6) are one kernel, unless the caller asks to see grad_h.
-C. Sums over samples have three levels: chains of 64 rows in registers, 16 such chains added in the network's dtype (a
-   chunk of 1024 rows, summed in `out`), and chunks added in float64 or, for float64, as a two-term sum. The division by
-   n_samples or by the sum of the weights comes once, at the end. The order depends on the number of samples alone.
+C. Sums over samples have three levels: chains of 64 rows in registers, at most 16 such chains added in the network's
+   dtype (a chunk), and chunks added in float64 or, for float64, as a two-term sum. The division by n_samples or by the
+   sum of the weights comes once, at the end. The order depends on the number of samples alone: tiles are cut between
+   chains, threads between tiles, units or chunks (_core_threads.pxi).
 D. Rows whose weights are all 0 are left out when a tile is filled: the sums are those of the reduced problem, bit for
    bit. Then, and only then, x, y and the weights of a tile are copied.
 E. Both dtypes and all instruction sets share this file: it handles untyped memory, and the kernels of `KernelTable`
@@ -32,15 +33,14 @@ import math
 import os
 
 cimport numpy as cnp
-from cpython.exc cimport PyErr_CheckSignals
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport isfinite
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from backprop._kernel_table cimport (
-    BINARY_CROSS_ENTROPY, CHUNK_ROWS, CROSS_ENTROPY, HINGE, NO_WEIGHT, POISSON, ROW_BYTES, WEIGHT_PER_ENTRY,
+    BINARY_CROSS_ENTROPY, CHAIN_ROWS, CHUNK_ROWS, CROSS_ENTROPY, HINGE, NO_WEIGHT, POISSON, ROW_BYTES, WEIGHT_PER_ENTRY,
     WEIGHT_PER_SAMPLE, KernelTable,
 )
 
@@ -50,11 +50,9 @@ ctypedef fused floating:
     float
     double
 
-cdef class Plan
-
 include "_core_simd.pxi"
-include "_core_inspect.pxi"
 include "_core_workspace.pxi"
+include "_core_inspect.pxi"
 
 
 cdef struct Request:
@@ -67,7 +65,7 @@ cdef struct Request:
     int weight_kind
     const double* weight         # (n_samples,) or (n_samples, n_L)
     double weight_scale          # a power of two that brings the weights near 1, against under- and overflow
-    bint skip_rows               # whether some row has no weight but 0
+    Py_ssize_t n_kept            # samples that have a weight other than 0
     double divisor               # n_samples or the sum of scaled weights, times n_L where l is a mean over outputs
     char* y_hat                  # forward: (n_samples, n_L)
     char* grad                   # (n_params,)
@@ -78,15 +76,16 @@ cdef struct Request:
 
 
 cdef struct Tile:
-    # One tile's rows: pointers into the caller's arrays, or into copies where rows are left out.
+    # Rows that go through the recursion together: pointers into the caller's arrays, or into copies (note D).
+    Py_ssize_t first             # where the rows start in the buffers of the workspace
     Py_ssize_t n_rows
     const char* x
     const char* y
     const Py_ssize_t* labels
     const double* weight
     Py_ssize_t* rows             # the source row of each row of the tile
-    bint pack                    # the first tile of a call fills the packed weights
-    bint add                     # sums of this tile are added to those of its chunk
+    char* scratch                # this thread's
+    bint pack                    # fill the packed weights on the way
 
 
 # (1) ------------------------------------------------------------------------------------------------------------------
@@ -102,36 +101,37 @@ cdef inline bint has_weight(const Request* request, Py_ssize_t row, Py_ssize_t n
     return False
 
 
-cdef Py_ssize_t fill_tile(Plan plan, const Request* request, Workspace* work, Tile* tile,
+cdef Py_ssize_t fill_tile(const Layers* plan, const Request* request, Workspace* work, Tile* tile,
                           Py_ssize_t row, Py_ssize_t n_rows) noexcept nogil:
-    """Up to n_rows rows, from `row` on, into the tile; returns the row after the last one."""
-    cdef Py_ssize_t n_in = plan.sizes[0], n_out = plan.sizes[plan.n_layers], s
+    """n_rows rows with weight, from source row `row` on, into the tile; returns the row after the last one."""
+    cdef Py_ssize_t n_in = plan.sizes[0], n_out = plan.sizes[plan.n_layers], s = 0
     cdef Py_ssize_t weight_width = n_out if request.weight_kind == WEIGHT_PER_ENTRY else 1
+    tile.first = 0
+    tile.n_rows = n_rows
+    tile.x = request.x + row * n_in * plan.itemsize
     tile.y = NULL
     tile.labels = NULL
     tile.weight = NULL
-    if not request.skip_rows:
-        tile.n_rows = min(n_rows, request.n_samples - row)
-        tile.x = request.x + row * n_in * plan.itemsize
+    tile.rows = work.rows
+    tile.scratch = work.scratch
+    if request.n_kept == request.n_samples:
         if request.y != NULL:
             tile.y = request.y + row * n_out * plan.itemsize
         if request.labels != NULL:
             tile.labels = request.labels + row
         if request.weight_kind != NO_WEIGHT:
             tile.weight = request.weight + row * weight_width
-        for s in range(tile.n_rows):
+        for s in range(n_rows):
             tile.rows[s] = row + s
-        return row + tile.n_rows
-    tile.n_rows = 0
+        return row + n_rows
     tile.x = work.x
     if request.y != NULL:
         tile.y = work.y
     if request.labels != NULL:
         tile.labels = work.labels
     tile.weight = work.weight
-    while row < request.n_samples and tile.n_rows < n_rows:
+    while s < n_rows:
         if has_weight(request, row, n_out):
-            s = tile.n_rows
             tile.rows[s] = row
             memcpy(work.x + s * n_in * plan.itemsize, request.x + row * n_in * plan.itemsize, n_in * plan.itemsize)
             if request.y != NULL:
@@ -140,102 +140,141 @@ cdef Py_ssize_t fill_tile(Plan plan, const Request* request, Workspace* work, Ti
             if request.labels != NULL:
                 work.labels[s] = request.labels[row]
             memcpy(work.weight + s * weight_width, request.weight + row * weight_width, weight_width * sizeof(double))
-            tile.n_rows += 1
+            s += 1
         row += 1
     return row
 
 
-cdef inline const char* h_of(Plan plan, const Workspace* work, const Tile* tile, Py_ssize_t i) noexcept nogil:
-    """h_i of the tile; h_0 is x."""
-    return tile.x if i == 0 else work.h[i]
+cdef Tile part_of(const Layers* plan, const Request* request, const Tile* tile, Py_ssize_t first,
+                  Py_ssize_t n_rows) noexcept nogil:
+    """Some rows of a tile."""
+    cdef Tile part = tile[0]
+    cdef Py_ssize_t n_out = plan.sizes[plan.n_layers]
+    part.first = tile.first + first
+    part.n_rows = n_rows
+    part.x = tile.x + first * plan.sizes[0] * plan.itemsize
+    if part.y != NULL:
+        part.y = tile.y + first * n_out * plan.itemsize
+    if part.labels != NULL:
+        part.labels = tile.labels + first
+    if part.weight != NULL:
+        part.weight = tile.weight + first * (n_out if request.weight_kind == WEIGHT_PER_ENTRY else 1)
+    part.rows = tile.rows + first
+    return part
 
 
-cdef inline Py_ssize_t ld_of(Plan plan, Py_ssize_t i) noexcept nogil:
-    """The row length of h_i in reals: x has no padding."""
-    return plan.sizes[0] if i == 0 else plan.layers[i].ld
+cdef inline char* a_of(const Layers* plan, const Workspace* work, const Tile* tile, Py_ssize_t i) noexcept nogil:
+    """a_i of the tile, then g'(a_i), then grad_a_i (note B)."""
+    return work.a[i] + tile.first * plan.layers[i].ld * plan.itemsize
+
+
+cdef inline char* output_of(const Layers* plan, const Workspace* work, const Tile* tile, Py_ssize_t i) noexcept nogil:
+    """h_i of the tile, i > 0."""
+    return work.h[i] + tile.first * plan.layers[i].ld * plan.itemsize
+
+
+cdef inline const char* input_of(const Layers* plan, const Workspace* work, const Tile* tile,
+                                 Py_ssize_t i) noexcept nogil:
+    """h_{i-1} of the tile; h_0 is x."""
+    return tile.x if i == 1 else output_of(plan, work, tile, i - 1)
+
+
+cdef inline Py_ssize_t ld_of_input(const Layers* plan, Py_ssize_t i) noexcept nogil:
+    """The row length of h_{i-1} in reals: x has no padding."""
+    return plan.sizes[0] if i == 1 else plan.layers[i - 1].ld
 
 
 # (2), (3) -------------------------------------------------------------------------------------------------------------
 
-cdef void preactivation(Plan plan, const Request* request, Workspace* work, const Tile* tile,
+cdef void preactivation(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
                         Py_ssize_t i) noexcept nogil:
     """a_i = W_i h_{i-1} + b_i"""
     cdef const Layer* layer = &plan.layers[i]
-    plan.kernels.forward_product(tile.n_rows, layer.n_in, layer.n_out, h_of(plan, work, tile, i - 1),
-                                 ld_of(plan, i - 1), request.params + layer.W, work.packed[i], tile.pack,
-                                 request.params + layer.b, work.a[i], layer.ld)
+    plan.kernels.forward_product(tile.n_rows, layer.n_in, layer.n_out, input_of(plan, work, tile, i),
+                                 ld_of_input(plan, i), request.params + layer.W, work.packed[i], tile.pack,
+                                 request.params + layer.b, a_of(plan, work, tile, i), layer.ld)
 
 
-cdef void activation(Plan plan, Workspace* work, const Tile* tile, Py_ssize_t i, int code,
+cdef void activation(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i, int code,
                      bint with_prime) noexcept nogil:
     """h_i = g_i(a_i); with_prime: a_i becomes g_i'(a_i)."""
     plan.kernels.activate(code, plan.layers[i].parameter, tile.n_rows, plan.layers[i].n_out,
-                          work.a[i], work.h[i], plan.layers[i].ld, with_prime)
+                          a_of(plan, work, tile, i), output_of(plan, work, tile, i), plan.layers[i].ld, with_prime)
 
 
-cdef void forward_sweep(Plan plan, const Request* request, Workspace* work, const Tile* tile,
-                        bint with_prime) noexcept nogil:
+cdef int forward_sweep(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
+                       bint with_prime, Clock* clock) except -1 nogil:
     """(2) and (3) for i = 1..L, but (3) for i = L only where the loss acts on y_hat."""
     cdef Py_ssize_t i
     for i in range(1, plan.n_layers + 1):
         preactivation(plan, request, work, tile, i)
-        keep(plan, tile, request.keep_a, i, work.a[i], plan.layers[i].ld, 1)
+        keep(plan, tile, request.keep_a, i, a_of(plan, work, tile, i), plan.layers[i].ld, 1)
         if i < plan.n_layers or not plan.loss_acts_on_a:
             activation(plan, work, tile, i, plan.layers[i].activation, with_prime)
-            keep(plan, tile, request.keep_h, i, work.h[i], plan.layers[i].ld, 1)
+            keep(plan, tile, request.keep_h, i, output_of(plan, work, tile, i), plan.layers[i].ld, 1)
+        if plan.is_wide:
+            poll_signals(clock)
+    return 0
 
 
 # (4) ------------------------------------------------------------------------------------------------------------------
 
-cdef double output_gradient(Plan plan, const Request* request, Workspace* work, const Tile* tile,
-                            bint with_gradient) noexcept nogil:
-    """The tile's sum of weighted row losses; a_L, or g'(a_L) where the loss acts on y_hat, becomes grad_{a_L} L."""
+cdef void output_gradient(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
+                          bint with_gradient) noexcept nogil:
+    """Weighted row losses; a_L, or g'(a_L) where the loss acts on y_hat, becomes grad_{a_L} L."""
     cdef Py_ssize_t L = plan.n_layers, ld = plan.layers[plan.n_layers].ld
-    cdef const char* y_hat = NULL if plan.loss_acts_on_a else work.h[L]
-    if request.keep_grad_h != NULL and not plan.loss_acts_on_a:  # with g' = 1, grad_a_L is grad_h_L
-        plan.kernels.fill_with_ones(tile.n_rows * ld, work.grad_h)
-        plan.kernels.loss(plan.loss, plan.loss_parameter, tile.n_rows, plan.sizes[L], work.grad_h, ld, y_hat, tile.y,
-                          tile.labels, request.weight_kind, tile.weight, request.weight_scale, True)
-        keep(plan, tile, request.keep_grad_h, L, work.grad_h, ld, request.divisor)
-    return plan.kernels.loss(plan.loss, plan.loss_parameter, tile.n_rows, plan.sizes[L], work.a[L], ld, y_hat, tile.y,
-                             tile.labels, request.weight_kind, tile.weight, request.weight_scale, with_gradient)
+    cdef const char* y_hat = NULL
+    if not plan.loss_acts_on_a:
+        y_hat = output_of(plan, work, tile, L)
+        if request.keep_grad_h != NULL:  # with g' = 1, grad_a_L is grad_h_L
+            plan.kernels.fill_with_ones(tile.n_rows * ld, work.grad_h)
+            plan.kernels.loss(plan.loss, plan.loss_parameter, tile.n_rows, plan.sizes[L], work.grad_h, ld, y_hat,
+                              tile.y, tile.labels, request.weight_kind, tile.weight, request.weight_scale,
+                              work.row_loss + tile.first, True)
+            keep(plan, tile, request.keep_grad_h, L, work.grad_h, ld, request.divisor)
+    plan.kernels.loss(plan.loss, plan.loss_parameter, tile.n_rows, plan.sizes[L], a_of(plan, work, tile, L), ld, y_hat,
+                      tile.y, tile.labels, request.weight_kind, tile.weight, request.weight_scale,
+                      work.row_loss + tile.first, with_gradient)
 
 
 # (5), (6) -------------------------------------------------------------------------------------------------------------
 
-cdef void hidden_sum(Plan plan, const Request* request, Workspace* work, const Tile* tile, Py_ssize_t i,
+cdef void hidden_sum(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, Py_ssize_t i,
                      char* grad_h, Py_ssize_t ld, bint times_g_prime) noexcept nogil:
     """dL/dh_{i,j} = sum_m dL/da_{i+1,m} W_{i+1,m,j}; times_g_prime: the product (6) in the same pass."""
     cdef const Layer* next_layer = &plan.layers[i + 1]
-    plan.kernels.hidden_sum(tile.n_rows, next_layer.n_in, next_layer.n_out, work.a[i + 1], next_layer.ld,
-                            request.params + next_layer.W, grad_h, ld, times_g_prime)
+    plan.kernels.hidden_sum(tile.n_rows, next_layer.n_in, next_layer.n_out, a_of(plan, work, tile, i + 1),
+                            next_layer.ld, request.params + next_layer.W, grad_h, ld, times_g_prime, tile.scratch)
 
 
-cdef void g_prime_product(Plan plan, Workspace* work, const Tile* tile, Py_ssize_t i) noexcept nogil:
+cdef void g_prime_product(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i) noexcept nogil:
     """dL/da_{i,j} = dL/dh_{i,j} g'(a_{i,j}), where grad_h stands in a buffer of its own."""
     plan.kernels.g_prime_product(tile.n_rows, plan.sizes[i], work.grad_h, plan.layers[i].ld,
-                                 work.a[i], plan.layers[i].ld)
+                                 a_of(plan, work, tile, i), plan.layers[i].ld)
 
 
 # (7), (8) -------------------------------------------------------------------------------------------------------------
 
-cdef void weight_gradient(Plan plan, const Request* request, Workspace* work, const Tile* tile,
-                          Py_ssize_t i) noexcept nogil:
-    """grad_{W_i} L = grad_{a_i} L h_{i-1}^T, summed over the tile, into the chunk's sums."""
+cdef void weight_gradient(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i, Py_ssize_t unit,
+                          Py_ssize_t n_units, char* grad, bint add) noexcept nogil:
+    """grad_{W_i} L = grad_{a_i} L h_{i-1}^T for some units of a layer, summed over the tile; or added to grad."""
     cdef const Layer* layer = &plan.layers[i]
-    plan.kernels.weight_gradient(tile.n_rows, layer.n_in, layer.n_out, work.a[i], layer.ld,
-                                 h_of(plan, work, tile, i - 1), ld_of(plan, i - 1), request.grad + layer.W, tile.add)
+    plan.kernels.weight_gradient(tile.n_rows, layer.n_in, n_units, a_of(plan, work, tile, i) + unit * plan.itemsize,
+                                 layer.ld, input_of(plan, work, tile, i), ld_of_input(plan, i),
+                                 grad + layer.W + unit * layer.n_in * plan.itemsize, add, tile.scratch)
 
 
-cdef void bias_gradient(Plan plan, const Request* request, Workspace* work, const Tile* tile,
-                        Py_ssize_t i) noexcept nogil:
-    """grad_{b_i} L = grad_{a_i} L, summed over the tile, into the chunk's sums."""
+cdef void bias_gradient(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i, Py_ssize_t unit,
+                        Py_ssize_t n_units, char* grad, bint add) noexcept nogil:
+    """grad_{b_i} L = grad_{a_i} L for some units of a layer, summed over the tile; or added to grad."""
     cdef const Layer* layer = &plan.layers[i]
-    plan.kernels.bias_gradient(tile.n_rows, layer.n_out, work.a[i], layer.ld, request.grad + layer.b, tile.add)
+    plan.kernels.bias_gradient(tile.n_rows, n_units, a_of(plan, work, tile, i) + unit * plan.itemsize, layer.ld,
+                               grad + layer.b + unit * plan.itemsize, add)
 
 
-cdef void backward_sweep(Plan plan, const Request* request, Workspace* work, const Tile* tile) noexcept nogil:
-    """(5)-(8) for i = L..1, from grad_{a_L} L."""
+cdef int backward_sweep(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
+                        char* grad, bint add, Clock* clock) except -1 nogil:
+    """(5)-(8) for i = L..1, from grad_{a_L} L; with grad NULL (5) and (6) alone."""
     cdef Py_ssize_t i
     for i in range(plan.n_layers, 0, -1):
         if i < plan.n_layers:
@@ -244,16 +283,22 @@ cdef void backward_sweep(Plan plan, const Request* request, Workspace* work, con
                 keep(plan, tile, request.keep_grad_h, i, work.grad_h, plan.layers[i].ld, request.divisor)
                 g_prime_product(plan, work, tile, i)
             else:
-                hidden_sum(plan, request, work, tile, i, work.a[i], plan.layers[i].ld, True)
-        keep(plan, tile, request.keep_grad_a, i, work.a[i], plan.layers[i].ld, request.divisor)
-        weight_gradient(plan, request, work, tile, i)
-        bias_gradient(plan, request, work, tile, i)
+                hidden_sum(plan, request, work, tile, i, a_of(plan, work, tile, i), plan.layers[i].ld, True)
+            if plan.is_wide:
+                poll_signals(clock)
+        keep(plan, tile, request.keep_grad_a, i, a_of(plan, work, tile, i), plan.layers[i].ld, request.divisor)
+        if grad != NULL:
+            weight_gradient(plan, work, tile, i, 0, plan.sizes[i], grad, add)
+            bias_gradient(plan, work, tile, i, 0, plan.sizes[i], grad, add)
+            if plan.is_wide:
+                poll_signals(clock)
     if request.keep_grad_h != NULL:
         hidden_sum(plan, request, work, tile, 0, work.grad_h, plan.sizes[0], False)
         keep(plan, tile, request.keep_grad_h, 0, work.grad_h, plan.sizes[0], request.divisor)
+    return 0
 
 
-cdef void keep(Plan plan, const Tile* tile, void** arrays, Py_ssize_t i, const char* rows, Py_ssize_t ld,
+cdef void keep(const Layers* plan, const Tile* tile, void** arrays, Py_ssize_t i, const char* rows, Py_ssize_t ld,
                double divisor) noexcept nogil:
     """Copy a layer's rows of the tile, divided, to the caller's array for it, where he asked for one."""
     cdef Py_ssize_t s, n = plan.sizes[i]
@@ -264,76 +309,7 @@ cdef void keep(Plan plan, const Tile* tile, void** arrays, Py_ssize_t i, const c
                             <char*>arrays[i] + tile.rows[s] * n * plan.itemsize)
 
 
-# The sweeps over all tiles --------------------------------------------------------------------------------------------
-
-cdef int value_and_grad_of_tiles(Plan plan, const Request* request, Workspace* work,
-                                 double* loss) except -1 nogil:
-    """Loss, and the gradient where request.grad is set: tiles into chunks, chunks into wide sums (note C)."""
-    cdef Tile tile
-    cdef Py_ssize_t row = 0, chunk_rows
-    cdef bint first_chunk = True
-    cdef double chunk_loss, total = 0, total_error = 0, error
-    cdef Clock clock
-    start_clock(&clock)
-    tile.rows = work.rows
-    tile.pack = True
-    while row < request.n_samples:
-        chunk_rows = 0
-        chunk_loss = 0
-        while row < request.n_samples and chunk_rows < CHUNK_ROWS:
-            row = fill_tile(plan, request, work, &tile, row, min(plan.tile_rows, CHUNK_ROWS - chunk_rows))
-            if tile.n_rows == 0:
-                break
-            tile.add = chunk_rows > 0
-            forward_sweep(plan, request, work, &tile, request.grad != NULL)
-            chunk_loss += output_gradient(plan, request, work, &tile, request.grad != NULL)
-            if request.grad != NULL:
-                backward_sweep(plan, request, work, &tile)
-            chunk_rows += tile.n_rows
-            tile.pack = False
-            poll_signals(&clock)
-        if chunk_rows == 0:
-            break
-        add_with_error(total, chunk_loss, &total, &error)
-        total_error += error
-        if request.grad != NULL and (request.n_samples > CHUNK_ROWS):
-            plan.kernels.accumulate(plan.n_params, request.grad, work.wide, work.wide_error, first_chunk)
-        first_chunk = False
-    loss[0] = (total + total_error if total_error == total_error else total) / request.divisor
-    if request.grad != NULL:
-        if request.n_samples > CHUNK_ROWS:
-            plan.kernels.finish_wide(plan.n_params, work.wide, work.wide_error, request.divisor, request.grad)
-        else:
-            plan.kernels.finish(plan.n_params, request.grad, request.divisor, request.grad)
-    return 0
-
-
-cdef int forward_of_tiles(Plan plan, const Request* request, Workspace* work) except -1 nogil:
-    """y_hat, and a and h of the layers where they are asked for."""
-    cdef Tile tile
-    cdef Py_ssize_t row = 0, L = plan.n_layers
-    cdef Clock clock
-    start_clock(&clock)
-    tile.rows = work.rows
-    tile.pack = True
-    while row < request.n_samples:
-        row = fill_tile(plan, request, work, &tile, row, plan.tile_rows)
-        forward_sweep(plan, request, work, &tile, False)
-        if plan.loss_acts_on_a:
-            activation(plan, work, &tile, L, plan.link, False)
-            keep(plan, &tile, request.keep_h, L, work.h[L], plan.layers[L].ld, 1)
-        store_rows(plan, &tile, work.h[L], request.y_hat)
-        tile.pack = False
-        poll_signals(&clock)
-    return 0
-
-
-cdef void store_rows(Plan plan, const Tile* tile, const char* h, char* y_hat) noexcept nogil:
-    """Rows of the tile without their padding."""
-    cdef Py_ssize_t s, n_bytes = plan.sizes[plan.n_layers] * plan.itemsize
-    for s in range(tile.n_rows):
-        memcpy(y_hat + tile.rows[s] * n_bytes, h + s * plan.layers[plan.n_layers].ld * plan.itemsize, n_bytes)
-
+# Tiles into chunks, chunks into wide sums (note C) --------------------------------------------------------------------
 
 cdef inline void add_with_error(double a, double b, double* total, double* error) noexcept nogil:
     """total + error = a + b exactly (Knuth's two-sum)."""
@@ -343,123 +319,91 @@ cdef inline void add_with_error(double a, double b, double* total, double* error
     total[0] = s
 
 
-cdef class Plan:
-    """What depends on a network's shape alone, worked out once: layers, offsets, kernels, size of the tile.
-
-    Its methods take arrays that _validate.py has accepted: C-contiguous, aligned, of the network's dtype.
-    """
-
-    cdef const KernelTable* kernels
-    cdef Layer* layers           # 1..n_layers; 0 is not used
-    cdef Py_ssize_t* sizes       # 0..n_layers
-    cdef readonly Py_ssize_t n_layers, n_params, itemsize, tile_rows
-    cdef int loss, link
-    cdef double loss_parameter
-    cdef bint loss_acts_on_a
-    cdef Workspace* free_workspaces
-
-    def __cinit__(self, sizes, activations, loss, Py_ssize_t itemsize):
-        """Sizes n_0..n_L, (code, parameter) for layers 1..L, (code, parameter, acts_on_a, code of the link)."""
-        self.kernels = kernel_table(itemsize)
-        self.itemsize = itemsize
-        self.n_layers = len(sizes) - 1
-        self.layers = <Layer*>calloc(self.n_layers + 1, sizeof(Layer))
-        self.sizes = <Py_ssize_t*>calloc(self.n_layers + 1, sizeof(Py_ssize_t))
-        if self.layers == NULL or self.sizes == NULL:
-            raise MemoryError("the plan of the layers does not fit into memory")
-        for i, n in enumerate(sizes):
-            self.sizes[i] = n
-        for i, (code, parameter) in enumerate(activations, start=1):
-            self.layers[i].activation = code
-            self.layers[i].parameter = parameter
-        self.loss, self.loss_parameter, self.loss_acts_on_a, self.link = loss
-        plan_layers(self)
-
-    def __dealloc__(self):
-        cdef Workspace* work
-        while self.free_workspaces != NULL:
-            work = self.free_workspaces
-            self.free_workspaces = work.next
-            free_workspace(work)
-        free(self.layers)
-        free(self.sizes)
-
-    def value_and_grad(self, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y, cnp.ndarray out, weights=None,
-                       keep_grad_a=None, keep_grad_h=None):
-        """The loss; the gradient goes into out unless it is None.
-
-        weights is None, or (array, scale, sum, skip_rows) as `inspect_weights` makes it. keep_grad_a and keep_grad_h
-        are lists of arrays or None by layer.
-        """
-        cdef Request request = make_request(self, params, x)
-        cdef Pointers kept_grad_a = Pointers(keep_grad_a), kept_grad_h = Pointers(keep_grad_h)
-        cdef cnp.ndarray weight
-        cdef double loss = 0
-        cdef Workspace* work
-        if cnp.PyArray_TYPE(y) == cnp.NPY_INTP:
-            request.labels = <const Py_ssize_t*>cnp.PyArray_DATA(y)
-        else:
-            request.y = cnp.PyArray_BYTES(y)
-        request.divisor = request.n_samples
-        if weights is not None:
-            weight, request.weight_scale, request.divisor, request.skip_rows = weights
-            request.weight = <const double*>cnp.PyArray_DATA(weight)
-            request.weight_kind = WEIGHT_PER_SAMPLE if cnp.PyArray_NDIM(weight) == 1 else WEIGHT_PER_ENTRY
-        if self.loss != CROSS_ENTROPY and request.weight_kind != WEIGHT_PER_ENTRY:
-            request.divisor *= self.sizes[self.n_layers]  # l is a mean over outputs
-        request.grad = NULL if out is None else cnp.PyArray_BYTES(out)
-        request.keep_grad_a = kept_grad_a.pointers
-        request.keep_grad_h = kept_grad_h.pointers
-        work = take_workspace(self, request.n_samples)
-        try:
-            with nogil:
-                value_and_grad_of_tiles(self, &request, work, &loss)
-        finally:
-            give_workspace(self, work)
-        return loss
-
-    def forward(self, cnp.ndarray params, cnp.ndarray x, cnp.ndarray out, keep_a=None, keep_h=None):
-        """y_hat into out; keep_a and keep_h are lists of arrays or None by layer."""
-        cdef Request request = make_request(self, params, x)
-        cdef Pointers kept_a = Pointers(keep_a), kept_h = Pointers(keep_h)
-        cdef Workspace* work
-        request.y_hat = cnp.PyArray_BYTES(out)
-        request.keep_a = kept_a.pointers
-        request.keep_h = kept_h.pointers
-        work = take_workspace(self, request.n_samples)
-        try:
-            with nogil:
-                forward_of_tiles(self, &request, work)
-        finally:
-            give_workspace(self, work)
+cdef int chunk_sums(const Layers* plan, const Request* request, Workspace* work, Py_ssize_t* row, Py_ssize_t n_rows,
+                    char* grad, double* loss, Clock* clock) except -1 nogil:
+    """The loss of one chunk, from source row `row` on, and its gradient into grad unless that is NULL."""
+    cdef Tile tile
+    cdef Py_ssize_t done = 0, s
+    loss[0] = 0
+    while done < n_rows:
+        row[0] = fill_tile(plan, request, work, &tile, row[0], min(work.tile_rows, n_rows - done))
+        tile.pack = not work.is_packed
+        forward_sweep(plan, request, work, &tile, grad != NULL, clock)
+        work.is_packed = True
+        output_gradient(plan, request, work, &tile, grad != NULL)
+        if grad != NULL:
+            backward_sweep(plan, request, work, &tile, grad, done > 0, clock)
+        for s in range(tile.n_rows):
+            loss[0] += work.row_loss[s]
+        done += tile.n_rows
+        if n_rows > work.tile_rows:
+            poll_signals(clock)
+    return 0
 
 
-cdef Request make_request(Plan plan, cnp.ndarray params, cnp.ndarray x):
-    """A request with parameters and samples, all else absent."""
-    cdef Request request
-    request = Request(params=cnp.PyArray_BYTES(params), n_samples=cnp.PyArray_DIM(x, 0), x=cnp.PyArray_BYTES(x),
-                      y=NULL, labels=NULL, weight_kind=NO_WEIGHT, weight=NULL, weight_scale=1, skip_rows=False,
-                      divisor=1, y_hat=NULL, grad=NULL, keep_a=NULL, keep_h=NULL, keep_grad_a=NULL, keep_grad_h=NULL)
-    return request
+cdef int value_and_grad_in_order(const Layers* plan, const Request* request, Workspace* work,
+                                 Totals* totals) except -1 nogil:
+    """One chunk after another, on the caller's thread."""
+    cdef Py_ssize_t row = 0, done = 0, n_rows = rows_of_chunk(request.n_kept), c = 0
+    cdef double loss
+    cdef Clock clock
+    start_clock(&clock)
+    while done < request.n_kept:
+        chunk_sums(plan, request, work, &row, min(n_rows, request.n_kept - done), request.grad, &loss, &clock)
+        add_loss(totals, loss)
+        if totals.wide != NULL:
+            plan.kernels.accumulate(plan.n_params, request.grad, totals.wide, totals.wide_error, c == 0)
+            poll_signals(&clock)
+        done += n_rows
+        c += 1
+    return 0
 
 
-cdef class Pointers:
-    """The data pointers of a list of arrays, NULL for None; pointers is NULL where the list is None."""
+cdef inline void add_loss(Totals* totals, double loss) noexcept nogil:
+    """Add the loss of a chunk."""
+    cdef double error
+    add_with_error(totals.loss, loss, &totals.loss, &error)
+    totals.loss_error += error
 
-    cdef void** pointers
 
-    def __cinit__(self, arrays):
-        if arrays is None:
-            return
-        self.pointers = <void**>calloc(len(arrays), sizeof(void*))
-        if self.pointers == NULL:
-            raise MemoryError("the list of layers does not fit into memory")
-        for i, array in enumerate(arrays):
-            if array is not None:
-                self.pointers[i] = cnp.PyArray_DATA(<cnp.ndarray?>array)
+cdef inline double mean_loss(const Totals* totals, double divisor) noexcept nogil:
+    """The sum of all losses, divided; after an overflow the error is NaN, the sum still inf."""
+    if totals.loss_error == totals.loss_error:
+        return (totals.loss + totals.loss_error) / divisor
+    return totals.loss / divisor
 
-    def __dealloc__(self):
-        free(self.pointers)
+
+cdef inline void divide(const Layers* plan, const Request* request, const Totals* totals, Py_ssize_t start,
+                        Py_ssize_t n) noexcept nogil:
+    """Some of the gradient's sums over the divisor, rounded once."""
+    cdef char* grad = request.grad + start * plan.itemsize
+    if totals.wide == NULL:
+        plan.kernels.finish(n, grad, request.divisor, grad)
+    elif totals.wide_error == NULL:
+        plan.kernels.finish_wide(n, totals.wide + start, NULL, request.divisor, grad)
+    else:
+        plan.kernels.finish_wide(n, totals.wide + start, totals.wide_error + start, request.divisor, grad)
+
+
+cdef int forward_of_tile(const Layers* plan, const Request* request, Workspace* work, Py_ssize_t row,
+                         Py_ssize_t n_rows, Clock* clock) except -1 nogil:
+    """y_hat of some rows, and a and h of the layers where they are asked for."""
+    cdef Tile tile
+    cdef Py_ssize_t L = plan.n_layers, s, n_bytes = plan.sizes[plan.n_layers] * plan.itemsize
+    fill_tile(plan, request, work, &tile, row, n_rows)
+    tile.pack = not work.is_packed
+    forward_sweep(plan, request, work, &tile, False, clock)
+    work.is_packed = True
+    if plan.loss_acts_on_a:
+        activation(plan, work, &tile, L, plan.link, False)
+        keep(plan, &tile, request.keep_h, L, work.h[L], plan.layers[L].ld, 1)
+    for s in range(n_rows):
+        memcpy(request.y_hat + (row + s) * n_bytes, work.h[L] + s * plan.layers[L].ld * plan.itemsize, n_bytes)
+    return 0
+
+
+include "_core_threads.pxi"
+include "_core_plan.pxi"
 
 
 # (5) and (6) alone ----------------------------------------------------------------------------------------------------
@@ -490,12 +434,16 @@ cdef void g_prime_product_loops(const floating[:, :] grad_h, floating[:, ::1] g_
             g_prime[s, j] *= grad_h[s, j]
 
 
-def preactivation_gradient(const floating[:, :] grad_h, floating[:, ::1] a, int code, double parameter):
-    """Equation (6), in place: a becomes g'(a) and then grad_a."""
+def preactivation_gradient(const floating[:, :] grad_h, floating[:, ::1] g_prime):
+    """Equation (6), in place: g_prime becomes grad_a."""
+    with nogil:
+        g_prime_product_loops(grad_h, g_prime)
+
+
+def activate(floating[:, ::1] a, floating[:, ::1] h, int code, double parameter):
+    """Equation (3) alone: h = g(a), and a becomes g'(a)."""
     cdef const KernelTable* kernels = kernel_table(sizeof(floating))
-    cdef floating[:, ::1] h = a.copy()
     if a.shape[0] == 0 or a.shape[1] == 0:
         return
     with nogil:
         kernels.activate(code, parameter, a.shape[0], a.shape[1], &a[0, 0], &h[0, 0], a.shape[1], True)
-        g_prime_product_loops(grad_h, a)

@@ -1,16 +1,22 @@
 # Looks at labels, targets and weights before anything is written, in one pass each and without a copy.
 # _validate.py turns what is found here into an error.
 
+cdef Py_ssize_t bad_label(const Py_ssize_t* labels, Py_ssize_t n_samples, Py_ssize_t n_out,
+                          const double* weight) noexcept nogil:
+    """The first row whose label lies outside 0..n_out-1, or -1; rows of weight 0 are not looked at."""
+    cdef Py_ssize_t s
+    for s in range(n_samples):
+        if not 0 <= labels[s] < n_out and (weight == NULL or weight[s] != 0):
+            return s
+    return -1
+
+
 def first_bad_label(const Py_ssize_t[::1] labels, Py_ssize_t n_out, weight=None):
     """The first row whose label lies outside 0..n_out-1 (rows of weight 0 are not looked at), or -1."""
     cdef const double[::1] w = weight
-    cdef Py_ssize_t s
-    with nogil:
-        for s in range(labels.shape[0]):
-            if not 0 <= labels[s] < n_out and (w is None or w[s] != 0):
-                with gil:
-                    return s
-    return -1
+    if weight is None:
+        return bad_label(&labels[0], labels.shape[0], n_out, NULL)
+    return bad_label(&labels[0], labels.shape[0], n_out, &w[0])
 
 
 cdef inline bint target_is_valid(int loss, double y) noexcept nogil:
@@ -22,22 +28,32 @@ cdef inline bint target_is_valid(int loss, double y) noexcept nogil:
     return y >= 0  # poisson, and the probabilities of cross_entropy
 
 
+cdef Py_ssize_t bad_target(int loss, const floating* y, Py_ssize_t n_samples, Py_ssize_t n_out, const double* weight,
+                           Py_ssize_t n_weights) noexcept nogil:
+    """The first entry outside the loss's domain, or -1; an entry of weight 0 is not looked at (n_weights a row)."""
+    cdef Py_ssize_t s, j
+    if loss != HINGE and loss != POISSON and loss != BINARY_CROSS_ENTROPY and loss != CROSS_ENTROPY:
+        return -1
+    for s in range(n_samples):
+        for j in range(n_out):
+            if not target_is_valid(loss, y[s * n_out + j]):
+                if n_weights == 0 or weight[s * n_weights + (j if n_weights > 1 else 0)] != 0:
+                    return s * n_out + j
+    return -1
+
+
 def first_bad_target(int loss, const floating[:, ::1] y, weight=None):
     """The first (row, output) whose target lies outside the loss's domain, or None; weight 0 drops an entry."""
-    cdef const double[::1] w = None if weight is None else weight.reshape(-1)
-    cdef Py_ssize_t s, j, step = 0
-    if loss not in (HINGE, POISSON, BINARY_CROSS_ENTROPY, CROSS_ENTROPY):
-        return None
-    if weight is not None and weight.ndim == 2:
-        step = 1
+    cdef const double[::1] w = None
+    cdef const double* weights = NULL
+    cdef Py_ssize_t n_weights = 0, entry
+    if weight is not None:
+        w = weight.reshape(-1)
+        weights = &w[0]
+        n_weights = 1 if weight.ndim == 1 else weight.shape[1]
     with nogil:
-        for s in range(y.shape[0]):
-            for j in range(y.shape[1]):
-                if not target_is_valid(loss, y[s, j]):
-                    if w is None or (w[s] if step == 0 else w[s * y.shape[1] + j]) != 0:
-                        with gil:
-                            return s, j
-    return None
+        entry = bad_target(loss, &y[0, 0], y.shape[0], y.shape[1], weights, n_weights)
+    return None if entry < 0 else divmod(entry, y.shape[1])
 
 
 def first_bad_sum(const floating[:, ::1] y, double tolerance, weight=None):
@@ -57,23 +73,21 @@ def first_bad_sum(const floating[:, ::1] y, double tolerance, weight=None):
 
 
 def inspect_weights(const double[::1] weight, Py_ssize_t n_per_row):
-    """(first bad entry or -1, largest weight, sum of weights times 1/scale, scale, whether a row has only zeros).
+    """(first bad entry or -1, largest weight, scale, sum of weights times scale, rows with a weight other than 0).
 
-    scale is the power of two that brings the largest weight into [1, 2), so that neither tiny nor huge weights
-    underflow or overflow in a product; both uses of a weight are scaled alike, which is exact.
+    scale is the power of two that brings the largest weight near 1, so that neither tiny nor huge weights underflow or
+    overflow in a product; both uses of a weight are scaled alike, which is exact.
     """
-    cdef Py_ssize_t p, q
-    cdef double largest = 0, scale = 1, total = 0, total_error = 0, error
-    cdef bint empty_row = False, empty
-    with nogil:
-        for p in range(weight.shape[0]):
-            if not (weight[p] >= 0 and isfinite(weight[p])):
-                with gil:
-                    return p, 0.0, 0.0, 1.0, False
-            largest = max(largest, weight[p])
+    cdef Py_ssize_t p, q, n_kept = 0
+    cdef double largest = 0, scale, total = 0, total_error = 0, error
+    cdef bint empty
+    for p in range(weight.shape[0]):
+        if not (weight[p] >= 0 and isfinite(weight[p])):
+            return p, 0.0, 1.0, 0.0, 0
+        largest = max(largest, weight[p])
     if largest == 0:
-        return -1, 0.0, 0.0, 1.0, True
-    scale = 2.0 ** -(math.frexp(largest)[1] - 1) if 1e-300 < largest else 1.0
+        return -1, 0.0, 1.0, 0.0, 0
+    scale = math.ldexp(1.0, min(1023, 1 - math.frexp(largest)[1]))  # a subnormal weight stays within 2^-51 of 1
     with nogil:
         p = 0
         while p < weight.shape[0]:
@@ -82,6 +96,6 @@ def inspect_weights(const double[::1] weight, Py_ssize_t n_per_row):
                 empty = empty and weight[q] == 0
                 add_with_error(total, weight[q] * scale, &total, &error)
                 total_error += error
-            empty_row = empty_row or empty
+            n_kept += not empty
             p += n_per_row
-    return -1, largest, total + total_error, scale, bool(empty_row)
+    return -1, largest, scale, total + total_error, n_kept

@@ -1,4 +1,12 @@
-# The plan of the layers, and the workspace: every buffer of a call in one block, sized by one function.
+# The layers of a network, and the workspace: every buffer of a call in one block, sized by one function.
+
+cdef extern from "Python.h":
+    """
+    static int bp_raise_pending(void) { return -1; }
+    """
+    int check_signals "PyErr_CheckSignals"() noexcept  # leaves what a handler raised to raise_pending
+    int raise_pending "bp_raise_pending"() except -1
+
 
 cdef struct Layer:
     Py_ssize_t n_in, n_out
@@ -8,36 +16,71 @@ cdef struct Layer:
     double parameter
 
 
+cdef struct Layers:
+    # What depends on the shape of the network alone.
+    const KernelTable* kernels
+    Layer* layers                # 1..n_layers; 0 is not used
+    Py_ssize_t* sizes            # 0..n_layers
+    Py_ssize_t n_layers, n_params, itemsize
+    Py_ssize_t tile_rows         # at most so many rows in a tile
+    Py_ssize_t row_bytes         # of a and h, one sample
+    Py_ssize_t n_units           # of all layers but the input
+    bint is_wide                 # a layer's product may take tens of milliseconds: signals are polled after each
+    int loss, link
+    double loss_parameter
+    bint loss_acts_on_a
+
+
 cdef struct Workspace:
     Workspace* next
     char* block
     Py_ssize_t n_bytes
-    Py_ssize_t n_samples         # the size of batch it was laid out for: with or without wide sums
+    Py_ssize_t capacity          # rows that it holds
+    Py_ssize_t tile_rows         # rows of this call's tiles
+    int n_scratch                # threads that it has scratch for
+    bint is_packed               # whether `packed` holds this call's weights
     char** a                     # by layer: a_i, then g'(a_i), then grad_a_i
     char** h                     # by layer
     char** packed                # by layer: W_i^T in panels
+    char* scratch                # copies of panels, one part a thread
+    Py_ssize_t scratch_bytes     # of a part
+    double* row_loss             # of a tile's rows
     char* grad_h                 # one layer's grad_h, where the caller wants to see it
     char* x                      # copies of a tile's rows, where rows of weight 0 are left out
     char* y
     Py_ssize_t* labels
     double* weight
     Py_ssize_t* rows
-    double* wide                 # (n_params,), for more than one chunk
-    double* wide_error           # (n_params,), likewise, float64 only
+
+
+cdef struct Totals:
+    # The sums over chunks.
+    Totals* next
+    Py_ssize_t n_wide            # parameters that wide has room for
+    double loss, loss_error
+    double* wide                 # (n_params,), or NULL where there is one chunk only
+    double* wide_error           # (n_params,), float64 alone
+    char* slots                  # gradients of chunks that wait for their turn, n_slots x n_params
+    double* slot_loss
+    int* slot_is_ready
+    Py_ssize_t n_slots
 
 
 cdef enum:
-    # Rows of a tile: as many of 64, 128, 256 as keep h and grad_a within half of a 1 MiB L2 cache; from 32 to 256 rows
-    # the rates lie within 3 % of each other, with 128 best on the whole.
+    # Rows of a tile: as many of 64, 128, 256 as keep h and grad_a within half of a 1 MiB L2 cache (from 32 to 256 rows
+    # the rates lie within 3 % of each other, with 128 best on the whole). Where one W is larger than that, each tile
+    # streams it from L3 or memory, and the fewer tiles the better: 512 rows.
     MIN_TILE_ROWS = 64
     MAX_TILE_ROWS = 256
+    WIDE_TILE_ROWS = 512
     TILE_BYTES = 524288
+    WIDE_FLOPS = 100000000       # of one layer's product with a tile: a millisecond on one core
     POLL_NANOSECONDS = 50000000  # a Ctrl-C waits for at most this and one tile
 
 
-cdef int plan_layers(Plan plan) except -1:
+cdef int plan_layers(Layers* plan) except -1:
     """Offsets of the layers, and the rows of a tile."""
-    cdef Py_ssize_t i, offset = 0, lanes = ROW_BYTES // plan.itemsize, row_bytes = 0
+    cdef Py_ssize_t i, offset = 0, lanes = ROW_BYTES // plan.itemsize, largest_W = 0
     cdef Layer* layer
     for i in range(1, plan.n_layers + 1):
         layer = &plan.layers[i]
@@ -50,65 +93,91 @@ cdef int plan_layers(Plan plan) except -1:
         offset += layer.n_out * layer.n_in
         layer.b = offset * plan.itemsize
         offset += layer.n_out
-        row_bytes += 2 * layer.ld * plan.itemsize
+        plan.n_units += layer.n_out
+        plan.row_bytes += 2 * layer.ld * plan.itemsize
+        largest_W = max(largest_W, layer.n_in * layer.n_out)
     plan.n_params = offset
     plan.tile_rows = MAX_TILE_ROWS
-    while plan.tile_rows > MIN_TILE_ROWS and plan.tile_rows * row_bytes > TILE_BYTES:
+    while plan.tile_rows > MIN_TILE_ROWS and plan.tile_rows * plan.row_bytes > TILE_BYTES:
         plan.tile_rows //= 2
+    if largest_W * plan.itemsize > TILE_BYTES:
+        plan.tile_rows = WIDE_TILE_ROWS
+    plan.is_wide = 2 * largest_W * plan.tile_rows > WIDE_FLOPS
     return 0
 
 
-cdef Py_ssize_t take_bytes(char* block, Py_ssize_t* end, Py_ssize_t n_bytes, void** buffer) noexcept:
-    """The next n_bytes of the block, aligned to cache lines; with block NULL only `end` moves."""
-    buffer[0] = NULL if block == NULL else block + end[0]
-    end[0] += (n_bytes + ROW_BYTES - 1) // ROW_BYTES * ROW_BYTES
-    return end[0]
+cdef Py_ssize_t rows_of_chunk(Py_ssize_t n_kept) noexcept nogil:
+    """Rows of a chunk: at most 1024, a multiple of 64, the batch cut evenly; more than one chunk makes an even number.
 
-
-cdef Py_ssize_t lay_out_workspace(Plan plan, Py_ssize_t n_samples, char* block, Workspace* work) noexcept:
-    """Place every buffer in the block and return the bytes they take: with block NULL, only their sum.
-
-    Nothing depends on n_samples but whether there are wide sums, and that small batches get small tiles.
+    This enters the bits, so it depends on the number of samples alone. Even numbers suit two threads.
     """
-    cdef Py_ssize_t end = 0, i, widest = plan.sizes[0], L = plan.n_layers
-    cdef Py_ssize_t rows = min(plan.tile_rows, n_samples)
-    cdef void* buffer = NULL
+    cdef Py_ssize_t n_chunks = (n_kept + CHUNK_ROWS - 1) // CHUNK_ROWS
+    if n_chunks == 1:
+        return n_kept
+    n_chunks += n_chunks % 2
+    return ((n_kept + n_chunks - 1) // n_chunks + CHAIN_ROWS - 1) // CHAIN_ROWS * CHAIN_ROWS
+
+
+cdef Py_ssize_t rows_of_tile(const Layers* plan, Py_ssize_t n_kept) noexcept nogil:
+    """Rows of a tile: at most plan.tile_rows, and chunks cut evenly at multiples of 64, between chains."""
+    cdef Py_ssize_t n_rows = rows_of_chunk(n_kept)
+    cdef Py_ssize_t n_tiles = (n_rows + plan.tile_rows - 1) // plan.tile_rows
+    cdef Py_ssize_t rows = (n_rows + n_tiles - 1) // n_tiles
+    return min(n_rows, (rows + CHAIN_ROWS - 1) // CHAIN_ROWS * CHAIN_ROWS)
+
+
+cdef void take_bytes(char* block, Py_ssize_t* end, Py_ssize_t n_bytes, void** buffer) noexcept:
+    """The next n_bytes of the block, aligned to cache lines; with block NULL only `end` moves."""
+    buffer[0] = NULL
+    if block != NULL:
+        buffer[0] = block + end[0]
+    end[0] += (n_bytes + ROW_BYTES - 1) // ROW_BYTES * ROW_BYTES
+
+
+cdef Py_ssize_t lay_out_workspace(const Layers* plan, Py_ssize_t rows, int n_scratch, char* block,
+                                  Workspace* work) noexcept:
+    """Place every buffer for tiles of so many rows in the block and return the bytes they take.
+
+    With block NULL only the sum is worked out. Nothing depends on the number of samples.
+    """
+    cdef Py_ssize_t end = 0, i, widest = plan.sizes[0], L = plan.n_layers, scratch = 0, packed
     for i in range(1, L + 1):
         take_bytes(block, &end, rows * plan.layers[i].ld * plan.itemsize, <void**>&work.a[i])
         take_bytes(block, &end, rows * plan.layers[i].ld * plan.itemsize, <void**>&work.h[i])
-        take_bytes(block, &end, plan.kernels.packed_size(plan.layers[i].n_in, plan.layers[i].n_out) * plan.itemsize,
-                   <void**>&work.packed[i])
+        packed = plan.kernels.packed_size(plan.layers[i].n_in, plan.layers[i].n_out)
+        take_bytes(block, &end, packed * plan.itemsize, <void**>&work.packed[i])
         widest = max(widest, plan.layers[i].ld)
+        scratch = max(scratch, plan.kernels.scratch_size(rows, plan.layers[i].n_in, plan.layers[i].n_out))
+    work.scratch_bytes = (scratch * plan.itemsize + ROW_BYTES - 1) // ROW_BYTES * ROW_BYTES
+    take_bytes(block, &end, n_scratch * work.scratch_bytes, <void**>&work.scratch)
+    take_bytes(block, &end, rows * sizeof(double), <void**>&work.row_loss)
     take_bytes(block, &end, rows * widest * plan.itemsize, <void**>&work.grad_h)
     take_bytes(block, &end, rows * plan.sizes[0] * plan.itemsize, <void**>&work.x)
     take_bytes(block, &end, rows * plan.sizes[L] * plan.itemsize, <void**>&work.y)
     take_bytes(block, &end, rows * sizeof(Py_ssize_t), <void**>&work.labels)
     take_bytes(block, &end, rows * plan.sizes[L] * sizeof(double), <void**>&work.weight)
     take_bytes(block, &end, rows * sizeof(Py_ssize_t), <void**>&work.rows)
-    take_bytes(block, &end, plan.n_params * sizeof(double) if n_samples > CHUNK_ROWS else 0, <void**>&work.wide)
-    take_bytes(block, &end, plan.n_params * sizeof(double) if n_samples > CHUNK_ROWS and plan.itemsize == 8 else 0,
-               <void**>&work.wide_error)
     return end
 
 
-cdef Workspace* new_workspace(Plan plan, Py_ssize_t n_samples) except NULL:
-    """A workspace for batches of up to n_samples rows (more than one chunk: for any number)."""
+cdef Workspace* new_workspace(const Layers* plan, Py_ssize_t rows, int n_scratch) noexcept:
+    """A workspace for tiles of so many rows, with scratch for so many threads; NULL where memory is short."""
     cdef Workspace* work = <Workspace*>calloc(1, sizeof(Workspace))
     cdef Py_ssize_t n_pointers = plan.n_layers + 1
-    cdef size_t address
-    if work != NULL:
-        work.n_samples = n_samples
-        work.a = <char**>calloc(3 * n_pointers, sizeof(char*))
-        if work.a != NULL:
-            work.h = work.a + n_pointers
-            work.packed = work.h + n_pointers
-            work.n_bytes = lay_out_workspace(plan, n_samples, NULL, work)
-            work.block = <char*>calloc(work.n_bytes + ROW_BYTES, 1)  # zeros: the padding of rows is finite
-    if work == NULL or work.a == NULL or work.block == NULL:
+    if work == NULL:
+        return NULL
+    work.capacity = rows
+    work.n_scratch = n_scratch
+    work.a = <char**>calloc(3 * n_pointers, sizeof(char*))
+    if work.a != NULL:
+        work.h = work.a + n_pointers
+        work.packed = work.h + n_pointers
+        work.n_bytes = lay_out_workspace(plan, rows, n_scratch, NULL, work)
+        work.block = <char*>calloc(work.n_bytes + ROW_BYTES, 1)
+    if work.block == NULL:
         free_workspace(work)
-        raise MemoryError(f"the workspace of a call with {n_samples} samples does not fit into memory")
-    address = <size_t>work.block
-    lay_out_workspace(plan, n_samples, work.block + (ROW_BYTES - address % ROW_BYTES), work)
+        return NULL
+    lay_out_workspace(plan, rows, n_scratch, work.block + (ROW_BYTES - <size_t>work.block % ROW_BYTES), work)
     return work
 
 
@@ -119,24 +188,38 @@ cdef void free_workspace(Workspace* work) noexcept:
         free(work)
 
 
-cdef Workspace* take_workspace(Plan plan, Py_ssize_t n_samples) except NULL:
-    """A free workspace that is large enough, else a new one. Called with the GIL, which guards the list."""
-    cdef Workspace** link = &plan.free_workspaces
-    cdef Workspace* work
-    cdef Py_ssize_t n_rows = min(n_samples, CHUNK_ROWS + 1)  # all batches of more than one chunk need the same
-    while link[0] != NULL:
-        work = link[0]
-        link[0] = work.next
-        if work.n_samples >= n_rows:
-            return work
-        free_workspace(work)
-    return new_workspace(plan, n_rows)
+cdef Totals* new_totals(const Layers* plan, bint with_wide, Py_ssize_t n_slots) noexcept:
+    """Sums over chunks, with wide accumulators and slots for chunks if needed; NULL where memory is short."""
+    cdef Totals* totals = <Totals*>calloc(1, sizeof(Totals))
+    if totals == NULL:
+        return NULL
+    totals.n_slots = n_slots
+    if with_wide:
+        totals.n_wide = plan.n_params
+        totals.wide = <double*>calloc(plan.n_params, sizeof(double))
+        if plan.itemsize == 8:
+            totals.wide_error = <double*>calloc(plan.n_params, sizeof(double))
+        if totals.wide == NULL or (plan.itemsize == 8 and totals.wide_error == NULL):
+            free_totals(totals)
+            return NULL
+    if n_slots:
+        totals.slots = <char*>calloc(n_slots * plan.n_params, plan.itemsize)
+        totals.slot_loss = <double*>calloc(n_slots, sizeof(double))
+        totals.slot_is_ready = <int*>calloc(n_slots, sizeof(int))
+        if totals.slots == NULL or totals.slot_loss == NULL or totals.slot_is_ready == NULL:
+            free_totals(totals)
+            return NULL
+    return totals
 
 
-cdef void give_workspace(Plan plan, Workspace* work) noexcept:
-    """Back to the list, for the next call. Called with the GIL."""
-    work.next = plan.free_workspaces
-    plan.free_workspaces = work
+cdef void free_totals(Totals* totals) noexcept:
+    if totals != NULL:
+        free(totals.wide)
+        free(totals.wide_error)
+        free(totals.slots)
+        free(totals.slot_loss)
+        free(totals.slot_is_ready)
+        free(totals)
 
 
 cdef struct Clock:
@@ -147,12 +230,23 @@ cdef inline void start_clock(Clock* clock) noexcept nogil:
     clock_gettime(CLOCK_MONOTONIC, &clock.last_poll)
 
 
-cdef inline int poll_signals(Clock* clock) except -1 nogil:
-    """Every 50 ms, let Python run its signal handlers: Ctrl-C raises KeyboardInterrupt here."""
+cdef int signal_is_pending(Clock* clock) noexcept nogil:
+    """Every 50 ms, let Python run its signal handlers; nonzero where one raised. Workers have no clock."""
     cdef timespec now
+    cdef int raised = 0
+    if clock == NULL:
+        return 0
     clock_gettime(CLOCK_MONOTONIC, &now)
     if (now.tv_sec - clock.last_poll.tv_sec) * 1000000000 + now.tv_nsec - clock.last_poll.tv_nsec > POLL_NANOSECONDS:
         clock.last_poll = now
         with gil:
-            PyErr_CheckSignals()
+            raised = check_signals()
+    return raised
+
+
+cdef inline int poll_signals(Clock* clock) except -1 nogil:
+    """The same, as an exception: Ctrl-C raises KeyboardInterrupt here."""
+    if signal_is_pending(clock):
+        with gil:
+            raise_pending()
     return 0

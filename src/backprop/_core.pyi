@@ -1,0 +1,71 @@
+# Stubs of the compiled module. Its callers are _validate.py, network.py and equations.py, which pass checked arrays.
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import numpy.typing as npt
+from typing_extensions import disjoint_base
+
+_Array = npt.NDArray[Any]
+
+simd: str
+
+# What Cython 3.3 adds to every module.
+__test__: dict[str, Any]
+
+def __reduce_cython__(self: Any) -> Any: ...  # noqa: N807
+def __setstate_cython__(self: Any, __pyx_state: Any) -> Any: ...  # noqa: N807
+def supported_simd() -> list[str]: ...
+def first_bad_label(labels: _Array, n_out: int, weight: _Array | None = None) -> int: ...
+def first_bad_target(loss: int, y: _Array, weight: _Array | None = None) -> tuple[int, int] | None: ...
+def first_bad_sum(y: _Array, tolerance: float, weight: _Array | None = None) -> int: ...
+def inspect_weights(weight: _Array, n_per_row: int) -> tuple[int, float, float, float, int]: ...
+def hidden_gradient(W_next: _Array, grad_a_next: _Array, grad_h: _Array) -> None: ...
+def preactivation_gradient(grad_h: _Array, g_prime: _Array) -> None: ...
+def activate(a: _Array, h: _Array, code: int, parameter: float) -> None: ...
+
+@disjoint_base
+class Plan:
+    def __new__(
+        cls,
+        sizes: Sequence[int],
+        activations: Sequence[tuple[int, float]],
+        loss: tuple[int, float, bool, int],
+        itemsize: int,
+    ) -> Self: ...
+    def value_and_grad(
+        self,
+        params: _Array,
+        x: _Array,
+        y: _Array,
+        out: _Array | None,
+        weights: tuple[_Array, float, float, int] | None,
+        n_threads: int,
+        keep_grad_a: Sequence[_Array | None] | None = None,
+        keep_grad_h: Sequence[_Array | None] | None = None,
+    ) -> float: ...
+    def forward(
+        self,
+        params: _Array,
+        x: _Array,
+        out: _Array,
+        n_threads: int,
+        keep_a: Sequence[_Array | None] | None = None,
+        keep_h: Sequence[_Array | None] | None = None,
+    ) -> None: ...
+    def quick_value_and_grad(
+        self,
+        params: object,
+        x: object,
+        y: object,
+        out: object,
+        n_threads: object,
+        get_num_threads: Callable[[], int],
+    ) -> tuple[float, _Array] | None: ...
+
+@disjoint_base
+class Workspaces:
+    def __new__(cls, plan: Plan, rows: int, n_threads: int) -> Self: ...
+
+@disjoint_base
+class Pointers:
+    def __new__(cls, arrays: Sequence[_Array | None] | None) -> Self: ...

@@ -1,0 +1,256 @@
+# The same sums on several threads. Two ways to divide the work, and neither changes a bit:
+#
+#     chunks    each thread takes whole chunks; their gradients are added in the order of the chunks. For long batches
+#               of networks whose gradient fits into a cache.
+#     strips    all threads share one group of rows of a chunk: first its rows are divided, for (2)-(6), then the units
+#               of the layers, for (7) and (8). For short batches, and for wide layers.
+#
+# The pool (_pool.c) hands out tasks by number, in ascending order; the caller takes part and polls for signals.
+
+cdef extern from "_pool.h" nogil:
+    ctypedef void (*PoolTask "bp_pool_task")(void* context, Py_ssize_t index, int worker) noexcept nogil
+    ctypedef struct Lease "bp_pool_lease":
+        int n_threads
+    int pool_acquire "bp_pool_acquire"(Lease* lease, int n_threads) noexcept
+    int pool_run "bp_pool_lease_run"(const Lease* lease, Py_ssize_t n_tasks, PoolTask task, void* context,
+                                     int (*poll)(void*) noexcept nogil, void* poll_context) noexcept
+    void pool_release "bp_pool_release"(Lease* lease) noexcept
+    int pool_size "bp_pool_size"() noexcept
+    enum:
+        POOL_LOST "BP_POOL_LOST"
+
+cdef extern from *:
+    """
+    #include <sched.h>
+    /* All seq_cst: in chunk_task a thread sets its flag and then looks at the others' words, and they do the same the
+       other way round; one of the two must see the other. Weaker orders lost a chunk in one of some 10^4 calls. */
+    static inline int bp_load_int(const int *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
+    static inline void bp_store_int(int *p, int v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
+    static inline Py_ssize_t bp_load_size(const Py_ssize_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
+    static inline void bp_store_size(Py_ssize_t *p, Py_ssize_t v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
+    static inline int bp_try_lock(int *p) { return !__atomic_exchange_n(p, 1, __ATOMIC_SEQ_CST); }
+    """
+    int load_int "bp_load_int"(const int* p) noexcept nogil
+    void store_int "bp_store_int"(int* p, int v) noexcept nogil
+    Py_ssize_t load_size "bp_load_size"(const Py_ssize_t* p) noexcept nogil
+    void store_size "bp_store_size"(Py_ssize_t* p, Py_ssize_t v) noexcept nogil
+    int try_lock "bp_try_lock"(int* p) noexcept nogil
+    int sched_yield() noexcept nogil
+
+cdef enum:
+    # A thread pays from about 20 us of serial work on, where it is awake: 2 MFLOP at the rate of these kernels.
+    FLOPS_A_THREAD = 1000000
+    MOST_THREADS = 256           # of the pool
+    FLOPS_A_UNIT = 60            # of an activation and its derivative, in the same currency
+    CHUNK_BYTES = 1048576        # a gradient up to this size is added from cache: chunks; beyond it, strips
+    GROUP_BYTES = 4194304        # a and h of a group of strips
+    MIN_STRIP = 16               # rows: two blocks of rows share what is loaded of a panel
+    PACK_COLUMNS = 192           # columns of W^T that a task packs: whole panels on every instruction set
+    SUM_ENTRIES = 65536          # parameters that a task adds or divides
+
+
+cdef int useful_threads(const Layers* plan, Py_ssize_t n_samples, int n_threads) noexcept nogil:
+    """As many threads as the work is worth, at most n_threads."""
+    cdef double flops = <double>n_samples * (6.0 * plan.n_params + FLOPS_A_UNIT * plan.n_units)
+    if flops < 2.0 * FLOPS_A_THREAD:
+        return 1
+    return <int>min(<double>n_threads, flops / FLOPS_A_THREAD)
+
+
+cdef int poll_from_pool(void* clock) noexcept nogil:
+    """Nonzero where a signal handler raised."""
+    return signal_is_pending(<Clock*>clock)
+
+
+# Chunks ---------------------------------------------------------------------------------------------------------------
+
+cdef struct ChunkRun:
+    const Layers* plan
+    const Request* request
+    Workspace** work             # one a thread
+    Totals* totals
+    const Py_ssize_t* starts     # the first source row of each chunk, or NULL where rows are not left out
+    Py_ssize_t chunk_rows, n_chunks
+    Py_ssize_t n_added           # chunks 0..n_added-1 are in the totals
+    int adding                   # a lock that is only tried: who has it adds all that are ready
+
+
+cdef void chunk_task(void* context, Py_ssize_t c, int worker) noexcept nogil:
+    """The sums of chunk c into its slot; then whatever is ready and next in order goes into the totals."""
+    cdef ChunkRun* run = <ChunkRun*>context
+    cdef Totals* totals = run.totals
+    cdef Py_ssize_t slot = c % totals.n_slots, row = c * run.chunk_rows
+    cdef char* grad = NULL
+    if run.request.grad != NULL:
+        grad = totals.slots + slot * run.plan.n_params * run.plan.itemsize
+    while c >= load_size(&run.n_added) + totals.n_slots:  # the slot is taken: chunk c - n_slots is in another's hands
+        sched_yield()
+    if run.starts != NULL:
+        row = run.starts[c]
+    chunk_sums(run.plan, run.request, run.work[worker], &row,
+               min(run.chunk_rows, run.request.n_kept - c * run.chunk_rows), grad, &totals.slot_loss[slot], NULL)
+    store_int(&totals.slot_is_ready[slot], 1)
+    # Whoever adds looks again after giving the lock back: a chunk that became ready meanwhile is not left behind.
+    while load_int(&totals.slot_is_ready[load_size(&run.n_added) % totals.n_slots]) and try_lock(&run.adding):
+        add_ready_chunks(run)
+        store_int(&run.adding, 0)
+
+
+cdef void add_ready_chunks(ChunkRun* run) noexcept nogil:
+    """Add the chunks that are ready to the totals, in order."""
+    cdef Totals* totals = run.totals
+    cdef Py_ssize_t c = load_size(&run.n_added), slot
+    while c < run.n_chunks and load_int(&totals.slot_is_ready[c % totals.n_slots]):
+        slot = c % totals.n_slots
+        add_loss(totals, totals.slot_loss[slot])
+        if run.request.grad != NULL:
+            run.plan.kernels.accumulate(run.plan.n_params,
+                                        totals.slots + slot * run.plan.n_params * run.plan.itemsize,
+                                        totals.wide, totals.wide_error, c == 0)
+        store_int(&totals.slot_is_ready[slot], 0)
+        c += 1
+        store_size(&run.n_added, c)
+
+
+# Strips ---------------------------------------------------------------------------------------------------------------
+
+cdef struct StripRun:
+    const Layers* plan
+    const Request* request
+    Workspace* work
+    Totals* totals
+    Tile group                   # the rows that are shared
+    Py_ssize_t strip_rows
+    Py_ssize_t first_layer       # of the layer whose tasks are counted
+    double flops_a_task
+    bint add                     # to the sums of the chunk
+    bint first_chunk
+
+
+cdef void pack_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
+    """Some panels of one layer's W^T."""
+    cdef StripRun* run = <StripRun*>context
+    cdef const Layers* plan = run.plan
+    cdef Py_ssize_t i = 1, n_tasks
+    while True:
+        n_tasks = (plan.sizes[i] + PACK_COLUMNS - 1) // PACK_COLUMNS
+        if index < n_tasks:
+            break
+        index -= n_tasks
+        i += 1
+    plan.kernels.pack(plan.layers[i].n_in, plan.layers[i].n_out, run.request.params + plan.layers[i].W,
+                      run.work.packed[i], index * PACK_COLUMNS, (index + 1) * PACK_COLUMNS)
+
+
+cdef void strip_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
+    """(2)-(6) for some rows of the group."""
+    cdef StripRun* run = <StripRun*>context
+    cdef Py_ssize_t first = index * run.strip_rows
+    cdef Tile strip = part_of(run.plan, run.request, &run.group, first,
+                              min(run.strip_rows, run.group.n_rows - first))
+    cdef bint with_gradient = run.request.grad != NULL
+    strip.scratch = run.work.scratch + worker * run.work.scratch_bytes
+    strip.pack = False
+    forward_sweep(run.plan, run.request, run.work, &strip, with_gradient, NULL)
+    output_gradient(run.plan, run.request, run.work, &strip, with_gradient)
+    if with_gradient:
+        backward_sweep(run.plan, run.request, run.work, &strip, NULL, False, NULL)
+
+
+cdef inline Py_ssize_t units_a_task(const StripRun* run, Py_ssize_t i) noexcept nogil:
+    """Units of layer i whose gradient is one task: a multiple of 8, so that blocks of rows stay whole."""
+    cdef double flops_a_unit = 2.0 * run.group.n_rows * run.plan.layers[i].n_in
+    return max(<Py_ssize_t>8, <Py_ssize_t>(run.flops_a_task / flops_a_unit) // 8 * 8)
+
+
+cdef void units_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
+    """(7) and (8) for some units of one layer, over all rows of the group."""
+    cdef StripRun* run = <StripRun*>context
+    cdef Py_ssize_t i = 1, n_tasks, units, first
+    cdef Tile group = run.group
+    group.scratch = run.work.scratch + worker * run.work.scratch_bytes
+    while True:
+        units = units_a_task(run, i)
+        n_tasks = (run.plan.sizes[i] + units - 1) // units
+        if index < n_tasks:
+            break
+        index -= n_tasks
+        i += 1
+    first = index * units
+    units = min(units, run.plan.sizes[i] - first)
+    weight_gradient(run.plan, run.work, &group, i, first, units, run.request.grad, run.add)
+    bias_gradient(run.plan, run.work, &group, i, first, units, run.request.grad, run.add)
+
+
+cdef void accumulate_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
+    """Some parameters of a chunk's sums into the wide sums."""
+    cdef StripRun* run = <StripRun*>context
+    cdef Py_ssize_t start = index * SUM_ENTRIES
+    cdef double* wide_error = NULL
+    if run.totals.wide_error != NULL:
+        wide_error = run.totals.wide_error + start
+    run.plan.kernels.accumulate(min(<Py_ssize_t>SUM_ENTRIES, run.plan.n_params - start),
+                                run.request.grad + start * run.plan.itemsize, run.totals.wide + start, wide_error,
+                                run.first_chunk)
+
+
+cdef void divide_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
+    """Some parameters of the result."""
+    cdef StripRun* run = <StripRun*>context
+    cdef Py_ssize_t start = index * SUM_ENTRIES
+    divide(run.plan, run.request, run.totals, start, min(<Py_ssize_t>SUM_ENTRIES, run.plan.n_params - start))
+
+
+cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Clock* clock) noexcept nogil:
+    """All chunks by strips; nonzero where a signal handler raised, or forked."""
+    cdef const Layers* plan = run.plan
+    cdef const Request* request = run.request
+    cdef Py_ssize_t row = 0, done = 0, in_chunk, n_rows, chunk_rows = rows_of_chunk(request.n_kept), i, s, n_tasks = 0
+    cdef Py_ssize_t n_sums = (plan.n_params + SUM_ENTRIES - 1) // SUM_ENTRIES
+    cdef double chunk_loss
+    cdef int status
+    for i in range(1, plan.n_layers + 1):
+        n_tasks += (plan.sizes[i] + PACK_COLUMNS - 1) // PACK_COLUMNS
+    status = pool_run(lease, n_tasks, pack_task, run, poll_from_pool, clock)
+    while done < request.n_kept and status == 0:
+        in_chunk = 0
+        chunk_loss = 0
+        n_rows = min(chunk_rows, request.n_kept - done)
+        while in_chunk < n_rows and status == 0:
+            row = fill_tile(plan, request, run.work, &run.group, row, min(run.work.tile_rows, n_rows - in_chunk))
+            run.add = in_chunk > 0
+            status = pool_run(lease, (run.group.n_rows + run.strip_rows - 1) // run.strip_rows, strip_task, run,
+                              poll_from_pool, clock)
+            if status:
+                return status
+            for s in range(run.group.n_rows):
+                chunk_loss += run.work.row_loss[s]
+            if request.grad != NULL:
+                run.flops_a_task = 2.0 * run.group.n_rows * plan.n_params / (4 * lease.n_threads)
+                n_tasks = 0
+                for i in range(1, plan.n_layers + 1):
+                    n_tasks += (plan.sizes[i] + units_a_task(run, i) - 1) // units_a_task(run, i)
+                status = pool_run(lease, n_tasks, units_task, run, poll_from_pool, clock)
+            in_chunk += run.group.n_rows
+        add_loss(run.totals, chunk_loss)
+        if run.totals.wide != NULL and status == 0:
+            run.first_chunk = done == 0
+            status = pool_run(lease, n_sums, accumulate_task, run, poll_from_pool, clock)
+        done += n_rows
+    if request.grad != NULL and status == 0:
+        status = pool_run(lease, n_sums, divide_task, run, poll_from_pool, clock)
+    return status
+
+
+cdef struct ForwardRun:
+    const Layers* plan
+    const Request* request
+    Workspace** work             # one a thread
+    Py_ssize_t tile_rows
+
+
+cdef void forward_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
+    """One tile of y_hat."""
+    cdef ForwardRun* run = <ForwardRun*>context
+    cdef Py_ssize_t row = index * run.tile_rows
+    forward_of_tile(run.plan, run.request, run.work[worker], row, min(run.tile_rows, run.request.n_samples - row), NULL)

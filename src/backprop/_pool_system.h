@@ -1,0 +1,171 @@
+/* What the pool needs of the system: pause, floating-point state, clock, placement, sleep. Included by _pool.c only. */
+#ifndef BP_POOL_SYSTEM_H
+#define BP_POOL_SYSTEM_H
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <time.h>
+#if defined(__linux__) && !defined(BP_POOL_NO_FUTEX)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#if defined(SYS_futex) && defined(FUTEX_PRIVATE_FLAG)  /* not on 32-bit machines that have SYS_futex_time64 only */
+#define USE_FUTEX 1
+#endif
+#endif
+
+#ifdef __has_feature
+#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define SANITIZED 1
+#endif
+
+/* Threads, callers among them: two sockets of 128 cores. Static, so that no run allocates: 1 KiB. */
+#define MAX_THREADS 256
+/* Bytes of a worker's stack. A task starts 5 KiB below its top (glibc's own data included); sanitizers' frames are
+   several times as large. */
+#ifdef SANITIZED
+#define STACK_BYTES ((size_t)8 << 20)
+#else
+#define STACK_BYTES ((size_t)512 << 10)
+#endif
+
+static void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb" ::: "memory");  /* `yield` does nothing on most cores */
+#endif
+}
+
+static uint64_t get_float_mode(void)  /* rounding and flushing of subnormals; the caller's sticky flags come along */
+{
+#if defined(__SSE__)
+    return __builtin_ia32_stmxcsr();
+#elif defined(__aarch64__)
+    uint64_t mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    return mode;
+#else
+    return 0;
+#endif
+}
+
+static void set_float_mode(uint64_t mode)
+{
+#if defined(__SSE__)
+    __builtin_ia32_ldmxcsr((unsigned)mode);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode));
+#else
+    (void)mode;
+#endif
+}
+
+static int64_t now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+#ifdef __linux__
+
+/* A thread's affinity as it was, and as it is while it keeps off a CPU (_pool.c, J). Fails quietly: speed only. */
+typedef struct { cpu_set_t before, during; int active; } detour;
+
+static int current_cpu(void) { return sched_getcpu(); }
+
+static void end_detour(detour *d)
+{
+    cpu_set_t set;
+    if (d->active && !sched_getaffinity(0, sizeof set, &set) && CPU_EQUAL(&set, &d->during))  /* else not ours */
+        sched_setaffinity(0, sizeof set, &d->before);
+    d->active = 0;
+}
+
+static void keep_off(detour *d, int cpu)
+{
+    end_detour(d);
+    if (cpu < 0 || sched_getaffinity(0, sizeof d->before, &d->before) || !CPU_ISSET(cpu, &d->before))
+        return;
+    d->during = d->before;
+    CPU_CLR(cpu, &d->during);
+    d->active = CPU_COUNT(&d->during) && !sched_setaffinity(0, sizeof d->during, &d->during);
+}
+
+#else
+
+typedef int detour;
+static int current_cpu(void) { return -1; }
+static void end_detour(detour *d) { (void)d; }
+static void keep_off(detour *d, int cpu) { (void)d, (void)cpu; }
+
+#endif
+
+#ifdef USE_FUTEX
+
+/* Sleep while *word == value, for at most ns if that is not 0; may return early. id: who sleeps, 0 the caller. */
+static void sleep_on(int id, _Atomic uint32_t *word, uint32_t value, int64_t ns)
+{
+    struct timespec t = {(time_t)(ns / 1000000000), (long)(ns % 1000000000)};
+    (void)id;
+    syscall(SYS_futex, (void *)word, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, value, ns ? &t : NULL, NULL, 0);
+}
+
+static void wake(int id, _Atomic uint32_t *word)
+{
+    (void)id;
+    syscall(SYS_futex, (void *)word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1, NULL, NULL, 0);
+}
+
+static void reset_sleep(void) { }
+
+#else
+
+static pthread_mutex_t sleep_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t sleep_signal[MAX_THREADS] = {[0 ... MAX_THREADS - 1] = PTHREAD_COND_INITIALIZER};
+
+static void sleep_on(int id, _Atomic uint32_t *word, uint32_t value, int64_t ns)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);  /* macOS has no condition variable on another clock */
+    t.tv_nsec += (long)(ns % 1000000000);
+    t.tv_sec += (time_t)(ns / 1000000000 + t.tv_nsec / 1000000000);
+    t.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&sleep_lock);
+    if (atomic_load_explicit(word, memory_order_relaxed) == value) {
+        if (ns)
+            pthread_cond_timedwait(&sleep_signal[id], &sleep_lock, &t);
+        else
+            pthread_cond_wait(&sleep_signal[id], &sleep_lock);
+    }
+    pthread_mutex_unlock(&sleep_lock);
+}
+
+static void wake(int id, _Atomic uint32_t *word)
+{
+    (void)word;
+    pthread_mutex_lock(&sleep_lock);  /* the word has changed: who holds the lock sees it, or is in the wait already */
+    pthread_cond_signal(&sleep_signal[id]);
+    pthread_mutex_unlock(&sleep_lock);
+}
+
+static void reset_sleep(void)
+{
+    pthread_mutex_init(&sleep_lock, NULL);
+    for (int id = 0; id < MAX_THREADS; id++)
+        pthread_cond_init(&sleep_signal[id], NULL);
+}
+
+#endif
+
+#endif
