@@ -30,7 +30,7 @@ class Weights(NamedTuple):
     array: Array  # float64, (n_samples,) or (n_samples, n_out)
     scale: float  # a power of two that brings the largest weight near 1
     total: float  # the sum of the scaled weights
-    skip_rows: bool  # whether some row has no weight but 0
+    n_kept: int  # rows that have a weight other than 0
 
 
 def describe(value: object) -> str:
@@ -112,6 +112,14 @@ def _name_and_parameter(value: object, argument: str, known: Iterable[str]) -> t
     return name, parameter
 
 
+def _as_float(value: numbers.Real) -> float:
+    """The nearest float; inf for an integer or fraction that is beyond all floats."""
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
+
+
 def _parameter(value: object, row: Activation | Loss, argument: str) -> float:
     """The parameter as a float, the default where none was given."""
     if value is None:
@@ -122,7 +130,7 @@ def _parameter(value: object, row: Activation | Loss, argument: str) -> float:
         raise TypeError(
             f"{argument}: expected a number for {row.parameter_name} of {row.name!r}, got {describe(value)}"
         )
-    result = float(value)
+    result = _as_float(value)
     if not np.isfinite(result):
         raise ValueError(f"{argument}: expected a finite {row.parameter_name} of {row.name!r}, got {result}")
     if isinstance(row, Loss) and not row.parameter_is_valid(result):
@@ -177,11 +185,13 @@ def loss_and_output(loss: object, output: object) -> tuple[Loss, float, str, tup
 def _as_array(value: object, name: str) -> Array:
     """An array of numbers, as it came."""
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: expected a plain array, got a masked one; give sample_weight 0 to what is missing")
+        hint = "; give sample_weight 0 to what is missing" if name in ("x", "y") else ""
+        raise TypeError(f"{name}: expected a plain array, got a masked one{hint}")
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, OverflowError) as error:
-        raise type(error)(f"{name}: expected an array of numbers, got {describe(value)}: {error}") from error
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name}: expected an array of numbers, got {describe(value)}: {error}") from error
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
     return array
@@ -218,9 +228,10 @@ def _labels(array: Array, n_samples: int, n_out: int, weight: Array | None) -> A
     """Integer labels 0..n_out-1, of any integer dtype."""
     if array.shape != (n_samples,):
         raise ValueError(f"y: expected {n_samples} labels, one for each row of x, got shape {array.shape}")
+    fits = array
     if array.dtype.kind == "u" and array.dtype.itemsize == 8:  # beyond intp, a label would wrap
-        array = np.minimum(array, array.dtype.type(np.iinfo(np.intp).max))
-    labels = _convert(array, np.intp)
+        fits = np.minimum(array, np.uint64(np.iinfo(np.intp).max))
+    labels = _convert(fits, np.intp)
     row = _core.first_bad_label(labels, n_out, weight)
     if row >= 0:
         raise ValueError(f"y: expected labels from 0 to {n_out - 1}, got {array[row]} in row {row}")
@@ -275,17 +286,21 @@ def sample_weight(value: object, loss: Loss, n_samples: int, n_out: int) -> Weig
         raise ValueError(f"sample_weight: expected shape {expected} with the loss {loss.name!r}, got {array.shape}")
     weight = _convert(array, np.float64)
     n_per_row = n_out if weight.ndim == 2 else 1
-    bad, largest, total, scale, skip_rows = _core.inspect_weights(weight.reshape(-1), n_per_row)
+    bad, largest, scale, total, n_kept = _core.inspect_weights(weight.reshape(-1), n_per_row)
     if bad >= 0:
         row = bad // n_per_row
         raise ValueError(f"sample_weight: expected finite weights >= 0, got {weight.flat[bad]} in row {row}")
     if largest == 0:
         raise ValueError("sample_weight: expected at least one weight > 0, got none: all weights are 0")
-    return Weights(weight, scale, total, skip_rows)
+    return Weights(weight, scale, total, n_kept)
 
 
-def out(value: object, n_params: int, dtype: np.dtype, others: dict[str, object]) -> Array:
-    """The caller's array for the gradient, which is never converted; others are the arrays that it must not overlap."""
+def out(value: object, n_params: int, dtype: np.dtype, others: dict[str, Sequence[object]]) -> Array:
+    """The caller's array for the gradient, which is never converted.
+
+    It must not overlap the others: by name, what the caller gave and what it was converted to (of a buffer that is no
+    array only the latter shows the memory).
+    """
     if not isinstance(value, np.ndarray):
         raise TypeError(f"out: expected a numpy array, got {describe(value)}")
     if value.dtype != dtype or not value.dtype.isnative:
@@ -301,9 +316,10 @@ def out(value: object, n_params: int, dtype: np.dtype, others: dict[str, object]
         raise ValueError("out: expected an aligned array, got one at an odd address")
     if not value.flags.writeable:
         raise ValueError("out: expected a writeable array, got a read-only one")
-    for name, other in others.items():
-        if isinstance(other, np.ndarray) and np.may_share_memory(value, other) and np.shares_memory(value, other):
-            raise ValueError(f"out: expected memory of its own, got an array that overlaps {name}")
+    for name, arrays in others.items():
+        for other in arrays:
+            if isinstance(other, np.ndarray) and np.may_share_memory(value, other) and np.shares_memory(value, other):
+                raise ValueError(f"out: expected memory of its own, got an array that overlaps {name}")
     return value
 
 
@@ -316,14 +332,15 @@ def matrix(value: object, name: str, dtype: np.dtype | None = None) -> Array:
     wanted = dtype or (native if native in (np.dtype("float32"), np.dtype("float64")) else np.dtype("float64"))
     if native != wanted and dtype is not None and native.kind == "f":
         raise ValueError(f"{name}: expected dtype {wanted}, got {native}")
-    return np.require(array, wanted, ["A"])
+    with np.errstate(all="ignore"):
+        return np.require(array, wanted, ["A"])
 
 
 def free_mask(value: object, n_params: int) -> npt.NDArray[np.bool_] | None:
     """The mask of free parameters."""
     if value is None:
         return None
-    array = np.asarray(value)
+    array = _as_array(value, "free")
     if array.dtype != np.bool_:
         raise TypeError(f"free: expected a boolean mask, got dtype {array.dtype}")
     if array.shape != (n_params,):
@@ -337,9 +354,10 @@ def non_negative(value: object, name: str) -> float:
     """A finite number >= 0."""
     if isinstance(value, bool | np.bool_ | str) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a finite number >= 0, got {describe(value)}")
-    if not 0 <= float(value) < np.inf:
-        raise ValueError(f"{name}: expected a finite number >= 0, got {value}")
-    return float(value)
+    result = _as_float(value)
+    if not 0 <= result < np.inf:
+        raise ValueError(f"{name}: expected a finite number >= 0, got {result}")
+    return result
 
 
 def same_shape(names: Sequence[str], arrays: Sequence[Array]) -> None:

@@ -66,5 +66,6 @@ def preactivation_gradient(grad_h: npt.ArrayLike, a: npt.ArrayLike, activation: 
     gradients = _validate.matrix(grad_h, "grad_h", preactivations.dtype)
     _validate.same_shape(["a", "grad_h"], [preactivations, gradients])
     grad_a = np.array(preactivations, order="C")
-    _core.preactivation_gradient(gradients, grad_a, g.code, parameter)
+    _core.activate(grad_a, np.empty_like(grad_a), g.code, parameter)  # grad_a holds g'(a) now
+    _core.preactivation_gradient(gradients, grad_a)
     return grad_a

@@ -296,14 +296,26 @@ class Network:
         MemoryError, KeyboardInterrupt
             params are as they were, out is unspecified.
         """
-        y_, x_, theta, weights = self._inputs(x, y, params, sample_weight, n_threads)
+        out_is_own = out is not None and params is not None and np.may_share_memory(out, self._params)
+        if sample_weight is None and not out_is_own:  # with params given, the quick path does not look at one's own
+            theta = self._params if params is None else params
+            result = self._plan.quick_value_and_grad(theta, x, y, out, n_threads, threads.get_num_threads)
+            if result is not None:
+                return result
+        y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)
+        n_threads = threads.resolve(n_threads)
         if out is None:
             grad = np.empty(self.n_params, self._dtype)
         else:
-            others = {"params": self._params, "the params given": params, "x": x, "y": y,
-                      "sample_weight": sample_weight}  # fmt: skip
+            others = {
+                "params": (self._params,),
+                "the params given": (params, theta),
+                "x": (x, x_),
+                "y": (y, y_),
+                "sample_weight": (sample_weight, None if weights is None else weights.array),
+            }
             grad = _validate.out(out, self.n_params, self._dtype, others)
-        return self._plan.value_and_grad(theta, x_, y_, grad, weights), grad
+        return self._plan.value_and_grad(theta, x_, y_, grad, weights, n_threads), grad
 
     def loss(
         self,
@@ -315,8 +327,8 @@ class Network:
         n_threads: int | None = None,
     ) -> float:
         """Return the loss alone, with the arguments and errors of `value_and_grad`, and the same bits."""
-        y_, x_, theta, weights = self._inputs(x, y, params, sample_weight, n_threads)
-        return self._plan.value_and_grad(theta, x_, y_, None, weights)
+        y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)
+        return self._plan.value_and_grad(theta, x_, y_, None, weights, threads.resolve(n_threads))
 
     def forward(self, x: npt.ArrayLike, *, params: npt.ArrayLike | None = None, n_threads: int | None = None) -> Array:
         """y_hat = O(a_L).
@@ -338,10 +350,10 @@ class Network:
         TypeError, ValueError
             Where an argument is refused.
         """
-        threads.resolve(n_threads)
+        n_threads = threads.resolve(n_threads)
         x_ = _validate.samples(x, self._sizes[0], self._dtype)
         y_hat = np.empty((x_.shape[0], self._sizes[-1]), self._dtype)
-        self._plan.forward(self._theta(params), x_, y_hat)
+        self._plan.forward(self._theta(params), x_, y_hat, n_threads)
         return y_hat
 
     def layer_gradients(
@@ -363,7 +375,8 @@ class Network:
         LayerGradients
             Lists indexed by the layer's number, so that ``grad_h[i] == grad_a[i+1] @ W_{i+1}`` reads as it is written.
         """
-        y_, x_, theta, weights = self._inputs(x, y, params, sample_weight, n_threads)
+        y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)
+        n_threads = threads.resolve(n_threads)
         n_samples, L = x_.shape[0], len(self._sizes) - 1
         a, h = ([None] + [np.zeros((n_samples, n), self._dtype) for n in self._sizes[1:]] for _ in range(2))
         grad_a: list[Array | None] = [None] + [np.zeros((n_samples, n), self._dtype) for n in self._sizes[1:]]
@@ -371,8 +384,8 @@ class Network:
         if self._loss.acts_on_a:
             grad_h[L] = None
         grad = np.empty(self.n_params, self._dtype)
-        self._plan.forward(theta, x_, np.empty_like(h[L]), a, h)
-        loss = self._plan.value_and_grad(theta, x_, y_, grad, weights, grad_a, grad_h)
+        self._plan.forward(theta, x_, np.empty_like(h[L]), n_threads, a, h)
+        loss = self._plan.value_and_grad(theta, x_, y_, grad, weights, n_threads, grad_a, grad_h)
         layers = _params.unflatten(grad, self._sizes)
         return LayerGradients(
             loss=loss,
@@ -454,10 +467,8 @@ class Network:
         y: npt.ArrayLike,
         params: npt.ArrayLike | None,
         sample_weight: npt.ArrayLike | None,
-        n_threads: int | None,
     ) -> tuple[Array, Array, Array, _validate.Weights | None]:
         """The arguments that the calls with a loss share, accepted and converted: y, x, params, weights."""
-        threads.resolve(n_threads)
         x_ = _validate.samples(x, self._sizes[0], self._dtype)
         n_samples, n_out = x_.shape[0], self._sizes[-1]
         theta = self._theta(params)

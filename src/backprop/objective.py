@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _validate
+from backprop import _validate, threads
 from backprop import params as _params
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class Objective:
         free: npt.ArrayLike | None = None,
         n_threads: int | None = None,
     ) -> None:
-        y_, x_, _, weights = net._inputs(x, y, None, sample_weight, n_threads)
+        threads.resolve(n_threads)
+        y_, x_, _, weights = net._inputs(x, y, None, sample_weight)
         self._net = net
         self._x, self._y = x_, y_
         self._sample_weight = None if weights is None else weights.array
@@ -109,8 +110,9 @@ class Objective:
         grad = net_grad.astype(np.float64)
         if self._l2:
             W = np.where(self._is_weight, full, 0.0).astype(np.float64)
-            loss += 0.5 * self._l2 * float(W @ W)
-            grad += self._l2 * W
+            with np.errstate(all="ignore"):  # a line search may step as far as overflow: inf is the answer, no warning
+                loss += 0.5 * self._l2 * float(np.square(W).sum())  # no BLAS: the same bits on every machine
+                grad += self._l2 * W
         if self._free is not None:
             grad = grad[self._free]
         self._last = (full.copy() if full is theta or full is point else full, loss, grad)  # one tuple: no torn reads

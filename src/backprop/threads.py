@@ -11,6 +11,9 @@ from pathlib import Path
 
 from backprop import _validate
 
+MAX_DIGITS = 9  # of a count in the environment; what is longer is a mistake
+MOST_THREADS = 256  # of the pool, as in _core_threads.pxi; a larger count is cut to it, so that it fits a C int
+
 _in_context: ContextVar[int | None] = ContextVar("backprop_num_threads", default=None)
 _of_process: list[int | None] = [None]  # what set_num_threads set
 
@@ -44,8 +47,8 @@ def _from_environment() -> int:
         if not value:
             continue
         first = value.split(",")[0].strip()  # OMP_NUM_THREADS may list a count for each nesting level
-        if first.isascii() and first.isdigit() and int(first) > 0:
-            return int(first)
+        if first.isascii() and first.isdigit() and len(first) <= MAX_DIGITS and int(first) > 0:
+            return min(int(first), MOST_THREADS)
         warnings.warn(
             f"{name}: expected a positive integer, got {value!r}; it is ignored", RuntimeWarning, stacklevel=2
         )
@@ -55,20 +58,24 @@ def _from_environment() -> int:
 _default = _from_environment()
 
 
+def _count(n: object, name: str) -> int:
+    return min(_validate.positive_integer(n, name), MOST_THREADS)
+
+
 def set_num_threads(n: int) -> None:
     """Set the number of threads that calls of this process may use.
 
     Parameters
     ----------
     n : int
-        At least 1. The results have the same bits for every n.
+        At least 1; 256 threads are the most. The results have the same bits for every n.
 
     Raises
     ------
     TypeError, ValueError
         Where n is not a positive integer.
     """
-    _of_process[0] = _validate.positive_integer(n, "n")
+    _of_process[0] = _count(n, "n")
 
 
 def get_num_threads() -> int:
@@ -93,7 +100,7 @@ def num_threads(n: int) -> Iterator[None]:
     TypeError, ValueError
         Where n is not a positive integer.
     """
-    token = _in_context.set(_validate.positive_integer(n, "n"))
+    token = _in_context.set(_count(n, "n"))
     try:
         yield
     finally:
@@ -102,4 +109,4 @@ def num_threads(n: int) -> Iterator[None]:
 
 def resolve(n_threads: int | None) -> int:
     """The number of threads of one call, from its argument."""
-    return get_num_threads() if n_threads is None else _validate.positive_integer(n_threads, "n_threads")
+    return get_num_threads() if n_threads is None else _count(n_threads, "n_threads")
