@@ -1,0 +1,217 @@
+"""The commands: demo, info, check. Also installed as the console script ``backprop``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from backprop.activations import ACTIVATIONS
+from backprop.losses import LOSSES
+
+OK, FAILED, BAD_ARGUMENTS, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+
+EXAMPLES = """\
+examples:
+  backprop demo --plot demo.png
+  backprop info --json
+  backprop check 5 8 8 1 --activation tanh
+  backprop check 20 50 3 --loss cross_entropy --dtype float32
+"""
+
+CHECK_EXAMPLES = """\
+NAME may carry its parameter after a colon.
+
+activations:
+{activations}
+
+losses:
+{losses}
+
+examples:
+  backprop check 5 8 8 1 --activation tanh
+  backprop check 6 4 2 --activation leaky_relu:0.2 --loss huber:0.5
+
+The exit status is 0 if the gradient is right, 1 if it is wrong, and 2 if the
+arguments make no network.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_ARGUMENTS, f"error: {message} (see {self.prog} --help)\n")
+
+
+def _spec(text: str) -> str | tuple[str, float]:
+    """A name, or NAME:PARAMETER as a pair."""
+    name, colon, parameter = text.partition(":")
+    if not colon:
+        return name
+    try:
+        return name, float(parameter)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number after the colon, got {text!r}") from None
+
+
+def _natural(text: str) -> int:
+    """An integer >= 1."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text!r}")
+    return number
+
+
+def _seed(text: str) -> int:
+    """An integer >= 0."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"expected an integer >= 0, got {text!r}")
+    return int(text)
+
+
+def _fill(names: Sequence[str]) -> str:
+    import textwrap
+
+    return textwrap.fill(", ".join(names), 78, subsequent_indent="  ", initial_indent="  ")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="backprop",
+        description="Gradients of dense neural networks on CPUs.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo",
+        help="train a classifier of handwritten digits with SciPy",
+        description="Train a network on scikit-learn's digits with scipy.optimize's L-BFGS-B,\n"
+        "after a check of its gradient, and print the accuracy on a fifth of the\n"
+        "images that was held out. Needs: pip install 'backprop-cpu[demo]'",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    demo.add_argument("--plot", metavar="FILE", help="draw the learning curve and the confusion matrix (.png, .pdf)")
+    demo.add_argument("--maxiter", type=_natural, default=100, metavar="N", help="iterations of L-BFGS-B (default 100)")
+    demo.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the initial weights (default 0)")
+
+    info = commands.add_parser(
+        "info",
+        help="print versions, instruction set and threads",
+        description="Print the versions, the instruction set in use, and the number of threads.",
+    )
+    info.add_argument("--json", action="store_true", help="print as one JSON object")
+
+    check = commands.add_parser(
+        "check",
+        help="check the gradient of a random network",
+        description="Check the gradient of a random network on random samples against the\n"
+        "complex step of the NumPy reference, layer by layer.",
+        epilog=CHECK_EXAMPLES.format(activations=_fill(list(ACTIVATIONS)), losses=_fill(list(LOSSES))),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    check.add_argument("sizes", nargs="+", type=int, metavar="SIZES", help="layer sizes n_0 n_1 ... n_L, at least two")
+    check.add_argument(
+        "--activation",
+        type=_spec,
+        default="relu",
+        metavar="NAME",
+        help="activation of the hidden layers (default relu)",
+    )
+    check.add_argument("--output", type=_spec, default="identity", metavar="NAME", help="output (default identity)")
+    check.add_argument(
+        "--loss", type=_spec, default="squared_error", metavar="NAME", help="loss (default squared_error)"
+    )
+    check.add_argument("--dtype", default="float64", metavar="DTYPE", help="float64 (default) or float32")
+    check.add_argument("--samples", type=_natural, default=40, metavar="N", help="number of samples (default 40)")
+    check.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of parameters and samples (default 0)")
+    return parser
+
+
+def _info(as_json: bool) -> int:
+    from backprop.info import configuration, show_config
+
+    if as_json:
+        print(json.dumps(configuration(), indent=2))
+    else:
+        show_config()
+    return OK
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from backprop.checking import random_problem
+    from backprop.network import Network
+
+    rng = np.random.default_rng(arguments.seed)
+    net = Network(
+        arguments.sizes,
+        activations=arguments.activation,
+        output=arguments.output,
+        loss=arguments.loss,
+        dtype=arguments.dtype,
+        rng=rng,
+    )
+    for b in net.biases:
+        b[...] = rng.uniform(-0.5, 0.5, b.shape)  # at 0, a bias that the forward pass forgot would not be noticed
+    report = net.check_gradient(*random_problem(net, arguments.samples, rng))
+    print(report)
+    return OK if report.ok else FAILED
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.command == "info":
+        return _info(arguments.json)
+    if arguments.command == "check":
+        return _check(arguments)
+    from backprop.demo import run
+
+    return run(plot=arguments.plot, maxiter=arguments.maxiter, seed=arguments.seed)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit status: 0, 1 for a wrong gradient or a demo that cannot run, 2 for bad arguments, 130 after Ctrl-C,
+        141 where the reader of the output went away.
+
+    Raises
+    ------
+    SystemExit
+        From argparse: 0 after ``--help``, 2 for arguments that it refuses.
+    """
+    try:
+        arguments = _parser().parse_args(argv)
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # What is still buffered would raise again when the interpreter exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (ValueError, TypeError, MemoryError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_ARGUMENTS
+
+
+if __name__ == "__main__":
+    sys.exit(main())
