@@ -1,0 +1,444 @@
+"""Every activation's g and g' in the kernels, against 50 digits, over the whole range of both dtypes."""
+
+import math
+
+import mpmath
+import numpy as np
+import pytest
+from conftest import require_peer
+from problems import ACTIVATION_NAMES, same_bits
+
+import backprop
+from backprop.activations import ACTIVATIONS, SELU_ALPHA, SELU_ALPHA_SCALE, SELU_SCALE
+
+mpf = mpmath.mpf
+DTYPES = ["float64", "float32"]
+
+# Largest error in units in the last place of the true value: (g, g') in float64, (g, g') in float32.
+EXACT = ((0.5, 0.5), (0.5, 0.5))
+ULPS = {
+    "identity": EXACT,
+    "relu": EXACT,
+    "leaky_relu": ((0.5, 0.5), (0.51, 0.5)),
+    "elu": ((1.5, 1.5), (1.0, 1.0)),
+    "selu": ((3.0, 3.0), (1.5, 1.5)),
+    "gelu": ((8.0, 8.0), (1.5, 2.0)),
+    "gelu_tanh": ((8.0, 8.0), (1.5, 2.0)),
+    "silu": ((4.0, 5.0), (1.5, 2.0)),
+    "mish": ((5.0, 6.0), (2.0, 2.0)),
+    "softplus": ((2.0, 2.5), (1.0, 1.0)),
+    "softsign": ((1.5, 3.0), (1.0, 1.5)),
+    "tanh": ((2.5, 3.5), (1.0, 2.0)),
+    "sigmoid": ((2.5, 3.5), (1.0, 2.0)),
+    "hardtanh": EXACT,
+    "hardsigmoid": ((1.0, 0.5), (1.0, 0.5)),
+    "hardswish": ((2.0, 1.5), (1.0, 1.0)),
+    "relu6": EXACT,
+    "sin": ((1.0, 1.0), (1.0, 1.0)),
+    "exp": ((1.0, 1.0), (1.0, 1.0)),
+}
+# Where g (first) or g' (second) crosses 0 between values of order 1, the error is absolute: so many u there.
+ABSOLUTE_U = {"gelu": 2.0, "gelu_tanh": 2.0, "silu": 2.0, "mish": 2.0, "hardswish": 1.0}
+CROSSINGS = {"gelu": (-1.2, -0.4), "gelu_tanh": (-1.2, -0.4), "silu": (-2.2, -0.6), "mish": (-1.9, -0.6)}
+CROSSINGS["hardswish"] = (-3.0, -1.0)
+HARDSIGMOID_CROSSING = (-3.0, -2.0)  # a + 3 is rounded; what is left of it near -3 has the error of 3
+
+
+def exponential(a):
+    return mpmath.exp(a) if a > -3000 else mpf(0)
+
+
+def sigmoid(a):
+    return 1 / (1 + exponential(-a)) if a >= 0 else exponential(a) / (1 + exponential(a))
+
+
+def normal(a):
+    return mpmath.exp(-a * a / 2) / mpmath.sqrt(2 * mpmath.pi) if abs(a) < 100 else mpf(0)
+
+
+def normal_distribution(a):
+    if abs(a) >= 100:
+        return mpf(1 if a > 0 else 0)
+    return mpmath.erfc(-a / mpmath.sqrt(2)) / 2
+
+
+def mish_gate(a):
+    if a < 0:
+        e = exponential(a)
+        return e * (e + 2) / (e * (e + 2) + 2)
+    t = exponential(-a)
+    return (1 + 2 * t) / (1 + 2 * t + 2 * t * t)
+
+
+def mish_gate_prime(a):
+    if a < 0:
+        e = exponential(a)
+        return 4 * e * (1 + e) / (e * (e + 2) + 2) ** 2
+    t = exponential(-a)
+    return 4 * t * t * (1 + t) / (1 + 2 * t + 2 * t * t) ** 2
+
+
+def gelu_tanh_2u(a):
+    return mpmath.sqrt(8 / mpmath.pi) * (a + mpf("0.044715") * a**3)
+
+
+def gelu_tanh_2u_prime(a):
+    return mpmath.sqrt(8 / mpmath.pi) * (1 + 3 * mpf("0.044715") * a**2)
+
+
+def tanh(a):
+    t = exponential(-2 * abs(a))
+    magnitude = mpmath.tanh(abs(a)) if abs(a) < 100 else (1 - t) / (1 + t)
+    return magnitude if a > 0 else -magnitude
+
+
+def tanh_prime(a):
+    t = exponential(-2 * abs(a))
+    return 4 * t / (1 + t) ** 2
+
+
+def hard(a):
+    return min(max(a + 3, mpf(0)), mpf(6)) / 6
+
+
+scale, alpha = mpf(SELU_SCALE), mpf(SELU_ALPHA)
+slope = mpf(0.01)
+TRUE = {
+    "identity": (lambda a: a, lambda a: mpf(1)),
+    "relu": (lambda a: max(a, mpf(0)), lambda a: mpf(a > 0)),
+    "leaky_relu": (lambda a: a if a > 0 else slope * a, lambda a: mpf(1) if a > 0 else slope),
+    "elu": (lambda a: a if a > 0 else mpmath.expm1(max(a, -3000)), lambda a: mpf(1) if a > 0 else exponential(a)),
+    "selu": (
+        lambda a: scale * (a if a > 0 else alpha * mpmath.expm1(max(a, -3000))),
+        lambda a: scale * (1 if a > 0 else alpha * exponential(a)),
+    ),
+    "gelu": (lambda a: a * normal_distribution(a), lambda a: normal_distribution(a) + a * normal(a)),
+    "gelu_tanh": (
+        lambda a: a * sigmoid(gelu_tanh_2u(a)),
+        lambda a: (
+            sigmoid(gelu_tanh_2u(a)) + a * gelu_tanh_2u_prime(a) * sigmoid(gelu_tanh_2u(a)) * sigmoid(-gelu_tanh_2u(a))
+        ),
+    ),
+    "silu": (lambda a: a * sigmoid(a), lambda a: sigmoid(a) * (1 + a * sigmoid(-a))),
+    "mish": (lambda a: a * mish_gate(a), lambda a: mish_gate(a) + a * mish_gate_prime(a)),
+    "softplus": (lambda a: max(a, mpf(0)) + mpmath.log1p(exponential(-abs(a))), sigmoid),
+    "softsign": (lambda a: a / (1 + abs(a)), lambda a: 1 / (1 + abs(a)) ** 2),
+    "tanh": (tanh, tanh_prime),
+    "sigmoid": (sigmoid, lambda a: sigmoid(a) * sigmoid(-a)),
+    "hardtanh": (lambda a: min(max(a, mpf(-1)), mpf(1)), lambda a: mpf(-1 < a < 1)),
+    "hardsigmoid": (hard, lambda a: mpf(-3 < a < 3) / 6),
+    "hardswish": (
+        lambda a: a * hard(a),
+        lambda a: mpf(0) if a <= -3 else mpf(1) if a >= 3 else (2 * a + 3) / 6,
+    ),
+    "relu6": (lambda a: min(max(a, mpf(0)), mpf(6)), lambda a: mpf(0 < a < 6)),
+    "sin": (mpmath.sin, mpmath.cos),
+    "exp": (mpmath.exp, mpmath.exp),
+}
+
+
+def g(name, a):
+    """The kernel's g of a vector, through a network with W = 1 and b = 0."""
+    net = backprop.Network([1, 1], output=name, dtype=a.dtype)
+    net.params = [1, 0]
+    return net.forward(a[:, None])[:, 0]
+
+
+def g_prime(name, a):
+    """The kernel's g' of a vector."""
+    return backprop.preactivation_gradient(np.ones((1, a.size), a.dtype), a[None], name)[0]
+
+
+def points(name, dtype):
+    """A grid, magnitudes from the subnormals to 1e300 (1e37), branch points and their neighbours, and tails."""
+    info = np.finfo(dtype)
+    magnitudes = np.concatenate(
+        [
+            np.linspace(0, 12, 121),
+            np.logspace(-8, 3, 78),
+            np.logspace(np.log10(float(info.tiny)) - 6, np.log10(float(info.max)) - 0.6, 40),
+            [
+                float(info.smallest_subnormal),
+                1e-18,
+                1e20,
+                9,
+                19.5,
+                37,
+                37.5,
+                38,
+                39.9,
+                40.1,
+                300,
+                699.5,
+                720,
+                745,
+                1000,
+            ],
+            [1e4, 87.5, 88.5, 100, 103.5, 104, 1, 3, 6, 0.5, 2**-0.5, 20, 33, 36.7],
+        ]
+    )
+    magnitudes = np.unique(magnitudes.astype(dtype))
+    magnitudes = np.concatenate([magnitudes, np.nextafter(np.array([1, 3, 6], dtype), info.dtype.type(0))])
+    a = np.concatenate([-magnitudes, magnitudes])
+    if name == "exp":
+        a = a[a < np.log(float(info.max)) - 1e-3]
+    return a
+
+
+def ulp(value, dtype):
+    """The distance of floats next to a true value."""
+    rounded = float(value)
+    if dtype == "float64":
+        return math.ulp(rounded)
+    exponent = math.frexp(rounded)[1] if rounded else -1000
+    return 2.0 ** max(exponent - 24, -149)
+
+
+def errors(name, dtype, which):
+    """For each point: a, the kernel's value, the true one, the error in ulp and in u."""
+    a = points(name, dtype)
+    values = (g, g_prime)[which](name, a)
+    u = float(np.finfo(dtype).eps) / 2
+    rows = []
+    with mpmath.workdps(50):
+        for point, value in zip(a.tolist(), values.tolist(), strict=True):
+            true = TRUE[name][which](mpf(point))
+            error = abs(mpf(value) - true) if math.isfinite(value) else mpf("inf")
+            rows.append((point, value, float(true), float(error / mpf(ulp(true, dtype))), float(error / u)))
+    return rows
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["g", "g_prime"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ACTIVATION_NAMES)
+def test_against_50_digits(name, dtype, which):
+    bad = []
+    for a, value, true, in_ulps, in_u in errors(name, dtype, which):
+        allowed = ULPS[name][DTYPES.index(dtype)][which] + 0.01
+        if name == "gelu_tanh" and dtype == "float64" and -25 < a < -2:
+            allowed += 2.0 * abs(float(gelu_tanh_2u(mpf(a))))  # 2u is rounded, and exp(2u) magnifies that
+        crossing = CROSSINGS.get(name) if which else {"hardsigmoid": HARDSIGMOID_CROSSING}.get(name)
+        # Next to a zero only the absolute error counts; below the normal numbers, gelu's factor a <= 40 multiplies
+        # the last place of Phi(a).
+        absolute = ABSOLUTE_U.get(name, 1.0) if crossing and crossing[0] <= a <= crossing[1] else 0.0
+        if name == "hardswish" and not which and -3 <= a <= -2:
+            absolute = 1.5
+        in_subnormals = 40 if name == "gelu" and abs(true) < 1e-304 and dtype == "float64" else 4
+        tiny = float(np.finfo(dtype).smallest_subnormal)
+        if not (
+            in_ulps <= allowed or in_u <= absolute or abs(value - true) <= in_subnormals * tiny * (abs(true) < 1e-304)
+        ):
+            bad.append((a, value, true, in_ulps, in_u))
+    assert not bad
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tails_by_hand(dtype):
+    """Values that an implementation by way of 1 - h^2, 1 + erf or exp(a) - 1 gets wrong without a single digit."""
+    rtol = 1e-14 if dtype == "float64" else 3e-7
+    kind = np.dtype(dtype).type
+
+    def close(value, expected):
+        np.testing.assert_allclose(value, [expected], rtol=rtol)
+
+    def at(a):
+        return np.array([a], kind)
+
+    close(g_prime("tanh", at(9)), 4 * math.exp(-18) / (1 + math.exp(-18)) ** 2)
+    close(g_prime("sigmoid", at(40)), 4.248354255291589e-18)
+    close(g("gelu", at(-8)), -8 * 6.22096057427178e-16)  # Phi(-8), Abramowitz and Stegun, table 26.2
+    close(g("elu", at(-1e-18)), float(at(-1e-18)[0]))
+    close(g("selu", at(-1e-18)), SELU_SCALE * SELU_ALPHA * float(at(-1e-18)[0]))
+    close(g("silu", at(-30)), -30 * math.exp(-30) / (1 + math.exp(-30)))
+    close(g("softplus", at(-30)), math.log1p(math.exp(-30)))
+    close(g("gelu", at(1e20)), float(at(1e20)[0]))
+    close(g_prime("gelu_tanh", at(1e20)), 1.0)
+    np.testing.assert_array_equal(g("softplus", at(-1000)), [0.0])
+    np.testing.assert_array_equal(g("silu", at(-1e4)), [0.0])
+    if dtype == "float64":
+        close(g_prime("tanh", at(300)), 4 * math.exp(-600))
+        with mpmath.workdps(50):
+            close(g("gelu", at(-37)), float(-37 * mpmath.erfc(37 / mpmath.sqrt(2)) / 2))
+        close(g("softplus", at(-700)), math.exp(-700))
+        close(g("gelu", at(1e300)), 1e300)
+    else:
+        np.testing.assert_array_equal(g("softplus", at(-100)), np.array([math.exp(-100)], kind))  # subnormal
+
+
+LIMITS = {  # g(-inf), g(inf), g'(-inf), g'(inf)
+    "identity": (-np.inf, np.inf, 1, 1),
+    "relu": (0, np.inf, 0, 1),
+    "leaky_relu": (-np.inf, np.inf, 0.01, 1),
+    "elu": (-1, np.inf, 0, 1),
+    "selu": (-SELU_ALPHA_SCALE, np.inf, 0, SELU_SCALE),
+    "gelu": (0, np.inf, 0, 1),
+    "gelu_tanh": (0, np.inf, 0, 1),
+    "silu": (0, np.inf, 0, 1),
+    "mish": (0, np.inf, 0, 1),
+    "softplus": (0, np.inf, 0, 1),
+    "softsign": (-1, 1, 0, 0),
+    "tanh": (-1, 1, 0, 0),
+    "sigmoid": (0, 1, 0, 0),
+    "hardtanh": (-1, 1, 0, 0),
+    "hardsigmoid": (0, 1, 0, 0),
+    "hardswish": (0, np.inf, 0, 1),
+    "relu6": (0, 6, 0, 0),
+    "sin": (np.nan, np.nan, np.nan, np.nan),
+    "exp": (0, np.inf, 0, np.inf),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ACTIVATION_NAMES)
+def test_limits_at_infinity_and_nan(name, dtype):
+    infinities = np.array([-np.inf, np.inf], dtype)
+    expected = np.array(LIMITS[name], dtype)
+    np.testing.assert_array_equal(g(name, infinities), expected[:2])
+    np.testing.assert_array_equal(g_prime(name, infinities), expected[2:])
+    nan = np.array([np.nan], dtype)
+    assert np.isnan(g(name, nan)).all()
+    assert np.isnan(g_prime(name, nan)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ACTIVATION_NAMES)
+def test_finite_argument_gives_finite_value(name, dtype):
+    info = np.finfo(dtype)
+    a = np.array([info.max / 2, -info.max / 2, info.tiny, -info.tiny, info.smallest_subnormal, 1e20, -1e20], dtype)
+    if name == "exp":
+        a = a[[1, 2, 3, 4, 6]]
+    assert np.isfinite(g(name, a)).all()
+    assert np.isfinite(g_prime(name, a)).all()
+
+
+G_OF_0 = {"softplus": math.log(2), "sigmoid": 0.5, "hardsigmoid": 0.5, "exp": 1.0}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ACTIVATION_NAMES)
+def test_g_of_0(name, dtype):
+    zero = np.zeros(1, dtype)
+    np.testing.assert_array_equal(g(name, zero), np.array([G_OF_0.get(name, 0.0)], dtype))
+
+
+def grid(dtype):
+    """A fine grid, and the magnitudes beyond it."""
+    far = np.logspace(-30, 30, 2001)
+    return np.unique(np.concatenate([np.linspace(-50, 50, 200_001), -far, far]).astype(dtype))
+
+
+def neighbours(dtype):
+    """Branch points and the 64 floats on both sides of each."""
+    parts = []
+    for centre in (0.0, 1.0, 3.0, 6.0, 40.0):
+        for sign in (-1, 1):
+            a = np.array([sign * centre], dtype)
+            for direction in (-np.inf, np.inf):
+                walk = [a]
+                for _ in range(64):
+                    walk.append(np.nextafter(walk[-1], np.array([direction], dtype)))
+                parts.append(np.concatenate(walk))
+    return np.unique(np.concatenate(parts))
+
+
+MONOTONE = [name for name in ACTIVATION_NAMES if name not in ("gelu", "gelu_tanh", "silu", "mish", "hardswish", "sin")]
+BOUNDS = {
+    "relu": (0, np.inf),
+    "elu": (-1, np.inf),
+    "softplus": (0, np.inf),
+    "softsign": (-1, 1),
+    "tanh": (-1, 1),
+    "sigmoid": (0, 1),
+    "hardtanh": (-1, 1),
+    "hardsigmoid": (0, 1),
+    "relu6": (0, 6),
+    "sin": (-1, 1),
+    "exp": (0, np.inf),
+}
+
+
+def domain(name, a):
+    """The arguments for which g does not overflow."""
+    return a[a < 80] if name == "exp" else a
+
+
+@pytest.mark.parametrize("points_of", [grid, neighbours])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", MONOTONE)
+def test_monotone(name, dtype, points_of):
+    a = domain(name, points_of(dtype))
+    values = g(name, a)
+    steps_down = np.flatnonzero(np.diff(values) < 0)
+    assert steps_down.size == 0, f"g falls after {a[steps_down]}"
+    assert np.all(g_prime(name, a) >= 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", BOUNDS)
+def test_bounds(name, dtype):
+    values = g(name, domain(name, np.concatenate([grid(dtype), neighbours(dtype)])))
+    low, high = BOUNDS[name]
+    assert values.min() >= low
+    assert values.max() <= high
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["identity", "softsign", "tanh", "hardtanh", "sin"])
+def test_odd(name, dtype):
+    a = np.concatenate([grid(dtype), neighbours(dtype)])
+    a = a[a != 0]
+    assert same_bits(g(name, -a), -g(name, a))
+    assert same_bits(g_prime(name, -a), g_prime(name, a))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sigmoid_prime_is_even(dtype):
+    a = np.concatenate([grid(dtype), neighbours(dtype)])
+    assert same_bits(g_prime("sigmoid", -a), g_prime("sigmoid", a))
+
+
+# g' at the kinks: PyTorch's.
+CORNERS = {
+    ("relu", 0.0): 0.0,
+    ("leaky_relu", 0.0): 0.01,
+    ("elu", 0.0): 1.0,
+    ("selu", 0.0): SELU_ALPHA_SCALE,
+    ("hardtanh", -1.0): 0.0,
+    ("hardtanh", 1.0): 0.0,
+    ("hardsigmoid", -3.0): 0.0,
+    ("hardsigmoid", 3.0): 0.0,
+    ("relu6", 0.0): 0.0,
+    ("relu6", 6.0): 0.0,
+    ("hardswish", -3.0): 0.0,
+    ("hardswish", 3.0): 1.0,
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "corner"), CORNERS)
+def test_derivative_at_a_kink(name, corner, dtype):
+    np.testing.assert_array_equal(g_prime(name, np.array([corner], dtype)), np.array([CORNERS[name, corner]], dtype))
+    expected = ACTIVATIONS[name].g_prime(np.array([corner]), ACTIVATIONS[name].default)
+    np.testing.assert_array_equal(expected, [CORNERS[name, corner]])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "corner"), CORNERS)
+def test_derivative_at_a_kink_is_that_of_torch(name, corner, dtype):
+    torch = require_peer("torch")
+    function = torch.relu if name == "relu" else getattr(torch.nn.functional, name)
+    a = torch.tensor([corner], dtype=getattr(torch, dtype), requires_grad=True)
+    function(a).sum().backward()
+    np.testing.assert_allclose(g_prime(name, np.array([corner], dtype)), a.grad.numpy(), rtol=2e-7)
+
+
+@pytest.mark.parametrize("name", ["leaky_relu", "elu"])
+def test_parameters(name):
+    a = np.linspace(-3, 3, 12).reshape(3, 4)
+    for parameter in (0.3, 1.7):
+        net = backprop.Network([4, 4], output=(name, parameter))
+        net.params = np.concatenate([np.eye(4).ravel(), np.zeros(4)])
+        row = ACTIVATIONS[name]
+        np.testing.assert_allclose(net.forward(a), row.g(a, parameter), rtol=1e-15)
+        computed = backprop.preactivation_gradient(np.ones_like(a), a, (name, parameter))
+        np.testing.assert_allclose(computed, row.g_prime(a, parameter), rtol=1e-15)

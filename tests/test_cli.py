@@ -1,0 +1,178 @@
+"""The commands demo, info and check: output, exit statuses, and errors of one line."""
+
+import builtins
+import json
+import subprocess
+import sys
+
+import pytest
+
+import backprop
+from backprop import __main__ as cli
+from backprop import demo
+from backprop.network import Network
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def exit_status(arguments):
+    """The status of a command, be it returned or raised by the parser."""
+    try:
+        return cli.main(arguments)
+    except SystemExit as stop:
+        return stop.code
+
+
+@pytest.fixture
+def wrong_gradient(monkeypatch):
+    right = Network.value_and_grad
+
+    def wrong(self, *args, **options):
+        loss, gradient = right(self, *args, **options)
+        return loss, 1.001 * gradient
+
+    monkeypatch.setattr(Network, "value_and_grad", wrong)
+
+
+def test_info(capsys):
+    assert cli.main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert backprop.__version__ in out
+    assert "simd:" in out
+
+
+def test_info_json(capsys):
+    assert cli.main(["info", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["backprop"] == backprop.__version__
+    assert values["simd"] in values["simd_supported"]
+    assert values["threads"] >= 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["5", "8", "8", "1", "--activation", "tanh"],
+        ["3", "4", "--loss", "cross_entropy", "--dtype", "float32", "--samples", "7", "--seed", "3"],
+        ["3", "6", "2", "--activation", "leaky_relu:0.2", "--loss", "huber:0.5", "--output", "softplus"],
+    ],
+)
+def test_check_of_a_right_gradient(arguments, capsys):
+    assert cli.main(["check", *arguments]) == 0
+    captured = capsys.readouterr()
+    assert "right: largest relative error" in captured.out
+    assert "check_grad" in captured.out
+    assert captured.err == ""
+
+
+def test_check_of_a_wrong_gradient(wrong_gradient, capsys):
+    assert cli.main(["check", "5", "8", "1"]) == 1
+    assert "WRONG" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "5", "0", "1"], "sizes[1]: expected a positive integer, got 0"),
+        (["check", "5"], "sizes: expected at least two positive integers"),
+        (["check", "5", "one"], "invalid int value: 'one'"),
+        (["check", "5", "2", "1", "--activation", "tahn"], "did you mean 'tanh'?"),
+        (["check", "5", "2", "1", "--activation", "elu:x"], "expected a number after the colon, got 'elu:x'"),
+        (["check", "5", "1", "--loss", "cubic"], "loss: expected one of"),
+        (["check", "5", "1", "--dtype", "float16"], 'dtype: expected "float32" or "float64"'),
+        (["check", "5", "1", "--samples", "0"], "expected an integer >= 1, got '0'"),
+        (["check", "5", "1", "--seed", "-1"], "expected an integer >= 0, got '-1'"),
+        (["train"], "invalid choice: 'train'"),
+        ([], "COMMAND"),
+        (["demo", "--plot", "no/such/directory/demo.png"], "directory that exists"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, message, capsys):
+    assert exit_status(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["info", "--help"], ["check", "--help"]])
+def test_help_is_narrow(arguments, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert exit_status(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("usage: backprop")
+    assert max(map(len, lines)) <= 80
+
+
+def test_interrupt_is_quiet(monkeypatch, capsys):
+    def interrupt(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", interrupt)
+    assert cli.main(["info"]) == 130
+    captured = capsys.readouterr()
+    assert captured.out + captured.err == ""
+
+
+def test_broken_pipe_is_quiet():
+    code = "import sys; from backprop.__main__ import main; sys.stdin.readline(); sys.exit(main(['info']))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()  # before the first line is printed
+    process.stdin.write(b"\n")
+    process.stdin.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 141
+    assert err == b""
+
+
+def test_module_runs():
+    done = subprocess.run([sys.executable, "-m", "backprop", "info"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("backprop:")
+
+
+def test_demo_learns(tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    plot = tmp_path / "demo.png"
+    assert cli.main(["demo", "--plot", str(plot)]) == 0
+    out = capsys.readouterr().out
+    assert "gradient: right" in out
+    share = float(out.splitlines()[-1].split()[1].rstrip("%"))
+    assert share >= 97.0
+    assert plot.read_bytes()[:8] == PNG_SIGNATURE
+
+
+def test_short_demo(capsys):
+    pytest.importorskip("sklearn")
+    assert cli.main(["demo", "--maxiter", "3"]) == 0
+    captured = capsys.readouterr()
+    assert "training: 3 iterations" in captured.out
+    assert "3/3" in captured.err
+
+
+def test_demo_stops_at_a_wrong_gradient(wrong_gradient, monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr(demo, "train", lambda *args: pytest.fail("trained with a wrong gradient"))
+    assert cli.main(["demo"]) == 1
+    captured = capsys.readouterr()
+    assert "WRONG" in captured.out
+    assert captured.err == "error: the gradient is wrong; nothing was trained\n"
+
+
+@pytest.mark.parametrize("missing", ["sklearn", "tqdm", "matplotlib"])
+def test_demo_says_what_is_missing(missing, monkeypatch, capsys):
+    real_import = builtins.__import__
+
+    def refuse(name, *args, **options):
+        if name.split(".")[0] == missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=missing)
+        return real_import(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    assert cli.main(["demo"]) == 1
+    err = capsys.readouterr().err
+    assert "pip install 'backprop-cpu[demo]'" in err
+    assert err.count("\n") == 1

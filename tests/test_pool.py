@@ -1,0 +1,177 @@
+"""The pool under fire: forks at any moment, crowds of callers, interrupts, exits. Each runs in a process of its own."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+SETUP = """
+import faulthandler, os, signal, sys, threading, time
+import numpy as np
+from backprop import Network
+
+faulthandler.dump_traceback_later(60, exit=True)  # a hang shows where
+rng = np.random.default_rng(0)
+net = Network([30, 100, 100, 1], activations="tanh", dtype="float32", rng=1)
+x = rng.standard_normal((4000, 30), np.float32)
+y = rng.standard_normal((4000, 1), np.float32)
+expected = net.value_and_grad(x, y, n_threads=1)
+
+
+def is_right(n_threads=2):
+    loss, grad = net.value_and_grad(x, y, n_threads=n_threads)
+    return loss == expected[0] and np.array_equal(grad, expected[1])
+
+
+def n_os_threads():
+    return len(os.listdir("/proc/self/task"))
+"""
+
+
+def run(code, timeout=90):
+    environment = {k: v for k, v in os.environ.items() if k not in {"BACKPROP_NUM_THREADS", "OMP_NUM_THREADS"}}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SETUP + textwrap.dedent(code)],
+        capture_output=True, text=True, timeout=timeout, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_fork_before_after_and_nested():
+    run("""
+    def child(depth):
+        pid = os.fork()
+        if pid == 0:
+            good = is_right() and (depth == 0 or child(depth - 1))
+            os._exit(0 if good and is_right(3) else 1)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    assert child(1)  # before the pool exists
+    for _ in range(20):
+        assert is_right()
+        assert child(2)
+        assert is_right()
+    """)
+
+
+def test_fork_while_other_threads_are_inside_calls():
+    run("""
+    stop = threading.Event()
+    wrong = []
+
+    def caller():
+        while not stop.is_set():
+            if not is_right():
+                wrong.append(1)
+
+    callers = [threading.Thread(target=caller) for _ in range(3)]
+    for c in callers:
+        c.start()
+    for k in range(60):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if is_right() and is_right(4) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, k
+        assert is_right()
+    stop.set()
+    for c in callers:
+        c.join()
+    assert not wrong
+    """)
+
+
+def test_64_callers_at_once_and_few_threads_left():
+    out = run("""
+    from concurrent.futures import ThreadPoolExecutor
+
+    before = n_os_threads()
+    barrier = threading.Barrier(64)
+
+    def caller(k):
+        barrier.wait()
+        return all(is_right(2 + k % 3) for _ in range(3))
+
+    with ThreadPoolExecutor(64) as pool:
+        assert all(pool.map(caller, range(64)))
+    deadline = time.monotonic() + 10
+    while n_os_threads() > 12 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    print(n_os_threads() - before)
+    """)
+    assert int(out) < 12
+
+
+def test_ctrl_c_many_times():
+    out = run("""
+    big = Network([64, 256, 256, 4], dtype="float32", rng=2)
+    bx = rng.standard_normal((60000, 64), np.float32)
+    by = rng.standard_normal((60000, 4), np.float32)
+    right = big.value_and_grad(bx[:3000], by[:3000], n_threads=1)
+    before = big.params.copy()
+    interrupted, latest = 0, 0.0
+    for k in range(40):
+        sent = []
+
+        def send():
+            sent.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+
+        timer = threading.Timer(0.002 + 0.003 * (k % 13), send)
+        try:
+            timer.start()
+            for _ in range(100):
+                big.value_and_grad(bx, by, n_threads=1 + k % 2)
+        except KeyboardInterrupt:
+            interrupted += 1
+            latest = max(latest, time.monotonic() - sent[0])
+        timer.join()
+        assert np.array_equal(big.params, before)
+        loss, grad = big.value_and_grad(bx[:3000], by[:3000], n_threads=2)
+        assert loss == right[0] and np.array_equal(grad, right[1])
+    print(interrupted, latest)
+    """)
+    interrupted, _ = out.split()
+    assert int(interrupted) == 40
+
+
+@pytest.mark.parametrize("daemon", [True, False])
+def test_exit_while_a_thread_computes(daemon):
+    run(f"""
+    def caller():
+        for _ in range(20 if not {daemon} else 10**6):
+            is_right()
+
+    threading.Thread(target=caller, daemon={daemon}).start()
+    time.sleep(0.05)
+    faulthandler.cancel_dump_traceback_later()
+    """)
+
+
+def test_a_signal_handler_that_forks_and_calls():
+    run("""
+    big = Network([64, 256, 256, 4], dtype="float32", rng=2)
+    bx = rng.standard_normal((40000, 64), np.float32)
+    by = rng.standard_normal((40000, 4), np.float32)
+    right = big.value_and_grad(bx, by, n_threads=1)
+    codes = []
+
+    def handler(number, frame):
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
+            return
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    parent = os.getpid()
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.06)
+    for _ in range(20):
+        loss, grad = big.value_and_grad(bx, by, n_threads=2)
+        assert loss == right[0] and np.array_equal(grad, right[1])
+        if os.getpid() != parent:
+            os._exit(0)
+    assert codes == [0], codes
+    """)

@@ -1,0 +1,100 @@
+"""The reference against the complex step: every derivative in it, before anything is judged by it."""
+
+import numpy as np
+import pytest
+from problems import ACTIVATION_NAMES, LOSS_NAMES, PARAMETERS, Y_HAT_LOSSES, random_problem
+
+from backprop.activations import ACTIVATIONS
+from backprop.losses import LOSSES
+
+TOLERANCE = 1e-13
+STEP = 1e-20  # its square vanishes beside 1, and it leaves room above the subnormals for g' as small as 1e-280
+
+
+def assert_gradient_is_the_complex_step(problem):
+    gradient = problem.reference().gradient
+    size = gradient.size
+    by_step = np.array([problem.complex_step(np.eye(size)[p]) for p in range(size)])
+    assert np.linalg.norm(by_step) > 1e-8
+    assert np.linalg.norm(gradient - by_step) <= TOLERANCE * np.linalg.norm(by_step)
+
+
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+@pytest.mark.parametrize("activation", ACTIVATION_NAMES)
+def test_gradient_of_hidden_activations(activation, loss):
+    rng = np.random.default_rng([1, ACTIVATION_NAMES.index(activation), LOSS_NAMES.index(loss)])
+    for spec in [activation, (activation, PARAMETERS[activation])] if activation in PARAMETERS else [activation]:
+        problem = random_problem(rng, [3, 4, 3, 2], activations=spec, loss=loss, n_samples=5, limit=4.0)
+        assert_gradient_is_the_complex_step(problem)
+
+
+@pytest.mark.parametrize("loss", Y_HAT_LOSSES)
+@pytest.mark.parametrize("output", ACTIVATION_NAMES)
+def test_gradient_of_outputs(output, loss):
+    rng = np.random.default_rng([2, ACTIVATION_NAMES.index(output), LOSS_NAMES.index(loss)])
+    assert_gradient_is_the_complex_step(random_problem(rng, [3, 4, 2], output=output, loss=loss, n_samples=6))
+
+
+@pytest.mark.parametrize("weight", [None, "sample", "entry"])
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+def test_gradient_of_loss_parameters_targets_and_weights(loss, weight):
+    if loss == "cross_entropy" and weight == "entry":
+        weight = "sample"
+    rng = np.random.default_rng([3, LOSS_NAMES.index(loss), [None, "sample", "entry"].index(weight)])
+    for spec in [loss, (loss, PARAMETERS[loss])] if loss in PARAMETERS else [loss]:
+        for labels in [True, False] if loss == "cross_entropy" else [True]:
+            problem = random_problem(rng, [2, 3, 3], loss=spec, n_samples=9, labels=labels)
+            problem.weight = None if weight is None else rng.uniform(0.1, 2, (9,) if weight == "sample" else (9, 3))
+            assert_gradient_is_the_complex_step(problem)
+
+
+def grid(name):
+    """Points off the kinks: a grid near 0, and the tails as far as |a| = 700."""
+    magnitudes = np.concatenate([np.linspace(0.0101, 12.01, 400), np.logspace(-8, np.log10(700), 200)])
+    if name == "exp":
+        return np.concatenate([-magnitudes, magnitudes[magnitudes < 300]])
+    return np.concatenate([-magnitudes, magnitudes])
+
+
+@pytest.mark.parametrize("name", ACTIVATION_NAMES)
+def test_g_prime_is_the_complex_step_of_g(name):
+    """Relative, as far as values are normal; absolute only where g' changes sign, and next to that place."""
+    row = ACTIVATIONS[name]
+    a = grid(name)
+    for parameter in {row.default, PARAMETERS.get(name, row.default)}:
+        with np.errstate(under="ignore"):
+            g_prime = row.g_prime(a, parameter)
+            by_step = row.g(a + 1j * STEP, parameter).imag / STEP
+        scale = np.abs(by_step)
+        if name in ("gelu", "gelu_tanh", "silu", "mish", "hardswish", "sin"):
+            near_a_zero = np.abs(by_step) < 0.2
+            near_a_zero &= np.abs(a) < 4 if name != "sin" else True
+            scale = np.where(near_a_zero, 1.0, scale)
+        # a itself is rounded once in exp(-a^2/2) and sin(a): its relative error times |a g''/g'| is the floor
+        condition = {"gelu": a * a, "gelu_tanh": np.abs(a) ** 3 / 4, "sin": 1.0}.get(name, np.abs(a))
+        normal = np.abs(by_step) > 1e-280
+        error = np.abs(g_prime - by_step)
+        assert np.all(
+            error[normal] <= (16 + 2 * np.broadcast_to(condition, a.shape)[normal]) * 2.0**-53 * scale[normal]
+        )
+        assert np.all(error[~normal] <= 1e-279)
+
+
+@pytest.mark.parametrize("name", LOSS_NAMES)
+def test_loss_prime_is_the_complex_step_of_loss(name):
+    row = LOSSES[name]
+    rng = np.random.default_rng(5)
+    z = rng.normal(0, 3, (40, 3))
+    y = {
+        "hinge": np.sign(z[::-1]),
+        "poisson": rng.poisson(2, z.shape),
+        "binary_cross_entropy": rng.random(z.shape),
+    }.get(name, z[::-1] + 0.1)
+    if name == "cross_entropy":
+        y = np.eye(3)[rng.integers(0, 3, 40)]
+    for parameter in {row.default, PARAMETERS.get(name, row.default)}:
+        slope = row.loss_prime(z, y, parameter)
+        for j in range(3):
+            terms = row.loss(z + 1e-100j * np.eye(3)[j], y, parameter)
+            by_step = (terms if terms.ndim == 1 else terms.sum(axis=1)).imag / 1e-100
+            np.testing.assert_allclose(slope[:, j], by_step, rtol=TOLERANCE, atol=1e-15)

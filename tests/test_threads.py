@@ -1,0 +1,365 @@
+"""Thread counts and instruction sets: who decides, what is refused, and that the bits depend on neither."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import backprop
+from backprop import Network, _core, get_num_threads, num_threads, set_num_threads
+from backprop import threads as threads_module
+
+VARIABLES = ("BACKPROP_NUM_THREADS", "OMP_NUM_THREADS", "BACKPROP_SIMD")
+
+
+def run(code, *, check=True, **environment):
+    """Run code in a process of its own, with these variables and none else of ours."""
+    clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was():
+    """Undo what a test sets for the process."""
+    before = threads_module._of_process[0]
+    yield
+    threads_module._of_process[0] = before
+
+
+# set, get, context ---------------------------------------------------------------------------------------------------
+
+
+def test_set_and_get():
+    set_num_threads(3)
+    assert get_num_threads() == 3
+    set_num_threads(np.int64(1))
+    assert get_num_threads() == 1
+    assert type(get_num_threads()) is int
+    set_num_threads(200)  # more than there are CPUs is allowed
+    assert get_num_threads() == 200
+
+
+def test_the_context_goes_before_the_process_and_ends():
+    set_num_threads(3)
+    with num_threads(5):
+        assert get_num_threads() == 5
+        with num_threads(2):
+            assert get_num_threads() == 2
+            set_num_threads(7)
+            assert get_num_threads() == 2
+        assert get_num_threads() == 5
+    assert get_num_threads() == 7
+    with pytest.raises(ZeroDivisionError), num_threads(4):
+        raise ZeroDivisionError
+    assert get_num_threads() == 7
+
+
+def test_the_argument_goes_before_the_context():
+    set_num_threads(3)
+    with num_threads(5):
+        assert threads_module.resolve(2) == 2
+        assert threads_module.resolve(np.uint8(9)) == 9
+        assert threads_module.resolve(None) == 5
+    assert threads_module.resolve(None) == 3
+
+
+def test_the_context_is_of_its_thread_alone():
+    set_num_threads(3)
+    seen = []
+    with num_threads(5):
+        thread = threading.Thread(target=lambda: seen.append(get_num_threads()))
+        thread.start()
+        thread.join()
+    assert seen == [3]
+
+
+def test_a_huge_count_is_cut_to_the_largest_pool():
+    net = Network([30, 50, 1], activations="tanh", rng=0)
+    x, y = np.ones((3000, 30)), np.zeros((3000, 1))
+    expected = net.value_and_grad(x, y, n_threads=1)
+    for n in (257, 1000, 2**31 - 1, 2**31, 2**63, 10**30):
+        loss, grad = net.value_and_grad(x, y, n_threads=n)
+        assert loss == expected[0]
+        assert np.array_equal(grad, expected[1])
+        assert np.array_equal(net.forward(x, n_threads=n), net.forward(x, n_threads=1))
+        set_num_threads(n)
+        assert get_num_threads() == 256
+        assert net.value_and_grad(x, y)[0] == net.loss(x, y) == expected[0]
+        with num_threads(n):
+            assert get_num_threads() == 256
+            assert net.value_and_grad(x, y)[0] == expected[0]
+    assert int(run(SHOW, BACKPROP_NUM_THREADS="123456789").stdout) == 256
+
+
+def test_a_refused_count_changes_nothing():
+    set_num_threads(3)
+    for bad in (0, -1, 2.5, "2", True, None):
+        with pytest.raises((ValueError, TypeError), match=r"^n: expected a positive integer, got"):
+            set_num_threads(bad)
+        with pytest.raises((ValueError, TypeError), match=r"^n: expected a positive integer, got"), num_threads(bad):
+            pass
+    assert get_num_threads() == 3
+
+
+# The environment -----------------------------------------------------------------------------------------------------
+
+SHOW = "import backprop; print(backprop.get_num_threads())"
+
+
+def test_the_environment_in_its_order():
+    assert int(run(SHOW, BACKPROP_NUM_THREADS="3", OMP_NUM_THREADS="5").stdout) == 3
+    assert int(run(SHOW, OMP_NUM_THREADS="5").stdout) == 5
+    assert int(run(SHOW, BACKPROP_NUM_THREADS="", OMP_NUM_THREADS="5").stdout) == 5
+    assert int(run(SHOW, OMP_NUM_THREADS="4,3,2").stdout) == 4
+    assert int(run(SHOW, BACKPROP_NUM_THREADS=" 6 ").stdout) == 6
+    assert int(run(SHOW).stdout) == threads_module.available_cpus()
+
+
+def test_set_context_and_argument_go_before_the_environment():
+    code = """
+        import backprop
+        from backprop.threads import resolve
+        seen = [backprop.get_num_threads()]
+        backprop.set_num_threads(2)
+        seen.append(backprop.get_num_threads())
+        with backprop.num_threads(7):
+            seen += [backprop.get_num_threads(), resolve(9)]
+        print(*seen)
+    """
+    assert run(code, BACKPROP_NUM_THREADS="3", OMP_NUM_THREADS="5").stdout.split() == ["3", "2", "7", "9"]
+
+
+@pytest.mark.parametrize("value", ["0", "-2", "2.5", "many", "true", "1e1", "0x4", "٣", ",4", "9" * 5000, "9" * 30])
+def test_an_invalid_value_warns_once_and_is_ignored(value):
+    code = """
+        import warnings
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            import backprop
+            import numpy as np
+            net = backprop.Network([2, 1], rng=0)
+            for _ in range(3):
+                net.loss(np.ones((3, 2)), np.ones(3))
+                backprop.get_num_threads()
+        mine = [w for w in caught if "NUM_THREADS" in str(w.message)]
+        print(backprop.get_num_threads(), len(mine), mine[0].category.__name__, ascii(mine[0].message))
+    """
+    done = run(code, BACKPROP_NUM_THREADS=value, OMP_NUM_THREADS="5", PYTHONUTF8="1").stdout
+    assert done.startswith("5 1 RuntimeWarning ")
+    assert "BACKPROP_NUM_THREADS: expected a positive integer, got " in done
+    done = run(code, OMP_NUM_THREADS=value, PYTHONUTF8="1").stdout
+    assert done.startswith(f"{threads_module.available_cpus()} 1 RuntimeWarning ")
+    assert "OMP_NUM_THREADS: expected a positive integer, got " in done
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity here")
+def test_cpus_are_those_of_the_affinity():
+    code = """
+        import os
+        cpu = min(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cpu})
+        import backprop
+        print(backprop.get_num_threads(), backprop.threads.available_cpus())
+    """
+    assert run(code).stdout.split() == ["1", "1"]
+
+
+# The CPU quota of a cgroup -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "quota"),
+    [("200000 100000\n", 2), ("150000 100000\n", 2), ("100001 100000\n", 2), ("50000 100000", 1), ("1 100000", 1),
+     ("max 100000\n", None), ("max\n", None), ("", None), ("abc def\n", None), ("-1 100000\n", None),
+     ("0 100000\n", None), ("100000 0\n", None), ("1 2 3\n", None), ("1600000 100000\n", 16)],
+)  # fmt: skip
+def test_quota_of_cgroup_v2(tmp_path, text, quota):
+    (tmp_path / "cpu.max").write_text(text)
+    assert threads_module._cgroup_quota(tmp_path) == quota
+
+
+@pytest.mark.parametrize(
+    ("quota_us", "period_us", "quota"),
+    [("250000", "100000", 3), ("100000", "100000", 1), ("-1\n", "100000\n", None), ("x", "100000", None),
+     ("100000", None, None), ("100000", "0", None)],
+)  # fmt: skip
+def test_quota_of_cgroup_v1(tmp_path, quota_us, period_us, quota):
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota_us)
+    if period_us is not None:
+        (tmp_path / "cpu" / "cpu.cfs_period_us").write_text(period_us)
+    assert threads_module._cgroup_quota(tmp_path) == quota
+
+
+def test_no_cgroup(tmp_path):
+    assert threads_module._cgroup_quota(tmp_path) is None
+    assert threads_module._cgroup_quota(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize(("quota", "cpus"), [(None, 8), (3, 3), (8, 8), (20, 8), (1, 1)])
+def test_available_cpus_are_the_smaller_of_affinity_and_quota(monkeypatch, quota, cpus):
+    monkeypatch.setattr(threads_module.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(threads_module, "_cgroup_quota", lambda: quota)
+    assert threads_module.available_cpus() == cpus
+
+
+# The bits ------------------------------------------------------------------------------------------------------------
+
+
+def results(net, n_samples, **keywords):
+    """SHA-256 of everything that the calls return for a batch of random rows."""
+    rng = np.random.default_rng(n_samples)
+    x = rng.standard_normal((n_samples, net.sizes[0]))
+    if net.loss_name == "cross_entropy":
+        y = rng.integers(0, net.sizes[-1], n_samples)
+    else:
+        y = rng.standard_normal((n_samples, net.sizes[-1]))
+    weight = rng.integers(0, 3, n_samples) + (n_samples == 1)
+    digest = hashlib.sha256()
+    for w in (None, weight):
+        loss, grad = net.value_and_grad(x, y, sample_weight=w, **keywords)
+        layers = net.layer_gradients(x, y, sample_weight=w, **keywords)
+        digest.update(np.float64(loss).tobytes() + grad.tobytes() + np.float64(layers.loss).tobytes())
+        for arrays in (layers.a, layers.h, layers.grad_a, layers.grad_h, layers.grad_W, layers.grad_b):
+            digest.update(b"".join(array.tobytes() for array in arrays if array is not None))
+    digest.update(net.forward(x, **keywords).tobytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "shape",
+    [{"sizes": [1, 50, 1], "activations": "tanh"}, {"sizes": [13, 64, 32, 16, 1], "activations": "gelu"},
+     {"sizes": [30, 41, 10], "loss": "cross_entropy"}],
+    ids=str,
+)  # fmt: skip
+def test_the_bits_do_not_depend_on_the_thread_count(shape, dtype):
+    net = Network(**shape, dtype=dtype, rng=0)
+    for n_samples in (1, 7, 64, 65, 1000, 1024, 1025, 5003):
+        expected = results(net, n_samples, n_threads=1)
+        for n_threads in (2, 3, 8):
+            assert results(net, n_samples, n_threads=n_threads) == expected
+        with num_threads(5):
+            assert results(net, n_samples) == expected
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("sizes", "n_samples"), [([4, 700, 1], 1024), ([4, 700, 3], 1500), ([260, 521, 1], 1100), ([520, 521, 2], 1100)]
+)
+def test_the_bits_of_wide_layers_do_not_depend_on_the_thread_count(sizes, n_samples, dtype):
+    # The first two share a chunk's rows in several groups, the others add sums that are too large for a cache.
+    net = Network(sizes, activations="tanh", dtype=dtype, rng=0)
+    expected = results(net, n_samples, n_threads=1)
+    for n_threads in (2, 3):
+        assert results(net, n_samples, n_threads=n_threads) == expected
+
+
+def test_the_bits_do_not_depend_on_who_calls():
+    net = Network([13, 64, 32, 1], activations="tanh", rng=0)
+    expected = {n: results(net, n, n_threads=1) for n in (7, 1000, 3000)}
+
+    def call(k):
+        n = (7, 1000, 3000)[k % 3]
+        return n, results(net, n, n_threads=1 + k % 4)
+
+    with ThreadPoolExecutor(8) as pool:
+        for n, digest in pool.map(call, range(48)):
+            assert digest == expected[n]
+
+
+# Instruction sets ----------------------------------------------------------------------------------------------------
+
+GRADIENTS = """
+    import hashlib
+    import numpy as np
+    from backprop import Network, _core, _reference
+    digest = hashlib.sha256()
+    for dtype, tolerance in (("float32", 3e-6), ("float64", 1e-13)):  # NumPy's own sums
+        for sizes, activations, loss in (([1, 50, 1], "tanh", "squared_error"), ([13, 64, 33, 16, 1], "gelu", "huber"),
+                                         ([30, 41, 10], "relu", "cross_entropy"), ([5, 8, 3], "sin", "absolute_error"),
+                                         ([7, 17, 130], "sigmoid", "squared_error"), ([40, 9, 9], "selu", "poisson")):
+            net = Network(sizes, activations=activations, loss=loss, dtype=dtype, rng=0)
+            for n_samples in (1, 7, 64, 129, 1500):
+                rng = np.random.default_rng(n_samples)
+                x = rng.standard_normal((n_samples, sizes[0])).astype(np.float32)
+                y = rng.uniform(0, 1, (n_samples, sizes[-1])).astype(np.float32)
+                if loss == "cross_entropy":
+                    y = rng.integers(0, sizes[-1], n_samples)
+                value, grad = net.value_and_grad(x, y)
+                layers = net.layer_gradients(x, y)
+                target = np.eye(sizes[-1])[y] if loss == "cross_entropy" else y.astype(float)
+                right = _reference.value_and_grad(net.sizes, net._layers, (net._loss, net._loss_parameter),
+                                                  net.params.astype(float), x.astype(float), target)
+                assert abs(value - right.loss) <= tolerance * abs(right.loss), (sizes, n_samples, value, right.loss)
+                error = np.linalg.norm(grad - right.gradient) / np.linalg.norm(right.gradient)
+                assert error <= tolerance, (sizes, n_samples, error)
+                digest.update(np.float64(value).tobytes() + grad.tobytes() + net.forward(x).tobytes())
+                digest.update(layers.grad_h[0].tobytes())
+    print(_core.simd, digest.hexdigest())
+"""
+
+
+def digest_of(simd):
+    """The hash of all results on an instruction set; the process has compared them with the reference."""
+    name, digest = run(GRADIENTS, BACKPROP_SIMD=simd).stdout.split()
+    assert name == simd
+    return digest
+
+
+@pytest.mark.parametrize("simd", ["v2", "v3", "v4", "generic"])
+def test_every_supported_instruction_set_gives_right_gradients(simd):
+    if simd not in _core.supported_simd():
+        pytest.skip(f"{simd} is not of this CPU")
+    assert len(digest_of(simd)) == 64
+
+
+@pytest.mark.skipif(not {"v3", "v4"} <= set(_core.supported_simd()), reason="needs a CPU with both")
+def test_v3_and_v4_give_the_same_bits():
+    assert digest_of("v3") == digest_of("v4")
+
+
+@pytest.mark.parametrize("value", ["v5", "V3", "avx2", "4", "v1", "v3,v4", " v3", "none"])
+def test_an_unknown_instruction_set_is_an_import_error(value):
+    done = run("import backprop", check=False, BACKPROP_SIMD=value)
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"ImportError: BACKPROP_SIMD: expected one of {', '.join(_core.supported_simd())}")
+    assert last.endswith(f"got {value!r}")
+
+
+@pytest.mark.parametrize("value", ["v2", "v3", "v4", "generic"])
+def test_an_instruction_set_that_this_cpu_lacks_is_an_import_error(value):
+    if value in _core.supported_simd():
+        pytest.skip(f"this CPU has {value}")
+    done = run("import backprop", check=False, BACKPROP_SIMD=value)
+    assert done.returncode != 0
+    assert f"which this CPU supports, got {value!r}" in done.stderr.strip().splitlines()[-1]
+
+
+def test_the_best_instruction_set_is_chosen():
+    best = _core.supported_simd()[-1]
+    assert run("from backprop import _core; print(_core.simd)").stdout.strip() == best
+    assert run("from backprop import _core; print(_core.simd)", BACKPROP_SIMD="").stdout.strip() == best
+
+
+def test_show_config_names_it():
+    done = run("import backprop; backprop.show_config()", BACKPROP_NUM_THREADS="3")
+    shown = dict(line.split(":", 1) for line in done.stdout.splitlines())
+    assert shown["threads"].strip() == "3"
+    assert shown["simd"].strip() == _core.supported_simd()[-1]
+    assert shown["backprop"].strip() == backprop.__version__
