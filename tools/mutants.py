@@ -1,0 +1,413 @@
+"""Break the compiled code on purpose, one line at a time, and see whether the tests notice.
+
+    python tools/mutants.py                 # all mutations; the process exits with 1 where one survives
+    python tools/mutants.py --only bias     # those with "bias" in their names
+    python tools/mutants.py --list
+
+Each mutation is made in a copy of the tree, built there for one instruction set, and judged by the tests below. A
+mutation that does not build, crashes or fails a test is killed. The unchanged copy must pass first.
+
+Left out, since no result changes, or only its last bits:
+
+- another CHAIN_ROWS or CHUNK_ROWS near the old one: every row is still summed once and only the rounding differs, and
+  no test holds frozen bits ("chain of 64 rows cut to 63" below loses rows and is another matter);
+- other splits in `next_rows` and `next_panel`, another TILE_BYTES, the stride that avoids 2 KiB: speed alone;
+- `partial` off in the forward product and in the hidden sum of inner layers: the lanes in excess fall into padding;
+- numbers of threads, strips and slots, the order of memory accesses and locks of the pool: no result changes, or only
+  in a race that a test cannot force;
+- zeros beyond the last column of a panel: these lanes are never stored;
+- limits (gelu beyond 40, silu below -1500) that the formula beside them reaches as well.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = Path("src", "backprop")
+TREE = ["src", "tests", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"]
+TESTS = [  # those that fail soonest come first
+    "tests/test_worked_example.py",
+    "tests/test_losses.py",
+    "tests/test_hard_inputs.py",
+    "tests/test_kernels.py",
+    "tests/test_activations.py",
+    "tests/test_arrays.py",
+    "tests/test_exactness.py",
+    "tests/test_bad_input.py",
+    "tests/test_network.py",
+    "tests/test_threads.py::test_the_bits_do_not_depend_on_the_thread_count",
+    "tests/test_threads.py::test_the_bits_of_wide_layers_do_not_depend_on_the_thread_count",
+    "tests/test_threads.py::test_the_bits_do_not_depend_on_who_calls",
+]
+LIMIT = 900  # seconds for a build or a run of the tests; a mutant that loops for ever is killed then
+
+PRODUCTS, LOSSES, ACTIVATIONS, SUMS = (f"_kernels_{part}.pxi" for part in ("products", "losses", "activations", "sums"))
+VECTOR, TABLE = "_kernels_vector.h", "_kernel_table.pxd"
+CORE, INSPECT, WORKSPACE = "_core.pyx", "_core_inspect.pxi", "_core_workspace.pxi"
+PLAN, THREADS = "_core_plan.pxi", "_core_threads.pxi"
+
+
+class Mutation(NamedTuple):
+    """`old` becomes `new` in a file of the package; `old` occurs exactly once."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+# fmt: off
+MUTATIONS = [Mutation(*row) for row in [
+    # (2) a = W h + b
+    ("bias of a wide layer skipped", PRODUCTS,
+     "b[c] = load_first(bias + c * LANES, n_last) if partial and c == n_vectors - 1 else load(bias + c * LANES)",
+     "b[c] = broadcast(0)"),
+    ("bias of a narrow layer skipped", PRODUCTS,
+     "a[r * ld_a + u] = b[u] + tree_sum(chain[r][u])", "a[r * ld_a + u] = tree_sum(chain[r][u])"),
+    ("packing: a remainder of columns from one column of W", PRODUCTS,
+     "        for j in range(whole_columns, n_columns):\n"
+     "            for k in range(k_start, k_end):\n"
+     "                packed[k * width + j] = W[j * n_in + k]",
+     "        for j in range(whole_columns, n_columns):\n"
+     "            for k in range(k_start, k_end):\n"
+     "                packed[k * width + j] = W[j * n_in]"),
+    ("packed panels not advanced", PRODUCTS,
+     "            s += m\n        packed += n_in * width\n", "            s += m\n        packed += 0\n"),
+    ("packing: the last inputs of a panel lost", PRODUCTS, "whole_in = n_in // 4 * 4\n", "whole_in = n_in\n"),
+    ("weights never packed", CORE,
+     "tile.pack = not work.is_packed\n    forward_sweep(plan, request, work, &tile, False, clock)",
+     "tile.pack = False\n    forward_sweep(plan, request, work, &tile, False, clock)"),
+    ("a block of three rows computes two", PRODUCTS,
+     "elif n_rows == 3:\n        block(3,", "elif n_rows == 3:\n        block(2,"),
+    ("a block of five rows computes four", PRODUCTS,
+     "elif n_rows == 5 and BLOCK_ROWS >= 5:\n        block(5,",
+     "elif n_rows == 5 and BLOCK_ROWS >= 5:\n        block(4,"),
+    ("last lane of the last vector lost", PRODUCTS,
+     "return n_last if n_last < LANES else LANES", "return n_last - 1 if 1 < n_last < LANES else min(n_last, LANES)"),
+    ("masked load of v3 takes a lane too many", VECTOR,
+     "lanes + 8 - (n > 0 ? n : 0)", "lanes + 8 - (n > 0 ? n + 1 : 0)"),
+    ("tree sum forgets a half", VECTOR,
+     "for (int half = 32 / sizeof(bp_real); half", "for (int half = 16 / sizeof(bp_real); half"),
+    ("narrow layer: last outputs in pairs of one", PRODUCTS, "            j += 2\n", "            j += 3\n"),
+    # (3) g and g'
+    ("g in the place of g'", ACTIVATIONS,
+     "store_first(a + j, g_prime, n - j)", "store_first(a + j, load_first(h + j, n - j), n - j)"),
+    ("relu' at 0 is 1", ACTIVATIONS,
+     "g_prime[0] = where_less(zero, a, broadcast(1), where_equal(a, a, zero, a))",
+     "g_prime[0] = where_less(a, zero, zero, where_equal(a, a, broadcast(1), a))"),
+    ("relu' hides NaN", ACTIVATIONS,
+     "g_prime[0] = where_less(zero, a, broadcast(1), where_equal(a, a, zero, a))",
+     "g_prime[0] = where_less(zero, a, broadcast(1), zero)"),
+    ("relu hides NaN", ACTIVATIONS, "return where_less(a, zero, zero, a)", "return where_less(zero, a, a, zero)"),
+    ("tanh' as 1 - h^2", ACTIVATIONS,
+     "g_prime[0] = scale(quotient(t, d2, r * r), n)\n",
+     "g_prime[0] = broadcast(1) - quotient(make_pair(-t_minus_1.hi, -t_minus_1.lo), d, r) * "
+     "quotient(make_pair(-t_minus_1.hi, -t_minus_1.lo), d, r)\n"),
+    ("tanh' without its factor 4", ACTIVATIONS,
+     "pair_plus(broadcast(4), make_pair(broadcast(4) * m.hi, broadcast(4) * m.lo))", "pair_plus(broadcast(1), m)"),
+    ("sigma' as sigma (1 - sigma)", ACTIVATIONS,
+     "g_prime[0] = scale(quotient(e.p, e.d2, e.r2), e.n)",
+     "g_prime[0] = sigmoid_of(a, &e) * (broadcast(1) - sigmoid_of(a, &e))"),
+    ("hard functions: g' at the lower corner", ACTIVATIONS,
+     "inside = where_less(broadcast(low), a, inside, where_equal(a, a, below, a))",
+     "inside = where_less(a, broadcast(low), below, inside)"),
+    ("selu' at 0 is the right piece", ACTIVATIONS,
+     "g_prime[0] = where_less(zero, a, p.scale.hi, scale(slope.hi + slope.lo, n))",
+     "g_prime[0] = where_less(a, zero, scale(slope.hi + slope.lo, n), p.scale.hi)"),
+    ("leaky_relu ignores its slope", ACTIVATIONS,
+     "where_less(zero, a, a, vfma(p.alpha.hi, a,", "where_less(zero, a, a, vfma(broadcast(<real>0.01), a,"),
+    ("elu' without alpha", ACTIVATIONS,
+     "cdef pair slope = pair_product(pair_plus(broadcast(1), m), p.alpha)",
+     "cdef pair slope = pair_plus(broadcast(1), m)"),
+    ("gelu' without a phi(a)", ACTIVATIONS,
+     "slope = pair_product(phi, pair_sum(ratio, make_pair(-x, zero)))", "slope = pair_product(phi, ratio)"),
+    ("link not applied by forward", CORE,
+     "activation(plan, work, &tile, L, plan.link, False)", "activation(plan, work, &tile, L, 0, False)"),
+    # (4) the losses
+    ("sign of the squared error's slope", LOSSES, "slope[0] = 2 * d\n", "slope[0] = -2 * d\n"),
+    ("factor 2 of the squared error's slope", LOSSES, "slope[0] = 2 * d\n", "slope[0] = d\n"),
+    ("huber: constant of the outer piece", LOSSES,
+     "return parameter * (fabs(d) - 0.5 * parameter)", "return parameter * fabs(d)"),
+    ("quantile: tau and 1 - tau swapped", LOSSES,
+     "slope[0] = 1 - parameter if d > 0 else -parameter if d < 0 else d",
+     "slope[0] = parameter if d > 0 else parameter - 1 if d < 0 else d"),
+    ("hinge: slope at the margin", LOSSES,
+     "slope[0] = -y if d > 0 else 0 if d <= 0 else d", "slope[0] = -y if d >= 0 else 0 if d < 0 else d"),
+    ("binary cross-entropy: sigma(a) - y, which cancels", LOSSES,
+     "slope[0] = (1 - y) * sigmoid_from_t(z, t) - y * sigmoid_from_t(-z, t)", "slope[0] = sigmoid_from_t(z, t) - y"),
+    ("binary cross-entropy: 0 times inf", LOSSES, "(0 if y == 1 else (1 - y) * z)", "((1 - y) * z)"),
+    ("poisson: 0 times -inf", LOSSES, "(y * z if y != 0 else 0)", "(y * z)"),
+    ("cross-entropy: label off by one in the loss", LOSSES, "1 if k == label else 0)", "1 if k == label + 1 else 0)"),
+    ("cross-entropy: label off by one in the gradient", LOSSES, "a[label] = <real>(weight", "a[0] = <real>(weight"),
+    ("cross-entropy: the top counted twice", LOSSES, "        if k != top:\n", "        if k >= 0:\n"),
+    ("softmax: the smallest logit as the top", LOSSES,
+     "if not a[k] <= a[top] and a[top] == a[top]:", "if not a[k] >= a[top] and a[top] == a[top]:"),
+    ("softmax: all of its sum in the numerator", LOSSES, "<double>a[top]) / total)", "<double>a[top]))"),
+    ("label smoothing over n - 1", LOSSES, "target = eps / n + (1 - eps)", "target = eps / (n - 1) + (1 - eps)"),
+    ("smoothing lost at the other labels", LOSSES,
+     "a[k] = <real>(weight * (p - eps / n))", "a[k] = <real>(weight * p)"),
+    ("sample weights ignored", LOSSES,
+     "if weight_kind == WEIGHT_PER_SAMPLE:\n            w = weight[s] * weight_scale",
+     "if weight_kind == WEIGHT_PER_SAMPLE:\n            w = weight_scale"),
+    ("weights by entry: the first of the row for all", LOSSES, "w = weight[s * n_out + j]", "w = weight[s * n_out]"),
+    ("weights in the loss, not in its slope", LOSSES,
+     "                slope = w * slope\n", "                slope = slope\n"),
+    ("g' of the output layer missing", LOSSES, "slope = w * slope * z[s * ld + j]", "slope = w * slope"),
+    ("an entry of weight 0 keeps what was there", LOSSES,
+     "                slope = 0\n", "                slope = z[s * ld + j]\n"),
+    ("a target of weight 0 is looked at", LOSSES, "            if w == 0:\n", "            if w < 0:\n"),
+    ("dL/dh of the output layer from no ones", CORE,
+     "plan.kernels.fill_with_ones(tile.n_rows * ld, work.grad_h)", "plan.kernels.fill_with_ones(0, work.grad_h)"),
+    # (5), (6)
+    ("hidden sum: W by its other stride", PRODUCTS,
+     "        B = W_next + j\n        ld_B = n\n", "        B = W_next + j\n        ld_B = n_next\n"),
+    ("hidden sum: one unit of the next layer lost", PRODUCTS,
+     "panel(m, n_vectors, partial, n_next,", "panel(m, n_vectors, partial, n_next - 1,"),
+    ("hidden sum: partial panels taken as whole", PRODUCTS,
+     "        partial = n - j < width\n", "        partial = False\n"),
+    ("g' product missing", CORE,
+     "a_of(plan, work, tile, i), plan.layers[i].ld, True)", "a_of(plan, work, tile, i), plan.layers[i].ld, False)"),
+    ("g' product as a sum", PRODUCTS,
+     "chain[r][c] = load(C + r * c_row + c * LANES) * chain[r][c]",
+     "chain[r][c] = load(C + r * c_row + c * LANES) + chain[r][c]"),
+    ("g' product of its own adds", PRODUCTS,
+     "g_prime[s * ld + j] = g_prime[s * ld + j] * grad_h", "g_prime[s * ld + j] = g_prime[s * ld + j] + grad_h"),
+    ("hidden_gradient keeps the last term alone", CORE,
+     "grad_h[s, j] += grad_a_next[s, m] * W_next[m, j]", "grad_h[s, j] = grad_a_next[s, m] * W_next[m, j]"),
+    ("preactivation_gradient adds", CORE, "g_prime[s, j] *= grad_h[s, j]", "g_prime[s, j] += grad_h[s, j]"),
+    # (7), (8)
+    ("weight gradient: partial panels taken as whole", PRODUCTS,
+     "panel(m, n_vectors, n_in - j < width, chain,", "panel(m, n_vectors, False, chain,"),
+    ("weight gradient: each chain overwrites", PRODUCTS,
+     "                      ADD if add or s > 0 else OVERWRITE)", "                      ADD if add else OVERWRITE)"),
+    ("weight gradient: each tile overwrites", PRODUCTS,
+     "                      ADD if add or s > 0 else OVERWRITE)", "                      ADD if s > 0 else OVERWRITE)"),
+    ("weight gradient: chain of 64 rows cut to 63", PRODUCTS,
+     "panel(m, n_vectors, n_in - j < width, chain,", "panel(m, n_vectors, n_in - j < width, min(chain, 63),"),
+    ("bias gradient: each chain overwrites", PRODUCTS,
+     "NULL, grad_b + u, 0, ADD if add or s > 0 else OVERWRITE)", "NULL, grad_b + u, 0, ADD if add else OVERWRITE)"),
+    ("bias gradient: each tile overwrites", PRODUCTS,
+     "NULL, grad_b + u, 0, ADD if add or s > 0 else OVERWRITE)", "NULL, grad_b + u, 0, ADD if s > 0 else OVERWRITE)"),
+    ("far rows: copied gradients in the wrong order", PRODUCTS,
+     "copied_grad_a[u * n_rows + s * m + j] = grad_a[s * ld_a + u + j]",
+     "copied_grad_a[u * n_rows + s * m + j] = grad_a[s * ld_a + u]"),
+    ("far rows: the panel copied from its start", PRODUCTS,
+     "copy_panel(n_next, width, n - j, B, n, scratch)", "copy_panel(n_next, width, n - j, W_next, n, scratch)"),
+    ("bias gradient not computed", CORE,
+     "            bias_gradient(plan, work, tile, i, 0, plan.sizes[i], grad, add)\n", ""),
+    ("h of the wrong layer in the weight gradient", CORE,
+     "layer.ld, input_of(plan, work, tile, i), ld_of_input(plan, i),\n"
+     "                                 grad",
+     "layer.ld, output_of(plan, work, tile, i), layer.ld,\n                                 grad"),
+    # Sums over samples, and threads
+    ("tiles of a chunk overwrite one another", CORE,
+     "backward_sweep(plan, request, work, &tile, grad, done > 0, clock)",
+     "backward_sweep(plan, request, work, &tile, grad, False, clock)"),
+    ("loss of a chunk's last tile alone", CORE,
+     "            loss[0] += work.row_loss[s]\n",
+     "            loss[0] = work.row_loss[s] + (loss[0] if s > 0 else 0)\n"),
+    ("chunks overwrite one another", CORE,
+     "totals.wide, totals.wide_error, c == 0)", "totals.wide, totals.wide_error, True)"),
+    ("the first chunk adds to what was there", CORE,
+     "totals.wide, totals.wide_error, c == 0)", "totals.wide, totals.wide_error, False)"),
+    ("chains of 1024 rows, in one register", TABLE, "CHAIN_ROWS = 64 ", "CHAIN_ROWS = 1024 "),
+    ("error of the two-term sums dropped", SUMS,
+     "wide_error[p] = wide_error[p] + error", "wide_error[p] = wide_error[p]"),
+    ("two_sum finds no error", VECTOR, "*error = (a - (s - b_part)) + (b - b_part);", "*error = 0;"),
+    ("float32 sums of chunks in float32", SUMS,
+     "wide[p] = wide[p] + <double>partial[p]", "wide[p] = <real>(wide[p] + <double>partial[p])"),
+    ("gradient NaN after an overflow", SUMS, "if FLOAT64 and wide_error[p] == wide_error[p]:", "if FLOAT64:"),
+    ("loss NaN after an overflow", CORE, "if totals.loss_error == totals.loss_error:", "if True:"),
+    ("gradient of one chunk not divided", SUMS, "out[p] = <real>(<double>partial[p] / divisor)", "out[p] = partial[p]"),
+    ("gradient of many chunks divided by n - 1", SUMS,
+     "out[p] = <real>(wide[p] / divisor)", "out[p] = <real>(wide[p] / (divisor - 1))"),
+    ("quick calls: not divided by the number of outputs", PLAN, "            request.divisor *= n_out\n", ""),
+    ("quick calls: out may overlap x", PLAN, " or overlap(<cnp.ndarray>out, <cnp.ndarray>x)\n", "\n"),
+    ("quick calls: labels not looked at", PLAN,
+     "            if bad_label(request.labels, n_samples, n_out, NULL) >= 0:\n                return None\n", ""),
+    ("quick calls: a read-only out is written", PLAN,
+     "              or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) or overlap", "              or overlap"),
+    ("chunks on threads overwrite one another", THREADS,
+     "totals.wide, totals.wide_error, c == 0)", "totals.wide, totals.wide_error, True)"),
+    ("chunks on threads start at the wrong row", THREADS,
+     "    if run.starts != NULL:\n        row = run.starts[c]\n", ""),
+    ("strips: rows of the wrong place", CORE,
+     "part.x = tile.x + first * plan.sizes[0] * plan.itemsize", "part.x = tile.x"),
+    ("strips: labels of the wrong place", CORE, "part.labels = tile.labels + first", "part.labels = tile.labels"),
+    ("strips: each group overwrites", THREADS, "run.add = in_chunk > 0", "run.add = False"),
+    ("strips: loss of the last group alone", THREADS,
+     "chunk_loss += run.work.row_loss[s]", "chunk_loss = run.work.row_loss[s]"),
+    ("strips: bias gradient not computed", THREADS,
+     "    bias_gradient(run.plan, run.work, &group, i, first, units, run.request.grad, run.add)\n", "    pass\n"),
+    ("strips: errors of sums at the wrong place", THREADS,
+     "wide_error = run.totals.wide_error + start", "wide_error = run.totals.wide_error"),
+    ("threads: tiles of forward from the first row", THREADS,
+     "    cdef Py_ssize_t row = index * run.tile_rows\n", "    cdef Py_ssize_t row = 0\n"),
+    ("not divided by the number of outputs", PLAN,
+     "request.divisor *= self.layers.sizes[self.layers.n_layers]", "request.divisor *= 1"),
+    ("weights by entry divided by the number of outputs", PLAN,
+     "if self.layers.loss != CROSS_ENTROPY and request.weight_kind != WEIGHT_PER_ENTRY:",
+     "if self.layers.loss != CROSS_ENTROPY:"),
+    # Layers, tiles and rows
+    ("biases read from the weights", WORKSPACE, "layer.b = offset * plan.itemsize", "layer.b = layer.W"),
+    ("offsets in float32's bytes", WORKSPACE, "layer.W = offset * plan.itemsize", "layer.W = offset * 4"),
+    ("rows of weight 0 computed", PLAN,
+     "weight, request.weight_scale, request.divisor, request.n_kept = weights",
+     "weight, request.weight_scale, request.divisor, _ = weights"),
+    ("a row is skipped for its first entry's weight", CORE,
+     "if request.weight[row * n_out + j] != 0:", "if request.weight[row * n_out] != 0:"),
+    ("weights of skipped rows not closed up", CORE,
+     "memcpy(work.weight + s * weight_width, request.weight + row * weight_width,",
+     "memcpy(work.weight + s * weight_width, request.weight + s * weight_width,"),
+    ("labels of skipped rows not closed up", CORE,
+     "work.labels[s] = request.labels[row]", "work.labels[s] = request.labels[s]"),
+    ("the second tile reads the first one's x", CORE,
+     "tile.x = request.x + row * n_in * plan.itemsize", "tile.x = request.x"),
+    ("kept rows at their place in the tile", CORE, "arrays[i] + tile.rows[s] * n", "arrays[i] + s * n"),
+    ("kept grad_a not divided", CORE,
+     "keep(plan, tile, request.keep_grad_a, i, a_of(plan, work, tile, i), plan.layers[i].ld, request.divisor)",
+     "keep(plan, tile, request.keep_grad_a, i, a_of(plan, work, tile, i), plan.layers[i].ld, 1)"),
+    ("kept dL/dx not divided", CORE,
+     "keep(plan, tile, request.keep_grad_h, 0, work.grad_h, plan.sizes[0], request.divisor)",
+     "keep(plan, tile, request.keep_grad_h, 0, work.grad_h, plan.sizes[0], 1)"),
+    ("a small workspace for a large batch", PLAN,
+     "if work.capacity >= rows and work.n_scratch >= n_scratch:", "if work.n_scratch >= n_scratch:"),
+    ("a workspace that was used counts as packed", PLAN, "            work.is_packed = False\n", ""),
+    ("sums over chunks not set to zero", PLAN, "            totals.loss = 0\n", ""),
+    ("Ctrl-C unheard", WORKSPACE, "            raised = check_signals()\n", "        raised = 0\n"),
+    # What is looked at before
+    ("label n_out accepted", INSPECT, "if not 0 <= labels[s] < n_out", "if not 0 <= labels[s] <= n_out"),
+    ("label -1 accepted", INSPECT, "if not 0 <= labels[s] < n_out", "if not labels[s] < n_out"),
+    ("labels of weight 0 refused", INSPECT,
+     "if not 0 <= labels[s] < n_out and (weight == NULL or weight[s] != 0):", "if not 0 <= labels[s] < n_out:"),
+    ("binary target 2 accepted", INSPECT, "return 0 <= y <= 1", "return y >= 0"),
+    ("hinge target 0 accepted", INSPECT, "return y == 1 or y == -1", "return -1 <= y <= 1"),
+    ("negative counts accepted", INSPECT, "return y >= 0  # poisson", "return y == y  # poisson"),
+    ("probabilities that sum to less accepted", INSPECT,
+     "if not -tolerance <= total - 1 <= tolerance", "if not total - 1 <= tolerance"),
+    ("infinite weights accepted", INSPECT,
+     "if not (weight[p] >= 0 and isfinite(weight[p])):", "if not weight[p] >= 0:"),
+    ("weights not scaled in their sum", INSPECT, "weight[q] * scale, &total", "weight[q], &total"),
+    ("rows of weight 0 counted as kept", INSPECT, "n_kept += not empty\n", "n_kept += 1\n"),
+]]
+# fmt: on
+
+
+def run(command, tree, simd):
+    """Exit status and output of a command in the tree, whose package comes first on the path; -1 if it takes long."""
+    ours = {"PYTHONPATH": str(tree / "src"), "BACKPROP_SIMD": simd, "BACKPROP_BUILD_SIMD": simd}
+    try:
+        done = subprocess.run(
+            command, cwd=tree, env=os.environ | ours, capture_output=True, text=True, check=False, timeout=LIMIT
+        )
+    except subprocess.TimeoutExpired:
+        return -1, f"no end after {LIMIT} s"
+    return done.returncode, done.stdout + done.stderr
+
+
+def build(tree, simd):
+    return run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], tree, simd)
+
+
+def judge(tree, simd, tests):
+    return run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests], tree, simd)
+
+
+def last_failure(output):
+    """The test that failed, or the last line."""
+    lines = output.strip().splitlines() or ["no output"]
+    failed = [line.split(" - ")[0] for line in lines if line.startswith(("FAILED", "ERROR", "Fatal Python error"))]
+    return (failed or lines)[-1][:120]
+
+
+def pristine_copy(directory, simd):
+    """An unchanged copy of the tree, built; later copies of it keep its times, so that only what changed is built."""
+    tree = directory / "pristine"
+    tree.mkdir()
+    ignore = shutil.ignore_patterns("*.so", "_core.c", "_kernels*.c", "__pycache__", "*.egg-info")
+    for name in TREE:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tree / name, ignore=ignore)
+        elif (ROOT / name).exists():
+            shutil.copy2(ROOT / name, tree / name)
+    status, output = build(tree, simd)
+    if status:
+        raise SystemExit(f"the unchanged tree does not build:\n{output}")
+    status, output = run([sys.executable, "-c", "import backprop; print(backprop.__file__)"], tree, simd)
+    if status or not output.strip().startswith(str(tree)):
+        raise SystemExit(f"expected backprop from {tree}, got {output}")
+    return tree
+
+
+def check_mutations(mutations):
+    """Each old text occurs once in its file, and the names are unique."""
+    for mutation in mutations:
+        n = (ROOT / PACKAGE / mutation.file).read_text().count(mutation.old)
+        if n != 1 or mutation.old == mutation.new:
+            raise SystemExit(f"{mutation.name}: expected its text once in {mutation.file}, got it {n} times")
+    if len({mutation.name for mutation in mutations}) != len(mutations):
+        raise SystemExit("expected unique names of mutations")
+
+
+def try_mutation(mutation, pristine, directory, simd, tests):
+    """Whether it is killed, and by what."""
+    tree = directory / "mutant"
+    shutil.copytree(pristine, tree)
+    try:
+        path = tree / PACKAGE / mutation.file
+        path.write_text(path.read_text().replace(mutation.old, mutation.new))
+        status, output = build(tree, simd)
+        if status:
+            return True, "does not build: " + last_failure(output)
+        status, output = judge(tree, simd, tests)
+        return status != 0, last_failure(output) if status in (0, 1) else f"status {status}: {last_failure(output)}"
+    finally:
+        shutil.rmtree(tree)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", action="append", help="mutations whose name contains this; may be repeated")
+    parser.add_argument("--simd", default="v3", help="the instruction set to build (v3)")
+    parser.add_argument("--list", action="store_true", help="print the mutations and stop")
+    parser.add_argument("tests", nargs="*", default=TESTS, help="arguments for pytest (a list of test files)")
+    arguments = parser.parse_args()
+    check_mutations(MUTATIONS)
+    chosen = [mutation for mutation in MUTATIONS if any(part in mutation.name for part in arguments.only or [""])]
+    if arguments.list or not chosen:
+        print(*(f"{mutation.file:<28} {mutation.name}" for mutation in chosen), sep="\n")
+        return 0
+    tests = [test for test in arguments.tests if not test.endswith(".py") or (ROOT / test).exists()]
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        pristine = pristine_copy(directory, arguments.simd)
+        start = time.monotonic()
+        status, output = judge(pristine, arguments.simd, tests)
+        if status:
+            raise SystemExit(f"the unchanged tree fails its tests: {last_failure(output)}")
+        print(f"the unchanged tree passes, {time.monotonic() - start:.0f} s; {len(chosen)} mutations", flush=True)
+        for mutation in chosen:
+            start = time.monotonic()
+            killed, by = try_mutation(mutation, pristine, directory, arguments.simd, tests)
+            rows.append((mutation, killed, by, time.monotonic() - start))
+            print(f"{'killed  ' if killed else 'SURVIVED'} {mutation.name}", flush=True)
+    width = max(len(mutation.name) for mutation in chosen)
+    print(f"\n{'mutation':<{width}}  {'file':<26}  {'verdict':<8}  {'s':>4}  by")
+    for mutation, killed, by, seconds in rows:
+        verdict = "killed" if killed else "SURVIVED"
+        print(f"{mutation.name:<{width}}  {mutation.file:<26}  {verdict:<8}  {seconds:4.0f}  {by if killed else ''}")
+    n_killed = sum(killed for _, killed, _, _ in rows)
+    print(f"\n{n_killed} of {len(rows)} killed")
+    return int(n_killed < len(rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
