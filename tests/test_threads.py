@@ -363,3 +363,29 @@ def test_show_config_names_it():
     assert shown["threads"].strip() == "3"
     assert shown["simd"].strip() == _core.supported_simd()[-1]
     assert shown["backprop"].strip() == backprop.__version__
+
+
+# threadpoolctl -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", ["backprop", "threadpoolctl"])
+def test_threadpoolctl_knows_the_pool_whichever_is_imported_first(first):
+    second = {"backprop": "threadpoolctl", "threadpoolctl": "backprop"}[first]
+    out = run(f"""
+        import {first}
+        import {second}
+        import backprop, threadpoolctl
+        backprop.set_num_threads(5)
+        (mine,) = [library for library in threadpoolctl.threadpool_info() if library["user_api"] == "backprop"]
+        assert mine["num_threads"] == 5 and mine["version"] == backprop.__version__
+        with threadpoolctl.threadpool_limits(1, user_api="backprop"):
+            print(backprop.get_num_threads())
+        with threadpoolctl.threadpool_limits(2):
+            print(backprop.get_num_threads())
+        print(backprop.get_num_threads())
+    """).stdout
+    assert out.split() == ["1", "2", "5"]
+
+
+def test_importing_does_not_import_threadpoolctl():
+    assert run("import sys, backprop; print('threadpoolctl' in sys.modules)").stdout.split() == ["False"]

@@ -10,6 +10,7 @@
 Start with `Network`. Arrays hold one sample a row; everything is of one dtype, float32 or float64.
 """
 
+from backprop import _after_import
 from backprop.equations import hidden_gradient, preactivation_gradient
 from backprop.info import __version__, show_config
 from backprop.network import LayerGradients, Network
@@ -28,3 +29,5 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
+
+_after_import.register("threadpoolctl", "backprop._threadpoolctl")

@@ -15,13 +15,14 @@ cdef extern from "_pool.h" nogil:
     int pool_run "bp_pool_lease_run"(const Lease* lease, Py_ssize_t n_tasks, PoolTask task, void* context,
                                      int (*poll)(void*) noexcept nogil, void* poll_context) noexcept
     void pool_release "bp_pool_release"(Lease* lease) noexcept
-    int pool_size "bp_pool_size"() noexcept
     enum:
         POOL_LOST "BP_POOL_LOST"
 
 cdef extern from *:
     """
     #include <sched.h>
+    /* Exported: by this symbol threadpoolctl knows the library (_threadpoolctl.py). */
+    __attribute__((visibility("default"))) int backprop_worker_threads(void) { return bp_pool_size(); }
     /* All seq_cst: in chunk_task a thread sets its flag and then looks at the others' words, and they do the same the
        other way round; one of the two must see the other. Weaker orders lost a chunk in one of some 10^4 calls. */
     static inline int bp_load_int(const int *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
@@ -30,6 +31,7 @@ cdef extern from *:
     static inline void bp_store_size(Py_ssize_t *p, Py_ssize_t v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
     static inline int bp_try_lock(int *p) { return !__atomic_exchange_n(p, 1, __ATOMIC_SEQ_CST); }
     """
+    int backprop_worker_threads() noexcept nogil
     int load_int "bp_load_int"(const int* p) noexcept nogil
     void store_int "bp_store_int"(int* p, int v) noexcept nogil
     Py_ssize_t load_size "bp_load_size"(const Py_ssize_t* p) noexcept nogil
@@ -60,6 +62,11 @@ cdef int useful_threads(const Layers* plan, Py_ssize_t n_samples, int n_threads)
 cdef int poll_from_pool(void* clock) noexcept nogil:
     """Nonzero where a signal handler raised."""
     return signal_is_pending(<Clock*>clock)
+
+
+def worker_threads():
+    """The native threads that this process has made and that are alive."""
+    return backprop_worker_threads()
 
 
 # Chunks ---------------------------------------------------------------------------------------------------------------
