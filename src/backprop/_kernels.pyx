@@ -49,6 +49,7 @@ cdef extern from "_kernels_vector.h" nogil:
     """
     ctypedef float real "bp_real"
     ctypedef float vec "bp_vec"
+    ctypedef float half "bp_half"
     ctypedef struct pair "bp_pair":
         vec hi
         vec lo
@@ -58,6 +59,7 @@ cdef extern from "_kernels_vector.h" nogil:
         BLOCK_ROWS "BP_BLOCK_ROWS"
         BLOCK_VECTORS "BP_BLOCK_VECTORS"
         FLOAT64 "BP_FLOAT64"
+        HAS_HALF "BP_HAS_HALF"
         EXP_DEGREE "BP_EXP_DEGREE"
         ATANH_DEGREE "BP_ATANH_DEGREE"
         MILLS_DEGREE "BP_MILLS_DEGREE"
@@ -93,6 +95,10 @@ cdef extern from "_kernels_vector.h" nogil:
     void store_first "bp_store_first"(real* p, vec v, Py_ssize_t n) noexcept
     vec broadcast "bp_broadcast"(real x) noexcept
     vec vfma "bp_fma"(vec a, vec b, vec c) noexcept
+    half half_broadcast "bp_half_broadcast"(real x) noexcept
+    half half_fma "bp_half_fma"(half a, half b, half c) noexcept
+    half half_load "bp_half_load"(const real* p, Py_ssize_t n) noexcept
+    void half_store "bp_half_store"(real* p, half v, Py_ssize_t n) noexcept
     vec where_less "bp_where_less"(vec a, vec b, vec x, vec y) noexcept
     vec where_equal "bp_where_equal"(vec a, vec b, vec x, vec y) noexcept
     vec clamp "bp_clamp"(vec v, real low, real high) noexcept

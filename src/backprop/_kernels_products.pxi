@@ -18,38 +18,101 @@ cdef enum:
     NARROW = 8               # a forward product with at most so many outputs takes the dot form; kernels.md section 2
 
 
-cdef inline void block(const int n_rows, const int n_vectors, const bint partial, Py_ssize_t K,
+cdef enum Tail:              # of a panel
+    WHOLE                    # all its vectors are whole
+    PARTIAL                  # the last one has fewer columns in memory than lanes
+    HALF                     # after the vectors comes half a vector
+
+
+cdef struct Panel:
+    # The next columns of B and C that are computed together.
+    int n_vectors            # whole or partial
+    int tail
+    int width                # columns, rounded up to vectors or half vectors
+    Py_ssize_t n_last        # lanes of the last one that lie within the matrix
+
+
+cdef inline Panel next_panel(Py_ssize_t n_left) noexcept nogil:
+    """The panel where n_left columns are left; a rest of up to 4 vectors is cut in two, not into three and a stump."""
+    cdef Panel p
+    cdef Py_ssize_t unit = LANES // 2 if HAS_HALF else LANES
+    cdef Py_ssize_t most = 2 * BLOCK_VECTORS if HAS_HALF else BLOCK_VECTORS
+    cdef Py_ssize_t units = (n_left + unit - 1) // unit
+    if units > most:
+        units = most if units > most + most // 3 else (units + 3) // 4 * 2 if HAS_HALF else (units + 1) // 2
+    p.width = <int>(units * unit)
+    p.n_vectors = <int>(units // 2 if HAS_HALF else units)
+    p.tail = WHOLE
+    if HAS_HALF and units % 2:
+        p.tail = HALF
+        p.n_last = min(n_left - p.n_vectors * LANES, unit)
+    else:
+        p.n_last = n_left - (p.n_vectors - 1) * LANES
+        if p.n_last < LANES:
+            p.tail = PARTIAL
+        else:
+            p.n_last = LANES
+    return p
+
+
+cdef inline int next_rows(Py_ssize_t n_left) noexcept nogil:
+    """Rows of the next block where n_left are left; a remainder is split evenly, 8 + 1 becomes 5 + 4."""
+    if n_left >= 2 * BLOCK_ROWS or n_left == BLOCK_ROWS:
+        return BLOCK_ROWS
+    return <int>n_left if n_left < BLOCK_ROWS else <int>((n_left + 1) // 2)
+
+
+cdef inline void block(const int n_rows, const int n_vectors, const int tail, Py_ssize_t K,
                        const real* A, Py_ssize_t a_row, Py_ssize_t a_k, const real* B, Py_ssize_t b_k,
                        Py_ssize_t n_last, const real* bias, real* C, Py_ssize_t c_row, int epilogue) noexcept nogil:
-    """n_rows x n_vectors chains in registers: C[r][c] from sum_k A[r][k] B[k][c], k in order, from the bias or 0.
+    """n_rows x (vectors of the panel) chains in registers: C[r][c] from sum_k A[r][k] B[k][c], from the bias or 0.
 
-    n_rows, n_vectors and partial are constants to the compiler. Where partial is set, the last vector of B, C and the
-    bias has only n_last lanes in memory.
+    k goes in order. n_rows, n_vectors and tail are constants to the compiler; n_last lanes of the last vector, or of the
+    half vector, lie in memory.
     """
     cdef vec chain[8][4]
+    cdef half half_chain[8]
     cdef vec b[4]
+    cdef half half_b
     cdef vec a
+    cdef real scalar
     cdef Py_ssize_t k
     cdef int r, c
+    cdef const real* B_half = B + n_vectors * LANES
+    cdef real* C_half = C + n_vectors * LANES
     for c in range(n_vectors):
         b[c] = broadcast(0)
         if bias != NULL:
-            b[c] = load_first(bias + c * LANES, n_last) if partial and c == n_vectors - 1 else load(bias + c * LANES)
+            if tail == PARTIAL and c == n_vectors - 1:
+                b[c] = load_first(bias + c * LANES, n_last)
+            else:
+                b[c] = load(bias + c * LANES)
         for r in range(n_rows):
             chain[r][c] = b[c]
+    if tail == HALF:
+        half_b = half_broadcast(0)
+        if bias != NULL:
+            half_b = half_load(bias + n_vectors * LANES, n_last)
+        for r in range(n_rows):
+            half_chain[r] = half_b
     for k in range(K):
         for c in range(n_vectors):
-            if partial and c == n_vectors - 1:
+            if tail == PARTIAL and c == n_vectors - 1:
                 b[c] = load_first(B + k * b_k + c * LANES, n_last)
             else:
                 b[c] = load(B + k * b_k + c * LANES)
+        if tail == HALF:
+            half_b = half_load(B_half + k * b_k, n_last)
         for r in range(n_rows):
-            a = broadcast(A[r * a_row + k * a_k])
+            scalar = A[r * a_row + k * a_k]
+            a = broadcast(scalar)
             for c in range(n_vectors):
                 chain[r][c] = vfma(a, b[c], chain[r][c])
+            if tail == HALF:
+                half_chain[r] = half_fma(half_broadcast(scalar), half_b, half_chain[r])
     for r in range(n_rows):
         for c in range(n_vectors):
-            if partial and c == n_vectors - 1:
+            if tail == PARTIAL and c == n_vectors - 1:
                 if epilogue == ADD:
                     chain[r][c] = load_first(C + r * c_row + c * LANES, n_last) + chain[r][c]
                 elif epilogue == TIMES:
@@ -61,71 +124,62 @@ cdef inline void block(const int n_rows, const int n_vectors, const bint partial
                 elif epilogue == TIMES:
                     chain[r][c] = load(C + r * c_row + c * LANES) * chain[r][c]
                 store(C + r * c_row + c * LANES, chain[r][c])
+        if tail == HALF:
+            if epilogue == ADD:
+                half_chain[r] = half_load(C_half + r * c_row, n_last) + half_chain[r]
+            elif epilogue == TIMES:
+                half_chain[r] = half_load(C_half + r * c_row, n_last) * half_chain[r]
+            half_store(C_half + r * c_row, half_chain[r], n_last)
 
 
-cdef inline void block_of_rows(int n_rows, const int n_vectors, const bint partial, Py_ssize_t K,
+cdef inline void block_of_rows(int n_rows, const int n_vectors, const int tail, Py_ssize_t K,
                                const real* A, Py_ssize_t a_row, Py_ssize_t a_k, const real* B, Py_ssize_t b_k,
                                Py_ssize_t n_last, const real* bias, real* C, Py_ssize_t c_row,
                                int epilogue) noexcept nogil:
     """The block with n_rows = 1..BLOCK_ROWS turned into a constant."""
     if n_rows == 8 and BLOCK_ROWS >= 8:
-        block(8, n_vectors, partial, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(8, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
     elif n_rows == 7 and BLOCK_ROWS >= 7:
-        block(7, n_vectors, partial, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(7, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
     elif n_rows == 6 and BLOCK_ROWS >= 6:
-        block(6, n_vectors, partial, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(6, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
     elif n_rows == 5 and BLOCK_ROWS >= 5:
-        block(5, n_vectors, partial, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(5, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
     elif n_rows == 4:
-        block(4, n_vectors, partial, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(4, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
     elif n_rows == 3:
-        block(3, n_vectors, partial, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(3, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
     elif n_rows == 2:
-        block(2, n_vectors, partial, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(2, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
     else:
-        block(1, n_vectors, partial, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(1, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
 
 
-cdef void panel(int n_rows, int n_vectors, bint partial, Py_ssize_t K,
-                const real* A, Py_ssize_t a_row, Py_ssize_t a_k, const real* B, Py_ssize_t b_k,
-                Py_ssize_t n_last, const real* bias, real* C, Py_ssize_t c_row, int epilogue) noexcept nogil:
-    """The block with n_vectors = 1..BLOCK_VECTORS and partial turned into constants too."""
-    if n_vectors == 3 and BLOCK_VECTORS >= 3:
-        if partial:
-            block_of_rows(n_rows, 3, True, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+cdef void panel(int n_rows, const Panel* p, Py_ssize_t K, const real* A, Py_ssize_t a_row, Py_ssize_t a_k,
+                const real* B, Py_ssize_t b_k, const real* bias, real* C, Py_ssize_t c_row,
+                int epilogue) noexcept nogil:
+    """The block with the panel's vectors and tail turned into constants too."""
+    if p.tail == WHOLE:
+        if p.n_vectors == 3 and BLOCK_VECTORS >= 3:
+            block_of_rows(n_rows, 3, WHOLE, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue)
+        elif p.n_vectors == 2:
+            block_of_rows(n_rows, 2, WHOLE, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue)
         else:
-            block_of_rows(n_rows, 3, False, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
-    elif n_vectors == 2:
-        if partial:
-            block_of_rows(n_rows, 2, True, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+            block_of_rows(n_rows, 1, WHOLE, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue)
+    elif p.tail == PARTIAL:
+        if p.n_vectors == 3 and BLOCK_VECTORS >= 3:
+            block_of_rows(n_rows, 3, PARTIAL, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue)
+        elif p.n_vectors == 2:
+            block_of_rows(n_rows, 2, PARTIAL, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue)
         else:
-            block_of_rows(n_rows, 2, False, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
-    else:
-        if partial:
-            block_of_rows(n_rows, 1, True, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+            block_of_rows(n_rows, 1, PARTIAL, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue)
+    elif HAS_HALF:
+        if p.n_vectors == 2:
+            block_of_rows(n_rows, 2, HALF, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue)
+        elif p.n_vectors == 1:
+            block_of_rows(n_rows, 1, HALF, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue)
         else:
-            block_of_rows(n_rows, 1, False, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
-
-
-cdef inline int next_panel(Py_ssize_t n_left) noexcept nogil:
-    """Vectors of the next panel where n_left columns are left; four are cut into two and two, not three and one."""
-    cdef Py_ssize_t n_vectors = (n_left + LANES - 1) // LANES
-    if n_vectors == BLOCK_VECTORS + 1:
-        return <int>((n_vectors + 1) // 2)
-    return <int>n_vectors if n_vectors < BLOCK_VECTORS else BLOCK_VECTORS
-
-
-cdef inline int next_rows(Py_ssize_t n_left) noexcept nogil:
-    """Rows of the next block where n_left are left; a remainder is split evenly, 8 + 1 becomes 5 + 4."""
-    if n_left >= 2 * BLOCK_ROWS or n_left == BLOCK_ROWS:
-        return BLOCK_ROWS
-    return <int>n_left if n_left < BLOCK_ROWS else <int>((n_left + 1) // 2)
-
-
-cdef inline Py_ssize_t lanes_in_last(Py_ssize_t n_left, int n_vectors) noexcept nogil:
-    """Lanes of the last of n_vectors vectors that lie within n_left columns."""
-    cdef Py_ssize_t n_last = n_left - (n_vectors - 1) * LANES
-    return n_last if n_last < LANES else LANES
+            block_of_rows(n_rows, 0, HALF, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue)
 
 
 # a_i = W_i h_{i-1} + b_i ---------------------------------------------------------------------------------------------
@@ -174,7 +228,7 @@ cdef inline void copy_panel(Py_ssize_t n_rows, Py_ssize_t width, Py_ssize_t n_co
     for k in range(n_rows):
         j = 0
         while j < width:
-            store(packed + k * width + j, load_first(source + k * source_row + j, n_columns - j))
+            store_first(packed + k * width + j, load_first(source + k * source_row + j, n_columns - j), width - j)
             j += LANES
 
 
@@ -193,7 +247,7 @@ cdef void pack(Py_ssize_t n_in, Py_ssize_t n_out, const void* W_, void* packed_,
     if n_out <= NARROW:
         return
     while j < min(n_out, j_end):
-        width = next_panel(n_out - j) * LANES
+        width = next_panel(n_out - j).width
         if j >= j_start:
             pack_panel(n_in, min(n_out - j, <Py_ssize_t>width), width, W + j * n_in, packed)
         packed += n_in * width
@@ -210,23 +264,22 @@ cdef void forward_product(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
     cdef real* packed = <real*>packed_
     cdef real* a = <real*>a_
     cdef Py_ssize_t j = 0, s
-    cdef int n_vectors, width, m
+    cdef Panel p
+    cdef int m
     if n_out <= NARROW:
         dot_form(n_rows, n_in, n_out, h, ld_h, W, b, a, ld_a)
         return
     while j < n_out:
-        n_vectors = next_panel(n_out - j)
-        width = n_vectors * LANES
+        p = next_panel(n_out - j)
         if pack_first:
-            pack_panel(n_in, min(n_out - j, <Py_ssize_t>width), width, W + j * n_in, packed)
+            pack_panel(n_in, min(n_out - j, <Py_ssize_t>p.width), p.width, W + j * n_in, packed)
         s = 0
         while s < n_rows:
             m = next_rows(n_rows - s)
-            panel(m, n_vectors, n_out - j < width, n_in, h + s * ld_h, ld_h, 1, packed, width,
-                  lanes_in_last(n_out - j, n_vectors), b + j, a + s * ld_a + j, ld_a, OVERWRITE)
+            panel(m, &p, n_in, h + s * ld_h, ld_h, 1, packed, p.width, b + j, a + s * ld_a + j, ld_a, OVERWRITE)
             s += m
-        packed += n_in * width
-        j += width
+        packed += n_in * p.width
+        j += p.width
 
 
 cdef inline void dot_block(const int n_rows, const int n_units, Py_ssize_t n_in, const real* h, Py_ssize_t ld_h,
@@ -289,27 +342,24 @@ cdef void hidden_sum(Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next, const v
     cdef real* scratch = <real*>scratch_
     cdef const real* B
     cdef Py_ssize_t j = 0, s, ld_B
-    cdef int n_vectors, m, width
-    cdef bint partial
+    cdef Panel p
+    cdef int m
     cdef bint copy = rows_lie_far_apart(n) and n_rows >= COPY_ROWS
     while j < n:
-        n_vectors = next_panel(n - j)
-        width = n_vectors * LANES
-        partial = n - j < width
+        p = next_panel(n - j)
         B = W_next + j
         ld_B = n
         if copy:
-            copy_panel(n_next, width, n - j, B, n, scratch)
+            copy_panel(n_next, p.width, n - j, B, n, scratch)
             B = scratch
-            ld_B = width
+            ld_B = p.width
         s = 0
         while s < n_rows:
             m = next_rows(n_rows - s)
-            panel(m, n_vectors, partial, n_next, grad_a_next + s * ld_next, ld_next, 1,
-                  B, ld_B, lanes_in_last(n - j, n_vectors), NULL, grad_h + s * ld + j, ld,
+            panel(m, &p, n_next, grad_a_next + s * ld_next, ld_next, 1, B, ld_B, NULL, grad_h + s * ld + j, ld,
                   TIMES if times_g_prime else OVERWRITE)
             s += m
-        j += width
+        j += p.width
 
 
 cdef void g_prime_product(Py_ssize_t n_rows, Py_ssize_t n, const void* grad_h_, Py_ssize_t ld_grad_h,
@@ -336,7 +386,8 @@ cdef void weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, 
     cdef const real* A
     cdef const real* B
     cdef Py_ssize_t j = 0, u, s, chain, row_A, row_B
-    cdef int n_vectors, m, width
+    cdef Panel p
+    cdef int m
     cdef bint copy = rows_lie_far_apart(ld_a) or rows_lie_far_apart(ld_h)
     if n_in <= FEW_INPUTS and n_in < n_out:
         transposed_weight_gradient(n_rows, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, add, copied_h)
@@ -351,14 +402,13 @@ cdef void weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, 
             u += m
     j = 0
     while j < n_in:
-        n_vectors = next_panel(n_in - j)
-        width = n_vectors * LANES
+        p = next_panel(n_in - j)
         B = h + j
         row_B = ld_h
         if copy:
-            copy_panel(n_rows, width, n_in - j, B, ld_h, copied_h)
+            copy_panel(n_rows, p.width, n_in - j, B, ld_h, copied_h)
             B = copied_h
-            row_B = width
+            row_B = p.width
         u = 0
         while u < n_out:
             m = next_rows(n_out - u)
@@ -370,12 +420,11 @@ cdef void weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, 
             s = 0
             while s < n_rows:
                 chain = min(<Py_ssize_t>CHAIN_ROWS, n_rows - s)
-                panel(m, n_vectors, n_in - j < width, chain, A + s * row_A, 1, row_A, B + s * row_B, row_B,
-                      lanes_in_last(n_in - j, n_vectors), NULL, grad_W + u * n_in + j, n_in,
-                      ADD if add or s > 0 else OVERWRITE)
+                panel(m, &p, chain, A + s * row_A, 1, row_A, B + s * row_B, row_B, NULL,
+                      grad_W + u * n_in + j, n_in, ADD if add or s > 0 else OVERWRITE)
                 s += chain
             u += m
-        j += width
+        j += p.width
 
 
 cdef void transposed_weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const real* grad_a,
@@ -383,27 +432,27 @@ cdef void transposed_weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssiz
                                      real* sums) noexcept nogil:
     """The same chains with lanes over units, for few inputs: sums[j][u], then added to grad_W[u][j]."""
     cdef Py_ssize_t u = 0, v, j, s, chain
-    cdef int n_vectors, m, width
+    cdef Panel p
+    cdef int m
     while u < n_out:
-        n_vectors = next_panel(n_out - u)
-        width = n_vectors * LANES
+        p = next_panel(n_out - u)
         s = 0
         while s < n_rows:
             chain = min(<Py_ssize_t>CHAIN_ROWS, n_rows - s)
             j = 0
             while j < n_in:
                 m = next_rows(n_in - j)
-                panel(m, n_vectors, n_out - u < width, chain, h + s * ld_h + j, 1, ld_h, grad_a + s * ld_a + u, ld_a,
-                      lanes_in_last(n_out - u, n_vectors), NULL, sums + j * width, width, OVERWRITE)
+                panel(m, &p, chain, h + s * ld_h + j, 1, ld_h, grad_a + s * ld_a + u, ld_a, NULL,
+                      sums + j * p.width, p.width, OVERWRITE)
                 j += m
-            for v in range(min(n_out - u, <Py_ssize_t>width)):
+            for v in range(min(n_out - u, <Py_ssize_t>p.width)):
                 for j in range(n_in):
                     if add or s > 0:
-                        grad_W[(u + v) * n_in + j] = grad_W[(u + v) * n_in + j] + sums[j * width + v]
+                        grad_W[(u + v) * n_in + j] = grad_W[(u + v) * n_in + j] + sums[j * p.width + v]
                     else:
-                        grad_W[(u + v) * n_in + j] = sums[j * width + v]
+                        grad_W[(u + v) * n_in + j] = sums[j * p.width + v]
             s += chain
-        u += width
+        u += p.width
 
 
 cdef void bias_gradient(Py_ssize_t n_rows, Py_ssize_t n_out, const void* grad_a_, Py_ssize_t ld_a,
@@ -412,14 +461,13 @@ cdef void bias_gradient(Py_ssize_t n_rows, Py_ssize_t n_out, const void* grad_a_
     cdef const real* grad_a = <const real*>grad_a_
     cdef real* grad_b = <real*>grad_b_
     cdef Py_ssize_t u = 0, s
-    cdef int n_vectors
+    cdef Panel p
     cdef real one = 1
     while u < n_out:
-        n_vectors = next_panel(n_out - u)
+        p = next_panel(n_out - u)
         s = 0
         while s < n_rows:
-            panel(1, n_vectors, n_out - u < n_vectors * LANES, min(<Py_ssize_t>CHAIN_ROWS, n_rows - s),
-                  &one, 0, 0, grad_a + s * ld_a + u, ld_a, lanes_in_last(n_out - u, n_vectors),
+            panel(1, &p, min(<Py_ssize_t>CHAIN_ROWS, n_rows - s), &one, 0, 0, grad_a + s * ld_a + u, ld_a,
                   NULL, grad_b + u, 0, ADD if add or s > 0 else OVERWRITE)
             s += CHAIN_ROWS
-        u += n_vectors * LANES
+        u += p.width

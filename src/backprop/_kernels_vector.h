@@ -51,6 +51,15 @@ enum {
 
 #include "_kernels_coefficients.h"
 
+/* Half a vector, for the last columns of a panel: with 64-byte vectors 50 columns are 3 1/2 of them instead of 4. */
+#if BP_SIMD == 4
+typedef bp_real bp_half __attribute__((vector_size(BP_BYTES / 2), aligned(sizeof(bp_real)), may_alias));
+enum { BP_HAS_HALF = 1 };
+#else
+typedef bp_vec bp_half;
+enum { BP_HAS_HALF = 0 };
+#endif
+
 #define BP_CAT_(a, b) a##b
 #define BP_CAT(a, b) BP_CAT_(a, b)
 #if BP_FLOAT64
@@ -98,6 +107,27 @@ static inline bp_vec bp_fma(bp_vec a, bp_vec b, bp_vec c)
     return a * b + c; /* v2 has no fma: two roundings */
 #endif
 }
+
+/* The same for half vectors, of whose memory only the first n lanes are touched, 0 < n <= BP_LANES / 2. */
+static inline bp_half bp_half_broadcast(bp_real x) { return x - (bp_half){0}; }
+#if BP_SIMD == 4
+static inline bp_half bp_half_fma(bp_half a, bp_half b, bp_half c)
+{
+    return (bp_half)BP_CAT(_mm256_fmadd_, BP_SUFFIX)(a, b, c);
+}
+static inline bp_half bp_half_load(const bp_real *p, ptrdiff_t n)
+{
+    return (bp_half)BP_CAT(_mm256_maskz_loadu_, BP_SUFFIX)((1u << n) - 1, p);
+}
+static inline void bp_half_store(bp_real *p, bp_half v, ptrdiff_t n)
+{
+    BP_CAT(_mm256_mask_storeu_, BP_SUFFIX)(p, (1u << n) - 1, v);
+}
+#else
+static inline bp_half bp_half_fma(bp_half a, bp_half b, bp_half c) { return bp_fma(a, b, c); }
+static inline bp_half bp_half_load(const bp_real *p, ptrdiff_t n) { return (void)p, bp_half_broadcast((bp_real)n); }
+static inline void bp_half_store(bp_real *p, bp_half v, ptrdiff_t n) { (void)p, (void)v, (void)n; }
+#endif
 
 /* The first n lanes from memory (n may be negative or beyond the vector), zeros after them; nothing else is touched. */
 static inline bp_vec bp_load_first(const bp_real *p, ptrdiff_t n)
