@@ -67,8 +67,8 @@ cdef inline void block(const int n_rows, const int n_vectors, const int tail, Py
                        Py_ssize_t n_last, const real* bias, real* C, Py_ssize_t c_row, int epilogue) noexcept nogil:
     """n_rows x (vectors of the panel) chains in registers: C[r][c] from sum_k A[r][k] B[k][c], from the bias or 0.
 
-    k goes in order. n_rows, n_vectors and tail are constants to the compiler; n_last lanes of the last vector (or of the
-    half vector) lie in memory.
+    k goes in order. n_rows, n_vectors and tail are constants to the compiler; n_last lanes of the last vector (or of
+    the half vector) lie in memory.
     """
     cdef vec chain[8][4]
     cdef half half_chain[8]
