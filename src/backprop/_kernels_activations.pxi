@@ -121,7 +121,7 @@ cdef inline vec g_mish(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
     cdef pair left = pair_product(e.p, pair_sum(pair_product(plus2, denominator), curve))
     cdef pair right = pair_sum(pair_product(numerator, denominator), pair_product(curve, pair_product(e.t, e.t)))
     cdef pair slope = pair_where_less(a, zero, left, right)
-    g_prime[0] = scale(quotient(slope, pair_product(denominator, denominator), r * r), n)
+    g_prime[0] = scale(over_square(slope, denominator, r), n)
     return where_less(bounded, a, a, scale(vfma(bounded, gate.hi, bounded * gate.lo), n))
 
 
@@ -155,17 +155,15 @@ cdef inline vec g_tanh(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
     cdef pair t_minus_1 = expm1_pair(m, n)
     cdef pair d = pair_plus(broadcast(2), t_minus_1)
     cdef vec r = broadcast(1) / d.hi
-    cdef pair t = pair_plus(broadcast(4), make_pair(broadcast(4) * m.hi, broadcast(4) * m.lo))
-    cdef pair d2 = two_product(d.hi, d.hi)
-    d2.lo = vfma(d.hi + d.hi, d.lo, d2.lo)
-    g_prime[0] = scale(quotient(t, d2, r * r), n)
+    cdef pair t = make_pair(vfma(broadcast(4), m.hi, broadcast(4)), broadcast(0))
+    g_prime[0] = scale(over_square(t, d, r), n)
     return with_sign(vabs(quotient(make_pair(-t_minus_1.hi, -t_minus_1.lo), d, r)), a)
 
 
 cdef inline vec g_sigmoid(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
     """sigma(a); g' = t/(1 + t)^2 with t = exp(-|a|)."""
     cdef Exponential e = exponential(minus_abs(a))
-    g_prime[0] = scale(quotient(e.p, e.d2, e.r2), e.n)
+    g_prime[0] = scale(over_square(e.p, e.d, e.r), e.n)
     return sigmoid_of(a, &e)
 
 

@@ -239,13 +239,24 @@ static inline bp_vec bp_where_equal(bp_vec a, bp_vec b, bp_vec x, bp_vec y)
 #endif
 }
 
-/* Bounds that a NaN in v passes. */
-static inline bp_vec bp_clamp(bp_vec v, bp_real low, bp_real high)
+/* The larger and the smaller of bound and v; a NaN in v passes (it is the second operand of the instruction). */
+static inline bp_vec bp_at_least(bp_real bound, bp_vec v)
 {
-    bp_vec l = bp_broadcast(low), h = bp_broadcast(high);
-    v = bp_where_less(v, l, l, v);
-    return bp_where_less(h, v, h, v);
+#if BP_SIMD == 4
+    return (bp_vec)BP_CAT(_mm512_max_, BP_SUFFIX)(bp_broadcast(bound), v);
+#else
+    return bp_where_less(v, bp_broadcast(bound), bp_broadcast(bound), v);
+#endif
 }
+static inline bp_vec bp_at_most(bp_real bound, bp_vec v)
+{
+#if BP_SIMD == 4
+    return (bp_vec)BP_CAT(_mm512_min_, BP_SUFFIX)(bp_broadcast(bound), v);
+#else
+    return bp_where_less(bp_broadcast(bound), v, bp_broadcast(bound), v);
+#endif
+}
+static inline bp_vec bp_clamp(bp_vec v, bp_real low, bp_real high) { return bp_at_most(high, bp_at_least(low, v)); }
 
 static inline bp_ivec bp_sign_bits(void) { return (bp_ivec)(-(bp_vec){0}); }
 static inline bp_vec bp_abs(bp_vec v) { return (bp_vec)((bp_ivec)v & ~bp_sign_bits()); }
@@ -255,7 +266,12 @@ static inline bp_vec bp_with_sign(bp_vec v, bp_vec sign)
     return (bp_vec)((bp_ivec)v | ((bp_ivec)sign & bp_sign_bits()));
 }
 
-/* The nearest integer, for |v| below 2^22 or 2^51. */
+/* The nearest integer of a b, for |a b| below 2^22 or 2^51. */
+static inline bp_vec bp_round_product(bp_vec a, bp_real b)
+{
+    bp_vec magic = bp_broadcast(BP_ROUND_MAGIC);
+    return bp_fma(a, bp_broadcast(b), magic) - magic;
+}
 static inline bp_vec bp_round(bp_vec v) { return (v + BP_ROUND_MAGIC) - BP_ROUND_MAGIC; }
 
 /* 2^n for integers n of the normal range. */
