@@ -347,7 +347,7 @@ cdef int value_and_grad_in_order(const Layers* plan, const Request* request, Wor
     cdef Py_ssize_t row = 0, done = 0, n_rows = rows_of_chunk(request.n_kept), c = 0
     cdef double loss
     cdef Clock clock
-    start_clock(&clock)
+    reset_clock(&clock)
     while done < request.n_kept:
         chunk_sums(plan, request, work, &row, min(n_rows, request.n_kept - done), request.grad, &loss, &clock)
         add_loss(totals, loss)

@@ -245,6 +245,7 @@ cdef double run_value_and_grad(Plan self, const Request* request, int n_threads)
     cdef Py_ssize_t rows = rows_of_tile(plan, request.n_kept)
     cdef bint with_wide = several_chunks and request.grad != NULL
     cdef Totals* totals
+    cdef Totals only_loss
     cdef double loss
     n_threads = useful_threads(plan, request.n_kept, n_threads)
     if n_threads > 1 and n_chunks >= n_threads and plan.n_params * plan.itemsize <= CHUNK_BYTES:
@@ -255,6 +256,10 @@ cdef double run_value_and_grad(Plan self, const Request* request, int n_threads)
         finally:
             give_totals(self, totals)
         return loss
+    if n_threads == 1 and not with_wide:
+        memset(&only_loss, 0, sizeof(Totals))
+        run_in_order(self, request, &only_loss, rows)
+        return mean_loss(&only_loss, request.divisor)
     totals = take_totals(self, with_wide, 0)
     try:
         if n_threads > 1:
@@ -299,7 +304,7 @@ cdef int run_strips(Plan self, const Request* request, Totals* totals, int n_thr
     run.work = take_workspace(self, rows, n_threads)
     try:
         with nogil:
-            start_clock(&clock)
+            reset_clock(&clock)
             pool_acquire(&lease, n_threads)
             status = value_and_grad_in_strips(&run, &lease, &clock)
             pool_release(&lease)
@@ -359,7 +364,7 @@ cdef int run_chunks(Plan self, const Request* request, Totals* totals, int n_thr
         find_starts(plan, request, run.chunk_rows, starts)
         run.starts = starts
     with nogil:
-        start_clock(&clock)
+        reset_clock(&clock)
         pool_acquire(&lease, n_threads)
         status = pool_run(&lease, n_chunks, chunk_task, &run, poll_from_pool, &clock)
         pool_release(&lease)
@@ -399,7 +404,7 @@ cdef int run_forward(Plan self, const Request* request, int n_threads) except -1
         rows = max(<Py_ssize_t>MIN_STRIP, min(rows, (request.n_samples + n_threads - 1) // n_threads))
     workspaces = Workspaces(self, rows, n_threads)
     with nogil:
-        start_clock(&clock)
+        reset_clock(&clock)
         if n_threads == 1:
             while row < request.n_samples:
                 forward_of_tile(plan, request, workspaces.work[0], row, min(rows, request.n_samples - row), &clock)

@@ -223,11 +223,12 @@ cdef void free_totals(Totals* totals) noexcept:
 
 
 cdef struct Clock:
+    bint is_running              # it starts with the first look at it: short calls never pay for that
     timespec last_poll
 
 
-cdef inline void start_clock(Clock* clock) noexcept nogil:
-    clock_gettime(CLOCK_MONOTONIC, &clock.last_poll)
+cdef inline void reset_clock(Clock* clock) noexcept nogil:
+    clock.is_running = False
 
 
 cdef int signal_is_pending(Clock* clock) noexcept nogil:
@@ -237,6 +238,9 @@ cdef int signal_is_pending(Clock* clock) noexcept nogil:
     if clock == NULL:
         return 0
     clock_gettime(CLOCK_MONOTONIC, &now)
+    if not clock.is_running:
+        clock.is_running = True
+        clock.last_poll = now
     if (now.tv_sec - clock.last_poll.tv_sec) * 1000000000 + now.tv_nsec - clock.last_poll.tv_nsec > POLL_NANOSECONDS:
         clock.last_poll = now
         with gil:
