@@ -1,0 +1,236 @@
+"""The machine's own limits, measured, and what there is to say about it."""
+
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+# Independent accumulators hide the latency of the fused multiply-add: two units times five cycles ask for ten. Twelve
+# fit the sixteen 256-bit registers beside the two constants, twenty-four the thirty-two 512-bit ones. Each starts from
+# a value of its own, so that the compiler cannot merge them; a * 0.5 + 0.5 stays near 1. The products and sums are
+# contracted to fused multiply-adds by -ffp-contract=fast.
+PEAK_SOURCE = r"""
+#include <time.h>
+#define REPEAT12(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
+#define REPEAT24(X) REPEAT12(X) X(12) X(13) X(14) X(15) X(16) X(17) X(18) X(19) X(20) X(21) X(22) X(23)
+#define START(i) V r##i = half + (real)(i) * start[0];
+#define STEP(i) r##i = r##i * half + half2;
+#define GATHER(i) total += r##i;
+#define PEAK(name, type, bytes, REPEAT)                                              \
+    double name(long n, const type *start, type *sink)                               \
+    {                                                                                \
+        typedef type real;                                                           \
+        typedef type V __attribute__((vector_size(bytes)));                          \
+        enum { LANES = bytes / sizeof(type) };                                       \
+        V half, half2, total;                                                        \
+        struct timespec t0, t1;                                                      \
+        for (int i = 0; i < LANES; i++) { half[i] = start[1]; half2[i] = start[2]; } \
+        total = half;                                                                \
+        REPEAT(START)                                                                \
+        clock_gettime(CLOCK_MONOTONIC, &t0);                                         \
+        for (long k = 0; k < n; k++) { REPEAT(STEP) }                                \
+        REPEAT(GATHER)                                                               \
+        for (int i = 0; i < LANES; i++) sink[i] = total[i];                          \
+        clock_gettime(CLOCK_MONOTONIC, &t1);                                         \
+        return (t1.tv_sec - t0.tv_sec) + 1e-9 * (t1.tv_nsec - t0.tv_nsec);           \
+    }
+#ifdef __AVX512F__
+PEAK(peak_64_4, float, 64, REPEAT24)
+PEAK(peak_64_8, double, 64, REPEAT24)
+#endif
+#ifdef __AVX__
+PEAK(peak_32_4, float, 32, REPEAT12)
+PEAK(peak_32_8, double, 32, REPEAT12)
+#endif
+PEAK(peak_16_4, float, 16, REPEAT12)
+PEAK(peak_16_8, double, 16, REPEAT12)
+"""
+ACCUMULATORS = {64: 24, 32: 12, 16: 12}
+SAMPLE_SECONDS = 3e-3
+
+
+def compile_peak(folder):
+    """Compile the loop with the system's compiler; return the library's path, or None where that fails."""
+    source, library = Path(folder) / "peak.c", Path(folder) / "peak.so"
+    source.write_text(PEAK_SOURCE)
+    for compiler in (os.environ.get("CC", "cc").split()[0], "gcc", "clang"):
+        if shutil.which(compiler) is None:
+            continue
+        flags = ["-O2", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC"]
+        done = subprocess.run([compiler, *flags, str(source), "-o", str(library)], capture_output=True, check=False)
+        if done.returncode == 0:
+            return str(library)
+    return None
+
+
+class Peak:
+    """Multiply-add rate of n_threads threads that do nothing else, in GFLOP/s.
+
+    Parameters
+    ----------
+    library : str or None
+        From `compile_peak`; None makes every measurement None.
+    n_threads : int
+    """
+
+    def __init__(self, library, n_threads):
+        self._n_threads = n_threads
+        self._library = None if library is None else ctypes.CDLL(library)
+        self._loops = {}  # itemsize -> (function, vector bytes, iterations)
+        self.by_width = {}  # (vector bits, itemsize) -> GFLOP/s
+        if self._library is None:
+            return
+        for itemsize in (4, 8):
+            best = 0.0
+            for width in (64, 32, 16):
+                name = f"peak_{width}_{itemsize}"
+                if not hasattr(self._library, name):
+                    continue
+                function = getattr(self._library, name)
+                function.restype = ctypes.c_double
+                function.argtypes = [ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+                n = 10_000
+                while (seconds := self._one(function, n, itemsize)) < SAMPLE_SECONDS:
+                    n = max(2 * n, int(n * SAMPLE_SECONDS / max(seconds, 1e-6)))
+                rate = max(self._rate(function, width, n, itemsize) for _ in range(10))
+                self.by_width[8 * width, itemsize] = rate
+                if rate > 1.02 * best:
+                    best, self._loops[itemsize] = rate, (function, width, n)
+
+    @staticmethod
+    def _one(function, n, itemsize):
+        dtype = np.dtype(f"f{itemsize}")
+        start, sink = np.array([1e-3, 0.5, 0.5], dtype), np.empty(64 // itemsize, dtype)
+        return function(n, start.ctypes.data, sink.ctypes.data)
+
+    def _rate(self, function, width, n, itemsize):
+        flops = 2.0 * n * ACCUMULATORS[width] * (width // itemsize)
+        seconds = [0.0] * self._n_threads
+
+        def run(i):
+            seconds[i] = self._one(function, n, itemsize)
+
+        others = [threading.Thread(target=run, args=(i,)) for i in range(1, self._n_threads)]
+        for thread in others:
+            thread.start()
+        run(0)
+        for thread in others:
+            thread.join()
+        return 1e-9 * sum(flops / s for s in seconds)
+
+    def measure(self, itemsize):
+        """One sample of a few milliseconds, with the widest-running loop: GFLOP/s, or None without a compiler."""
+        if itemsize not in self._loops:
+            return None
+        function, width, n = self._loops[itemsize]
+        return self._rate(function, width, n, itemsize)
+
+
+def write_bandwidth(n_threads, n_bytes=256 << 20):
+    """Write rate of NumPy's fill on a large array, a slice a thread, in GB/s; the best of five."""
+    slices = np.array_split(np.ones(n_bytes // 8), n_threads)
+    best = 0.0
+    for value in range(5):
+        others = [threading.Thread(target=part.fill, args=(float(value),)) for part in slices[1:]]
+        start = time.perf_counter()
+        for thread in others:
+            thread.start()
+        slices[0].fill(float(value))
+        for thread in others:
+            thread.join()
+        best = max(best, 1e-9 * n_bytes / (time.perf_counter() - start))
+    return best
+
+
+def choose_cpus(n):
+    """Choose n of the CPUs that this process may use, different cores before second threads of a core."""
+    usable = sorted(os.sched_getaffinity(0))
+    rank, seen = {}, {}
+    for cpu in usable:
+        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        core = path.read_text().strip() if path.exists() else str(cpu)
+        rank[cpu] = seen[core] = seen.get(core, -1) + 1
+    return sorted(usable, key=lambda cpu: (rank[cpu], -cpu))[:n]  # from the last: interrupts tend to go to the first
+
+
+def thread_environment(n_threads):
+    """Environment variables that limit every library, to be set before it is imported."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    environment = dict.fromkeys(names, str(n_threads))
+    environment["BACKPROP_NUM_THREADS"] = str(n_threads)
+    environment["JAX_PLATFORMS"] = "cpu"
+    environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    if n_threads == 1:
+        environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
+    return environment
+
+
+def cpu_model():
+    """Name of the CPU, with family and model, which tell apart what virtual machines call alike."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    name = fields.get("model name", platform.machine())
+    return f"{name} (family {fields.get('cpu family', '?')}, model {fields.get('model', '?')})"
+
+
+def describe():
+    """Everything that a reader needs to judge the numbers, as a dictionary."""
+    from backprop.info import configuration
+
+    ours = configuration()
+    packages = {
+        "torch": "torch",
+        "jax": "jax",
+        "jaxlib": "jaxlib",
+        "scikit-learn": "scikit-learn",
+        "mlpfile": "mlpfile",
+    }
+    versions = {"backprop": ours["backprop"], "numpy": ours["numpy"], "scipy": ours["scipy"], **packages}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "missing"
+    return {
+        "cpu": cpu_model(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "simd": ours["simd"],
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "versions": versions,
+        "blas": blas(),
+        "load": os.getloadavg(),
+        "date": time.strftime("%Y-%m-%d %H:%M %z"),
+    }
+
+
+def blas():
+    """The BLAS of NumPy, as threadpoolctl sees it."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return "unknown (threadpoolctl is missing)"
+    found = [lib for lib in threadpool_info() if lib["user_api"] == "blas"]
+    return ", ".join(f"{lib['internal_api']} {lib['version']} {lib.get('architecture', '')}".strip() for lib in found)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        peak = Peak(compile_peak(scratch), 1)
+    for (bits, size), gflops in peak.by_width.items():
+        print(f"float{8 * size}, {bits}-bit vectors: {gflops:.1f} GFLOP/s on one thread")
+    print(f"write bandwidth: {write_bandwidth(1):.1f} GB/s on one thread")

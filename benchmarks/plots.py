@@ -1,0 +1,94 @@
+"""The chart: how many times faster than the best peer, case by case.
+
+python benchmarks/plots.py results.json results.png    # draws a run again that was kept with --json
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import report
+from cases import CASES
+
+COLOURS = {"float32": "#1f5a92", "float64": "#d9722b"}
+HEIGHT = 0.4
+
+
+def draw(path, machine, cells):
+    """Write the chart: a panel for each thread count, a bar for each case and dtype, cheapest case at the top.
+
+    Parameters
+    ----------
+    path : str
+        Its ending gives the format.
+    machine : dict
+        From `machine.describe`.
+    cells : list of dict
+        From `report.complete`; those without a peer are left out.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    cells = [cell for cell in cells if cell["ratio"] is not None]
+    work = {case.name: case.flops for case in CASES}
+    names = sorted({cell["case"] for cell in cells}, key=work.get)
+    place = {name: i for i, name in enumerate(names)}
+    counts = sorted({cell["threads"] for cell in cells})
+    dtypes = [dtype for dtype in COLOURS if any(cell["dtype"] == dtype for cell in cells)]
+    figure = Figure(figsize=(3.4 + 5.2 * len(counts), 2.4 + 0.36 * len(names)), layout="constrained")
+    FigureCanvasAgg(figure)  # needs no display
+    panels = figure.subplots(1, len(counts), sharey=True, sharex=True, squeeze=False)[0]
+    lowest, highest = min(1.0, *(c["ratio"] for c in cells)), max(2.0, *(c["ratio"] for c in cells))
+    for panel, threads in zip(panels, counts, strict=True):
+        panel.set_xscale("log")
+        for x, style in ((1, "-"), (2, "--")):
+            panel.axvline(x, color="black", linestyle=style, linewidth=1, zorder=3)
+        for cell in (cell for cell in cells if cell["threads"] == threads):
+            shift = (dtypes.index(cell["dtype"]) - (len(dtypes) - 1) / 2) * HEIGHT
+            y, ratio = place[cell["case"]] + shift, cell["ratio"]
+            panel.barh(y, ratio - 1, HEIGHT, left=1, color=COLOURS[cell["dtype"]])
+            rate = "" if cell["of_peak"] is None else f", {cell['of_peak']:.0f} %"
+            panel.annotate(
+                f"{report.number(ratio)} ({report.LABELS[cell['best_peer']]}{rate})",
+                (max(ratio, 1), y),
+                (3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7,
+                bbox={"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none", "alpha": 0.7},
+                zorder=4,
+            )
+        mean = {
+            dtype: report.geometric_mean(c["ratio"] for c in cells if (c["threads"], c["dtype"]) == (threads, dtype))
+            for dtype in dtypes
+        }
+        means = ", ".join(f"{dtype} {value:.2f}" for dtype, value in mean.items() if value is not None)
+        panel.set_title(f"{threads} thread{'s' * (threads > 1)}; geometric means: {means}", fontsize=10)
+        panel.set_xlim(lowest / 1.1, highest * 2.6)  # room for the text beside the longest bar
+        panel.set_xlabel("times faster than the best peer (logarithmic)")
+        panel.set_xticks([x for x in (0.5, 1, 2, 5, 10, 20, 50, 100) if lowest / 1.1 <= x <= highest * 1.2])
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter("")
+        panel.grid(axis="x", alpha=0.25)
+        panel.set_axisbelow(True)
+    panels[0].set_yticks(range(len(names)), names, fontsize=9)
+    panels[0].set_ylim(len(names) - 0.4, -0.6)
+    figure.legend(
+        handles=[Patch(color=COLOURS[dtype], label=dtype) for dtype in dtypes],
+        loc="outside lower right",
+        ncols=2,
+        fontsize=9,
+    )
+    figure.suptitle(
+        "Loss and gradient of all parameters: backprop against the best of its peers\n"
+        "in brackets: which peer that is, and backprop's rate in % of the multiply-add peak of this CPU\n"
+        f"{machine['cpu']}, {machine['simd']}; {machine['date']}",
+        fontsize=10,
+    )
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    kept = json.loads(Path(sys.argv[1]).read_text())
+    draw(sys.argv[2], kept["machine"], kept["cells"])

@@ -1,0 +1,170 @@
+"""Loss and gradient of all parameters: backprop against its peers and against the machine's own limit.
+
+    python benchmarks/run.py --quick
+    python benchmarks/run.py --json results.json --plot results.png
+
+README.md in this folder says what each column means.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import machine
+import report
+from cases import CASES, QUICK, select
+
+WORKER = Path(__file__).with_name("worker.py")
+PEERS = ("numpy", "torch", "compile", "jax", "sklearn", "mlpfile")
+
+
+def arguments(argv=None):
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description="Time loss and gradient of dense networks: backprop and its peers. See README.md in this folder."
+    )
+    parser.add_argument("--quick", action="store_true", help="eleven cases, one thread, no torch.compile: two minutes")
+    parser.add_argument("--cases", help="names, beginnings of names or shell patterns, with commas between them")
+    parser.add_argument("--threads", help="numbers of threads with commas between them, or all (default 1,2,all)")
+    parser.add_argument("--dtype", choices=("float32", "float64"), help="one dtype alone")
+    parser.add_argument("--peers", help=f"with commas between them, of {','.join(PEERS)} (default: all)")
+    parser.add_argument("--no-compile", action="store_true", help="without torch.compile, which is slow to start")
+    parser.add_argument("--ours-only", action="store_true", help="no peers: times, rates and %% of the peak")
+    parser.add_argument("--budget", type=float, help="seconds of timing a cell (default 4; quick 1.5; ours only 0.5)")
+    parser.add_argument("--json", metavar="FILE", help="write everything measured")
+    parser.add_argument("--plot", metavar="FILE", help="draw the ratios to the best peer")
+    options = parser.parse_args(argv)
+    try:
+        options.cases = select(options.cases.split(",")) if options.cases else select(QUICK) if options.quick else CASES
+    except ValueError as error:
+        parser.error(str(error))
+    n_cpus = len(os.sched_getaffinity(0))
+    words = (options.threads or ("1" if options.quick or options.ours_only else "1,2,all")).split(",")
+    try:
+        asked = {n_cpus if word == "all" else int(word) for word in words}
+    except ValueError:
+        parser.error(f"--threads: expected positive integers or all, got {options.threads!r}")
+    if min(asked) < 1:
+        parser.error(f"--threads: expected positive integers or all, got {options.threads!r}")
+    options.too_many = sorted(n for n in asked if n > n_cpus)
+    options.threads = sorted(n for n in asked if n <= n_cpus)
+    names = options.peers.split(",") if options.peers else list(PEERS)
+    unknown = [name for name in names if name not in PEERS]
+    if unknown:
+        parser.error(f"--peers: expected some of {','.join(PEERS)}, got {','.join(unknown)}")
+    if options.no_compile or (options.quick and not options.peers):
+        names = [name for name in names if name != "compile"]
+    options.peers = [] if options.ours_only else names
+    if options.budget is None:
+        options.budget = 0.5 if options.ours_only else 1.5 if options.quick else 4.0
+    options.dtypes = [options.dtype] if options.dtype else ["float32", "float64"]
+    return options
+
+
+class Run:
+    """Everything that the workers of one run report."""
+
+    def __init__(self, options, library):
+        self.options, self.library = options, library
+        self.cells, self.limits, self.failures = [], [], []
+        self.missing = {}  # peer -> reason
+
+    def time(self, n_threads):
+        """Time all cells with n_threads; a worker that dies costs the cell it was at, and another one goes on."""
+        todo = [(case.name, dtype) for case in self.options.cases for dtype in self.options.dtypes]
+        while todo:
+            code, at = self._worker(n_threads, todo)
+            if code == 0:
+                return
+            place = "before the first cell" if at is None else " ".join(at)
+            self.failures.append(
+                f"{place}, {n_threads} thread{'s' * (n_threads > 1)}: the timing process ended with status {code}"
+            )
+            todo = [] if at is None else todo[todo.index(at) + 1 :]
+
+    def _worker(self, n_threads, todo):
+        job = {
+            "threads": n_threads,
+            "cpus": machine.choose_cpus(n_threads),
+            "cells": todo,
+            "peers": [name for name in self.options.peers if name not in self.missing],
+            "budget": self.options.budget,
+            "peak": self.library,
+        }
+        process = subprocess.Popen(
+            [sys.executable, str(WORKER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | machine.thread_environment(n_threads),
+        )
+        try:
+            process.stdin.write(json.dumps(job))
+            process.stdin.close()
+            return self._listen(process, n_threads)
+        finally:
+            process.kill()  # where this process was interrupted; a finished one does not mind
+
+    def _listen(self, process, n_threads):
+        """Take in the worker's events; return its exit status and the cell that it was at."""
+        at = None
+        for line in process.stdout:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue  # a library's own words
+            if not isinstance(event, dict) or "event" not in event:
+                continue
+            kind = event.pop("event")
+            if kind == "start":
+                at = (event["case"], event["dtype"])
+            elif kind == "missing":
+                self.missing[event["peer"]] = event["reason"]
+            elif kind == "limits":
+                self.limits.append(event | {"threads": n_threads})
+            elif kind == "cell":
+                self.cells.append(report.complete(event))
+                self._progress(self.cells[-1])
+        return process.wait(), at
+
+    def _progress(self, cell):
+        total = len(self.options.cases) * len(self.options.dtypes) * len(self.options.threads)
+        ratio = "" if cell["ratio"] is None else f", {cell['ratio']:.2f} x {report.LABELS[cell['best_peer']]}"
+        wrong = f"; ERROR in {', '.join(cell['errors'])}" if cell["errors"] else ""
+        us = report.number(1e6 * cell["seconds"]["ours"])
+        place = f"{cell['threads']} thr. {cell['dtype']} {cell['case']}"
+        print(f"[{len(self.cells)}/{total}] {place}: {us} us{ratio}{wrong}", file=sys.stderr, flush=True)
+
+
+def main(argv=None):
+    """Run, print the report, write the files; return the exit status."""
+    options = arguments(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the worker is ended too
+    about = machine.describe()
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(options, machine.compile_peak(folder))
+        for n_threads in options.threads:
+            run.time(n_threads)
+    notes = [f"{name} is left out: {reason}" for name, reason in run.missing.items()]
+    notes += [f"{n} threads are left out: the machine has not so many CPUs" for n in options.too_many]
+    if os.environ.get("BACKPROP_REQUIRE_PEERS") == "1":
+        run.failures += [f"{name} is missing, and BACKPROP_REQUIRE_PEERS is 1" for name in run.missing]
+    text, wrong = report.whole(about, run.limits, run.cells, options.peers, notes, run.failures)
+    print(text)
+    if options.json:
+        result = {"machine": about, "limits": run.limits, "cells": run.cells, "missing": run.missing}
+        Path(options.json).write_text(json.dumps(result | {"failures": run.failures}, indent=1) + "\n")
+    if options.plot and any(cell["ratio"] is not None for cell in run.cells):
+        import plots
+
+        plots.draw(options.plot, about, run.cells)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""The process that does the timing for one number of threads; run.py starts it and reads its lines of JSON."""
+
+import gc
+import json
+import os
+import sys
+import time
+from statistics import median
+
+import machine
+import numpy as np
+import peers
+from cases import make_problem, select
+
+BLOCK_SECONDS = 2e-3
+SETTLE_SECONDS = 1e-3  # of untimed calls before each block, which warm the caches
+IDLE_SECONDS = 2e-3  # with several threads, before each block: the last library's threads stop spinning for work
+LONG_SECONDS = 0.02  # a block after which the peak is sampled, not just once a round, and that needs no warming
+MOST_ROUNDS = 60
+LEAST_ROUNDS, LEAST_ROUNDS_LONG = 3, 2  # the second where a round takes LONG_ROUND_SECONDS
+LONG_ROUND_SECONDS = 20.0
+# Largest relative difference from ours in the loss, and in the 2-norm of any one layer's gradient. A unit whose input
+# is within rounding of relu's kink may fall on either side, and moves a gradient by its whole share.
+TOLERANCE = {("float32", False): 5e-5, ("float32", True): 3e-3, ("float64", False): 1e-12, ("float64", True): 1e-8}
+
+
+def emit(**event):
+    """Write one event for run.py."""
+    print(json.dumps(event), flush=True)
+
+
+def difference(found, expected):
+    """Largest relative difference of the loss and of any layer's gradient."""
+    loss, grads = found
+    expected_loss, expected_grads = expected
+    errors = [abs(loss - expected_loss) / max(abs(expected_loss), 1e-300)]
+    for layer, expected_layer in zip(grads, expected_grads, strict=True):
+        ours = np.concatenate([part.ravel() for part in expected_layer]).astype(float)
+        theirs = np.concatenate([np.asarray(part).ravel() for part in layer]).astype(float)
+        errors.append(float(np.linalg.norm(theirs - ours) / max(np.linalg.norm(ours), 1e-300)))
+    return max(errors) if np.isfinite(errors).all() else float("inf")
+
+
+def seconds_per_call(call, n):
+    """Time a block of n calls."""
+    start = time.perf_counter()
+    for _ in range(n):
+        call()
+    return (time.perf_counter() - start) / n
+
+
+def calls_per_block(call):
+    """Calls that take BLOCK_SECONDS together, at least one."""
+    n, seconds = 1, seconds_per_call(call, 1)
+    while n * seconds < BLOCK_SECONDS:
+        n = max(n + 1, int(1.05 * BLOCK_SECONDS / max(seconds, 1e-8)))
+        seconds = seconds_per_call(call, n)
+    return n, seconds
+
+
+def prepare(problem, names, n_threads):
+    """Make the runners and compare each with ours: runners, errors (name -> text), differences (name -> number)."""
+    limit = TOLERANCE[problem.dtype.name, problem.case.activation == "relu" and len(problem.case.sizes) > 2]
+    ours = peers.make_ours(problem, n_threads)
+    loss, grads = ours.result()
+    expected = loss, [(W.copy(), b.copy()) for W, b in grads]
+    runners, errors, differences, notes = {"ours": ours}, {}, {}, {}
+    for name in names:
+        try:
+            runner = peers.MAKERS[name](problem, n_threads)
+            differences[name] = difference(runner.result(), expected)
+        except peers.UnsupportedError as reason:
+            notes[name] = str(reason)
+            continue
+        except Exception as error:  # whatever a peer raises belongs in the table, not on top of it
+            errors[name] = f"{type(error).__name__}: {error}"
+            continue
+        if differences[name] <= limit:
+            runners[name] = runner
+        else:
+            errors[name] = f"differs from ours by {differences[name]:.1e}, more than {limit:.0e}"
+    return runners, {"errors": errors, "differences": differences, "notes": notes}
+
+
+def time_cell(runners, peak, itemsize, budget, n_threads):
+    """Medians of interleaved blocks: ours, each peer and the machine's peak in turn, until the budget is spent."""
+    blocks = {}
+    for name, runner in runners.items():
+        blocks[name] = calls_per_block(runner.call)
+    warming = {name: max(SETTLE_SECONDS, s) if s < LONG_SECONDS else 0.0 for name, (_, s) in blocks.items()}
+    one_round = sum(n * seconds + warming[name] for name, (n, seconds) in blocks.items())
+    least = LEAST_ROUNDS if one_round < LONG_ROUND_SECONDS else LEAST_ROUNDS_LONG
+    n_rounds = int(min(MOST_ROUNDS, max(least, budget / (one_round + machine.SAMPLE_SECONDS))))
+    samples, peaks = {name: [] for name in runners}, []
+    gc.collect()
+    gc.disable()
+    try:
+        for i in range(n_rounds):
+            order = list(runners) if i % 2 == 0 else list(runners)[::-1]
+            for name in order:
+                n, seconds = blocks[name]
+                call = runners[name].call
+                if n_threads > 1:
+                    time.sleep(IDLE_SECONDS)
+                if seconds < LONG_SECONDS:
+                    seconds_per_call(call, 1 + int(SETTLE_SECONDS / seconds))
+                samples[name].append(seconds_per_call(call, n))
+                if n * seconds > LONG_SECONDS:
+                    peaks.append(peak.measure(itemsize))
+            peaks.append(peak.measure(itemsize))
+    finally:
+        gc.enable()
+    peaks = [value for value in peaks if value is not None]
+    return {
+        "seconds": {name: median(values) for name, values in samples.items()},
+        "ratios": {
+            name: median(theirs / ours for theirs, ours in zip(values, samples["ours"], strict=True))
+            for name, values in samples.items()
+            if name != "ours"
+        },
+        "rounds": n_rounds,
+        "peak": median(peaks) if peaks else None,
+        "peak_range": [min(peaks), max(peaks)] if peaks else None,
+    }
+
+
+def run(job):
+    """Time the cells of a job; see run.py for its fields."""
+    n_threads = job["threads"]
+    os.sched_setaffinity(0, job["cpus"])
+    limits = None
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        emit(event="missing", peer="threadpoolctl", reason="BLAS is limited by the environment alone")
+    names = []
+    for name in job["peers"]:
+        reason = peers.missing(name)
+        if reason is None:
+            names.append(name)
+        else:
+            emit(event="missing", peer=name, reason=reason)
+    if "threadpoolctl" in sys.modules:
+        limits = threadpool_limits(n_threads)  # of every library loaded by now; kept until the process ends
+    peak = machine.Peak(job["peak"], n_threads)
+    widths = [[bits, size, gflops] for (bits, size), gflops in peak.by_width.items()]
+    emit(event="limits", when="before", peak=widths, bandwidth=machine.write_bandwidth(n_threads))
+    for case_name, dtype in job["cells"]:
+        (case,) = select([case_name])
+        emit(event="start", case=case_name, dtype=dtype)
+        problem = make_problem(case, dtype)
+        runners, checks = prepare(problem, names, n_threads)
+        cell = time_cell(runners, peak, problem.dtype.itemsize, job["budget"], n_threads)
+        emit(event="cell", case=case_name, dtype=dtype, threads=n_threads, **checks, **cell)
+        del runners, problem
+        peers.forget()
+    after = [[0, size, peak.measure(size)] for size in (4, 8)] if peak.by_width else []
+    emit(event="limits", when="after", peak=after, bandwidth=machine.write_bandwidth(n_threads))
+    del limits
+
+
+if __name__ == "__main__":
+    run(json.loads(sys.stdin.read()))
