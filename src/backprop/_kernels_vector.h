@@ -117,6 +117,8 @@ static inline bp_half bp_half_fma(bp_half a, bp_half b, bp_half c)
 {
     return (bp_half)BP_CAT(_mm256_fmadd_, BP_SUFFIX)(a, b, c);
 }
+typedef bp_real bp_half_memory __attribute__((vector_size(BP_BYTES / 2), aligned(sizeof(bp_real)), may_alias));
+static inline bp_half bp_half_load_whole(const bp_real *p) { return *(const bp_half_memory *)p; }
 static inline bp_half bp_half_load(const bp_real *p, ptrdiff_t n)
 {
     return (bp_half)BP_CAT(_mm256_maskz_loadu_, BP_SUFFIX)((1u << n) - 1, p);
@@ -127,6 +129,7 @@ static inline void bp_half_store(bp_real *p, bp_half v, ptrdiff_t n)
 }
 #else
 static inline bp_half bp_half_fma(bp_half a, bp_half b, bp_half c) { return bp_fma(a, b, c); }
+static inline bp_half bp_half_load_whole(const bp_real *p) { return (void)p, bp_half_broadcast(0); }
 static inline bp_half bp_half_load(const bp_real *p, ptrdiff_t n) { return (void)p, bp_half_broadcast((bp_real)n); }
 static inline void bp_half_store(bp_real *p, bp_half v, ptrdiff_t n) { (void)p, (void)v, (void)n; }
 #endif
