@@ -76,7 +76,6 @@ cdef inline void block(const int n_rows, const int n_vectors, const int tail, Py
     cdef vec b[4]
     cdef half half_b
     cdef vec a
-    cdef real scalar
     cdef Py_ssize_t k
     cdef int r, c
     cdef const real* B_half = B + n_vectors * LANES
@@ -102,12 +101,11 @@ cdef inline void block(const int n_rows, const int n_vectors, const int tail, Py
         if tail == HALF:
             half_b = half_load_whole(B_half + k * b_k)
         for r in range(n_rows):
-            scalar = A[r * a_row + k * a_k]
-            a = broadcast(scalar)
+            a = broadcast(A[r * a_row + k * a_k])
             for c in range(n_vectors):
                 chain[r][c] = vfma(a, b[c], chain[r][c])
             if tail == HALF:
-                half_chain[r] = half_fma(half_broadcast(scalar), half_b, half_chain[r])
+                half_chain[r] = half_fma(lower_half(a), half_b, half_chain[r])
     for r in range(n_rows):
         for c in range(n_vectors):
             if tail == PARTIAL and c == n_vectors - 1:

@@ -112,6 +112,13 @@ static inline bp_vec bp_fma(bp_vec a, bp_vec b, bp_vec c)
 
 /* The same for half vectors, of whose memory only the first n lanes are touched, 0 < n <= BP_LANES / 2. */
 static inline bp_half bp_half_broadcast(bp_real x) { return x - (bp_half){0}; }
+/* The lower half of a vector: of one that was broadcast, no second broadcast. */
+static inline bp_half bp_lower_half(bp_vec v)
+{
+    bp_half h;
+    memcpy(&h, &v, sizeof h);
+    return h;
+}
 #if BP_SIMD == 4
 static inline bp_half bp_half_fma(bp_half a, bp_half b, bp_half c)
 {
