@@ -97,6 +97,8 @@ cdef extern from "_kernels_vector.h" nogil:
     vec vfma "bp_fma"(vec a, vec b, vec c) noexcept
     half half_broadcast "bp_half_broadcast"(real x) noexcept
     half half_fma "bp_half_fma"(half a, half b, half c) noexcept
+    half lower_half "bp_lower_half"(vec v) noexcept
+    half half_load_whole "bp_half_load_whole"(const real* p) noexcept
     half half_load "bp_half_load"(const real* p, Py_ssize_t n) noexcept
     void half_store "bp_half_store"(real* p, half v, Py_ssize_t n) noexcept
     vec where_less "bp_where_less"(vec a, vec b, vec x, vec y) noexcept

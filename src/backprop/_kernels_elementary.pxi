@@ -8,7 +8,25 @@
 # D. NaN passes through every clamp and comparison.
 
 cdef inline vec poly(vec x, const real* c, const int degree) noexcept nogil:
-    """sum_i c[i] x^i by Horner's rule; degree is a constant to the compiler."""
+    """sum_i c[i] x^i: Horner's rule in x^2 for the even and the odd terms, two chains that run side by side.
+
+    degree is a constant to the compiler.
+    """
+    cdef vec square = x * x
+    cdef vec high = broadcast(c[degree])
+    cdef vec low = broadcast(c[degree - 1])
+    cdef int i
+    for i in range(degree - 2, -1, -2):
+        high = vfma(high, square, broadcast(c[i]))
+        if i > 0:
+            low = vfma(low, square, broadcast(c[i - 1]))
+    if degree % 2:  # the highest term is odd
+        return vfma(high, x, low)
+    return vfma(low, x, high)
+
+
+cdef inline vec horner(vec x, const real* c, const int degree) noexcept nogil:
+    """The same by Horner's rule: slower, and closer where |x| nears 1."""
     cdef vec value = broadcast(c[degree])
     cdef int i
     for i in range(degree - 1, -1, -1):
@@ -193,7 +211,7 @@ cdef inline pair mills(vec x) noexcept nogil:
     cdef vec r = broadcast(1) / sum4.hi
     cdef pair q = quotient_pair(make_pair(broadcast(1), zero), sum4, r)
     cdef pair u = fast_two_sum(broadcast(1), broadcast(-8) * q.hi)
-    cdef vec inner = poly(u.hi, MILLS_P + 2, MILLS_DEGREE - 2)
+    cdef vec inner = horner(u.hi, MILLS_P + 2, MILLS_DEGREE - 2)
     cdef pair step, value
     u.lo = vfma(broadcast(-8), q.lo, u.lo)
     step = two_product(u.hi, inner)

@@ -67,15 +67,15 @@ cdef inline void block(const int n_rows, const int n_vectors, const int tail, Py
                        Py_ssize_t n_last, const real* bias, real* C, Py_ssize_t c_row, int epilogue) noexcept nogil:
     """n_rows x (vectors of the panel) chains in registers: C[r][c] from sum_k A[r][k] B[k][c], from the bias or 0.
 
-    k goes in order. n_rows, n_vectors and tail are constants to the compiler; n_last lanes of the last vector (or of
-    the half vector) lie in memory.
+    k goes in order. n_rows, n_vectors and tail are constants to the compiler. Of the last vector (or half vector) of C
+    and of the bias only n_last lanes lie in memory; those of B can all be read. A masked load within the loop over k
+    would make GCC 12 keep the chains on the stack.
     """
     cdef vec chain[8][4]
     cdef half half_chain[8]
     cdef vec b[4]
     cdef half half_b
     cdef vec a
-    cdef real scalar
     cdef Py_ssize_t k
     cdef int r, c
     cdef const real* B_half = B + n_vectors * LANES
@@ -97,19 +97,15 @@ cdef inline void block(const int n_rows, const int n_vectors, const int tail, Py
             half_chain[r] = half_b
     for k in range(K):
         for c in range(n_vectors):
-            if tail == PARTIAL and c == n_vectors - 1:
-                b[c] = load_first(B + k * b_k + c * LANES, n_last)
-            else:
-                b[c] = load(B + k * b_k + c * LANES)
+            b[c] = load(B + k * b_k + c * LANES)
         if tail == HALF:
-            half_b = half_load(B_half + k * b_k, n_last)
+            half_b = half_load_whole(B_half + k * b_k)
         for r in range(n_rows):
-            scalar = A[r * a_row + k * a_k]
-            a = broadcast(scalar)
+            a = broadcast(A[r * a_row + k * a_k])
             for c in range(n_vectors):
                 chain[r][c] = vfma(a, b[c], chain[r][c])
             if tail == HALF:
-                half_chain[r] = half_fma(half_broadcast(scalar), half_b, half_chain[r])
+                half_chain[r] = half_fma(lower_half(a), half_b, half_chain[r])
     for r in range(n_rows):
         for c in range(n_vectors):
             if tail == PARTIAL and c == n_vectors - 1:
@@ -294,16 +290,23 @@ cdef inline void dot_block(const int n_rows, const int n_units, Py_ssize_t n_in,
         for u in range(n_units):
             for p in range(PARTS):
                 chain[r][u][p] = broadcast(0)
-    while k < n_in:
+    while k + PARTS * LANES <= n_in:
         for p in range(PARTS):
-            left = n_in - k - p * LANES
             for u in range(n_units):
-                w[u] = load_first(W + u * n_in + k + p * LANES, left)
+                w[u] = load(W + u * n_in + k + p * LANES)
             for r in range(n_rows):
-                v = load_first(h + r * ld_h + k + p * LANES, left)
+                v = load(h + r * ld_h + k + p * LANES)
                 for u in range(n_units):
                     chain[r][u][p] = vfma(w[u], v, chain[r][u][p])
         k += PARTS * LANES
+    for p in range(PARTS):
+        left = n_in - k - p * LANES
+        for u in range(n_units):
+            w[u] = load_first(W + u * n_in + k + p * LANES, left)
+        for r in range(n_rows):
+            v = load_first(h + r * ld_h + k + p * LANES, left)
+            for u in range(n_units):
+                chain[r][u][p] = vfma(w[u], v, chain[r][u][p])
     for r in range(n_rows):
         for u in range(n_units):
             a[r * ld_a + u] = b[u] + tree_sum(chain[r][u])
@@ -344,12 +347,12 @@ cdef void hidden_sum(Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next, const v
     cdef Py_ssize_t j = 0, s, ld_B
     cdef Panel p
     cdef int m
-    cdef bint copy = rows_lie_far_apart(n) and n_rows >= COPY_ROWS
+    cdef bint far = rows_lie_far_apart(n) and n_rows >= COPY_ROWS
     while j < n:
         p = next_panel(n - j)
         B = W_next + j
         ld_B = n
-        if copy:
+        if far or j + p.width > n:  # the rows of W have no padding to read
             copy_panel(n_next, p.width, n - j, B, n, scratch)
             B = scratch
             ld_B = p.width
@@ -388,11 +391,11 @@ cdef void weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, 
     cdef Py_ssize_t j = 0, u, s, chain, row_A, row_B
     cdef Panel p
     cdef int m
-    cdef bint copy = rows_lie_far_apart(ld_a) or rows_lie_far_apart(ld_h)
+    cdef bint far = rows_lie_far_apart(ld_a) or rows_lie_far_apart(ld_h)
     if n_in <= FEW_INPUTS and n_in < n_out:
         transposed_weight_gradient(n_rows, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, add, copied_h)
         return
-    if copy:
+    if far:
         u = 0
         while u < n_out:  # blocks of units, each as contiguous rows
             m = next_rows(n_out - u)
@@ -405,7 +408,7 @@ cdef void weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, 
         p = next_panel(n_in - j)
         B = h + j
         row_B = ld_h
-        if copy:
+        if far or j + p.width > ld_h:  # the rows of x have no padding to read
             copy_panel(n_rows, p.width, n_in - j, B, ld_h, copied_h)
             B = copied_h
             row_B = p.width
@@ -414,7 +417,7 @@ cdef void weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, 
             m = next_rows(n_out - u)
             A = grad_a + u
             row_A = ld_a
-            if copy:
+            if far:
                 A = copied_grad_a + u * n_rows
                 row_A = m
             s = 0

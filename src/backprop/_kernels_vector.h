@@ -31,8 +31,10 @@ typedef int32_t bp_int;
 #define BP_BYTES 16
 #endif
 
-/* Vectors are loaded from rows that are aligned to their elements only. */
-typedef bp_real bp_vec __attribute__((vector_size(BP_BYTES), aligned(sizeof(bp_real)), may_alias));
+/* A vector in registers, and one in memory, in rows that are aligned to their elements only. Two types, since GCC 12
+ * writes an array of may_alias vectors back to the stack in every turn of a loop: the products then run at half speed. */
+typedef bp_real bp_vec __attribute__((vector_size(BP_BYTES)));
+typedef bp_real bp_memory __attribute__((vector_size(BP_BYTES), aligned(sizeof(bp_real)), may_alias));
 
 enum {
     BP_LANES = BP_BYTES / sizeof(bp_real),
@@ -53,7 +55,7 @@ enum {
 
 /* Half a vector, for the last columns of a panel: with 64-byte vectors 50 columns are 3 1/2 of them instead of 4. */
 #if BP_SIMD == 4
-typedef bp_real bp_half __attribute__((vector_size(BP_BYTES / 2), aligned(sizeof(bp_real)), may_alias));
+typedef bp_real bp_half __attribute__((vector_size(BP_BYTES / 2)));
 enum { BP_HAS_HALF = 1 };
 #else
 typedef bp_vec bp_half;
@@ -86,8 +88,8 @@ static inline void bp_transpose_quad(const bp_real *from, ptrdiff_t from_row, bp
     *(bp_quad *)(to + 3 * to_row) = __builtin_shuffle(ab1, cd1, second);
 }
 
-static inline bp_vec bp_load(const bp_real *p) { return *(const bp_vec *)p; }
-static inline void bp_store(bp_real *p, bp_vec v) { *(bp_vec *)p = v; }
+static inline bp_vec bp_load(const bp_real *p) { return *(const bp_memory *)p; }
+static inline void bp_store(bp_real *p, bp_vec v) { *(bp_memory *)p = v; }
 
 /* x - 0 is x for every x, -0 included. */
 static inline bp_vec bp_broadcast(bp_real x) { return x - (bp_vec){0}; }
@@ -110,11 +112,20 @@ static inline bp_vec bp_fma(bp_vec a, bp_vec b, bp_vec c)
 
 /* The same for half vectors, of whose memory only the first n lanes are touched, 0 < n <= BP_LANES / 2. */
 static inline bp_half bp_half_broadcast(bp_real x) { return x - (bp_half){0}; }
+/* The lower half of a vector: of one that was broadcast, no second broadcast. */
+static inline bp_half bp_lower_half(bp_vec v)
+{
+    bp_half h;
+    memcpy(&h, &v, sizeof h);
+    return h;
+}
 #if BP_SIMD == 4
 static inline bp_half bp_half_fma(bp_half a, bp_half b, bp_half c)
 {
     return (bp_half)BP_CAT(_mm256_fmadd_, BP_SUFFIX)(a, b, c);
 }
+typedef bp_real bp_half_memory __attribute__((vector_size(BP_BYTES / 2), aligned(sizeof(bp_real)), may_alias));
+static inline bp_half bp_half_load_whole(const bp_real *p) { return *(const bp_half_memory *)p; }
 static inline bp_half bp_half_load(const bp_real *p, ptrdiff_t n)
 {
     return (bp_half)BP_CAT(_mm256_maskz_loadu_, BP_SUFFIX)((1u << n) - 1, p);
@@ -125,6 +136,7 @@ static inline void bp_half_store(bp_real *p, bp_half v, ptrdiff_t n)
 }
 #else
 static inline bp_half bp_half_fma(bp_half a, bp_half b, bp_half c) { return bp_fma(a, b, c); }
+static inline bp_half bp_half_load_whole(const bp_real *p) { return (void)p, bp_half_broadcast(0); }
 static inline bp_half bp_half_load(const bp_real *p, ptrdiff_t n) { return (void)p, bp_half_broadcast((bp_real)n); }
 static inline void bp_half_store(bp_real *p, bp_half v, ptrdiff_t n) { (void)p, (void)v, (void)n; }
 #endif
@@ -182,7 +194,7 @@ static inline bp_real bp_tree_sum(const bp_vec part[BP_PARTS])
 }
 
 /* Integers in the lanes of a vector, for the bits of reals. */
-typedef bp_int bp_ivec __attribute__((vector_size(BP_BYTES), aligned(sizeof(bp_real)), may_alias));
+typedef bp_int bp_ivec __attribute__((vector_size(BP_BYTES)));
 
 /* A pair stands for hi + lo: about twice the digits of the dtype. */
 typedef struct {
