@@ -87,6 +87,7 @@ cdef extern from "_kernels_vector.h" nogil:
     const real HUGE "BP_HUGE"
     const real SIN_SMALL "BP_SIN_SMALL"
     const char* SIMD_NAME "BP_SIMD_NAME"
+    void copy_block "bp_copy_block"(real* target, const real* source) noexcept
     void transpose_quad "bp_transpose_quad"(const real* source, Py_ssize_t source_row,
                                             real* target, Py_ssize_t target_row) noexcept
     vec load "bp_load"(const real* p) noexcept
@@ -115,6 +116,7 @@ cdef extern from "_kernels_vector.h" nogil:
     real get_lane "bp_get_lane"(vec v, int lane) noexcept
     vec set_lane "bp_set_lane"(vec v, int lane, real x) noexcept
     double reduce_large "bp_reduce_large"(double a, int* quadrant, double* low) noexcept
+    double fma_double "bp_fma_double"(double a, double b, double c) noexcept
     double exp "bp_exp"(double x) noexcept
     void exp_differences "bp_exp_differences"(Py_ssize_t n, const real* a, double top, double* e) noexcept
     double log1p "bp_log1p"(double t) noexcept

@@ -400,8 +400,11 @@ cdef void weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, 
         while u < n_out:  # blocks of units, each as contiguous rows
             m = next_rows(n_out - u)
             for s in range(n_rows):
-                for j in range(m):
-                    copied_grad_a[u * n_rows + s * m + j] = grad_a[s * ld_a + u + j]
+                if m == BLOCK_ROWS:
+                    copy_block(copied_grad_a + u * n_rows + s * m, grad_a + s * ld_a + u)
+                else:
+                    for j in range(m):
+                        copied_grad_a[u * n_rows + s * m + j] = grad_a[s * ld_a + u + j]
             u += m
     j = 0
     while j < n_in:

@@ -70,6 +70,19 @@ enum { BP_HAS_HALF = 0 };
 #define BP_SUFFIX ps
 #endif
 
+/* float64 scalars; v2 has no fma: two roundings, and never a call of the C library. */
+static inline double bp_fma_double(double a, double b, double c)
+{
+#if defined(__FMA__) || defined(__FP_FAST_FMA)
+    return __builtin_fma(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+/* A block of rows of grad_a^T: its length is known to the compiler. */
+static inline void bp_copy_block(bp_real *to, const bp_real *from) { memcpy(to, from, BP_BLOCK_ROWS * sizeof(bp_real)); }
+
 /* Four reals, for transposing. */
 typedef bp_real bp_quad __attribute__((vector_size(4 * sizeof(bp_real)), aligned(sizeof(bp_real)), may_alias));
 typedef bp_int bp_quad_int __attribute__((vector_size(4 * sizeof(bp_int))));
@@ -364,7 +377,7 @@ static double bp_reduce_large(double a, int *quadrant, double *low_part)
     double f = f_high + f_low, f_error = f_low - (f - f_high);
     const double half_pi = 0x1.921fb54442d18p0, half_pi_low = 0x1.1a62633145c07p-54;
     double r = f * half_pi;
-    *low_part = (__builtin_fma(f, half_pi, -r) + (f * half_pi_low + f_error * half_pi)) * 0x1p-64;
+    *low_part = (bp_fma_double(f, half_pi, -r) + (f * half_pi_low + f_error * half_pi)) * 0x1p-64;
     return r * 0x1p-64;
 }
 
@@ -374,7 +387,7 @@ static inline double bp_polynomial(double x, const double *c, int degree)
 {
     double value = c[degree];
     for (int i = degree - 1; i >= 0; i--)
-        value = __builtin_fma(value, x, c[i]);
+        value = bp_fma_double(value, x, c[i]);
     return value;
 }
 
@@ -393,10 +406,10 @@ static inline double bp_exp(double x)
     const double magic = 6755399441055744.0;
     double bounded = x < -760 ? -760 : x > 710 ? 710 : x; /* a NaN stays */
     double n = (bounded * 1.44269504088896340736 + magic) - magic;
-    double r = __builtin_fma(-n, BP_DOUBLE_LN2[0], bounded), low = -n * BP_DOUBLE_LN2[1];
+    double r = bp_fma_double(-n, BP_DOUBLE_LN2[0], bounded), low = -n * BP_DOUBLE_LN2[1];
     double reduced = r + low, square;
     low = low - (reduced - r);
-    square = __builtin_fma(reduced * reduced, bp_polynomial(reduced, BP_DOUBLE_EXP, BP_DOUBLE_EXP_DEGREE), low);
+    square = bp_fma_double(reduced * reduced, bp_polynomial(reduced, BP_DOUBLE_EXP, BP_DOUBLE_EXP_DEGREE), low);
     double half = (n * 0.5 + magic) - magic;
     return (1 + (reduced + square)) * bp_double_power_of_two(half) * bp_double_power_of_two(n - half);
 }
@@ -426,9 +439,9 @@ static inline double bp_log1p(double t)
     }
     double u = 2 + t, u_low = t - (u - 2);
     double s = (t + t) / u;
-    double s_low = (__builtin_fma(-s, u, t + t) - s * u_low) / u;
+    double s_low = (bp_fma_double(-s, u, t + t) - s * u_low) / u;
     double z = 0.25 * s * s;
-    double low = __builtin_fma(s * z, bp_polynomial(z, BP_DOUBLE_ATANH, BP_DOUBLE_ATANH_DEGREE), s_low);
+    double low = bp_fma_double(s * z, bp_polynomial(z, BP_DOUBLE_ATANH, BP_DOUBLE_ATANH_DEGREE), s_low);
     if (power == 0)
         return s + low;
     double high = power * BP_DOUBLE_LN2[0];
