@@ -256,25 +256,25 @@ cdef void g_prime_product(const Layers* plan, Workspace* work, const Tile* tile,
 # (7), (8) -------------------------------------------------------------------------------------------------------------
 
 cdef void weight_gradient(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i, Py_ssize_t unit,
-                          Py_ssize_t n_units, char* grad, bint add) noexcept nogil:
+                          Py_ssize_t n_units, char* grad, bint add, double divisor) noexcept nogil:
     """grad_{W_i} L = grad_{a_i} L h_{i-1}^T for some units of a layer, summed over the tile; or added to grad."""
     cdef const Layer* layer = &plan.layers[i]
     plan.kernels.weight_gradient(tile.n_rows, layer.n_in, n_units, a_of(plan, work, tile, i) + unit * plan.itemsize,
                                  layer.ld, input_of(plan, work, tile, i), ld_of_input(plan, i),
-                                 grad + layer.W + unit * layer.n_in * plan.itemsize, add, tile.scratch)
+                                 grad + layer.W + unit * layer.n_in * plan.itemsize, add, divisor, tile.scratch)
 
 
 cdef void bias_gradient(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i, Py_ssize_t unit,
-                        Py_ssize_t n_units, char* grad, bint add) noexcept nogil:
+                        Py_ssize_t n_units, char* grad, bint add, double divisor) noexcept nogil:
     """grad_{b_i} L = grad_{a_i} L for some units of a layer, summed over the tile; or added to grad."""
     cdef const Layer* layer = &plan.layers[i]
     plan.kernels.bias_gradient(tile.n_rows, n_units, a_of(plan, work, tile, i) + unit * plan.itemsize, layer.ld,
-                               grad + layer.b + unit * plan.itemsize, add)
+                               grad + layer.b + unit * plan.itemsize, add, divisor)
 
 
 cdef int backward_sweep(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
-                        char* grad, bint add, Clock* clock) except -1 nogil:
-    """(5)-(8) for i = L..1, from grad_{a_L} L; with grad NULL (5) and (6) alone."""
+                        char* grad, bint add, double divisor, Clock* clock) except -1 nogil:
+    """(5)-(8) for i = L..1, from grad_{a_L} L; with grad NULL (5) and (6) alone. divisor: 0, or where the sum ends."""
     cdef Py_ssize_t i
     for i in range(plan.n_layers, 0, -1):
         if i < plan.n_layers:
@@ -288,8 +288,8 @@ cdef int backward_sweep(const Layers* plan, const Request* request, Workspace* w
                 poll_signals(clock)
         keep(plan, tile, request.keep_grad_a, i, a_of(plan, work, tile, i), plan.layers[i].ld, request.divisor)
         if grad != NULL:
-            weight_gradient(plan, work, tile, i, 0, plan.sizes[i], grad, add)
-            bias_gradient(plan, work, tile, i, 0, plan.sizes[i], grad, add)
+            weight_gradient(plan, work, tile, i, 0, plan.sizes[i], grad, add, divisor)
+            bias_gradient(plan, work, tile, i, 0, plan.sizes[i], grad, add, divisor)
             if plan.is_wide:
                 poll_signals(clock)
     if request.keep_grad_h != NULL:
@@ -320,8 +320,11 @@ cdef inline void add_with_error(double a, double b, double* total, double* error
 
 
 cdef int chunk_sums(const Layers* plan, const Request* request, Workspace* work, Py_ssize_t* row, Py_ssize_t n_rows,
-                    char* grad, double* loss, Clock* clock) except -1 nogil:
-    """The loss of one chunk, from source row `row` on, and its gradient into grad unless that is NULL."""
+                    char* grad, double divisor, double* loss, Clock* clock) except -1 nogil:
+    """The loss of one chunk, from source row `row` on, and its gradient into grad unless that is NULL.
+
+    divisor is 0, or what the gradient is divided by where this chunk is the only one.
+    """
     cdef Tile tile
     cdef Py_ssize_t done = 0, s
     loss[0] = 0
@@ -332,7 +335,8 @@ cdef int chunk_sums(const Layers* plan, const Request* request, Workspace* work,
         work.is_packed = True
         output_gradient(plan, request, work, &tile, grad != NULL)
         if grad != NULL:
-            backward_sweep(plan, request, work, &tile, grad, done > 0, clock)
+            backward_sweep(plan, request, work, &tile, grad, done > 0,
+                           divisor if done + tile.n_rows == n_rows else 0, clock)
         for s in range(tile.n_rows):
             loss[0] += work.row_loss[s]
         done += tile.n_rows
@@ -349,7 +353,8 @@ cdef int value_and_grad_in_order(const Layers* plan, const Request* request, Wor
     cdef Clock clock
     reset_clock(&clock)
     while done < request.n_kept:
-        chunk_sums(plan, request, work, &row, min(n_rows, request.n_kept - done), request.grad, &loss, &clock)
+        chunk_sums(plan, request, work, &row, min(n_rows, request.n_kept - done), request.grad,
+                   request.divisor if totals.wide == NULL else 0, &loss, &clock)
         add_loss(totals, loss)
         if totals.wide != NULL:
             plan.kernels.accumulate(plan.n_params, request.grad, totals.wide, totals.wide_error, c == 0)
@@ -375,11 +380,9 @@ cdef inline double mean_loss(const Totals* totals, double divisor) noexcept nogi
 
 cdef inline void divide(const Layers* plan, const Request* request, const Totals* totals, Py_ssize_t start,
                         Py_ssize_t n) noexcept nogil:
-    """Some of the gradient's sums over the divisor, rounded once."""
+    """Some of the gradient's wide sums over the divisor, rounded once; the sums of a single chunk are divided already."""
     cdef char* grad = request.grad + start * plan.itemsize
-    if totals.wide == NULL:
-        plan.kernels.finish(n, grad, request.divisor, grad)
-    elif totals.wide_error == NULL:
+    if totals.wide_error == NULL:
         plan.kernels.finish_wide(n, totals.wide + start, NULL, request.divisor, grad)
     else:
         plan.kernels.finish_wide(n, totals.wide + start, totals.wide_error + start, request.divisor, grad)

@@ -279,7 +279,7 @@ cdef int run_in_order(Plan self, const Request* request, Totals* totals, Py_ssiz
     try:
         with nogil:
             value_and_grad_in_order(plan, request, work, totals)
-            if request.grad != NULL:
+            if totals.wide != NULL:
                 divide(plan, request, totals, 0, plan.n_params)
     finally:
         give_workspace(self, work)
@@ -375,7 +375,7 @@ cdef int run_chunks(Plan self, const Request* request, Totals* totals, int n_thr
         run_in_order(self, request, totals, rows)
     elif status:
         raise_pending()
-    elif request.grad != NULL:
+    elif totals.wide != NULL:
         divide(plan, request, totals, 0, plan.n_params)
     return 0
 

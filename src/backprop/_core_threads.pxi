@@ -95,7 +95,7 @@ cdef void chunk_task(void* context, Py_ssize_t c, int worker) noexcept nogil:
     if run.starts != NULL:
         row = run.starts[c]
     chunk_sums(run.plan, run.request, run.work[worker], &row,
-               min(run.chunk_rows, run.request.n_kept - c * run.chunk_rows), grad, &totals.slot_loss[slot], NULL)
+               min(run.chunk_rows, run.request.n_kept - c * run.chunk_rows), grad, 0, &totals.slot_loss[slot], NULL)
     store_int(&totals.slot_is_ready[slot], 1)
     # Whoever adds looks again after giving the lock back: a chunk that became ready meanwhile is not left behind.
     while load_int(&totals.slot_is_ready[load_size(&run.n_added) % totals.n_slots]) and try_lock(&run.adding):
@@ -131,6 +131,7 @@ cdef struct StripRun:
     Py_ssize_t first_layer       # of the layer whose tasks are counted
     double flops_a_task
     bint add                     # to the sums of the chunk
+    double divisor               # 0, or where the sums of a single chunk end
     bint first_chunk
 
 
@@ -161,7 +162,7 @@ cdef void strip_task(void* context, Py_ssize_t index, int worker) noexcept nogil
     forward_sweep(run.plan, run.request, run.work, &strip, with_gradient, NULL)
     output_gradient(run.plan, run.request, run.work, &strip, with_gradient)
     if with_gradient:
-        backward_sweep(run.plan, run.request, run.work, &strip, NULL, False, NULL)
+        backward_sweep(run.plan, run.request, run.work, &strip, NULL, False, 0, NULL)
 
 
 cdef inline Py_ssize_t units_a_task(const StripRun* run, Py_ssize_t i) noexcept nogil:
@@ -185,8 +186,8 @@ cdef void units_task(void* context, Py_ssize_t index, int worker) noexcept nogil
         i += 1
     first = index * units
     units = min(units, run.plan.sizes[i] - first)
-    weight_gradient(run.plan, run.work, &group, i, first, units, run.request.grad, run.add)
-    bias_gradient(run.plan, run.work, &group, i, first, units, run.request.grad, run.add)
+    weight_gradient(run.plan, run.work, &group, i, first, units, run.request.grad, run.add, run.divisor)
+    bias_gradient(run.plan, run.work, &group, i, first, units, run.request.grad, run.add, run.divisor)
 
 
 cdef void accumulate_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
@@ -226,6 +227,9 @@ cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Clock* cloc
         while in_chunk < n_rows and status == 0:
             row = fill_tile(plan, request, run.work, &run.group, row, min(run.work.tile_rows, n_rows - in_chunk))
             run.add = in_chunk > 0
+            run.divisor = 0
+            if run.totals.wide == NULL and in_chunk + run.group.n_rows == n_rows:
+                run.divisor = request.divisor
             status = pool_run(lease, (run.group.n_rows + run.strip_rows - 1) // run.strip_rows, strip_task, run,
                               poll_from_pool, clock)
             if status:
@@ -244,7 +248,7 @@ cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Clock* cloc
             run.first_chunk = done == 0
             status = pool_run(lease, n_sums, accumulate_task, run, poll_from_pool, clock)
         done += n_rows
-    if request.grad != NULL and status == 0:
+    if run.totals.wide != NULL and status == 0:
         status = pool_run(lease, n_sums, divide_task, run, poll_from_pool, clock)
     return status
 

@@ -73,11 +73,12 @@ cdef struct KernelTable:
                             void* g_prime, Py_ssize_t ld) noexcept nogil
 
     # grad_W = grad_a^T h, grad_b = column sums of grad_a, in chains of 64 rows; overwrites, or adds where `add` is set.
+    # Where divisor is not 0 this is the end of the sum, and it is divided.
     void (*weight_gradient)(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a, Py_ssize_t ld_a,
                             const void* h, Py_ssize_t ld_h, void* grad_W, bint add,
-                            void* scratch) noexcept nogil
+                            double divisor, void* scratch) noexcept nogil
     void (*bias_gradient)(Py_ssize_t n_rows, Py_ssize_t n_out, const void* grad_a, Py_ssize_t ld_a,
-                          void* grad_b, bint add) noexcept nogil
+                          void* grad_b, bint add, double divisor) noexcept nogil
 
     # Row losses in float64, times their weights times weight_scale; z becomes grad_z.
     void (*loss)(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out, void* z, Py_ssize_t ld,

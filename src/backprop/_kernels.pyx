@@ -116,7 +116,9 @@ cdef extern from "_kernels_vector.h" nogil:
     real get_lane "bp_get_lane"(vec v, int lane) noexcept
     vec set_lane "bp_set_lane"(vec v, int lane, real x) noexcept
     double reduce_large "bp_reduce_large"(double a, int* quadrant, double* low) noexcept
-    double fma_double "bp_fma_double"(double a, double b, double c) noexcept
+    vec divide "bp_divide"(vec sum, double divisor, double reciprocal) noexcept
+    half half_divide "bp_half_divide"(half sum, double divisor, double reciprocal) noexcept
+    real divide_scalar "bp_divide_scalar"(real sum, double divisor, double reciprocal) noexcept
     double exp "bp_exp"(double x) noexcept
     void exp_differences "bp_exp_differences"(Py_ssize_t n, const real* a, double top, double* e) noexcept
     double log1p "bp_log1p"(double t) noexcept

@@ -9,6 +9,8 @@ cdef enum Epilogue:
     OVERWRITE                # C = A B
     ADD                      # C = C + A B
     TIMES                    # C = C (.) A B: C holds g'(a) and becomes grad_a
+    OVERWRITE_DIVIDE         # C = A B / divisor
+    ADD_DIVIDE               # C = (C + A B) / divisor: the last chain of a sum over samples
 
 cdef enum:
     PACK_ROWS = 64           # k's of a panel packed at a time: each row of W is read by whole cache lines
@@ -64,7 +66,8 @@ cdef inline int next_rows(Py_ssize_t n_left) noexcept nogil:
 
 cdef inline void block(const int n_rows, const int n_vectors, const int tail, Py_ssize_t K,
                        const real* A, Py_ssize_t a_row, Py_ssize_t a_k, const real* B, Py_ssize_t b_k,
-                       Py_ssize_t n_last, const real* bias, real* C, Py_ssize_t c_row, int epilogue) noexcept nogil:
+                       Py_ssize_t n_last, const real* bias, real* C, Py_ssize_t c_row, int epilogue,
+                       double divisor) noexcept nogil:
     """n_rows x (vectors of the panel) chains in registers: C[r][c] from sum_k A[r][k] B[k][c], from the bias or 0.
 
     k goes in order. n_rows, n_vectors and tail are constants to the compiler. Of the last vector (or half vector) of C
@@ -109,73 +112,79 @@ cdef inline void block(const int n_rows, const int n_vectors, const int tail, Py
     for r in range(n_rows):
         for c in range(n_vectors):
             if tail == PARTIAL and c == n_vectors - 1:
-                if epilogue == ADD:
+                if epilogue == ADD or epilogue == ADD_DIVIDE:
                     chain[r][c] = load_first(C + r * c_row + c * LANES, n_last) + chain[r][c]
                 elif epilogue == TIMES:
                     chain[r][c] = load_first(C + r * c_row + c * LANES, n_last) * chain[r][c]
+                if epilogue >= OVERWRITE_DIVIDE:
+                    chain[r][c] = divide(chain[r][c], divisor, 1 / divisor)
                 store_first(C + r * c_row + c * LANES, chain[r][c], n_last)
             else:
-                if epilogue == ADD:
+                if epilogue == ADD or epilogue == ADD_DIVIDE:
                     chain[r][c] = load(C + r * c_row + c * LANES) + chain[r][c]
                 elif epilogue == TIMES:
                     chain[r][c] = load(C + r * c_row + c * LANES) * chain[r][c]
+                if epilogue >= OVERWRITE_DIVIDE:
+                    chain[r][c] = divide(chain[r][c], divisor, 1 / divisor)
                 store(C + r * c_row + c * LANES, chain[r][c])
         if tail == HALF:
-            if epilogue == ADD:
+            if epilogue == ADD or epilogue == ADD_DIVIDE:
                 half_chain[r] = half_load(C_half + r * c_row, n_last) + half_chain[r]
             elif epilogue == TIMES:
                 half_chain[r] = half_load(C_half + r * c_row, n_last) * half_chain[r]
+            if epilogue >= OVERWRITE_DIVIDE:
+                half_chain[r] = half_divide(half_chain[r], divisor, 1 / divisor)
             half_store(C_half + r * c_row, half_chain[r], n_last)
 
 
 cdef inline void block_of_rows(int n_rows, const int n_vectors, const int tail, Py_ssize_t K,
                                const real* A, Py_ssize_t a_row, Py_ssize_t a_k, const real* B, Py_ssize_t b_k,
                                Py_ssize_t n_last, const real* bias, real* C, Py_ssize_t c_row,
-                               int epilogue) noexcept nogil:
+                               int epilogue, double divisor) noexcept nogil:
     """The block with n_rows = 1..BLOCK_ROWS turned into a constant."""
     if n_rows == 8 and BLOCK_ROWS >= 8:
-        block(8, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(8, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue, divisor)
     elif n_rows == 7 and BLOCK_ROWS >= 7:
-        block(7, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(7, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue, divisor)
     elif n_rows == 6 and BLOCK_ROWS >= 6:
-        block(6, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(6, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue, divisor)
     elif n_rows == 5 and BLOCK_ROWS >= 5:
-        block(5, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(5, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue, divisor)
     elif n_rows == 4:
-        block(4, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(4, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue, divisor)
     elif n_rows == 3:
-        block(3, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(3, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue, divisor)
     elif n_rows == 2:
-        block(2, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(2, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue, divisor)
     else:
-        block(1, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(1, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue, divisor)
 
 
 cdef void panel(int n_rows, const Panel* p, Py_ssize_t K, const real* A, Py_ssize_t a_row, Py_ssize_t a_k,
                 const real* B, Py_ssize_t b_k, const real* bias, real* C, Py_ssize_t c_row,
-                int epilogue) noexcept nogil:
+                int epilogue, double divisor) noexcept nogil:
     """The block with the panel's vectors and tail turned into constants too."""
     if p.tail == WHOLE:
         if p.n_vectors == 3 and BLOCK_VECTORS >= 3:
-            block_of_rows(n_rows, 3, WHOLE, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue)
+            block_of_rows(n_rows, 3, WHOLE, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue, divisor)
         elif p.n_vectors == 2:
-            block_of_rows(n_rows, 2, WHOLE, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue)
+            block_of_rows(n_rows, 2, WHOLE, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue, divisor)
         else:
-            block_of_rows(n_rows, 1, WHOLE, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue)
+            block_of_rows(n_rows, 1, WHOLE, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue, divisor)
     elif p.tail == PARTIAL:
         if p.n_vectors == 3 and BLOCK_VECTORS >= 3:
-            block_of_rows(n_rows, 3, PARTIAL, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue)
+            block_of_rows(n_rows, 3, PARTIAL, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue, divisor)
         elif p.n_vectors == 2:
-            block_of_rows(n_rows, 2, PARTIAL, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue)
+            block_of_rows(n_rows, 2, PARTIAL, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue, divisor)
         else:
-            block_of_rows(n_rows, 1, PARTIAL, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue)
+            block_of_rows(n_rows, 1, PARTIAL, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue, divisor)
     elif HAS_HALF:
         if p.n_vectors == 2:
-            block_of_rows(n_rows, 2, HALF, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue)
+            block_of_rows(n_rows, 2, HALF, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue, divisor)
         elif p.n_vectors == 1:
-            block_of_rows(n_rows, 1, HALF, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue)
+            block_of_rows(n_rows, 1, HALF, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue, divisor)
         else:
-            block_of_rows(n_rows, 0, HALF, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue)
+            block_of_rows(n_rows, 0, HALF, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue, divisor)
 
 
 # a_i = W_i h_{i-1} + b_i ---------------------------------------------------------------------------------------------
@@ -272,7 +281,7 @@ cdef void forward_product(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
         s = 0
         while s < n_rows:
             m = next_rows(n_rows - s)
-            panel(m, &p, n_in, h + s * ld_h, ld_h, 1, packed, p.width, b + j, a + s * ld_a + j, ld_a, OVERWRITE)
+            panel(m, &p, n_in, h + s * ld_h, ld_h, 1, packed, p.width, b + j, a + s * ld_a + j, ld_a, OVERWRITE, 1)
             s += m
         packed += n_in * p.width
         j += p.width
@@ -360,7 +369,7 @@ cdef void hidden_sum(Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next, const v
         while s < n_rows:
             m = next_rows(n_rows - s)
             panel(m, &p, n_next, grad_a_next + s * ld_next, ld_next, 1, B, ld_B, NULL, grad_h + s * ld + j, ld,
-                  TIMES if times_g_prime else OVERWRITE)
+                  TIMES if times_g_prime else OVERWRITE, 1)
             s += m
         j += p.width
 
@@ -378,9 +387,20 @@ cdef void g_prime_product(Py_ssize_t n_rows, Py_ssize_t n, const void* grad_h_, 
 
 # grad_{W_i} L = grad_{a_i} L h_{i-1}^T,   grad_{b_i} L = grad_{a_i} L ------------------------------------------------
 
+cdef inline int epilogue_of_sum(bint add, double divisor, bint is_last) noexcept nogil:
+    """What is done with a chain of a sum over samples."""
+    if divisor != 0 and is_last:
+        return ADD_DIVIDE if add else OVERWRITE_DIVIDE
+    return ADD if add else OVERWRITE
+
+
 cdef void weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a_, Py_ssize_t ld_a,
-                          const void* h_, Py_ssize_t ld_h, void* grad_W_, bint add, void* scratch_) noexcept nogil:
-    """grad_W[u][j] = sum_s grad_a[s][u] h[s][j]: chains of 64 rows, added to grad_W one after another."""
+                          const void* h_, Py_ssize_t ld_h, void* grad_W_, bint add, double divisor,
+                          void* scratch_) noexcept nogil:
+    """grad_W[u][j] = sum_s grad_a[s][u] h[s][j]: chains of 64 rows, added to grad_W one after another.
+
+    divisor is 0, or what the sum is divided by after its last chain.
+    """
     cdef const real* grad_a = <const real*>grad_a_
     cdef const real* h = <const real*>h_
     cdef real* grad_W = <real*>grad_W_
@@ -393,7 +413,7 @@ cdef void weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, 
     cdef int m
     cdef bint far = rows_lie_far_apart(ld_a) or rows_lie_far_apart(ld_h)
     if n_in <= FEW_INPUTS and n_in < n_out:
-        transposed_weight_gradient(n_rows, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, add, copied_h)
+        transposed_weight_gradient(n_rows, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, add, divisor, copied_h)
         return
     if far:
         u = 0
@@ -427,7 +447,7 @@ cdef void weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, 
             while s < n_rows:
                 chain = min(<Py_ssize_t>CHAIN_ROWS, n_rows - s)
                 panel(m, &p, chain, A + s * row_A, 1, row_A, B + s * row_B, row_B, NULL,
-                      grad_W + u * n_in + j, n_in, ADD if add or s > 0 else OVERWRITE)
+                      grad_W + u * n_in + j, n_in, epilogue_of_sum(add or s > 0, divisor, s + chain == n_rows), divisor)
                 s += chain
             u += m
         j += p.width
@@ -435,10 +455,11 @@ cdef void weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, 
 
 cdef void transposed_weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const real* grad_a,
                                      Py_ssize_t ld_a, const real* h, Py_ssize_t ld_h, real* grad_W, bint add,
-                                     real* sums) noexcept nogil:
+                                     double divisor, real* sums) noexcept nogil:
     """The same chains with lanes over units, for few inputs: sums[j][u], then added to grad_W[u][j]."""
     cdef Py_ssize_t u = 0, v, j, s, chain
     cdef Panel p
+    cdef real total
     cdef int m
     while u < n_out:
         p = next_panel(n_out - u)
@@ -449,31 +470,34 @@ cdef void transposed_weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssiz
             while j < n_in:
                 m = next_rows(n_in - j)
                 panel(m, &p, chain, h + s * ld_h + j, 1, ld_h, grad_a + s * ld_a + u, ld_a, NULL,
-                      sums + j * p.width, p.width, OVERWRITE)
+                      sums + j * p.width, p.width, OVERWRITE, 1)
                 j += m
             for v in range(min(n_out - u, <Py_ssize_t>p.width)):
                 for j in range(n_in):
+                    total = sums[j * p.width + v]
                     if add or s > 0:
-                        grad_W[(u + v) * n_in + j] = grad_W[(u + v) * n_in + j] + sums[j * p.width + v]
-                    else:
-                        grad_W[(u + v) * n_in + j] = sums[j * p.width + v]
+                        total = grad_W[(u + v) * n_in + j] + total
+                    if divisor != 0 and s + chain == n_rows:
+                        total = divide_scalar(total, divisor, 1 / divisor)
+                    grad_W[(u + v) * n_in + j] = total
             s += chain
         u += p.width
 
 
 cdef void bias_gradient(Py_ssize_t n_rows, Py_ssize_t n_out, const void* grad_a_, Py_ssize_t ld_a,
-                        void* grad_b_, bint add) noexcept nogil:
+                        void* grad_b_, bint add, double divisor) noexcept nogil:
     """grad_b[u] = sum_s grad_a[s][u], in the chains of weight_gradient: the weight of a unit that is always 1."""
     cdef const real* grad_a = <const real*>grad_a_
     cdef real* grad_b = <real*>grad_b_
-    cdef Py_ssize_t u = 0, s
+    cdef Py_ssize_t u = 0, s, chain
     cdef Panel p
     cdef real one = 1
     while u < n_out:
         p = next_panel(n_out - u)
         s = 0
         while s < n_rows:
-            panel(1, &p, min(<Py_ssize_t>CHAIN_ROWS, n_rows - s), &one, 0, 0, grad_a + s * ld_a + u, ld_a,
-                  NULL, grad_b + u, 0, ADD if add or s > 0 else OVERWRITE)
-            s += CHAIN_ROWS
+            chain = min(<Py_ssize_t>CHAIN_ROWS, n_rows - s)
+            panel(1, &p, chain, &one, 0, 0, grad_a + s * ld_a + u, ld_a, NULL, grad_b + u, 0,
+                  epilogue_of_sum(add or s > 0, divisor, s + chain == n_rows), divisor)
+            s += chain
         u += p.width

@@ -21,17 +21,6 @@ cdef void accumulate(Py_ssize_t n, const void* partial_, double* wide, double* w
             wide[p] = wide[p] + <double>partial[p]
 
 
-cdef inline double divided(double sum, double divisor, double reciprocal) noexcept nogil:
-    """sum / divisor from the rounded reciprocal: one correction by the remainder.
-
-    A division takes 16 cycles for 8 numbers: it was three quarters of a small network's call. (v2 has no fma, and its
-    result is the rounded product.)
-    """
-    cdef double q = sum * reciprocal
-    cdef double e = fma_double(-q, divisor, sum)
-    return q + e * reciprocal if e == e else q  # the remainder of inf is NaN
-
-
 cdef void finish_wide(Py_ssize_t n, const double* wide, const double* wide_error, double divisor,
                       void* out_) noexcept nogil:
     """out = wide / divisor."""
@@ -41,9 +30,9 @@ cdef void finish_wide(Py_ssize_t n, const double* wide, const double* wide_error
     for p in range(n):
         if FLOAT64:
             total = wide[p] + wide_error[p]
-            out[p] = <real>divided(total if total == total else wide[p], divisor, reciprocal)  # inf's error is NaN
+            out[p] = divide_scalar(<real>(total if total == total else wide[p]), divisor, reciprocal)  # error of inf: NaN
         else:
-            out[p] = <real>(wide[p] * reciprocal)  # float64 to float32: its last rounding alone counts
+            out[p] = <real>(wide[p] * reciprocal)
 
 
 cdef void finish(Py_ssize_t n, const void* partial_, double divisor, void* out_) noexcept nogil:
@@ -53,10 +42,7 @@ cdef void finish(Py_ssize_t n, const void* partial_, double divisor, void* out_)
     cdef double reciprocal = 1 / divisor
     cdef Py_ssize_t p
     for p in range(n):
-        if FLOAT64:
-            out[p] = <real>divided(<double>partial[p], divisor, reciprocal)
-        else:
-            out[p] = <real>(<double>partial[p] * reciprocal)
+        out[p] = divide_scalar(partial[p], divisor, reciprocal)
 
 
 cdef void fill_with_ones(Py_ssize_t n, void* out_) noexcept nogil:

@@ -264,6 +264,43 @@ static inline bp_vec bp_where_equal(bp_vec a, bp_vec b, bp_vec x, bp_vec y)
 #endif
 }
 
+/* sum / divisor from the rounded reciprocal. float32 goes through float64, whose last rounding alone counts; float64 takes
+ * one correction by the remainder (NaN for an infinite sum). A division takes 16 cycles for 8 numbers: it was three
+ * quarters of a small network's call. v2 has no fma, and its result is the rounded product. */
+static inline bp_real bp_divide_scalar(bp_real sum, double divisor, double reciprocal)
+{
+    double q = (double)sum * reciprocal, e = BP_FLOAT64 ? bp_fma_double(-q, divisor, sum) : 0;
+    return (bp_real)(e == e ? q + e * reciprocal : q);
+}
+
+static inline bp_vec bp_divide(bp_vec sum, double divisor, double reciprocal)
+{
+#if BP_FLOAT64
+    bp_vec r = bp_broadcast(reciprocal), q = sum * r, e = bp_fma(-q, bp_broadcast(divisor), sum);
+    return bp_where_equal(e, e, bp_fma(e, r, q), q);
+#elif BP_SIMD == 4
+    __m512d r = _mm512_set1_pd(reciprocal);
+    __m256 low = _mm512_cvtpd_ps(_mm512_mul_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(sum)), r));
+    __m256 high = _mm512_cvtpd_ps(_mm512_mul_pd(_mm512_cvtps_pd(_mm512_extractf32x8_ps(sum, 1)), r));
+    return (bp_vec)_mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+#elif BP_SIMD == 3
+    __m256d r = _mm256_set1_pd(reciprocal);
+    __m128 low = _mm256_cvtpd_ps(_mm256_mul_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(sum)), r));
+    __m128 high = _mm256_cvtpd_ps(_mm256_mul_pd(_mm256_cvtps_pd(_mm256_extractf128_ps(sum, 1)), r));
+    return (bp_vec)_mm256_set_m128(high, low);
+#else
+    for (int i = 0; i < BP_LANES; i++)
+        sum[i] = bp_divide_scalar(sum[i], divisor, reciprocal);
+    return sum;
+#endif
+}
+static inline bp_half bp_half_divide(bp_half sum, double divisor, double reciprocal)
+{
+    bp_vec v = {0};
+    memcpy(&v, &sum, sizeof sum);
+    return bp_lower_half(bp_divide(v, divisor, reciprocal));
+}
+
 /* The larger and the smaller of bound and v; a NaN in v passes (it is the second operand of the instruction). */
 static inline bp_vec bp_at_least(bp_real bound, bp_vec v)
 {
