@@ -380,7 +380,7 @@ cdef inline double mean_loss(const Totals* totals, double divisor) noexcept nogi
 
 cdef inline void divide(const Layers* plan, const Request* request, const Totals* totals, Py_ssize_t start,
                         Py_ssize_t n) noexcept nogil:
-    """Some of the gradient's wide sums over the divisor, rounded once; the sums of a single chunk are divided already."""
+    """Some of the gradient's wide sums over the divisor, rounded once; those of a single chunk are divided already."""
     cdef char* grad = request.grad + start * plan.itemsize
     if totals.wide_error == NULL:
         plan.kernels.finish_wide(n, totals.wide + start, NULL, request.divisor, grad)

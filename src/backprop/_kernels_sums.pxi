@@ -30,7 +30,8 @@ cdef void finish_wide(Py_ssize_t n, const double* wide, const double* wide_error
     for p in range(n):
         if FLOAT64:
             total = wide[p] + wide_error[p]
-            out[p] = divide_scalar(<real>(total if total == total else wide[p]), divisor, reciprocal)  # error of inf: NaN
+            total = total if total == total else wide[p]  # the error of an infinite sum is NaN
+            out[p] = divide_scalar(<real>total, divisor, reciprocal)
         else:
             out[p] = <real>(wide[p] * reciprocal)
 
