@@ -12,7 +12,7 @@ Start with `Network`. Arrays hold one sample a row; everything is of one dtype, 
 
 from backprop import _after_import
 from backprop.equations import hidden_gradient, preactivation_gradient
-from backprop.info import __version__, show_config
+from backprop.info import show_config, version
 from backprop.network import LayerGradients, Network
 from backprop.objective import Objective
 from backprop.threads import get_num_threads, num_threads, set_num_threads
@@ -29,5 +29,16 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
+
+
+__version__: str
+
+
+def __getattr__(name: str) -> str:
+    """Look up the version when it is asked for: the metadata of packages are slow to read."""
+    if name == "__version__":
+        return version()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 _after_import.register("threadpoolctl", "backprop._threadpoolctl")

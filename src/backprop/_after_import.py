@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.abc
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -11,8 +10,11 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the library as the others do, and runs ours after it."""
+class _Finder:
+    """Finds the library as the others do, and runs ours after it.
+
+    A MetaPathFinder by its method alone: importlib.abc takes a tenth of the time that NumPy takes to import.
+    """
 
     def __init__(self, library: str, ours: str) -> None:
         self.library, self.ours = library, ours
@@ -43,4 +45,4 @@ def register(library: str, ours: str) -> None:
     if library in sys.modules:
         importlib.import_module(ours)
     else:
-        sys.meta_path.insert(0, _Finder(library, ours))
+        sys.meta_path.insert(0, _Finder(library, ours))  # type: ignore[arg-type]

@@ -27,9 +27,9 @@ class BackpropController(threadpoolctl.LibController):  # type: ignore[misc]
 
     def get_version(self) -> str:
         """The version of the package."""
-        from backprop.info import __version__
+        from backprop.info import version
 
-        return __version__
+        return version()
 
     def set_additional_attributes(self) -> None:
         """The instruction set beside the number of threads."""

@@ -6,7 +6,6 @@ fits is used as it is. Labels become intp, weights float64. What is returned is 
 
 from __future__ import annotations
 
-import difflib
 import numbers
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -106,6 +105,8 @@ def _name_and_parameter(value: object, argument: str, known: Iterable[str]) -> t
         raise TypeError(f"{argument}: expected a name or a pair (name, parameter), got {describe(value)}")
     names = list(known)
     if name not in names:
+        import difflib
+
         nearest = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise ValueError(f"{argument}: expected one of {', '.join(names)}, got {name!r}{hint}")
