@@ -40,8 +40,8 @@ from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from backprop._kernel_table cimport (
-    BINARY_CROSS_ENTROPY, CHAIN_ROWS, CHUNK_ROWS, CROSS_ENTROPY, HINGE, NO_WEIGHT, POISSON, ROW_BYTES, WEIGHT_PER_ENTRY,
-    WEIGHT_PER_SAMPLE, KernelTable,
+    BINARY_CROSS_ENTROPY, CHAIN_ROWS, CHUNK_ROWS, CROSS_ENTROPY, HINGE, NO_WEIGHT, PACK_AND_KEEP, PACK_ONCE, PACKED,
+    POISSON, ROW_BYTES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
 )
 
 cnp.import_array()
@@ -85,7 +85,7 @@ cdef struct Tile:
     const double* weight
     Py_ssize_t* rows             # the source row of each row of the tile
     char* scratch                # this thread's
-    bint pack                    # fill the packed weights on the way
+    int packing
 
 
 # (1) ------------------------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ cdef void preactivation(const Layers* plan, const Request* request, Workspace* w
     """a_i = W_i h_{i-1} + b_i"""
     cdef const Layer* layer = &plan.layers[i]
     plan.kernels.forward_product(tile.n_rows, layer.n_in, layer.n_out, input_of(plan, work, tile, i),
-                                 ld_of_input(plan, i), request.params + layer.W, work.packed[i], tile.pack,
+                                 ld_of_input(plan, i), request.params + layer.W, work.packed[i], tile.packing,
                                  request.params + layer.b, a_of(plan, work, tile, i), layer.ld)
 
 
@@ -319,6 +319,13 @@ cdef inline void add_with_error(double a, double b, double* total, double* error
     total[0] = s
 
 
+cdef inline int packing_of(const Workspace* work, bint is_only_tile) noexcept nogil:
+    """How the next tile of a call gets its panels of W^T."""
+    if work.is_packed:
+        return PACKED
+    return PACK_ONCE if is_only_tile else PACK_AND_KEEP
+
+
 cdef int chunk_sums(const Layers* plan, const Request* request, Workspace* work, Py_ssize_t* row, Py_ssize_t n_rows,
                     char* grad, double divisor, double* loss, Clock* clock) except -1 nogil:
     """The loss of one chunk, from source row `row` on, and its gradient into grad unless that is NULL.
@@ -330,7 +337,7 @@ cdef int chunk_sums(const Layers* plan, const Request* request, Workspace* work,
     loss[0] = 0
     while done < n_rows:
         row[0] = fill_tile(plan, request, work, &tile, row[0], min(work.tile_rows, n_rows - done))
-        tile.pack = not work.is_packed
+        tile.packing = packing_of(work, tile.n_rows == request.n_kept)
         forward_sweep(plan, request, work, &tile, grad != NULL, clock)
         work.is_packed = True
         output_gradient(plan, request, work, &tile, grad != NULL)
@@ -394,7 +401,7 @@ cdef int forward_of_tile(const Layers* plan, const Request* request, Workspace* 
     cdef Tile tile
     cdef Py_ssize_t L = plan.n_layers, s, n_bytes = plan.sizes[plan.n_layers] * plan.itemsize
     fill_tile(plan, request, work, &tile, row, n_rows)
-    tile.pack = not work.is_packed
+    tile.packing = packing_of(work, n_rows == request.n_samples)
     forward_sweep(plan, request, work, &tile, False, clock)
     work.is_packed = True
     if plan.loss_acts_on_a:

@@ -158,7 +158,7 @@ cdef void strip_task(void* context, Py_ssize_t index, int worker) noexcept nogil
                               min(run.strip_rows, run.group.n_rows - first))
     cdef bint with_gradient = run.request.grad != NULL
     strip.scratch = run.work.scratch + worker * run.work.scratch_bytes
-    strip.pack = False
+    strip.packing = PACKED
     forward_sweep(run.plan, run.request, run.work, &strip, with_gradient, NULL)
     output_gradient(run.plan, run.request, run.work, &strip, with_gradient)
     if with_gradient:

@@ -46,17 +46,22 @@ cdef enum WeightKind:
     WEIGHT_PER_SAMPLE = 1
     WEIGHT_PER_ENTRY = 2
 
+cdef enum Packing:
+    PACKED                   # W^T stands in its panels
+    PACK_AND_KEEP            # pack on the way; later tiles find the panels
+    PACK_ONCE                # pack on the way, each panel into the memory of the last one, which is still in the cache
+
 cdef struct KernelTable:
     const char* simd
     Py_ssize_t itemsize
 
-    # a = h W^T + b. `packed` holds W^T in panels; it is filled first where `pack_first` is set, or by `pack`.
+    # a = h W^T + b. `packed` holds W^T in panels, filled by `pack` or on the way.
     Py_ssize_t (*packed_size)(Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil
     void (*pack)(Py_ssize_t n_in, Py_ssize_t n_out, const void* W, void* packed,
                  Py_ssize_t j_start, Py_ssize_t j_end) noexcept nogil
     Py_ssize_t (*scratch_size)(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil
     void (*forward_product)(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
-                            const void* h, Py_ssize_t ld_h, const void* W, void* packed, bint pack_first,
+                            const void* h, Py_ssize_t ld_h, const void* W, void* packed, int packing,
                             const void* b, void* a, Py_ssize_t ld_a) noexcept nogil
 
     # h = g(a); where with_prime is set, a is overwritten by g'(a).

@@ -13,7 +13,8 @@ cdef enum Epilogue:
     ADD_DIVIDE               # C = (C + A B) / divisor: the last chain of a sum over samples
 
 cdef enum:
-    PACK_ROWS = 64           # k's of a panel packed at a time: each row of W is read by whole cache lines
+    PACK_ROWS = 16           # k's of a panel packed at a time: what is written stays in L1 (784-128: 13 us, not 23)
+    LARGE_BYTES = 524288     # but W beyond L2 is read in whole rows, for the prefetcher (1000-3000: 3.9, not 6.3 ms)
     COPY_ROWS = 32           # a copied panel must be used by so many rows
     FAR_BYTES = 2048         # from here on panels are copied before use; below, copies cost more than they save
     FEW_INPUTS = 4           # up to here grad_W has its lanes over units: a vector over inputs would be mostly empty
@@ -200,12 +201,13 @@ cdef Py_ssize_t scratch_size(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_ou
     return max(n_out * panel_width, n_rows * (panel_width + n_out), FEW_INPUTS * panel_width)
 
 
-cdef void pack_panel(Py_ssize_t n_in, Py_ssize_t n_columns, int width, const real* W, real* packed) noexcept nogil:
+cdef void pack_panel(Py_ssize_t n_in, Py_ssize_t n_columns, int width, const real* W, real* packed,
+                     Py_ssize_t k_block) noexcept nogil:
     """packed[k][j] = W[j][k] for one panel of width columns, zeros beyond n_columns; 4 x 4 blocks in registers."""
     cdef Py_ssize_t whole_columns = n_columns // 4 * 4, whole_in = n_in // 4 * 4
     cdef Py_ssize_t j, k, k_start = 0, k_end
     while k_start < n_in:
-        k_end = min(k_start + PACK_ROWS, n_in)
+        k_end = min(k_start + k_block, n_in)
         j = 0
         while j < whole_columns:
             k = k_start
@@ -224,6 +226,11 @@ cdef void pack_panel(Py_ssize_t n_in, Py_ssize_t n_columns, int width, const rea
         for k in range(n_in):
             for j in range(n_columns, width):
                 packed[k * width + j] = 0
+
+
+cdef inline Py_ssize_t k_block_of(Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
+    """The k's of a panel that are packed at a time."""
+    return n_in if n_in * n_out * <Py_ssize_t>sizeof(real) > LARGE_BYTES else PACK_ROWS
 
 
 cdef inline void copy_panel(Py_ssize_t n_rows, Py_ssize_t width, Py_ssize_t n_columns, const real* source,
@@ -254,13 +261,13 @@ cdef void pack(Py_ssize_t n_in, Py_ssize_t n_out, const void* W_, void* packed_,
     while j < min(n_out, j_end):
         width = next_panel(n_out - j).width
         if j >= j_start:
-            pack_panel(n_in, min(n_out - j, <Py_ssize_t>width), width, W + j * n_in, packed)
+            pack_panel(n_in, min(n_out - j, <Py_ssize_t>width), width, W + j * n_in, packed, k_block_of(n_in, n_out))
         packed += n_in * width
         j += width
 
 
 cdef void forward_product(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
-                          const void* h_, Py_ssize_t ld_h, const void* W_, void* packed_, bint pack_first,
+                          const void* h_, Py_ssize_t ld_h, const void* W_, void* packed_, int packing,
                           const void* b_, void* a_, Py_ssize_t ld_a) noexcept nogil:
     """a = h W^T + b: for each panel of outputs (packed just before its first use), all blocks of rows."""
     cdef const real* h = <const real*>h_
@@ -276,14 +283,16 @@ cdef void forward_product(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
         return
     while j < n_out:
         p = next_panel(n_out - j)
-        if pack_first:
-            pack_panel(n_in, min(n_out - j, <Py_ssize_t>p.width), p.width, W + j * n_in, packed)
+        if packing != PACKED:
+            pack_panel(n_in, min(n_out - j, <Py_ssize_t>p.width), p.width, W + j * n_in, packed,
+                       k_block_of(n_in, n_out))
         s = 0
         while s < n_rows:
             m = next_rows(n_rows - s)
             panel(m, &p, n_in, h + s * ld_h, ld_h, 1, packed, p.width, b + j, a + s * ld_a + j, ld_a, OVERWRITE, 1)
             s += m
-        packed += n_in * p.width
+        if packing != PACK_ONCE:
+            packed += n_in * p.width
         j += p.width
 
 
