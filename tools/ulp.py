@@ -1,6 +1,7 @@
 """Errors of every g and g' in units in the last place, against mpmath (float64) and the float64 kernels (float32).
 
-``python tools/ulp.py`` checks random and log-spaced arguments; ``--exhaustive`` all 2^32 float32 ones (minutes each).
+``python tools/ulp.py`` checks random and log-spaced arguments; ``--every N`` each N-th of all 2^32 float32 ones instead
+(1: all of them, about two minutes a function).
 Near a zero of g' the error is given in units of u = 2^-53 or 2^-24 instead, as "abs".
 """
 
@@ -111,9 +112,7 @@ def worst(name: str, which: int, a: np.ndarray, values: np.ndarray, dtype: type)
         if not np.isfinite(value) and abs(exact) > float(np.finfo(dtype).max):
             continue
         absolute = float(abs(mp.mpf(value) - exact)) / u if np.isfinite(value) else float("inf")
-        near_zero = which == 1 and name in {"gelu", "gelu_tanh", "silu", "mish", "hardswish"} and -3 < x < -0.5
-        near_zero = near_zero or (which == 1 and name == "sin" and absolute <= 2)
-        if near_zero:
+        if which == 1 and (near_zero(name, np.float64(x)) or (name == "sin" and absolute <= 2)):
             largest_absolute = max(largest_absolute, absolute)
             continue
         error = error_in_ulp(value, exact, dtype)
@@ -122,13 +121,53 @@ def worst(name: str, which: int, a: np.ndarray, values: np.ndarray, dtype: type)
     return largest, place, largest_absolute
 
 
+def exhaustive(name: str, every: int) -> None:
+    """Compare the float32 kernel with the float64 one at each N-th float32, and print the largest errors."""
+    largest, places, largest_absolute = [0.0, 0.0], [0.0, 0.0], 0.0
+    chunk = 1 << 22
+    for start in range(0, 1 << 32, chunk * every):
+        bits = np.arange(start, min(start + chunk * every, 1 << 32), every, dtype=np.uint64).astype(np.uint32)
+        a = bits.view(np.float32)
+        a = a[np.isfinite(a)]
+        if a.size == 0:
+            continue
+        values, exact = kernel(name, a), kernel(name, a.astype(np.float64))
+        for which in range(2):
+            with np.errstate(all="ignore"):
+                spacing = np.maximum(np.spacing(np.abs(exact[which]).astype(np.float32)), np.float32(2.0**-149))
+                difference = np.abs(values[which] - exact[which])
+                error = np.where(np.isfinite(values[which]), difference / spacing, 0.0)
+            if which == 1:
+                near = near_zero(name, a) | ((name == "sin") & (difference <= 2.0**-23))
+                largest_absolute = max(largest_absolute, float(np.where(near, difference, 0.0).max()) * 2.0**24)
+                error = np.where(near, 0.0, error)
+            at = int(error.argmax())
+            if error[at] > largest[which]:
+                largest[which], places[which] = float(error[at]), float(a[at])
+    print(
+        f"float32 {name:<12} every {every}  g {largest[0]:.3f} ({places[0]:.5g})  "
+        f"gp {largest[1]:.3f} ({places[1]:.5g}) abs {largest_absolute:.2f}",
+        flush=True,
+    )
+
+
+def near_zero(name: str, a: np.ndarray) -> np.ndarray:
+    """Where g' is near its zero, so that only the absolute error counts."""
+    return np.isin(name, ["gelu", "gelu_tanh", "silu", "mish", "hardswish"]) & (a > -3) & (a < -0.5)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--points", type=int, default=4000, help="arguments a function")
+    parser.add_argument("--every", type=int, default=0, help="float32: each N-th of all arguments")
     parser.add_argument("names", nargs="*", help="activations (default: all that round)")
     options = parser.parse_args()
     print(f"instruction set {_core.simd}; largest error in ulp (argument), near a zero of g' in u")
+    if options.every:
+        for name in options.names or EXACT:
+            exhaustive(name, options.every)
+        return
     for dtype in (np.float32, np.float64):
         for name in options.names or EXACT:
             rng = np.random.default_rng(1)

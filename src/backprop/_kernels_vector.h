@@ -223,7 +223,7 @@ enum { BP_MANTISSA = 52, BP_BIAS = 1023 };
 #define BP_GATE_BOUND_CUBIC 23.0 /* sigma(2u) is 0 at -23, 1 at 23 */
 #define BP_SOFTSIGN_BOUND 0x1p60
 #define BP_LARGEST 0x1.fffffffffffffp1023
-#define BP_HUGE 0x1p1000         /* corrections of products are finite up to here */
+#define BP_HUGE 0x1p1022         /* corrections of products are finite up to here */
 #define BP_SIN_SMALL 0x1p20    /* n stays below 2^21: its products with 32 bits of pi/2 are exact */
 #define BP_ROUND_MAGIC 6755399441055744.0 /* 1.5 * 2^52: adding it rounds to an integer, which stands in the low bits */
 #else
@@ -235,7 +235,7 @@ enum { BP_MANTISSA = 23, BP_BIAS = 127 };
 #define BP_GATE_BOUND_CUBIC 15.0f /* sigma(2u) is 0 at -15, 1 at 15 */
 #define BP_SOFTSIGN_BOUND 0x1p30f
 #define BP_LARGEST 0x1.fffffep127f
-#define BP_HUGE 0x1p100f          /* corrections of products are finite up to here */
+#define BP_HUGE 0x1p126f          /* corrections of products are finite up to here */
 #define BP_SIN_SMALL 4096.0f    /* n stays below 2^12: its products with 12 bits of pi/2 are exact */
 #define BP_ROUND_MAGIC 12582912.0f /* 1.5 * 2^23 */
 #endif
