@@ -193,8 +193,8 @@ cdef inline vec gated(vec a, vec bounded, pair x, pair v, vec* g_prime) noexcept
     cdef vec n = where_less(x.hi, zero, e.n, zero)
     cdef pair numerator = pair_where_less(x.hi, zero, e.p, make_pair(broadcast(1), zero))
     cdef pair gate = quotient_pair(numerator, e.d, e.r)
-    cdef pair left = pair_product(e.p, pair_sum(v, e.d))
-    cdef pair right = pair_sum(e.d, pair_product(v, e.t))
+    cdef pair left = pair_product(e.p, make_pair(v.hi + e.d.hi, v.lo + e.d.lo))
+    cdef pair right = make_pair(vfma(v.hi, e.t.hi, e.d.hi), vfma(v.lo, e.t.hi, e.d.lo))
     g_prime[0] = scale(over_square(pair_where_less(x.hi, zero, left, right), e.d, e.r), n)
     return where_less(bounded, a, a, scale(vfma(bounded, gate.hi, bounded * gate.lo), n))
 
