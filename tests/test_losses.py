@@ -8,6 +8,7 @@ import pytest
 from problems import LOSS_NAMES, PARAMETERS, Y_HAT_LOSSES, random_problem, random_targets, relative_error, same_bits
 
 import backprop
+from backprop.losses import softmax
 
 DTYPES = ["float64", "float32"]
 RTOL = {"float64": 1e-15, "float32": 1e-7}
@@ -168,6 +169,28 @@ def test_cross_entropy_probabilities_against_50_digits(eps):
             loss, grad = logits_loss(logits, p[None], loss=("cross_entropy", eps))
             assert abs(mpmath.mpf(loss) - value) <= 8e-16 * value
             assert max(abs(mpmath.mpf(float(grad[k])) - gradient[k]) for k in range(4)) <= 4e-16
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("eps", [0.0, 0.1])
+@pytest.mark.parametrize("n", [63, 64, 65, 128, 129, 200])
+def test_cross_entropy_of_many_classes(n, eps, dtype):
+    """Up to 64 classes are kept from one pass to the next; top and label stand in the first block and in the last."""
+    rng = np.random.default_rng(n)
+    probabilities = softmax(rng.normal(size=(1, n)))
+    for top in (0, n // 2, n - 1):
+        logits = rng.normal(0, 2, n).astype(dtype)
+        logits[top] = 8
+        net = backprop.Network([1, n], loss=("cross_entropy", eps), dtype=dtype)
+        net.params = np.concatenate([np.zeros(n), logits])
+        p = softmax(logits.astype(float)[None])[0]
+        np.testing.assert_allclose(net.forward(np.zeros((1, 1)))[0], p, rtol=4 * RTOL[dtype])
+        for y in ([0], [n - 1], [n // 2], probabilities):
+            target = eps / n + (1 - eps) * (probabilities[0] if y is probabilities else np.arange(n) == y[0])
+            loss, grad = logits_loss(logits, y, dtype, ("cross_entropy", eps))
+            rtol = 1e-13 if dtype == "float64" or y is not probabilities else 1e-6  # float32 rounds the targets
+            assert loss == pytest.approx(-(target @ np.log(p)), rel=rtol)
+            np.testing.assert_allclose(grad, p - target, rtol=0, atol=2 * RTOL[dtype])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

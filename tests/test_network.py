@@ -245,6 +245,19 @@ def test_params_given_replace_the_networks_own():
     assert np.array_equal(net.params, Network([3, 4, 2], activations="tanh", rng=0).params)
 
 
+def test_weights_of_a_wide_layer_are_those_of_this_call():
+    """Panels that an earlier call has packed are not taken for the new weights."""
+    net = Network([3, 20, 2], activations="tanh", rng=0)
+    other = Network([3, 20, 2], activations="tanh", rng=1)
+    expected = other.value_and_grad(X, Y)
+    net.value_and_grad(X, Y)
+    net.params = other.params
+    loss, grad = net.value_and_grad(X, Y)
+    assert loss == expected[0]
+    assert np.array_equal(grad, expected[1])
+    assert np.array_equal(net.forward(X), other.forward(X))
+
+
 # repr, copy, pickle --------------------------------------------------------------------------------------------------
 
 
@@ -529,6 +542,7 @@ def test_ctrl_c_during_a_long_call_leaves_params_and_the_next_call_right(n_threa
         import numpy as np
         from backprop import Network
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for background jobs
         net = Network([64, 512, 512, 1], activations="tanh", rng=0)
         x, y = np.random.default_rng(0).standard_normal((25_000, 64)), np.zeros((25_000, 1))
         expected = net.value_and_grad(x[:100], y[:100])

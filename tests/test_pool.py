@@ -106,6 +106,7 @@ def test_64_callers_at_once_and_few_threads_left():
 
 def test_ctrl_c_many_times():
     out = run("""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for background jobs
     big = Network([64, 256, 256, 4], dtype="float32", rng=2)
     bx = rng.standard_normal((60000, 64), np.float32)
     by = rng.standard_normal((60000, 4), np.float32)

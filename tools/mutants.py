@@ -4,18 +4,24 @@
     python tools/mutants.py --only bias     # those with "bias" in their names
     python tools/mutants.py --list
 
-Each mutation is made in a copy of the tree, built there for one instruction set, and judged by the tests below. A
+Each mutation is made in a copy of the tree, built there for one instruction set, and judged by the tests below. Lines
+that only v4 compiles (half vectors) are built and tested for v4, and left out with a word where the CPU lacks it. A
 mutation that crashes or fails a test is killed; one that does not build proves nothing and counts as a survivor. The
-unchanged copy must pass first.
+unchanged copy must pass first. It is built with -O1: the bits are those of -O3, since no contraction is allowed at
+either, and the builds take half as long.
 
-Left out, since no result changes, or only its last bits:
+Left out, since no result changes, or less than its rounding:
 
-- another CHAIN_ROWS or CHUNK_ROWS near the old one: every row is still summed once and only the rounding differs, and
-  no test holds frozen bits ("chain of 64 rows cut to 63" below loses rows and is another matter);
-- other splits in `next_rows` and `next_panel`, another TILE_BYTES, the stride that avoids 2 KiB: speed alone;
-- `partial` off in the forward product and in the hidden sum of inner layers: the lanes in excess fall into padding;
+- other splits in `next_rows` and `next_panel`, another TILE_BYTES, PACK_COLUMNS, COPY_ROWS or FAR_BYTES, the stride
+  that avoids 2 KiB: speed alone;
+- another FEW_INPUTS: lanes over units or over inputs, the chains are the same;
+- another ROW_BLOCK, or `n >= ROW_BLOCK` where a row's exponentials are computed again: they are equal;
+- panels of W and x that are not copied where they end beyond a row: what is read there falls into unused lanes;
+- a tail taken as whole in the forward product and in the hidden sum of inner layers: the lanes in excess fall into
+  padding;
 - numbers of threads, strips and slots, the order of memory accesses and locks of the pool: no result changes, or only
   in a race that a test cannot force;
+- what 1 + t rounds off in `bp_log1p`: half an ulp, less than the error of the exponentials that t is a sum of;
 - zeros beyond the last column of a panel: these lanes are never stored;
 - limits (gelu beyond 40, silu below -1500) that the formula beside them reaches as well.
 """
@@ -46,6 +52,7 @@ TESTS = [  # those that fail soonest come first
     "tests/test_threads.py::test_the_bits_do_not_depend_on_the_thread_count",
     "tests/test_threads.py::test_the_bits_of_wide_layers_do_not_depend_on_the_thread_count",
     "tests/test_threads.py::test_the_bits_do_not_depend_on_who_calls",
+    "tests/test_bits.py",
 ]
 LIMIT = 900  # seconds for a build or a run of the tests; a mutant that loops for ever is killed then
 
@@ -62,14 +69,23 @@ class Mutation(NamedTuple):
     file: str
     old: str
     new: str
+    simd: str = ""  # where the line is compiled for one instruction set alone
 
 
 # fmt: off
 MUTATIONS = [Mutation(*row) for row in [
     # (2) a = W h + b
     ("bias of a wide layer skipped", PRODUCTS,
-     "b[c] = load_first(bias + c * LANES, n_last) if partial and c == n_vectors - 1 else load(bias + c * LANES)",
-     "b[c] = broadcast(0)"),
+     "                b[c] = load_first(bias + c * LANES, n_last)\n"
+     "            else:\n"
+     "                b[c] = load(bias + c * LANES)\n",
+     "                b[c] = broadcast(0)\n            else:\n                b[c] = broadcast(0)\n"),
+    ("bias of the last columns skipped", PRODUCTS,
+     "b[c] = load_first(bias + c * LANES, n_last)", "b[c] = broadcast(0)"),
+    ("half vector: bias skipped", PRODUCTS,
+     "half_b = half_load(bias + n_vectors * LANES, n_last)", "half_b = half_broadcast(0)", "v4"),
+    ("half vector: bias of the panel's start", PRODUCTS,
+     "half_b = half_load(bias + n_vectors * LANES, n_last)", "half_b = half_load(bias, n_last)", "v4"),
     ("bias of a narrow layer skipped", PRODUCTS,
      "a[r * ld_a + u] = b[u] + tree_sum(chain[r][u])", "a[r * ld_a + u] = tree_sum(chain[r][u])"),
     ("packing: a remainder of columns from one column of W", PRODUCTS,
@@ -80,23 +96,76 @@ MUTATIONS = [Mutation(*row) for row in [
      "            for k in range(k_start, k_end):\n"
      "                packed[k * width + j] = W[j * n_in]"),
     ("packed panels not advanced", PRODUCTS,
-     "            s += m\n        packed += n_in * width\n", "            s += m\n        packed += 0\n"),
+     "            packed += n_in * p.width\n", "            packed += 0\n"),
+    ("panels to keep packed into one another", PRODUCTS, "if packing != PACK_ONCE:", "if packing == PACKED:"),
+    ("packed once where more tiles follow", CORE,
+     "packing_of(work, tile.n_rows == request.n_kept)", "packing_of(work, True)"),
+    ("packed once where more tiles of forward follow", CORE,
+     "packing_of(work, n_rows == request.n_samples)", "packing_of(work, True)"),
+    ("packing on threads: panels not advanced", PRODUCTS, "        packed += n_in * width\n", "        packed += 0\n"),
+    ("packing on threads: the first panel of a task lost", THREADS,
+     "index * PACK_COLUMNS, (index + 1) * PACK_COLUMNS)", "index * PACK_COLUMNS + 1, (index + 1) * PACK_COLUMNS)"),
     ("packing: the last inputs of a panel lost", PRODUCTS, "whole_in = n_in // 4 * 4\n", "whole_in = n_in\n"),
     ("weights never packed", CORE,
-     "tile.pack = not work.is_packed\n    forward_sweep(plan, request, work, &tile, False, clock)",
-     "tile.pack = False\n    forward_sweep(plan, request, work, &tile, False, clock)"),
+     "tile.packing = packing_of(work, n_rows == request.n_samples)", "tile.packing = PACKED"),
     ("a block of three rows computes two", PRODUCTS,
      "elif n_rows == 3:\n        block(3,", "elif n_rows == 3:\n        block(2,"),
     ("a block of five rows computes four", PRODUCTS,
      "elif n_rows == 5 and BLOCK_ROWS >= 5:\n        block(5,",
      "elif n_rows == 5 and BLOCK_ROWS >= 5:\n        block(4,"),
     ("last lane of the last vector lost", PRODUCTS,
-     "return n_last if n_last < LANES else LANES", "return n_last - 1 if 1 < n_last < LANES else min(n_last, LANES)"),
+     "p.n_last = n_left - (p.n_vectors - 1) * LANES\n", "p.n_last = n_left - (p.n_vectors - 1) * LANES - 1\n"),
+    ("panel of more vectors than a block has", PRODUCTS,
+     "2 * BLOCK_VECTORS if HAS_HALF else BLOCK_VECTORS", "2 * BLOCK_VECTORS if HAS_HALF else BLOCK_VECTORS + 1"),
+    ("panel of more vectors than a block has, with half ones", PRODUCTS,
+     "2 * BLOCK_VECTORS if HAS_HALF else BLOCK_VECTORS",
+     "2 * BLOCK_VECTORS + 2 if HAS_HALF else BLOCK_VECTORS", "v4"),
+    ("panel wider than its vectors", PRODUCTS,
+     "p.width = <int>(units * unit)\n", "p.width = <int>((units + 1) * unit)\n"),
+    ("panel of two whole vectors computes one", PRODUCTS,
+     "block_of_rows(n_rows, 2, WHOLE,", "block_of_rows(n_rows, 1, WHOLE,"),
+    ("panel of two partial vectors computes one", PRODUCTS,
+     "block_of_rows(n_rows, 2, PARTIAL,", "block_of_rows(n_rows, 1, PARTIAL,"),
+    ("half vector: forgotten after two vectors", PRODUCTS,
+     "block_of_rows(n_rows, 2, HALF,", "block_of_rows(n_rows, 2, WHOLE,", "v4"),
+    ("half vector: alone, it is not computed", PRODUCTS,
+     "block_of_rows(n_rows, 0, HALF,", "block_of_rows(n_rows, 0, WHOLE,", "v4"),
+    ("half vector: never taken", PRODUCTS, "if HAS_HALF and units % 2:", "if HAS_HALF and units % 2 > 1:", "v4"),
+    ("half vector: a lane too few", PRODUCTS,
+     "p.n_last = min(n_left - p.n_vectors * LANES, unit)",
+     "p.n_last = min(n_left - p.n_vectors * LANES, unit - 1)", "v4"),
+    ("half vector: lanes counted from the panel's start", PRODUCTS,
+     "p.n_last = min(n_left - p.n_vectors * LANES, unit)", "p.n_last = min(n_left, unit)", "v4"),
+    ("half vector: columns of the panel's start", PRODUCTS,
+     "cdef const real* B_half = B + n_vectors * LANES", "cdef const real* B_half = B", "v4"),
+    ("half vector: stored at the panel's start", PRODUCTS,
+     "cdef real* C_half = C + n_vectors * LANES", "cdef real* C_half = C", "v4"),
+    ("half vector: all rows stored in the first one's place", PRODUCTS,
+     "half_store(C_half + r * c_row, half_chain[r], n_last)", "half_store(C_half, half_chain[r], n_last)", "v4"),
+    ("half vector: each chain of rows overwrites", PRODUCTS,
+     "half_chain[r] = half_load(C_half + r * c_row, n_last) + half_chain[r]", "half_chain[r] = half_chain[r]", "v4"),
+    ("half vector: g' product missing", PRODUCTS,
+     "half_chain[r] = half_load(C_half + r * c_row, n_last) * half_chain[r]", "half_chain[r] = half_chain[r]", "v4"),
+    ("half vector: masked load takes a lane too few", VECTOR,
+     "BP_CAT(_mm256_maskz_loadu_, BP_SUFFIX)((1u << n) - 1, p)",
+     "BP_CAT(_mm256_maskz_loadu_, BP_SUFFIX)((1u << (n - 1)) - 1, p)", "v4"),
+    ("half vector: masked store writes a lane too many", VECTOR,
+     "BP_CAT(_mm256_mask_storeu_, BP_SUFFIX)(p, (1u << n) - 1, v)",
+     "BP_CAT(_mm256_mask_storeu_, BP_SUFFIX)(p, (2u << n) - 1, v)", "v4"),
+    ("masked load of v4 takes a lane too few", VECTOR,
+     "uint32_t mask = n > 0 ? (1u << n) - 1 : 0;", "uint32_t mask = n > 0 ? (1u << (n - 1)) - 1 : 0;", "v4"),
     ("masked load of v3 takes a lane too many", VECTOR,
      "lanes + 8 - (n > 0 ? n : 0)", "lanes + 8 - (n > 0 ? n + 1 : 0)"),
-    ("tree sum forgets a half", VECTOR,
-     "for (int half = 32 / sizeof(bp_real); half", "for (int half = 16 / sizeof(bp_real); half"),
+    ("tree sum forgets a half", VECTOR, "sum = h[0] + h[1];", "sum = h[0];"),
+    ("tree sum forgets a quarter", VECTOR, "    q[0] = q[0] + q[1];\n", ""),
+    ("tree sum of float64 forgets a lane", VECTOR, "return q[0][0] + q[0][1];", "return q[0][0];"),
+    ("tree sum of float32 takes a lane twice", VECTOR,
+     "(q[0][0] + q[0][2]) + (q[0][1] + q[0][3])", "(q[0][0] + q[0][2]) + (q[0][1] + q[0][1])"),
+    ("tree sum of float32 in another order", VECTOR,
+     "(q[0][0] + q[0][2]) + (q[0][1] + q[0][3])", "(q[0][0] + q[0][1]) + (q[0][2] + q[0][3])"),
     ("narrow layer: last outputs in pairs of one", PRODUCTS, "            j += 2\n", "            j += 3\n"),
+    ("narrow layer: inputs after the last whole vectors lost", PRODUCTS,
+     "        left = n_in - k - p * LANES\n", "        left = 0\n"),
     # (3) g and g'
     ("g in the place of g'", ACTIVATIONS,
      "store_first(a + j, g_prime, n - j)", "store_first(a + j, load_first(h + j, n - j), n - j)"),
@@ -108,13 +177,14 @@ MUTATIONS = [Mutation(*row) for row in [
      "g_prime[0] = where_less(zero, a, broadcast(1), zero)"),
     ("relu hides NaN", ACTIVATIONS, "return where_less(a, zero, zero, a)", "return where_less(zero, a, a, zero)"),
     ("tanh' as 1 - h^2", ACTIVATIONS,
-     "g_prime[0] = scale(quotient(t, d2, r * r), n)\n",
+     "g_prime[0] = scale(over_square(t, d, r), n)\n",
      "g_prime[0] = broadcast(1) - quotient(make_pair(-t_minus_1.hi, -t_minus_1.lo), d, r) * "
      "quotient(make_pair(-t_minus_1.hi, -t_minus_1.lo), d, r)\n"),
     ("tanh' without its factor 4", ACTIVATIONS,
-     "pair_plus(broadcast(4), make_pair(broadcast(4) * m.hi, broadcast(4) * m.lo))", "pair_plus(broadcast(1), m)"),
+     "make_pair(vfma(broadcast(4), m.hi, broadcast(4)), broadcast(0))",
+     "make_pair(broadcast(1) + m.hi, broadcast(0))"),
     ("sigma' as sigma (1 - sigma)", ACTIVATIONS,
-     "g_prime[0] = scale(quotient(e.p, e.d2, e.r2), e.n)",
+     "g_prime[0] = scale(over_square(e.p, e.d, e.r), e.n)",
      "g_prime[0] = sigmoid_of(a, &e) * (broadcast(1) - sigmoid_of(a, &e))"),
     ("hard functions: g' at the lower corner", ACTIVATIONS,
      "inside = where_less(broadcast(low), a, inside, where_equal(a, a, below, a))",
@@ -147,13 +217,52 @@ MUTATIONS = [Mutation(*row) for row in [
     ("poisson: 0 times -inf", LOSSES, "(y * z if y != 0 else 0)", "(y * z)"),
     ("cross-entropy: label off by one in the loss", LOSSES, "1 if k == label else 0)", "1 if k == label + 1 else 0)"),
     ("cross-entropy: label off by one in the gradient", LOSSES, "a[label] = <real>(weight", "a[0] = <real>(weight"),
-    ("cross-entropy: the top counted twice", LOSSES, "        if k != top:\n", "        if k >= 0:\n"),
+    ("cross-entropy: the top counted twice", LOSSES,
+     "            if start + k != top:\n", "            if start + k >= 0:\n"),
+    ("cross-entropy: place of the top within its block", LOSSES,
+     "            if start + k != top:\n", "            if k != top:\n"),
+    ("cross-entropy: place of the label within its block", LOSSES,
+     "elif start + k != label:", "elif k != label:"),
+    ("cross-entropy: a class lost between two blocks", LOSSES,
+     "                others = others + e[k]\n        start += size\n",
+     "                others = others + e[k]\n        start += size + 1\n"),
+    ("cross-entropy: the first block's logits for all in the loss", LOSSES,
+     "exp_differences(size, a + start, a_top, e)\n        for k in range(size):\n            if start",
+     "exp_differences(size, a, a_top, e)\n        for k in range(size):\n            if start"),
+    ("cross-entropy: the first block's logits for all in the gradient", LOSSES,
+     "exp_differences(size, a + start, a_top, e)\n        for k in range(size):\n            p =",
+     "exp_differences(size, a, a_top, e)\n        for k in range(size):\n            p ="),
+    ("cross-entropy: two blocks not computed again", LOSSES,
+     "        if n > ROW_BLOCK:\n            exp_differences(size, a + start, a_top, e)",
+     "        if n > 2 * ROW_BLOCK:\n            exp_differences(size, a + start, a_top, e)"),
+    ("cross-entropy: a row of one class too many kept", LOSSES,
+     "        if n > ROW_BLOCK:\n            exp_differences(size, a + start, a_top, e)",
+     "        if n > ROW_BLOCK + 1:\n            exp_differences(size, a + start, a_top, e)"),
+    ("cross-entropy: gradients of labels in the first block's place", LOSSES,
+     "a[start + k] = <real>(weight * (p - eps / n))", "a[k] = <real>(weight * (p - eps / n))"),
+    ("cross-entropy: targets of the first block for all", LOSSES,
+     "(eps / n + (1 - eps) * y[start + k])", "(eps / n + (1 - eps) * y[k])"),
+    ("exponentials of a row without its top", VECTOR, "bp_exp((double)a[k] - top)", "bp_exp((double)a[k] - 0 * top)"),
+    ("exp of a loss: odd powers of two lose a factor", VECTOR,
+     "* bp_double_power_of_two(half) * bp_double_power_of_two(n - half)",
+     "* bp_double_power_of_two(half) * bp_double_power_of_two(half)"),
+    ("exp of a loss: the low part of ln 2 dropped", VECTOR, "low = -n * BP_DOUBLE_LN2[1];", "low = 0;"),
+    ("log1p of a loss: a power of two lost", VECTOR, "        power = k;\n", "        power = k - 1;\n"),
     ("softmax: the smallest logit as the top", LOSSES,
      "if not a[k] <= a[top] and a[top] == a[top]:", "if not a[k] >= a[top] and a[top] == a[top]:"),
-    ("softmax: all of its sum in the numerator", LOSSES, "<double>a[top]) / total)", "<double>a[top]))"),
+    ("softmax: all of its sum in the numerator", LOSSES,
+     "p[start + k] = <real>(e[k] / total)", "p[start + k] = <real>e[k]"),
+    ("softmax: the second block in the first one's place", LOSSES,
+     "p[start + k] = <real>(e[k] / total)", "p[k] = <real>(e[k] / total)"),
+    ("softmax: two blocks not computed again", LOSSES,
+     "        if n > ROW_BLOCK:\n            exp_differences(size, a + start, a[top], e)",
+     "        if n > 2 * ROW_BLOCK:\n            exp_differences(size, a + start, a[top], e)"),
+    ("softmax: a class lost between two blocks", LOSSES,
+     "            total = total + e[k]\n        start += size\n",
+     "            total = total + e[k]\n        start += size + 1\n"),
     ("label smoothing over n - 1", LOSSES, "target = eps / n + (1 - eps)", "target = eps / (n - 1) + (1 - eps)"),
     ("smoothing lost at the other labels", LOSSES,
-     "a[k] = <real>(weight * (p - eps / n))", "a[k] = <real>(weight * p)"),
+     "a[start + k] = <real>(weight * (p - eps / n))", "a[start + k] = <real>(weight * p)"),
     ("sample weights ignored", LOSSES,
      "if weight_kind == WEIGHT_PER_SAMPLE:\n            w = weight[s] * weight_scale",
      "if weight_kind == WEIGHT_PER_SAMPLE:\n            w = weight_scale"),
@@ -170,9 +279,9 @@ MUTATIONS = [Mutation(*row) for row in [
     ("hidden sum: W by its other stride", PRODUCTS,
      "        B = W_next + j\n        ld_B = n\n", "        B = W_next + j\n        ld_B = n_next\n"),
     ("hidden sum: one unit of the next layer lost", PRODUCTS,
-     "panel(m, n_vectors, partial, n_next,", "panel(m, n_vectors, partial, n_next - 1,"),
+     "panel(m, &p, n_next, grad_a_next", "panel(m, &p, n_next - 1, grad_a_next"),
     ("hidden sum: partial panels taken as whole", PRODUCTS,
-     "        partial = n - j < width\n", "        partial = False\n"),
+     "        p = next_panel(n - j)\n", "        p = next_panel(n - j)\n        p.tail = WHOLE\n"),
     ("g' product missing", CORE,
      "a_of(plan, work, tile, i), plan.layers[i].ld, True)", "a_of(plan, work, tile, i), plan.layers[i].ld, False)"),
     ("g' product as a sum", PRODUCTS,
@@ -185,32 +294,74 @@ MUTATIONS = [Mutation(*row) for row in [
     ("preactivation_gradient adds", CORE, "g_prime[s, j] *= grad_h[s, j]", "g_prime[s, j] += grad_h[s, j]"),
     # (7), (8)
     ("weight gradient: partial panels taken as whole", PRODUCTS,
-     "panel(m, n_vectors, n_in - j < width, chain,", "panel(m, n_vectors, False, chain,"),
+     "        p = next_panel(n_in - j)\n", "        p = next_panel(n_in - j)\n        p.tail = WHOLE\n"),
     ("weight gradient: each chain overwrites", PRODUCTS,
-     "                      ADD if add or s > 0 else OVERWRITE)", "                      ADD if add else OVERWRITE)"),
+     "grad_W + u * n_in + j, n_in, epilogue_of_sum(add or s > 0,", "grad_W + u * n_in + j, n_in, epilogue_of_sum(add,"),
     ("weight gradient: each tile overwrites", PRODUCTS,
-     "                      ADD if add or s > 0 else OVERWRITE)", "                      ADD if s > 0 else OVERWRITE)"),
+     "grad_W + u * n_in + j, n_in, epilogue_of_sum(add or s > 0,",
+     "grad_W + u * n_in + j, n_in, epilogue_of_sum(s > 0,"),
+    ("each chain of a sum divided", PRODUCTS, "if divisor != 0 and is_last:", "if divisor != 0:"),
+    ("the last chain of a sum overwrites", PRODUCTS,
+     "return ADD_DIVIDE if add else OVERWRITE_DIVIDE", "return OVERWRITE_DIVIDE"),
+    ("half vector: not divided", PRODUCTS,
+     "half_chain[r] = half_divide(half_chain[r], divisor, 1 / divisor)", "half_chain[r] = half_chain[r]", "v4"),
+    ("division of float32 in v3: the low half for both", VECTOR,
+     "_mm256_extractf128_ps(sum, 1)", "_mm256_extractf128_ps(sum, 0)"),
+    ("division of float32 in v4: the low half for both", VECTOR,
+     "_mm512_extractf32x8_ps(sum, 1)", "_mm512_extractf32x8_ps(sum, 0)", "v4"),
+    ("division of float64 without its correction", VECTOR, "bp_where_equal(e, e, bp_fma(e, r, q), q)", "q"),
+    ("division of an infinite float64 sum: NaN", VECTOR,
+     "bp_where_equal(e, e, bp_fma(e, r, q), q)", "bp_fma(e, r, q)"),
+    ("division of an infinite sum by scalars: NaN", VECTOR,
+     "(e == e ? q + e * reciprocal : q)", "(q + e * reciprocal)"),
     ("weight gradient: chain of 64 rows cut to 63", PRODUCTS,
-     "panel(m, n_vectors, n_in - j < width, chain,", "panel(m, n_vectors, n_in - j < width, min(chain, 63),"),
+     "panel(m, &p, chain, A + s * row_A", "panel(m, &p, min(chain, <Py_ssize_t>63), A + s * row_A"),
+    ("few inputs: each chain overwrites", PRODUCTS, "if add or s > 0:", "if add:"),
+    ("few inputs: each tile overwrites", PRODUCTS, "if add or s > 0:", "if s > 0:"),
+    ("few inputs: sums by the wrong stride", PRODUCTS,
+     "total = sums[j * p.width + v]", "total = sums[v * n_in + j]"),
+    ("few inputs: later chains added to the first panel's sums", PRODUCTS,
+     "total = grad_W[(u + v) * n_in + j] + total", "total = grad_W[v * n_in + j] + total"),
+    ("few inputs: the second panel in the first one's place", PRODUCTS,
+     "grad_W[(u + v) * n_in + j] = total", "grad_W[v * n_in + j] = total"),
+    ("few inputs: each chain divided", PRODUCTS, "if divisor != 0 and s + chain == n_rows:", "if divisor != 0:"),
+    ("few inputs: not divided", PRODUCTS, "total = divide_scalar(total, divisor, 1 / divisor)", "total = total"),
+    ("few inputs: the last unit of a panel lost", PRODUCTS,
+     "for v in range(min(n_out - u, <Py_ssize_t>p.width)):",
+     "for v in range(min(n_out - u, <Py_ssize_t>p.width) - 1):"),
+    ("few inputs: h of the first chain for all", PRODUCTS,
+     "panel(m, &p, chain, h + s * ld_h + j", "panel(m, &p, chain, h + j"),
     ("bias gradient: each chain overwrites", PRODUCTS,
-     "NULL, grad_b + u, 0, ADD if add or s > 0 else OVERWRITE)", "NULL, grad_b + u, 0, ADD if add else OVERWRITE)"),
+     "grad_b + u, 0,\n                  epilogue_of_sum(add or s > 0,",
+     "grad_b + u, 0,\n                  epilogue_of_sum(add,"),
     ("bias gradient: each tile overwrites", PRODUCTS,
-     "NULL, grad_b + u, 0, ADD if add or s > 0 else OVERWRITE)", "NULL, grad_b + u, 0, ADD if s > 0 else OVERWRITE)"),
+     "grad_b + u, 0,\n                  epilogue_of_sum(add or s > 0,",
+     "grad_b + u, 0,\n                  epilogue_of_sum(s > 0,"),
+    ("far rows: a whole block of gradients copied from its row's start", PRODUCTS,
+     "copy_block(copied_grad_a + u * n_rows + s * m, grad_a + s * ld_a + u)",
+     "copy_block(copied_grad_a + u * n_rows + s * m, grad_a + s * ld_a)"),
     ("far rows: copied gradients in the wrong order", PRODUCTS,
      "copied_grad_a[u * n_rows + s * m + j] = grad_a[s * ld_a + u + j]",
      "copied_grad_a[u * n_rows + s * m + j] = grad_a[s * ld_a + u]"),
     ("far rows: the panel copied from its start", PRODUCTS,
-     "copy_panel(n_next, width, n - j, B, n, scratch)", "copy_panel(n_next, width, n - j, W_next, n, scratch)"),
+     "copy_panel(n_next, p.width, n - j, B, n, scratch)", "copy_panel(n_next, p.width, n - j, W_next, n, scratch)"),
+    ("far rows: the panel of h copied from its start", PRODUCTS,
+     "copy_panel(n_rows, p.width, n_in - j, B, ld_h, copied_h)",
+     "copy_panel(n_rows, p.width, n_in - j, h, ld_h, copied_h)"),
     ("bias gradient not computed", CORE,
-     "            bias_gradient(plan, work, tile, i, 0, plan.sizes[i], grad, add)\n", ""),
+     "            bias_gradient(plan, work, tile, i, 0, plan.sizes[i], grad, add, divisor)\n", ""),
     ("h of the wrong layer in the weight gradient", CORE,
      "layer.ld, input_of(plan, work, tile, i), ld_of_input(plan, i),\n"
      "                                 grad",
      "layer.ld, output_of(plan, work, tile, i), layer.ld,\n                                 grad"),
     # Sums over samples, and threads
     ("tiles of a chunk overwrite one another", CORE,
-     "backward_sweep(plan, request, work, &tile, grad, done > 0, clock)",
-     "backward_sweep(plan, request, work, &tile, grad, False, clock)"),
+     "backward_sweep(plan, request, work, &tile, grad, done > 0,\n",
+     "backward_sweep(plan, request, work, &tile, grad, False,\n"),
+    ("each tile of a chunk divided", CORE,
+     "divisor if done + tile.n_rows == n_rows else 0, clock)", "divisor, clock)"),
+    ("each of many chunks divided", CORE,
+     "request.divisor if totals.wide == NULL else 0, &loss", "request.divisor, &loss"),
     ("loss of a chunk's last tile alone", CORE,
      "            loss[0] += work.row_loss[s]\n",
      "            loss[0] = work.row_loss[s] + (loss[0] if s > 0 else 0)\n"),
@@ -219,20 +370,30 @@ MUTATIONS = [Mutation(*row) for row in [
     ("the first chunk adds to what was there", CORE,
      "totals.wide, totals.wide_error, c == 0)", "totals.wide, totals.wide_error, False)"),
     ("chains of 1024 rows, in one register", TABLE, "CHAIN_ROWS = 64 ", "CHAIN_ROWS = 1024 "),
+    ("chains of 128 rows", TABLE, "CHAIN_ROWS = 64 ", "CHAIN_ROWS = 128 "),
+    ("chunks of 512 rows", TABLE, "CHUNK_ROWS = 1024 ", "CHUNK_ROWS = 512 "),
     ("error of the two-term sums dropped", SUMS,
      "wide_error[p] = wide_error[p] + error", "wide_error[p] = wide_error[p]"),
     ("two_sum finds no error", VECTOR, "*error = (a - (s - b_part)) + (b - b_part);", "*error = 0;"),
     ("float32 sums of chunks in float32", SUMS,
      "wide[p] = wide[p] + <double>partial[p]", "wide[p] = <real>(wide[p] + <double>partial[p])"),
-    ("gradient NaN after an overflow", SUMS, "if FLOAT64 and wide_error[p] == wide_error[p]:", "if FLOAT64:"),
+    ("gradient NaN after an overflow", SUMS,
+     "total = total if total == total else wide[p]", "total = total"),
     ("loss NaN after an overflow", CORE, "if totals.loss_error == totals.loss_error:", "if True:"),
-    ("gradient of one chunk not divided", SUMS, "out[p] = <real>(<double>partial[p] / divisor)", "out[p] = partial[p]"),
-    ("gradient of many chunks divided by n - 1", SUMS,
-     "out[p] = <real>(wide[p] / divisor)", "out[p] = <real>(wide[p] / (divisor - 1))"),
+    ("gradient of one chunk not divided", CORE,
+     "request.divisor if totals.wide == NULL else 0, &loss", "0, &loss"),
+    ("what is kept by layers not divided", SUMS,
+     "out[p] = divide_scalar(partial[p], divisor, reciprocal)", "out[p] = partial[p]"),
+    ("float32 gradient of many chunks divided by n - 1", SUMS,
+     "out[p] = <real>(wide[p] * reciprocal)", "out[p] = <real>(wide[p] / (divisor - 1))"),
+    ("float64 gradient of many chunks divided by n - 1", SUMS,
+     "out[p] = divide_scalar(<real>total, divisor, reciprocal)", "out[p] = <real>(total / (divisor - 1))"),
     ("quick calls: not divided by the number of outputs", PLAN, "            request.divisor *= n_out\n", ""),
     ("quick calls: out may overlap x", PLAN, " or overlap(<cnp.ndarray>out, <cnp.ndarray>x)\n", "\n"),
     ("quick calls: labels not looked at", PLAN,
      "            if bad_label(request.labels, n_samples, n_out, NULL) >= 0:\n                return None\n", ""),
+    ("quick calls: number of threads not looked at", PLAN,
+     "type(n_threads) is not int or not 1 <= n_threads <= MOST_THREADS", "type(n_threads) is not int"),
     ("quick calls: a read-only out is written", PLAN,
      "              or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) or overlap", "              or overlap"),
     ("chunks on threads overwrite one another", THREADS,
@@ -246,7 +407,11 @@ MUTATIONS = [Mutation(*row) for row in [
     ("strips: loss of the last group alone", THREADS,
      "chunk_loss += run.work.row_loss[s]", "chunk_loss = run.work.row_loss[s]"),
     ("strips: bias gradient not computed", THREADS,
-     "    bias_gradient(run.plan, run.work, &group, i, first, units, run.request.grad, run.add)\n", "    pass\n"),
+     "    bias_gradient(run.plan, run.work, &group, i, first, units, run.request.grad, run.add, run.divisor)\n",
+     "    pass\n"),
+    ("strips: a single chunk not divided", THREADS, "run.divisor = request.divisor", "run.divisor = 0"),
+    ("strips: each group of a single chunk divided", THREADS,
+     "if run.totals.wide == NULL and in_chunk + run.group.n_rows == n_rows:", "if run.totals.wide == NULL:"),
     ("strips: errors of sums at the wrong place", THREADS,
      "wide_error = run.totals.wide_error + start", "wide_error = run.totals.wide_error"),
     ("threads: tiles of forward from the first row", THREADS,
@@ -313,6 +478,15 @@ def run(command, tree, simd):
     return done.returncode, done.stdout + done.stderr
 
 
+def supported_simd(tree, simd):
+    """The instruction sets of this CPU, by the package in the tree."""
+    code = "from backprop import _core; print(*_core.supported_simd())"
+    status, output = run([sys.executable, "-c", code], tree, simd)
+    if status:
+        raise SystemExit(f"the unchanged tree cannot be imported:\n{output}")
+    return output.split()
+
+
 def build(tree, simd):
     return run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], tree, simd)
 
@@ -328,9 +502,12 @@ def last_failure(output):
     return (failed or lines)[-1][:120]
 
 
-def pristine_copy(directory, simd):
-    """An unchanged copy of the tree, built; later copies of it keep its times, so that only what changed is built."""
-    tree = directory / "pristine"
+def pristine_copy(directory, simd, tests):
+    """An unchanged copy of the tree, built and tested.
+
+    Copies of it keep its times, so that only what changed is built.
+    """
+    tree = directory / f"pristine_{simd}"
     tree.mkdir()
     ignore = shutil.ignore_patterns("*.so", "_core.c", "_kernels*.c", "__pycache__", "*.egg-info")
     for name in TREE:
@@ -338,12 +515,19 @@ def pristine_copy(directory, simd):
             shutil.copytree(ROOT / name, tree / name, ignore=ignore)
         elif (ROOT / name).exists():
             shutil.copy2(ROOT / name, tree / name)
+    setup = tree / "setup.py"
+    setup.write_text(setup.read_text().replace('"-O3"', '"-O1"'))
     status, output = build(tree, simd)
     if status:
         raise SystemExit(f"the unchanged tree does not build:\n{output}")
     status, output = run([sys.executable, "-c", "import backprop; print(backprop.__file__)"], tree, simd)
     if status or not output.strip().startswith(str(tree)):
         raise SystemExit(f"expected backprop from {tree}, got {output}")
+    start = time.monotonic()
+    status, output = judge(tree, simd, tests)
+    if status:
+        raise SystemExit(f"the unchanged tree fails its tests: {last_failure(output)}")
+    print(f"the unchanged tree passes with {simd}, {time.monotonic() - start:.0f} s", flush=True)
     return tree
 
 
@@ -378,7 +562,7 @@ def try_mutation(mutation, pristine, directory, simd, tests):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", help="mutations whose name contains this; may be repeated")
-    parser.add_argument("--simd", default="v3", help="the instruction set to build (v3)")
+    parser.add_argument("--simd", default="v3", help="the instruction set of all mutations that name none (v3)")
     parser.add_argument("--list", action="store_true", help="print the mutations and stop")
     parser.add_argument("tests", nargs="*", default=TESTS, help="arguments for pytest (a list of test files)")
     arguments = parser.parse_args()
@@ -391,15 +575,17 @@ def main():
     rows = []
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        pristine = pristine_copy(directory, arguments.simd)
-        start = time.monotonic()
-        status, output = judge(pristine, arguments.simd, tests)
-        if status:
-            raise SystemExit(f"the unchanged tree fails its tests: {last_failure(output)}")
-        print(f"the unchanged tree passes, {time.monotonic() - start:.0f} s; {len(chosen)} mutations", flush=True)
+        pristine = {arguments.simd: pristine_copy(directory, arguments.simd, tests)}
+        supported = supported_simd(pristine[arguments.simd], arguments.simd)
         for mutation in chosen:
+            simd = mutation.simd or arguments.simd
+            if simd not in supported:
+                print(f"left out {mutation.name}: the CPU lacks {simd}", flush=True)
+                continue
+            if simd not in pristine:
+                pristine[simd] = pristine_copy(directory, simd, tests)
             start = time.monotonic()
-            killed, by = try_mutation(mutation, pristine, directory, arguments.simd, tests)
+            killed, by = try_mutation(mutation, pristine[simd], directory, simd, tests)
             rows.append((mutation, killed, by, time.monotonic() - start))
             print(f"{'killed  ' if killed else 'SURVIVED'} {mutation.name}", flush=True)
     width = max(len(mutation.name) for mutation in chosen)
