@@ -205,12 +205,23 @@ cdef void activation(const Layers* plan, Workspace* work, const Tile* tile, Py_s
 cdef int forward_sweep(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
                        bint with_prime, Clock* clock) except -1 nogil:
     """(2) and (3) for i = 1..L, but (3) for i = L only where the loss acts on y_hat."""
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, first, rows
+    cdef bint activate
+    cdef Tile part
     for i in range(1, plan.n_layers + 1):
-        preactivation(plan, request, work, tile, i)
+        activate = i < plan.n_layers or not plan.loss_acts_on_a
+        rows = min(plan.layers[i].rows_in_l1, tile.n_rows)
+        first = 0
+        while first < tile.n_rows:  # few rows at a time, so that a_i is still in L1 when g comes
+            part = part_of(plan, request, tile, first, min(rows, tile.n_rows - first))
+            if rows < tile.n_rows and tile.packing != PACKED:
+                part.packing = PACK_AND_KEEP if first == 0 else PACKED
+            preactivation(plan, request, work, &part, i)
+            if activate:
+                activation(plan, work, &part, i, plan.layers[i].activation, with_prime)
+            first += rows
         keep(plan, tile, request.keep_a, i, a_of(plan, work, tile, i), plan.layers[i].ld, 1)
-        if i < plan.n_layers or not plan.loss_acts_on_a:
-            activation(plan, work, tile, i, plan.layers[i].activation, with_prime)
+        if activate:
             keep(plan, tile, request.keep_h, i, output_of(plan, work, tile, i), plan.layers[i].ld, 1)
         if plan.is_wide:
             poll_signals(clock)

@@ -12,6 +12,7 @@ cdef struct Layer:
     Py_ssize_t n_in, n_out
     Py_ssize_t ld                # row length of a_i and h_i in a tile, in reals: n_out rounded up to 64 bytes
     Py_ssize_t W, b              # where W_i and b_i start in params, in bytes
+    Py_ssize_t rows_in_l1        # rows of a_i and h_i that stay in L1; all rows where W_i itself is far larger
     int activation
     double parameter
 
@@ -74,6 +75,7 @@ cdef enum:
     MAX_TILE_ROWS = 256
     WIDE_TILE_ROWS = 512
     TILE_BYTES = 524288
+    L1_BYTES = 24576             # of 32 KiB, for a and h of the rows that g runs over while they are hot
     WIDE_FLOPS = 100000000       # of one layer's product with a tile: a millisecond on one core
     POLL_NANOSECONDS = 50000000  # a Ctrl-C waits for at most this and one tile
 
@@ -94,6 +96,9 @@ cdef int plan_layers(Layers* plan) except -1:
         layer.b = offset * plan.itemsize
         offset += layer.n_out
         plan.n_units += layer.n_out
+        layer.rows_in_l1 = max(<Py_ssize_t>16, L1_BYTES // (2 * layer.ld * plan.itemsize) // 8 * 8)
+        if layer.n_in * layer.n_out * plan.itemsize > TILE_BYTES // 4:
+            layer.rows_in_l1 = CHUNK_ROWS
         plan.row_bytes += 2 * layer.ld * plan.itemsize
         largest_W = max(largest_W, layer.n_in * layer.n_out)
     plan.n_params = offset
