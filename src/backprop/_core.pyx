@@ -366,7 +366,7 @@ cdef int chunk_sums(const Layers* plan, const Request* request, Workspace* work,
 cdef int value_and_grad_in_order(const Layers* plan, const Request* request, Workspace* work,
                                  Totals* totals) except -1 nogil:
     """One chunk after another, on the caller's thread."""
-    cdef Py_ssize_t row = 0, done = 0, n_rows = rows_of_chunk(request.n_kept), c = 0
+    cdef Py_ssize_t row = 0, done = 0, n_rows = rows_of_chunk(plan, request.n_kept), c = 0
     cdef double loss
     cdef Clock clock
     reset_clock(&clock)

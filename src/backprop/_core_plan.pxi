@@ -240,10 +240,10 @@ cdef void give_totals(Plan plan, Totals* totals) noexcept:
 cdef double run_value_and_grad(Plan self, const Request* request, int n_threads) except? -1:
     """Choose the way to divide the work, take the buffers, and run."""
     cdef const Layers* plan = &self.layers
-    cdef bint several_chunks = request.n_kept > CHUNK_ROWS
-    cdef Py_ssize_t n_chunks = (request.n_kept + rows_of_chunk(request.n_kept) - 1) // rows_of_chunk(request.n_kept)
+    cdef Py_ssize_t chunk_rows = rows_of_chunk(plan, request.n_kept)
+    cdef Py_ssize_t n_chunks = (request.n_kept + chunk_rows - 1) // chunk_rows
     cdef Py_ssize_t rows = rows_of_tile(plan, request.n_kept)
-    cdef bint with_wide = several_chunks and request.grad != NULL
+    cdef bint with_wide = n_chunks > 1 and request.grad != NULL
     cdef Totals* totals
     cdef Totals only_loss
     cdef double loss
@@ -292,8 +292,7 @@ cdef int run_strips(Plan self, const Request* request, Totals* totals, int n_thr
     cdef StripRun run
     cdef Lease lease
     cdef Clock clock
-    cdef Py_ssize_t rows = min(rows_of_chunk(request.n_kept), max(
-        <Py_ssize_t>plan.tile_rows, <Py_ssize_t>GROUP_BYTES // plan.row_bytes // CHAIN_ROWS * CHAIN_ROWS))
+    cdef Py_ssize_t rows = min(rows_of_chunk(plan, request.n_kept), n_threads * plan.tile_rows)  # a tile a thread
     cdef int status
     memset(&run, 0, sizeof(StripRun))
     run.plan = plan
@@ -355,7 +354,7 @@ cdef int run_chunks(Plan self, const Request* request, Totals* totals, int n_thr
     run.request = request
     run.work = workspaces.work
     run.totals = totals
-    run.chunk_rows = rows_of_chunk(request.n_kept)
+    run.chunk_rows = rows_of_chunk(plan, request.n_kept)
     run.n_chunks = n_chunks
     if request.n_kept < request.n_samples:
         starts = <Py_ssize_t*>calloc(n_chunks, sizeof(Py_ssize_t))

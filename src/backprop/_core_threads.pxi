@@ -40,12 +40,12 @@ cdef extern from *:
     int sched_yield() noexcept nogil
 
 cdef enum:
-    # A thread pays from about 20 us of serial work on, where it is awake: 2 MFLOP at the rate of these kernels.
-    FLOPS_A_THREAD = 1000000
+    # Two threads pay from 4 MFLOP on, 40 us of serial work (1-32-32-32-1 at 256 samples: 1.8 times the rate); at 2.4
+    # MFLOP (8-64-64-2 at 64) they took between 0.7 and 1.8 of one thread's time.
+    FLOPS_A_THREAD = 2000000
     MOST_THREADS = 256           # of the pool
     FLOPS_A_UNIT = 60            # of an activation and its derivative, in the same currency
     CHUNK_BYTES = 1048576        # a gradient up to this size is added from cache: chunks; beyond it, strips
-    GROUP_BYTES = 4194304        # a and h of a group of strips
     MIN_STRIP = 16               # rows: two blocks of rows share what is loaded of a panel
     PACK_COLUMNS = 192           # columns of W^T that a task packs: whole panels on every instruction set
     SUM_ENTRIES = 65536          # parameters that a task adds or divides
@@ -213,7 +213,8 @@ cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Clock* cloc
     """All chunks by strips; nonzero where a signal handler raised, or forked."""
     cdef const Layers* plan = run.plan
     cdef const Request* request = run.request
-    cdef Py_ssize_t row = 0, done = 0, in_chunk, n_rows, chunk_rows = rows_of_chunk(request.n_kept), i, s, n_tasks = 0
+    cdef Py_ssize_t row = 0, done = 0, in_chunk, n_rows, i, s, n_tasks = 0
+    cdef Py_ssize_t chunk_rows = rows_of_chunk(plan, request.n_kept)
     cdef Py_ssize_t n_sums = (plan.n_params + SUM_ENTRIES - 1) // SUM_ENTRIES
     cdef double chunk_loss
     cdef int status
