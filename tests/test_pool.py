@@ -151,11 +151,13 @@ def test_exit_while_a_thread_computes(daemon):
     """)
 
 
-def test_a_signal_handler_that_forks_and_calls():
-    run("""
-    big = Network([64, 256, 256, 4], dtype="float32", rng=2)
-    bx = rng.standard_normal((40000, 64), np.float32)
-    by = rng.standard_normal((40000, 4), np.float32)
+@pytest.mark.parametrize(("width", "n_samples"), [(256, 40000), (640, 12000)], ids=["chunks", "strips"])
+def test_a_signal_handler_that_forks_and_calls(width, n_samples):
+    run(f"""
+    width, n_samples = {width}, {n_samples}
+    big = Network([64, width, width, 4], dtype="float32", rng=2)
+    bx = rng.standard_normal((n_samples, 64), np.float32)
+    by = rng.standard_normal((n_samples, 4), np.float32)
     right = big.value_and_grad(bx, by, n_threads=1)
     codes = []
 

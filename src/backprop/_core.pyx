@@ -19,8 +19,8 @@ B. A layer owns two buffers in the tile. h_i stays until (7) of the layer above 
    h_0 is the caller's x itself. (5) and (6) are one kernel, unless the caller asks to see grad_h.
 C. Sums over samples have three levels: chains of 64 rows in registers, at most 16 such chains added in the network's
    dtype (a chunk), and chunks added in float64 or, for float64, as a two-term sum. The division by n_samples or by the
-   sum of the weights comes once, at the end. The order depends on the number of samples alone: tiles are cut between
-   chains, threads between tiles, units or chunks (_core_threads.pxi).
+   sum of the weights comes once, at the end. The order depends on the layers and the number of samples alone: tiles
+   are cut between chains, threads between tiles, units or chunks (_core_threads.pxi).
 D. Rows whose weights are all 0 are left out when a tile is filled: the sums are those of the reduced problem, bit for
    bit. Then, and only then, x, y and the weights of a tile are copied.
 E. Both dtypes and all instruction sets share this file: it handles untyped memory, and the kernels of `KernelTable`

@@ -273,9 +273,11 @@ cdef double run_value_and_grad(Plan self, const Request* request, int n_threads)
 
 
 cdef int run_in_order(Plan self, const Request* request, Totals* totals, Py_ssize_t rows) except -1:
-    """On the caller's thread."""
+    """On the caller's thread, from the start: sums that threads left unfinished in totals are dropped."""
     cdef const Layers* plan = &self.layers
     cdef Workspace* work = take_workspace(self, rows, 1)
+    totals.loss = 0
+    totals.loss_error = 0
     try:
         with nogil:
             value_and_grad_in_order(plan, request, work, totals)
@@ -369,8 +371,6 @@ cdef int run_chunks(Plan self, const Request* request, Totals* totals, int n_thr
         pool_release(&lease)
     free(starts)
     if status == POOL_LOST:  # a signal handler forked, and this is the child: nobody else works on it
-        totals.loss = 0
-        totals.loss_error = 0
         run_in_order(self, request, totals, rows)
     elif status:
         raise_pending()

@@ -128,7 +128,6 @@ cdef struct StripRun:
     Totals* totals
     Tile group                   # the rows that are shared
     Py_ssize_t strip_rows
-    Py_ssize_t first_layer       # of the layer whose tasks are counted
     double flops_a_task
     bint add                     # to the sums of the chunk
     double divisor               # 0, or where the sums of a single chunk end

@@ -57,7 +57,6 @@ cdef struct Workspace:
 cdef struct Totals:
     # The sums over chunks.
     Totals* next
-    Py_ssize_t n_wide            # parameters that wide has room for
     double loss, loss_error
     double* wide                 # (n_params,), or NULL where there is one chunk only
     double* wide_error           # (n_params,), float64 alone
@@ -205,7 +204,6 @@ cdef Totals* new_totals(const Layers* plan, bint with_wide, Py_ssize_t n_slots) 
         return NULL
     totals.n_slots = n_slots
     if with_wide:
-        totals.n_wide = plan.n_params
         totals.wide = <double*>calloc(plan.n_params, sizeof(double))
         if plan.itemsize == 8:
             totals.wide_error = <double*>calloc(plan.n_params, sizeof(double))

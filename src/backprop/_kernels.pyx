@@ -109,7 +109,6 @@ cdef extern from "_kernels_vector.h" nogil:
     vec with_sign "bp_with_sign"(vec v, vec sign) noexcept
     vec vround "bp_round"(vec v) noexcept
     vec round_product "bp_round_product"(vec a, real b) noexcept
-    vec at_least "bp_at_least"(real bound, vec v) noexcept
     vec scale "bp_scale"(vec v, vec n) noexcept
     pair make_pair "bp_make_pair"(vec hi, vec lo) noexcept
     int any_at_least "bp_any_at_least"(vec v, real bound) noexcept

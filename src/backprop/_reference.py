@@ -48,6 +48,14 @@ def forward(sizes: Sequence[int], activations: Sequence[tuple[Activation, float]
     return result
 
 
+def _entry_weights(weight: Array | None, function: Loss, y: Array) -> Array:
+    """One weight a term of the loss: a row's for cross_entropy, else one an output."""
+    entry_weight = np.ones(y.shape[0]) if weight is None else np.asarray(weight, dtype=float)
+    if entry_weight.ndim == 1 and function.name != "cross_entropy":
+        entry_weight = np.repeat(entry_weight[:, None], y.shape[1], axis=1)
+    return entry_weight
+
+
 def value_and_grad(
     sizes: Sequence[int],
     activations: Sequence[tuple[Activation, float]],
@@ -64,9 +72,7 @@ def value_and_grad(
     function, loss_parameter = loss
     result = forward(sizes, activations, theta, x)
     n_layers = len(sizes) - 1
-    entry_weight = np.ones(x.shape[0]) if weight is None else np.asarray(weight, dtype=float)
-    if entry_weight.ndim == 1 and function.name != "cross_entropy":
-        entry_weight = np.repeat(entry_weight[:, None], y.shape[1], axis=1)
+    entry_weight = _entry_weights(weight, function, y)
     share = entry_weight / entry_weight.sum()  # 1/n, or the weight's part of all weights
 
     z = result.a[-1] if function.acts_on_a else result.h[-1]
@@ -103,7 +109,5 @@ def complex_step(
     function, loss_parameter = loss
     result = forward(sizes, activations, theta + 1j * step * direction, x)
     terms = function.loss(result.a[-1] if function.acts_on_a else result.h[-1], y, loss_parameter)
-    entry_weight = np.ones(terms.shape) if weight is None else np.asarray(weight, dtype=float)
-    if terms.ndim == 2 and entry_weight.ndim == 1:
-        entry_weight = np.repeat(entry_weight[:, None], terms.shape[1], axis=1)
+    entry_weight = _entry_weights(weight, function, y)
     return float((entry_weight * terms).sum().imag / entry_weight.sum() / step)

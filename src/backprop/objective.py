@@ -115,5 +115,5 @@ class Objective:
                 grad += self._l2 * W
         if self._free is not None:
             grad = grad[self._free]
-        self._last = (full.copy() if full is theta or full is point else full, loss, grad)  # one tuple: no torn reads
+        self._last = (full.copy() if self._free is None else full, loss, grad)  # one tuple: no torn reads
         return loss, grad
