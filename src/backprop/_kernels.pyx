@@ -4,6 +4,7 @@
 
 Where to find what:
 
+    _kernels_block.pxi         the register block that all products run on
     _kernels_products.pxi      a = h W^T + b, grad_h = grad_a W, grad_W = grad_a^T h: the matrix products
     _kernels_activations.pxi   g and g'
     _kernels_losses.pxi        row losses, their derivatives, softmax
@@ -116,7 +117,6 @@ cdef extern from "_kernels_vector.h" nogil:
     vec set_lane "bp_set_lane"(vec v, int lane, real x) noexcept
     double reduce_large "bp_reduce_large"(double a, int* quadrant, double* low) noexcept
     vec divide "bp_divide"(vec sum, double divisor, double reciprocal) noexcept
-    half half_divide "bp_half_divide"(half sum, double divisor, double reciprocal) noexcept
     real divide_scalar "bp_divide_scalar"(real sum, double divisor, double reciprocal) noexcept
     double exp "bp_exp"(double x) noexcept
     void exp_differences "bp_exp_differences"(Py_ssize_t n, const real* a, double top, double* e) noexcept
@@ -124,6 +124,7 @@ cdef extern from "_kernels_vector.h" nogil:
     real tree_sum "bp_tree_sum"(const vec* part) noexcept
     void two_sum "bp_two_sum"(double a, double b, double* sum, double* error) noexcept
 
+include "_kernels_block.pxi"
 include "_kernels_products.pxi"
 include "_kernels_elementary.pxi"
 include "_kernels_activations.pxi"

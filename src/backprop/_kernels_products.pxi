@@ -1,16 +1,9 @@
-# The matrix products. All three run on one register block: A is broadcast, B is a panel of vectors.
+# The matrix products. All three run on one register block (_kernels_block.pxi): A is broadcast, B a panel of vectors.
 #
 #     product             A (broadcast)             B (vectors)                  C
 #     forward             h[s][k]                   W^T[k][j], packed panels     a[s][j]
 #     hidden sum          grad_a[s][m]              W[m][j] as stored            grad_h[s][j]
 #     weight gradient     grad_a[s][u], by column   h[s][j] as stored            grad_W[u][j]
-
-cdef enum Epilogue:
-    OVERWRITE                # C = A B
-    ADD                      # C = C + A B
-    TIMES                    # C = C (.) A B: C holds g'(a) and becomes grad_a
-    OVERWRITE_DIVIDE         # C = A B / divisor
-    ADD_DIVIDE               # C = (C + A B) / divisor: the last chain of a sum over samples
 
 cdef enum:
     PACK_ROWS = 16           # k's of a panel packed at a time: what is written stays in L1 (784-128: 13 us, not 23)
@@ -21,171 +14,25 @@ cdef enum:
     NARROW = 8               # a forward product with at most so many outputs takes the dot form; kernels.md section 2
 
 
-cdef enum Tail:              # of a panel
-    WHOLE                    # all its vectors are whole
-    PARTIAL                  # the last one has fewer columns in memory than lanes
-    HALF                     # after the vectors comes half a vector
-
-
-cdef struct Panel:
-    # The next columns of B and C that are computed together.
-    int n_vectors            # whole or partial
-    int tail
-    int width                # columns, rounded up to vectors or half vectors
-    Py_ssize_t n_last        # lanes of the last one that lie within the matrix
-
-
-cdef inline Panel next_panel(Py_ssize_t n_left) noexcept nogil:
-    """The panel where n_left columns are left; a rest of up to 4 vectors is cut in two, not into three and a stump."""
-    cdef Panel p
-    cdef Py_ssize_t unit = LANES // 2 if HAS_HALF else LANES
-    cdef Py_ssize_t most = 2 * BLOCK_VECTORS if HAS_HALF else BLOCK_VECTORS
-    cdef Py_ssize_t units = (n_left + unit - 1) // unit
-    if units > most:
-        units = most if units > most + most // 3 else (units + 3) // 4 * 2 if HAS_HALF else (units + 1) // 2
-    p.width = <int>(units * unit)
-    p.n_vectors = <int>(units // 2 if HAS_HALF else units)
-    p.tail = WHOLE
-    if HAS_HALF and units % 2:
-        p.tail = HALF
-        p.n_last = min(n_left - p.n_vectors * LANES, unit)
-    else:
-        p.n_last = n_left - (p.n_vectors - 1) * LANES
-        if p.n_last < LANES:
-            p.tail = PARTIAL
-        else:
-            p.n_last = LANES
-    return p
-
-
-cdef inline int next_rows(Py_ssize_t n_left) noexcept nogil:
-    """Rows of the next block where n_left are left; a remainder is split evenly, 8 + 1 becomes 5 + 4."""
-    if n_left >= 2 * BLOCK_ROWS or n_left == BLOCK_ROWS:
-        return BLOCK_ROWS
-    return <int>n_left if n_left < BLOCK_ROWS else <int>((n_left + 1) // 2)
-
-
-cdef inline void block(const int n_rows, const int n_vectors, const int tail, Py_ssize_t K,
-                       const real* A, Py_ssize_t a_row, Py_ssize_t a_k, const real* B, Py_ssize_t b_k,
-                       Py_ssize_t n_last, const real* bias, real* C, Py_ssize_t c_row, int epilogue,
-                       double divisor) noexcept nogil:
-    """n_rows x (vectors of the panel) chains in registers: C[r][c] from sum_k A[r][k] B[k][c], from the bias or 0.
-
-    k goes in order. n_rows, n_vectors and tail are constants to the compiler. Of the last vector (or half vector) of C
-    and of the bias only n_last lanes lie in memory; those of B can all be read. A masked load within the loop over k
-    would make GCC 12 keep the chains on the stack.
-    """
-    cdef vec chain[8][4]
-    cdef half half_chain[8]
-    cdef vec b[4]
-    cdef half half_b
-    cdef vec a
-    cdef Py_ssize_t k
-    cdef int r, c
-    cdef const real* B_half = B + n_vectors * LANES
-    cdef real* C_half = C + n_vectors * LANES
-    for c in range(n_vectors):
-        b[c] = broadcast(0)
-        if bias != NULL:
-            if tail == PARTIAL and c == n_vectors - 1:
-                b[c] = load_first(bias + c * LANES, n_last)
-            else:
-                b[c] = load(bias + c * LANES)
-        for r in range(n_rows):
-            chain[r][c] = b[c]
-    if tail == HALF:
-        half_b = half_broadcast(0)
-        if bias != NULL:
-            half_b = half_load(bias + n_vectors * LANES, n_last)
-        for r in range(n_rows):
-            half_chain[r] = half_b
-    for k in range(K):
-        for c in range(n_vectors):
-            b[c] = load(B + k * b_k + c * LANES)
-        if tail == HALF:
-            half_b = half_load_whole(B_half + k * b_k)
-        for r in range(n_rows):
-            a = broadcast(A[r * a_row + k * a_k])
-            for c in range(n_vectors):
-                chain[r][c] = vfma(a, b[c], chain[r][c])
-            if tail == HALF:
-                half_chain[r] = half_fma(lower_half(a), half_b, half_chain[r])
-    for r in range(n_rows):
-        for c in range(n_vectors):
-            if tail == PARTIAL and c == n_vectors - 1:
-                if epilogue == ADD or epilogue == ADD_DIVIDE:
-                    chain[r][c] = load_first(C + r * c_row + c * LANES, n_last) + chain[r][c]
-                elif epilogue == TIMES:
-                    chain[r][c] = load_first(C + r * c_row + c * LANES, n_last) * chain[r][c]
-                if epilogue >= OVERWRITE_DIVIDE:
-                    chain[r][c] = divide(chain[r][c], divisor, 1 / divisor)
-                store_first(C + r * c_row + c * LANES, chain[r][c], n_last)
-            else:
-                if epilogue == ADD or epilogue == ADD_DIVIDE:
-                    chain[r][c] = load(C + r * c_row + c * LANES) + chain[r][c]
-                elif epilogue == TIMES:
-                    chain[r][c] = load(C + r * c_row + c * LANES) * chain[r][c]
-                if epilogue >= OVERWRITE_DIVIDE:
-                    chain[r][c] = divide(chain[r][c], divisor, 1 / divisor)
-                store(C + r * c_row + c * LANES, chain[r][c])
-        if tail == HALF:
-            if epilogue == ADD or epilogue == ADD_DIVIDE:
-                half_chain[r] = half_load(C_half + r * c_row, n_last) + half_chain[r]
-            elif epilogue == TIMES:
-                half_chain[r] = half_load(C_half + r * c_row, n_last) * half_chain[r]
-            if epilogue >= OVERWRITE_DIVIDE:
-                half_chain[r] = half_divide(half_chain[r], divisor, 1 / divisor)
-            half_store(C_half + r * c_row, half_chain[r], n_last)
-
-
-cdef inline void block_of_rows(int n_rows, const int n_vectors, const int tail, Py_ssize_t K,
-                               const real* A, Py_ssize_t a_row, Py_ssize_t a_k, const real* B, Py_ssize_t b_k,
-                               Py_ssize_t n_last, const real* bias, real* C, Py_ssize_t c_row,
-                               int epilogue, double divisor) noexcept nogil:
-    """The block with n_rows = 1..BLOCK_ROWS turned into a constant."""
-    if n_rows == 8 and BLOCK_ROWS >= 8:
-        block(8, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue, divisor)
-    elif n_rows == 7 and BLOCK_ROWS >= 7:
-        block(7, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue, divisor)
-    elif n_rows == 6 and BLOCK_ROWS >= 6:
-        block(6, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue, divisor)
-    elif n_rows == 5 and BLOCK_ROWS >= 5:
-        block(5, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue, divisor)
-    elif n_rows == 4:
-        block(4, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue, divisor)
-    elif n_rows == 3:
-        block(3, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue, divisor)
-    elif n_rows == 2:
-        block(2, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue, divisor)
-    else:
-        block(1, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue, divisor)
-
-
-cdef void panel(int n_rows, const Panel* p, Py_ssize_t K, const real* A, Py_ssize_t a_row, Py_ssize_t a_k,
-                const real* B, Py_ssize_t b_k, const real* bias, real* C, Py_ssize_t c_row,
-                int epilogue, double divisor) noexcept nogil:
-    """The block with the panel's vectors and tail turned into constants too."""
-    if p.tail == WHOLE:
-        if p.n_vectors == 3 and BLOCK_VECTORS >= 3:
-            block_of_rows(n_rows, 3, WHOLE, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue, divisor)
-        elif p.n_vectors == 2:
-            block_of_rows(n_rows, 2, WHOLE, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue, divisor)
-        else:
-            block_of_rows(n_rows, 1, WHOLE, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue, divisor)
-    elif p.tail == PARTIAL:
-        if p.n_vectors == 3 and BLOCK_VECTORS >= 3:
-            block_of_rows(n_rows, 3, PARTIAL, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue, divisor)
-        elif p.n_vectors == 2:
-            block_of_rows(n_rows, 2, PARTIAL, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue, divisor)
-        else:
-            block_of_rows(n_rows, 1, PARTIAL, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue, divisor)
-    elif HAS_HALF:
-        if p.n_vectors == 2:
-            block_of_rows(n_rows, 2, HALF, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue, divisor)
-        elif p.n_vectors == 1:
-            block_of_rows(n_rows, 1, HALF, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue, divisor)
-        else:
-            block_of_rows(n_rows, 0, HALF, K, A, a_row, a_k, B, b_k, p.n_last, bias, C, c_row, epilogue, divisor)
+cdef inline Product product(Py_ssize_t n_rows, Py_ssize_t K, Py_ssize_t chain_length, const real* A, Py_ssize_t a_row,
+                            Py_ssize_t a_k, Py_ssize_t a_block) noexcept nogil:
+    """A product of which A is known: C = A B, from 0, not divided."""
+    cdef Product t
+    t.n_rows = n_rows
+    t.K = K
+    t.chain_length = chain_length
+    t.A = A
+    t.a_row = a_row
+    t.a_k = a_k
+    t.a_block = a_block
+    t.B = NULL
+    t.b_k = 0
+    t.bias = NULL
+    t.C = NULL
+    t.c_row = 0
+    t.epilogue = OVERWRITE
+    t.divisor = 0
+    return t
 
 
 # a_i = W_i h_{i-1} + b_i ---------------------------------------------------------------------------------------------
@@ -275,9 +122,10 @@ cdef void forward_product(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
     cdef const real* b = <const real*>b_
     cdef real* packed = <real*>packed_
     cdef real* a = <real*>a_
-    cdef Py_ssize_t j = 0, s
+    cdef Product t = product(n_rows, n_in, n_in, h, ld_h, 1, ld_h)
     cdef Panel p
-    cdef int m
+    cdef Py_ssize_t j = 0
+    t.c_row = ld_a
     if n_out <= NARROW:
         dot_form(n_rows, n_in, n_out, h, ld_h, W, b, a, ld_a)
         return
@@ -286,11 +134,11 @@ cdef void forward_product(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
         if packing != PACKED:
             pack_panel(n_in, min(n_out - j, <Py_ssize_t>p.width), p.width, W + j * n_in, packed,
                        k_block_of(n_in, n_out))
-        s = 0
-        while s < n_rows:
-            m = next_rows(n_rows - s)
-            panel(m, &p, n_in, h + s * ld_h, ld_h, 1, packed, p.width, b + j, a + s * ld_a + j, ld_a, OVERWRITE, 1)
-            s += m
+        t.B = packed
+        t.b_k = p.width
+        t.bias = b + j
+        t.C = a + j
+        panel_product(&t, &p)
         if packing != PACK_ONCE:
             packed += n_in * p.width
         j += p.width
@@ -361,25 +209,22 @@ cdef void hidden_sum(Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next, const v
     cdef const real* W_next = <const real*>W_next_
     cdef real* grad_h = <real*>grad_h_
     cdef real* scratch = <real*>scratch_
-    cdef const real* B
-    cdef Py_ssize_t j = 0, s, ld_B
+    cdef Product t = product(n_rows, n_next, n_next, grad_a_next, ld_next, 1, ld_next)
     cdef Panel p
-    cdef int m
+    cdef Py_ssize_t j = 0
     cdef bint far = rows_lie_far_apart(n) and n_rows >= COPY_ROWS
+    t.c_row = ld
+    t.epilogue = TIMES if times_g_prime else OVERWRITE
     while j < n:
         p = next_panel(n - j)
-        B = W_next + j
-        ld_B = n
+        t.B = W_next + j
+        t.b_k = n
         if far or j + p.width > n:  # the rows of W have no padding to read
-            copy_panel(n_next, p.width, n - j, B, n, scratch)
-            B = scratch
-            ld_B = p.width
-        s = 0
-        while s < n_rows:
-            m = next_rows(n_rows - s)
-            panel(m, &p, n_next, grad_a_next + s * ld_next, ld_next, 1, B, ld_B, NULL, grad_h + s * ld + j, ld,
-                  TIMES if times_g_prime else OVERWRITE, 1)
-            s += m
+            copy_panel(n_next, p.width, n - j, t.B, n, scratch)
+            t.B = scratch
+            t.b_k = p.width
+        t.C = grad_h + j
+        panel_product(&t, &p)
         j += p.width
 
 
@@ -396,11 +241,13 @@ cdef void g_prime_product(Py_ssize_t n_rows, Py_ssize_t n, const void* grad_h_, 
 
 # grad_{W_i} L = grad_{a_i} L h_{i-1}^T,   grad_{b_i} L = grad_{a_i} L ------------------------------------------------
 
-cdef inline int epilogue_of_sum(bint add, double divisor, bint is_last) noexcept nogil:
-    """What is done with a chain of a sum over samples."""
-    if divisor != 0 and is_last:
-        return ADD_DIVIDE if add else OVERWRITE_DIVIDE
-    return ADD if add else OVERWRITE
+cdef inline Product sum_over_rows(Py_ssize_t n_rows, Py_ssize_t n_out, const real* grad_a, Py_ssize_t ld_a, bint add,
+                                  double divisor) noexcept nogil:
+    """C[u] = sum_s grad_a[s][u] B[s], or added to C: chains of 64 rows, one after another."""
+    cdef Product t = product(n_out, n_rows, CHAIN_ROWS, grad_a, 1, ld_a, 1)
+    t.epilogue = ADD if add else OVERWRITE
+    t.divisor = divisor
+    return t
 
 
 cdef void weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a_, Py_ssize_t ld_a,
@@ -415,51 +262,46 @@ cdef void weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, 
     cdef real* grad_W = <real*>grad_W_
     cdef real* copied_h = <real*>scratch_
     cdef real* copied_grad_a = copied_h + n_rows * BLOCK_VECTORS * LANES
-    cdef const real* A
-    cdef const real* B
-    cdef Py_ssize_t j = 0, u, s, chain, row_A, row_B
+    cdef Product t = sum_over_rows(n_rows, n_out, grad_a, ld_a, add, divisor)
     cdef Panel p
-    cdef int m
+    cdef Py_ssize_t j = 0
     cdef bint far = rows_lie_far_apart(ld_a) or rows_lie_far_apart(ld_h)
+    t.c_row = n_in
     if n_in <= FEW_INPUTS and n_in < n_out:
         transposed_weight_gradient(n_rows, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, add, divisor, copied_h)
         return
     if far:
-        u = 0
-        while u < n_out:  # blocks of units, each as contiguous rows
-            m = next_rows(n_out - u)
-            for s in range(n_rows):
-                if m == BLOCK_ROWS:
-                    copy_block(copied_grad_a + u * n_rows + s * m, grad_a + s * ld_a + u)
-                else:
-                    for j in range(m):
-                        copied_grad_a[u * n_rows + s * m + j] = grad_a[s * ld_a + u + j]
-            u += m
-    j = 0
+        copy_by_blocks(n_rows, n_out, grad_a, ld_a, copied_grad_a)
+        t.A = copied_grad_a
+        t.a_k = BY_BLOCK
+        t.a_block = n_rows
     while j < n_in:
         p = next_panel(n_in - j)
-        B = h + j
-        row_B = ld_h
+        t.B = h + j
+        t.b_k = ld_h
         if far or j + p.width > ld_h:  # the rows of x have no padding to read
-            copy_panel(n_rows, p.width, n_in - j, B, ld_h, copied_h)
-            B = copied_h
-            row_B = p.width
-        u = 0
-        while u < n_out:
-            m = next_rows(n_out - u)
-            A = grad_a + u
-            row_A = ld_a
-            if far:
-                A = copied_grad_a + u * n_rows
-                row_A = m
-            s = 0
-            while s < n_rows:
-                chain = min(<Py_ssize_t>CHAIN_ROWS, n_rows - s)
-                panel(m, &p, chain, A + s * row_A, 1, row_A, B + s * row_B, row_B, NULL,
-                      grad_W + u * n_in + j, n_in, epilogue_of_sum(add or s > 0, divisor, s + chain == n_rows), divisor)
-                s += chain
-            u += m
+            copy_panel(n_rows, p.width, n_in - j, t.B, ld_h, copied_h)
+            t.B = copied_h
+            t.b_k = p.width
+        t.C = grad_W + j
+        panel_product(&t, &p)
         j += p.width
+
+
+cdef void copy_by_blocks(Py_ssize_t n_rows, Py_ssize_t n_out, const real* grad_a, Py_ssize_t ld_a,
+                         real* copied) noexcept nogil:
+    """The units of each register block side by side, row after row."""
+    cdef Py_ssize_t u = 0, s, j
+    cdef int m
+    while u < n_out:
+        m = next_rows(n_out - u)
+        for s in range(n_rows):
+            if m == BLOCK_ROWS:
+                copy_block(copied + u * n_rows + s * m, grad_a + s * ld_a + u)
+            else:
+                for j in range(m):
+                    copied[u * n_rows + s * m + j] = grad_a[s * ld_a + u + j]
+        u += m
 
 
 cdef void transposed_weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const real* grad_a,
@@ -467,20 +309,20 @@ cdef void transposed_weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssiz
                                      double divisor, real* sums) noexcept nogil:
     """The same chains with lanes over units, for few inputs: sums[j][u], then added to grad_W[u][j]."""
     cdef Py_ssize_t u = 0, v, j, s, chain
+    cdef Product t
     cdef Panel p
     cdef real total
-    cdef int m
     while u < n_out:
         p = next_panel(n_out - u)
         s = 0
         while s < n_rows:
             chain = min(<Py_ssize_t>CHAIN_ROWS, n_rows - s)
-            j = 0
-            while j < n_in:
-                m = next_rows(n_in - j)
-                panel(m, &p, chain, h + s * ld_h + j, 1, ld_h, grad_a + s * ld_a + u, ld_a, NULL,
-                      sums + j * p.width, p.width, OVERWRITE, 1)
-                j += m
+            t = product(n_in, chain, chain, h + s * ld_h, 1, ld_h, 1)
+            t.B = grad_a + s * ld_a + u
+            t.b_k = ld_a
+            t.C = sums
+            t.c_row = p.width
+            panel_product(&t, &p)
             for v in range(min(n_out - u, <Py_ssize_t>p.width)):
                 for j in range(n_in):
                     total = sums[j * p.width + v]
@@ -498,15 +340,15 @@ cdef void bias_gradient(Py_ssize_t n_rows, Py_ssize_t n_out, const void* grad_a_
     """grad_b[u] = sum_s grad_a[s][u], in the chains of weight_gradient: the weight of a unit that is always 1."""
     cdef const real* grad_a = <const real*>grad_a_
     cdef real* grad_b = <real*>grad_b_
-    cdef Py_ssize_t u = 0, s, chain
-    cdef Panel p
     cdef real one = 1
+    cdef Product t = sum_over_rows(n_rows, 1, &one, 0, add, divisor)
+    cdef Panel p
+    cdef Py_ssize_t u = 0
+    t.b_k = ld_a
+    t.c_row = 0
     while u < n_out:
         p = next_panel(n_out - u)
-        s = 0
-        while s < n_rows:
-            chain = min(<Py_ssize_t>CHAIN_ROWS, n_rows - s)
-            panel(1, &p, chain, &one, 0, 0, grad_a + s * ld_a + u, ld_a, NULL, grad_b + u, 0,
-                  epilogue_of_sum(add or s > 0, divisor, s + chain == n_rows), divisor)
-            s += chain
+        t.B = grad_a + u
+        t.C = grad_b + u
+        panel_product(&t, &p)
         u += p.width

@@ -294,12 +294,6 @@ static inline bp_vec bp_divide(bp_vec sum, double divisor, double reciprocal)
     return sum;
 #endif
 }
-static inline bp_half bp_half_divide(bp_half sum, double divisor, double reciprocal)
-{
-    bp_vec v = {0};
-    memcpy(&v, &sum, sizeof sum);
-    return bp_lower_half(bp_divide(v, divisor, reciprocal));
-}
 
 /* The larger and the smaller of bound and v; a NaN in v passes (it is the second operand of the instruction). */
 static inline bp_vec bp_at_least(bp_real bound, bp_vec v)
