@@ -389,3 +389,29 @@ def test_threadpoolctl_knows_the_pool_whichever_is_imported_first(first):
 
 def test_importing_does_not_import_threadpoolctl():
     assert run("import sys, backprop; print('threadpoolctl' in sys.modules)").stdout.split() == ["False"]
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_products_cut_for_signals_have_the_bits_of_whole_ones(dtype, n_threads):
+    rng = np.random.default_rng(0)
+    net = Network([300, 3001, 2003, 3], activations="relu", dtype=dtype, rng=2)
+    x = rng.standard_normal((1024, 300)).astype(dtype)
+    y = rng.standard_normal((1024, 3)).astype(dtype)
+    y_hat = net.forward(x, n_threads=n_threads)
+    loss, grad = net.value_and_grad(x, y, n_threads=n_threads)
+    kept = net.layer_gradients(x, y)
+    assert loss == kept.loss
+    for (grad_W, grad_b), kept_W, kept_b in zip(net.unflatten(grad), kept.grad_W[1:], kept.grad_b[1:], strict=True):
+        np.testing.assert_array_equal(grad_W, kept_W)
+        np.testing.assert_array_equal(grad_b, kept_b)
+    for i in (1, 2, 3):
+        grad_W = np.asarray(kept.grad_a[i], float).T @ np.asarray(kept.h[i - 1], float)
+        error = np.linalg.norm(kept.grad_W[i] - grad_W) / np.linalg.norm(grad_W)
+        assert error < {np.float32: 1e-6, np.float64: 1e-14}[dtype], (i, error)
+    for rows in (slice(0, 16), slice(1008, 1024)):  # products of so few rows are whole
+        few = net.layer_gradients(x[rows], y[rows])
+        np.testing.assert_array_equal(net.forward(x[rows], n_threads=1), y_hat[rows])
+        for i in (1, 2, 3):
+            np.testing.assert_array_equal(few.a[i], kept.a[i][rows])
+            np.testing.assert_array_equal(few.grad_a[i], 64 * kept.grad_a[i][rows])  # a share of 1/16, not of 1/1024

@@ -86,6 +86,7 @@ cdef struct Tile:
     Py_ssize_t* rows             # the source row of each row of the tile
     char* scratch                # this thread's
     int packing
+    bint is_workers              # a worker's: it runs no signal handlers
 
 
 # (1) ------------------------------------------------------------------------------------------------------------------
@@ -114,6 +115,7 @@ cdef Py_ssize_t fill_tile(const Layers* plan, const Request* request, Workspace*
     tile.weight = NULL
     tile.rows = work.rows
     tile.scratch = work.scratch
+    tile.is_workers = False
     if request.n_kept == request.n_samples:
         if request.y != NULL:
             tile.y = request.y + row * n_out * plan.itemsize
@@ -184,15 +186,43 @@ cdef inline Py_ssize_t ld_of_input(const Layers* plan, Py_ssize_t i) noexcept no
     return plan.sizes[0] if i == 1 else plan.layers[i - 1].ld
 
 
+cdef inline bint is_stopped(const Layers* plan, const Tile* tile, Clock* clock) noexcept nogil:
+    """Whether a signal handler raised: within long tiles the caller's thread polls, and workers hear of it."""
+    if clock == NULL or not plan.is_long:
+        return False
+    return load_int(&clock.raised) if tile.is_workers else signal_is_pending(clock)
+
+
+cdef inline Py_ssize_t next_part(const Layers* plan, Py_ssize_t n_rows, Py_ssize_t depth,
+                                 Py_ssize_t n_left) noexcept nogil:
+    """Columns of a product that come before the next poll: whole panels, and no stump at the end."""
+    cdef Py_ssize_t n
+    if not plan.is_long:
+        return n_left
+    n = max(<Py_ssize_t>1, <Py_ssize_t>(PART_FLOPS / (2.0 * n_rows * depth)) // PACK_COLUMNS) * PACK_COLUMNS
+    return n_left if n_left < n + PACK_COLUMNS else n
+
+
 # (2), (3) -------------------------------------------------------------------------------------------------------------
 
-cdef void preactivation(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
-                        Py_ssize_t i) noexcept nogil:
-    """a_i = W_i h_{i-1} + b_i"""
+cdef int preactivation(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, Py_ssize_t i,
+                       Clock* clock) noexcept nogil:
+    """a_i = W_i h_{i-1} + b_i; nonzero where a signal handler raised."""
     cdef const Layer* layer = &plan.layers[i]
-    plan.kernels.forward_product(tile.n_rows, layer.n_in, layer.n_out, input_of(plan, work, tile, i),
-                                 ld_of_input(plan, i), request.params + layer.W, work.packed[i], tile.packing,
-                                 request.params + layer.b, a_of(plan, work, tile, i), layer.ld)
+    cdef Py_ssize_t j = 0, n
+    cdef char* packed = work.packed[i]
+    while j < layer.n_out:
+        n = next_part(plan, tile.n_rows, layer.n_in, layer.n_out - j)
+        plan.kernels.forward_product(tile.n_rows, layer.n_in, n, input_of(plan, work, tile, i), ld_of_input(plan, i),
+                                     request.params + layer.W + j * layer.n_in * plan.itemsize, packed, tile.packing,
+                                     request.params + layer.b + j * plan.itemsize,
+                                     a_of(plan, work, tile, i) + j * plan.itemsize, layer.ld)
+        if tile.packing != PACK_ONCE:
+            packed += n * layer.n_in * plan.itemsize
+        j += n
+        if is_stopped(plan, tile, clock):
+            return 1
+    return 0
 
 
 cdef void activation(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i, int code,
@@ -203,8 +233,11 @@ cdef void activation(const Layers* plan, Workspace* work, const Tile* tile, Py_s
 
 
 cdef int forward_sweep(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
-                       bint with_prime, Clock* clock) except -1 nogil:
-    """(2) and (3) for i = 1..L, but (3) for i = L only where the loss acts on y_hat."""
+                       bint with_prime, Clock* clock) noexcept nogil:
+    """(2) and (3) for i = 1..L, but (3) for i = L only where the loss acts on y_hat.
+
+    Nonzero where a signal handler raised; then the rest is left out.
+    """
     cdef Py_ssize_t i, first, rows
     cdef bint activate
     cdef Tile part
@@ -216,15 +249,14 @@ cdef int forward_sweep(const Layers* plan, const Request* request, Workspace* wo
             part = part_of(plan, request, tile, first, min(rows, tile.n_rows - first))
             if rows < tile.n_rows and tile.packing != PACKED:
                 part.packing = PACK_AND_KEEP if first == 0 else PACKED
-            preactivation(plan, request, work, &part, i)
+            if preactivation(plan, request, work, &part, i, clock):
+                return 1
             if activate:
                 activation(plan, work, &part, i, plan.layers[i].activation, with_prime)
             first += rows
         keep(plan, tile, request.keep_a, i, a_of(plan, work, tile, i), plan.layers[i].ld, 1)
         if activate:
             keep(plan, tile, request.keep_h, i, output_of(plan, work, tile, i), plan.layers[i].ld, 1)
-        if plan.is_wide:
-            poll_signals(clock)
     return 0
 
 
@@ -250,12 +282,23 @@ cdef void output_gradient(const Layers* plan, const Request* request, Workspace*
 
 # (5), (6) -------------------------------------------------------------------------------------------------------------
 
-cdef void hidden_sum(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, Py_ssize_t i,
-                     char* grad_h, Py_ssize_t ld, bint times_g_prime) noexcept nogil:
-    """dL/dh_{i,j} = sum_m dL/da_{i+1,m} W_{i+1,m,j}; times_g_prime: the product (6) in the same pass."""
+cdef int hidden_sum(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, Py_ssize_t i,
+                    char* grad_h, Py_ssize_t ld, bint times_g_prime, Clock* clock) noexcept nogil:
+    """dL/dh_{i,j} = sum_m dL/da_{i+1,m} W_{i+1,m,j}; times_g_prime: the product (6) in the same pass.
+
+    Nonzero where a signal handler raised.
+    """
     cdef const Layer* next_layer = &plan.layers[i + 1]
-    plan.kernels.hidden_sum(tile.n_rows, next_layer.n_in, next_layer.n_out, a_of(plan, work, tile, i + 1),
-                            next_layer.ld, request.params + next_layer.W, grad_h, ld, times_g_prime, tile.scratch)
+    cdef Py_ssize_t j = 0, n
+    while j < next_layer.n_in:
+        n = next_part(plan, tile.n_rows, next_layer.n_out, next_layer.n_in - j)
+        plan.kernels.hidden_sum(tile.n_rows, n, next_layer.n_out, a_of(plan, work, tile, i + 1), next_layer.ld,
+                                request.params + next_layer.W + j * plan.itemsize, next_layer.n_in,
+                                grad_h + j * plan.itemsize, ld, times_g_prime, tile.scratch)
+        j += n
+        if is_stopped(plan, tile, clock):
+            return 1
+    return 0
 
 
 cdef void g_prime_product(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i) noexcept nogil:
@@ -266,13 +309,23 @@ cdef void g_prime_product(const Layers* plan, Workspace* work, const Tile* tile,
 
 # (7), (8) -------------------------------------------------------------------------------------------------------------
 
-cdef void weight_gradient(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i, Py_ssize_t unit,
-                          Py_ssize_t n_units, char* grad, bint add, double divisor) noexcept nogil:
-    """grad_{W_i} L = grad_{a_i} L h_{i-1}^T for some units of a layer, summed over the tile; or added to grad."""
+cdef int weight_gradient(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i, Py_ssize_t unit,
+                         Py_ssize_t n_units, char* grad, bint add, double divisor, Clock* clock) noexcept nogil:
+    """grad_{W_i} L = grad_{a_i} L h_{i-1}^T for some units of a layer, summed over the tile; or added to grad.
+
+    Nonzero where a signal handler raised.
+    """
     cdef const Layer* layer = &plan.layers[i]
-    plan.kernels.weight_gradient(tile.n_rows, layer.n_in, n_units, a_of(plan, work, tile, i) + unit * plan.itemsize,
-                                 layer.ld, input_of(plan, work, tile, i), ld_of_input(plan, i),
-                                 grad + layer.W + unit * layer.n_in * plan.itemsize, add, divisor, tile.scratch)
+    cdef Py_ssize_t end = unit + n_units, n
+    while unit < end:
+        n = next_part(plan, tile.n_rows, layer.n_in, end - unit)
+        plan.kernels.weight_gradient(tile.n_rows, layer.n_in, n, a_of(plan, work, tile, i) + unit * plan.itemsize,
+                                     layer.ld, input_of(plan, work, tile, i), ld_of_input(plan, i),
+                                     grad + layer.W + unit * layer.n_in * plan.itemsize, add, divisor, tile.scratch)
+        unit += n
+        if is_stopped(plan, tile, clock):
+            return 1
+    return 0
 
 
 cdef void bias_gradient(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i, Py_ssize_t unit,
@@ -284,27 +337,29 @@ cdef void bias_gradient(const Layers* plan, Workspace* work, const Tile* tile, P
 
 
 cdef int backward_sweep(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
-                        char* grad, bint add, double divisor, Clock* clock) except -1 nogil:
-    """(5)-(8) for i = L..1, from grad_{a_L} L; with grad NULL (5) and (6) alone. divisor: 0, or where the sum ends."""
+                        char* grad, bint add, double divisor, Clock* clock) noexcept nogil:
+    """(5)-(8) for i = L..1, from grad_{a_L} L; with grad NULL (5) and (6) alone. divisor: 0, or where the sum ends.
+
+    Nonzero where a signal handler raised; then the rest is left out.
+    """
     cdef Py_ssize_t i
     for i in range(plan.n_layers, 0, -1):
         if i < plan.n_layers:
             if request.keep_grad_h != NULL:
-                hidden_sum(plan, request, work, tile, i, work.grad_h, plan.layers[i].ld, False)
+                if hidden_sum(plan, request, work, tile, i, work.grad_h, plan.layers[i].ld, False, clock):
+                    return 1
                 keep(plan, tile, request.keep_grad_h, i, work.grad_h, plan.layers[i].ld, request.divisor)
                 g_prime_product(plan, work, tile, i)
-            else:
-                hidden_sum(plan, request, work, tile, i, a_of(plan, work, tile, i), plan.layers[i].ld, True)
-            if plan.is_wide:
-                poll_signals(clock)
+            elif hidden_sum(plan, request, work, tile, i, a_of(plan, work, tile, i), plan.layers[i].ld, True, clock):
+                return 1
         keep(plan, tile, request.keep_grad_a, i, a_of(plan, work, tile, i), plan.layers[i].ld, request.divisor)
         if grad != NULL:
-            weight_gradient(plan, work, tile, i, 0, plan.sizes[i], grad, add, divisor)
+            if weight_gradient(plan, work, tile, i, 0, plan.sizes[i], grad, add, divisor, clock):
+                return 1
             bias_gradient(plan, work, tile, i, 0, plan.sizes[i], grad, add, divisor)
-            if plan.is_wide:
-                poll_signals(clock)
     if request.keep_grad_h != NULL:
-        hidden_sum(plan, request, work, tile, 0, work.grad_h, plan.sizes[0], False)
+        if hidden_sum(plan, request, work, tile, 0, work.grad_h, plan.sizes[0], False, clock):
+            return 1
         keep(plan, tile, request.keep_grad_h, 0, work.grad_h, plan.sizes[0], request.divisor)
     return 0
 
@@ -349,12 +404,13 @@ cdef int chunk_sums(const Layers* plan, const Request* request, Workspace* work,
     while done < n_rows:
         row[0] = fill_tile(plan, request, work, &tile, row[0], min(work.tile_rows, n_rows - done))
         tile.packing = packing_of(work, tile.n_rows == request.n_kept)
-        forward_sweep(plan, request, work, &tile, grad != NULL, clock)
+        if forward_sweep(plan, request, work, &tile, grad != NULL, clock):
+            return raise_without_gil()
         work.is_packed = True
         output_gradient(plan, request, work, &tile, grad != NULL)
-        if grad != NULL:
-            backward_sweep(plan, request, work, &tile, grad, done > 0,
-                           divisor if done + tile.n_rows == n_rows else 0, clock)
+        if grad != NULL and backward_sweep(plan, request, work, &tile, grad, done > 0,
+                                           divisor if done + tile.n_rows == n_rows else 0, clock):
+            return raise_without_gil()
         for s in range(tile.n_rows):
             loss[0] += work.row_loss[s]
         done += tile.n_rows
@@ -366,7 +422,8 @@ cdef int chunk_sums(const Layers* plan, const Request* request, Workspace* work,
 cdef int value_and_grad_in_order(const Layers* plan, const Request* request, Workspace* work,
                                  Totals* totals) except -1 nogil:
     """One chunk after another, on the caller's thread."""
-    cdef Py_ssize_t row = 0, done = 0, n_rows = rows_of_chunk(plan, request.n_kept), c = 0
+    cdef Py_ssize_t row = 0, done = 0, n_rows = rows_of_chunk(plan, request.n_kept), k
+    cdef Py_ssize_t n_sums = 0 if totals.wide == NULL else n_parts_of_sums(plan)
     cdef double loss
     cdef Clock clock
     reset_clock(&clock)
@@ -374,11 +431,13 @@ cdef int value_and_grad_in_order(const Layers* plan, const Request* request, Wor
         chunk_sums(plan, request, work, &row, min(n_rows, request.n_kept - done), request.grad,
                    request.divisor if totals.wide == NULL else 0, &loss, &clock)
         add_loss(totals, loss)
-        if totals.wide != NULL:
-            plan.kernels.accumulate(plan.n_params, request.grad, totals.wide, totals.wide_error, c == 0)
+        for k in range(n_sums):
+            accumulate(plan, request, totals, k, done == 0)
             poll_signals(&clock)
         done += n_rows
-        c += 1
+    for k in range(n_sums):
+        divide(plan, request, totals, k)
+        poll_signals(&clock)
     return 0
 
 
@@ -396,24 +455,40 @@ cdef inline double mean_loss(const Totals* totals, double divisor) noexcept nogi
     return totals.loss / divisor
 
 
-cdef inline void divide(const Layers* plan, const Request* request, const Totals* totals, Py_ssize_t start,
-                        Py_ssize_t n) noexcept nogil:
-    """Some of the gradient's wide sums over the divisor, rounded once; those of a single chunk are divided already."""
-    cdef char* grad = request.grad + start * plan.itemsize
-    if totals.wide_error == NULL:
-        plan.kernels.finish_wide(n, totals.wide + start, NULL, request.divisor, grad)
-    else:
-        plan.kernels.finish_wide(n, totals.wide + start, totals.wide_error + start, request.divisor, grad)
+cdef inline Py_ssize_t n_parts_of_sums(const Layers* plan) noexcept nogil:
+    """Parts of SUM_ENTRIES parameters in which wide sums are added and divided."""
+    return (plan.n_params + SUM_ENTRIES - 1) // SUM_ENTRIES
+
+
+cdef inline void accumulate(const Layers* plan, const Request* request, const Totals* totals, Py_ssize_t k,
+                            bint first) noexcept nogil:
+    """Add part k of the gradient of a chunk, in request.grad, to the wide sums."""
+    cdef Py_ssize_t start = k * SUM_ENTRIES, n = min(<Py_ssize_t>SUM_ENTRIES, plan.n_params - start)
+    cdef double* wide_error = NULL
+    if totals.wide_error != NULL:
+        wide_error = totals.wide_error + start
+    plan.kernels.accumulate(n, request.grad + start * plan.itemsize, totals.wide + start, wide_error, first)
+
+
+cdef inline void divide(const Layers* plan, const Request* request, const Totals* totals, Py_ssize_t k) noexcept nogil:
+    """Part k of the wide sums over the divisor, rounded once; the sums of a single chunk are divided already."""
+    cdef Py_ssize_t start = k * SUM_ENTRIES, n = min(<Py_ssize_t>SUM_ENTRIES, plan.n_params - start)
+    cdef const double* wide_error = NULL
+    if totals.wide_error != NULL:
+        wide_error = totals.wide_error + start
+    plan.kernels.finish_wide(n, totals.wide + start, wide_error, request.divisor, request.grad + start * plan.itemsize)
 
 
 cdef int forward_of_tile(const Layers* plan, const Request* request, Workspace* work, Py_ssize_t row,
-                         Py_ssize_t n_rows, Clock* clock) except -1 nogil:
-    """y_hat of some rows, and a and h of the layers where they are asked for."""
+                         Py_ssize_t n_rows, bint is_workers, Clock* clock) noexcept nogil:
+    """y_hat of some rows, and a and h of the layers where they are asked for; nonzero where a handler raised."""
     cdef Tile tile
     cdef Py_ssize_t L = plan.n_layers, s, n_bytes = plan.sizes[plan.n_layers] * plan.itemsize
     fill_tile(plan, request, work, &tile, row, n_rows)
     tile.packing = packing_of(work, n_rows == request.n_samples)
-    forward_sweep(plan, request, work, &tile, False, clock)
+    tile.is_workers = is_workers
+    if forward_sweep(plan, request, work, &tile, False, clock):
+        return 1
     work.is_packed = True
     if plan.loss_acts_on_a:
         activation(plan, work, &tile, L, plan.link, False)

@@ -281,8 +281,6 @@ cdef int run_in_order(Plan self, const Request* request, Totals* totals, Py_ssiz
     try:
         with nogil:
             value_and_grad_in_order(plan, request, work, totals)
-            if totals.wide != NULL:
-                divide(plan, request, totals, 0, plan.n_params)
     finally:
         give_workspace(self, work)
     return 0
@@ -300,6 +298,7 @@ cdef int run_strips(Plan self, const Request* request, Totals* totals, int n_thr
     run.plan = plan
     run.request = request
     run.totals = totals
+    run.clock = &clock
     run.strip_rows = min(<Py_ssize_t>MAX_TILE_ROWS // 2, max(
         <Py_ssize_t>MIN_STRIP, (rows + 2 * n_threads - 1) // (2 * n_threads) // 8 * 8))
     run.work = take_workspace(self, rows, n_threads)
@@ -350,6 +349,7 @@ cdef int run_chunks(Plan self, const Request* request, Totals* totals, int n_thr
     cdef Lease lease
     cdef Clock clock
     cdef Py_ssize_t* starts = NULL
+    cdef Py_ssize_t k
     cdef int status
     memset(&run, 0, sizeof(ChunkRun))
     run.plan = plan
@@ -375,7 +375,8 @@ cdef int run_chunks(Plan self, const Request* request, Totals* totals, int n_thr
     elif status:
         raise_pending()
     elif totals.wide != NULL:
-        divide(plan, request, totals, 0, plan.n_params)
+        for k in range(n_parts_of_sums(plan)):
+            divide(plan, request, totals, k)
     return 0
 
 
@@ -406,20 +407,24 @@ cdef int run_forward(Plan self, const Request* request, int n_threads) except -1
         reset_clock(&clock)
         if n_threads == 1:
             while row < request.n_samples:
-                forward_of_tile(plan, request, workspaces.work[0], row, min(rows, request.n_samples - row), &clock)
+                if forward_of_tile(plan, request, workspaces.work[0], row, min(rows, request.n_samples - row), False,
+                                   &clock):
+                    break
                 row += rows
-                poll_signals(&clock)
+                if signal_is_pending(&clock):
+                    break
         else:
             run.plan = plan
             run.request = request
             run.work = workspaces.work
             run.tile_rows = rows
+            run.clock = &clock
             pool_acquire(&lease, n_threads)
             status = pool_run(&lease, (request.n_samples + rows - 1) // rows, forward_task, &run, poll_from_pool,
                               &clock)
             pool_release(&lease)
+    if clock.raised:
+        raise_pending()
     if status == POOL_LOST:
         return run_forward(self, request, 1)
-    if status:
-        raise_pending()
     return 0

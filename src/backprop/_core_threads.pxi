@@ -132,6 +132,7 @@ cdef struct StripRun:
     bint add                     # to the sums of the chunk
     double divisor               # 0, or where the sums of a single chunk end
     bint first_chunk
+    Clock* clock
 
 
 cdef void pack_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
@@ -158,10 +159,12 @@ cdef void strip_task(void* context, Py_ssize_t index, int worker) noexcept nogil
     cdef bint with_gradient = run.request.grad != NULL
     strip.scratch = run.work.scratch + worker * run.work.scratch_bytes
     strip.packing = PACKED
-    forward_sweep(run.plan, run.request, run.work, &strip, with_gradient, NULL)
+    strip.is_workers = worker != 0
+    if forward_sweep(run.plan, run.request, run.work, &strip, with_gradient, run.clock):
+        return
     output_gradient(run.plan, run.request, run.work, &strip, with_gradient)
     if with_gradient:
-        backward_sweep(run.plan, run.request, run.work, &strip, NULL, False, 0, NULL)
+        backward_sweep(run.plan, run.request, run.work, &strip, NULL, False, 0, run.clock)
 
 
 cdef inline Py_ssize_t units_a_task(const StripRun* run, Py_ssize_t i) noexcept nogil:
@@ -176,6 +179,7 @@ cdef void units_task(void* context, Py_ssize_t index, int worker) noexcept nogil
     cdef Py_ssize_t i = 1, n_tasks, units, first
     cdef Tile group = run.group
     group.scratch = run.work.scratch + worker * run.work.scratch_bytes
+    group.is_workers = worker != 0
     while True:
         units = units_a_task(run, i)
         n_tasks = (run.plan.sizes[i] + units - 1) // units
@@ -185,27 +189,21 @@ cdef void units_task(void* context, Py_ssize_t index, int worker) noexcept nogil
         i += 1
     first = index * units
     units = min(units, run.plan.sizes[i] - first)
-    weight_gradient(run.plan, run.work, &group, i, first, units, run.request.grad, run.add, run.divisor)
+    if weight_gradient(run.plan, run.work, &group, i, first, units, run.request.grad, run.add, run.divisor, run.clock):
+        return
     bias_gradient(run.plan, run.work, &group, i, first, units, run.request.grad, run.add, run.divisor)
 
 
 cdef void accumulate_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
     """Some parameters of a chunk's sums into the wide sums."""
     cdef StripRun* run = <StripRun*>context
-    cdef Py_ssize_t start = index * SUM_ENTRIES
-    cdef double* wide_error = NULL
-    if run.totals.wide_error != NULL:
-        wide_error = run.totals.wide_error + start
-    run.plan.kernels.accumulate(min(<Py_ssize_t>SUM_ENTRIES, run.plan.n_params - start),
-                                run.request.grad + start * run.plan.itemsize, run.totals.wide + start, wide_error,
-                                run.first_chunk)
+    accumulate(run.plan, run.request, run.totals, index, run.first_chunk)
 
 
 cdef void divide_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
     """Some parameters of the result."""
     cdef StripRun* run = <StripRun*>context
-    cdef Py_ssize_t start = index * SUM_ENTRIES
-    divide(run.plan, run.request, run.totals, start, min(<Py_ssize_t>SUM_ENTRIES, run.plan.n_params - start))
+    divide(run.plan, run.request, run.totals, index)
 
 
 cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Clock* clock) noexcept nogil:
@@ -214,7 +212,7 @@ cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Clock* cloc
     cdef const Request* request = run.request
     cdef Py_ssize_t row = 0, done = 0, in_chunk, n_rows, i, s, n_tasks = 0
     cdef Py_ssize_t chunk_rows = rows_of_chunk(plan, request.n_kept)
-    cdef Py_ssize_t n_sums = (plan.n_params + SUM_ENTRIES - 1) // SUM_ENTRIES
+    cdef Py_ssize_t n_sums = n_parts_of_sums(plan)
     cdef double chunk_loss
     cdef int status
     for i in range(1, plan.n_layers + 1):
@@ -258,10 +256,12 @@ cdef struct ForwardRun:
     const Request* request
     Workspace** work             # one a thread
     Py_ssize_t tile_rows
+    Clock* clock
 
 
 cdef void forward_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
     """One tile of y_hat."""
     cdef ForwardRun* run = <ForwardRun*>context
     cdef Py_ssize_t row = index * run.tile_rows
-    forward_of_tile(run.plan, run.request, run.work[worker], row, min(run.tile_rows, run.request.n_samples - row), NULL)
+    forward_of_tile(run.plan, run.request, run.work[worker], row, min(run.tile_rows, run.request.n_samples - row),
+                    worker != 0, run.clock)

@@ -26,7 +26,7 @@ cdef struct Layers:
     Py_ssize_t tile_rows         # at most so many rows in a tile
     Py_ssize_t row_bytes         # of a and h, one sample
     Py_ssize_t n_units           # of all layers but the input
-    bint is_wide                 # a layer's product may take tens of milliseconds: signals are polled after each
+    bint is_long                 # a tile may take milliseconds: signals are polled within it
     int loss, link
     double loss_parameter
     bint loss_acts_on_a
@@ -77,8 +77,9 @@ cdef enum:
     TILE_BYTES = 524288
     L1_BYTES = 24576             # of 32 KiB, for a and h of the rows that g runs over while they are hot
     SMALL_BYTES = 131072         # of a gradient that is added to wide sums at the cost of some rows of its network
-    WIDE_FLOPS = 100000000       # of one layer's product with a tile: a millisecond on one core
-    POLL_NANOSECONDS = 50000000  # a Ctrl-C waits for at most this and one tile
+    LONG_FLOPS = 100000000       # of all products of a kind with a tile: a millisecond on one core
+    PART_FLOPS = 2000000000      # of a product between two polls: 17 ms on one core in float32, 34 ms in float64
+    POLL_NANOSECONDS = 50000000  # a Ctrl-C waits for at most this, and one part of a product
 
 
 cdef int plan_layers(Layers* plan) except -1:
@@ -108,7 +109,7 @@ cdef int plan_layers(Layers* plan) except -1:
         plan.tile_rows //= 2
     if largest_W * plan.itemsize > TILE_BYTES:
         plan.tile_rows = WIDE_TILE_ROWS
-    plan.is_wide = 2 * largest_W * plan.tile_rows > WIDE_FLOPS
+    plan.is_long = 2.0 * plan.n_params * plan.tile_rows > LONG_FLOPS
     return 0
 
 
@@ -234,18 +235,22 @@ cdef void free_totals(Totals* totals) noexcept:
 cdef struct Clock:
     bint is_running              # it starts with the first look at it: short calls never pay for that
     timespec last_poll
+    int raised                   # a signal handler raised; the other threads of the call look at this
 
 
 cdef inline void reset_clock(Clock* clock) noexcept nogil:
     clock.is_running = False
+    clock.raised = 0
 
 
 cdef int signal_is_pending(Clock* clock) noexcept nogil:
-    """Every 50 ms, let Python run its signal handlers; nonzero where one raised. Workers have no clock."""
+    """Every 50 ms, let Python run its signal handlers; nonzero where one raised. On the caller's thread alone."""
     cdef timespec now
     cdef int raised = 0
     if clock == NULL:
         return 0
+    if clock.raised:
+        return 1
     clock_gettime(CLOCK_MONOTONIC, &now)
     if not clock.is_running:
         clock.is_running = True
@@ -254,12 +259,17 @@ cdef int signal_is_pending(Clock* clock) noexcept nogil:
         clock.last_poll = now
         with gil:
             raised = check_signals()
+        if raised:
+            store_int(&clock.raised, 1)
     return raised
 
 
 cdef inline int poll_signals(Clock* clock) except -1 nogil:
     """The same, as an exception: Ctrl-C raises KeyboardInterrupt here."""
-    if signal_is_pending(clock):
-        with gil:
-            raise_pending()
-    return 0
+    return raise_without_gil() if signal_is_pending(clock) else 0
+
+
+cdef int raise_without_gil() except -1 nogil:
+    """Raise what a signal handler raised."""
+    with gil:
+        return raise_pending()

@@ -68,9 +68,10 @@ cdef struct KernelTable:
     void (*activate)(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n,
                      void* a, void* h, Py_ssize_t ld, bint with_prime) noexcept nogil
 
-    # grad_h = grad_a_next W_next; where times_g_prime is set, grad_h holds g'(a) and becomes grad_a.
+    # grad_h = grad_a_next W_next, for n columns of W_next; where times_g_prime is set, grad_h holds g'(a) and becomes
+    # grad_a.
     void (*hidden_sum)(Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next, const void* grad_a_next, Py_ssize_t ld_next,
-                       const void* W_next, void* grad_h, Py_ssize_t ld, bint times_g_prime,
+                       const void* W_next, Py_ssize_t ld_W, void* grad_h, Py_ssize_t ld, bint times_g_prime,
                        void* scratch) noexcept nogil
 
     # g_prime = grad_h (.) g_prime, elementwise: the result is grad_a.

@@ -202,7 +202,7 @@ cdef void dot_form(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const r
 # grad_{h_i} L = W_{i+1}^T grad_{a_{i+1}} L, and the g' product in its epilogue ---------------------------------------
 
 cdef void hidden_sum(Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next, const void* grad_a_next_, Py_ssize_t ld_next,
-                     const void* W_next_, void* grad_h_, Py_ssize_t ld, bint times_g_prime,
+                     const void* W_next_, Py_ssize_t ld_W, void* grad_h_, Py_ssize_t ld, bint times_g_prime,
                      void* scratch_) noexcept nogil:
     """dL/dh_{i,j} = sum_m dL/da_{i+1,m} W_{i+1,m,j}; with times_g_prime, grad_h held g'(a) and becomes dL/da_{i,j}."""
     cdef const real* grad_a_next = <const real*>grad_a_next_
@@ -212,15 +212,15 @@ cdef void hidden_sum(Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next, const v
     cdef Product t = product(n_rows, n_next, n_next, grad_a_next, ld_next, 1, ld_next)
     cdef Panel p
     cdef Py_ssize_t j = 0
-    cdef bint far = rows_lie_far_apart(n) and n_rows >= COPY_ROWS
+    cdef bint far = rows_lie_far_apart(ld_W) and n_rows >= COPY_ROWS
     t.c_row = ld
     t.epilogue = TIMES if times_g_prime else OVERWRITE
     while j < n:
         p = next_panel(n - j)
         t.B = W_next + j
-        t.b_k = n
+        t.b_k = ld_W
         if far or j + p.width > n:  # the rows of W have no padding to read
-            copy_panel(n_next, p.width, n - j, t.B, n, scratch)
+            copy_panel(n_next, p.width, n - j, t.B, ld_W, scratch)
             t.B = scratch
             t.b_k = p.width
         t.C = grad_h + j
