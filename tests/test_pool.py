@@ -202,3 +202,34 @@ def test_signals_are_heard_inside_long_products(sizes, n_samples, n_threads):
     print(min(gaps))
     """)
     assert float(out) < 0.15
+
+
+@pytest.mark.parametrize(("width", "n_samples"), [(256, 40000), (640, 12000)], ids=["chunks", "strips"])
+def test_a_child_that_a_signal_handler_forked_exits(width, n_samples):
+    run(f"""
+    big = Network([64, {width}, {width}, 4], dtype="float32", rng=2)
+    bx = rng.standard_normal(({n_samples}, 64), np.float32)
+    by = rng.standard_normal(({n_samples}, 4), np.float32)
+    right = big.value_and_grad(bx, by, n_threads=1)
+    codes = []
+
+    def handler(number, frame):
+        pid = os.fork()
+        if pid == 0:
+            sys.exit(7)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    parent = os.getpid()
+    signal.signal(signal.SIGALRM, handler)
+    for _ in range(8):
+        signal.setitimer(signal.ITIMER_REAL, 0.06)
+        try:
+            for _ in range(4):
+                loss, grad = big.value_and_grad(bx, by, n_threads=2)
+                assert loss == right[0] and np.array_equal(grad, right[1])
+        finally:
+            if os.getpid() != parent:
+                os._exit(7 if sys.exc_info()[0] is SystemExit else 1)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    assert codes and set(codes) == {{7}}, codes
+    """)

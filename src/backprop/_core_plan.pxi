@@ -308,10 +308,10 @@ cdef int run_strips(Plan self, const Request* request, Totals* totals, int n_thr
             pool_acquire(&lease, n_threads)
             status = value_and_grad_in_strips(&run, &lease, &clock)
             pool_release(&lease)
+        if clock.raised:
+            raise_pending()
         if status == POOL_LOST:  # a signal handler forked, and this is the child: nobody else works on it
             run_in_order(self, request, totals, rows_of_tile(plan, request.n_kept))
-        elif status:
-            raise_pending()
     finally:
         give_workspace(self, run.work)
     return 0
@@ -370,10 +370,10 @@ cdef int run_chunks(Plan self, const Request* request, Totals* totals, int n_thr
         status = pool_run(&lease, n_chunks, chunk_task, &run, poll_from_pool, &clock)
         pool_release(&lease)
     free(starts)
+    if clock.raised:
+        raise_pending()
     if status == POOL_LOST:  # a signal handler forked, and this is the child: nobody else works on it
         run_in_order(self, request, totals, rows)
-    elif status:
-        raise_pending()
     elif totals.wide != NULL:
         for k in range(n_parts_of_sums(plan)):
             divide(plan, request, totals, k)
