@@ -1,0 +1,203 @@
+"""The thread pool: what handing work over costs, how two threads scale, and whether idle workers sleep.
+
+    python benchmarks/pool.py                                # all three: two minutes
+    python benchmarks/pool.py handover idle
+    python benchmarks/pool.py scaling --processes 20 --cases 'rl,pinn-2*'
+
+README.md in this folder says what each number means.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from statistics import median
+
+import numpy as np
+from cases import Case, make_problem, select
+
+import backprop
+
+# Just above the size from which on two threads are used: one network is divided by chunks, the other one by strips.
+SMALL = {
+    "chunks": Case("1-32-32-32-1@256", (1, 32, 32, 32, 1), 256, "tanh"),
+    "strips": Case("8-64-64-2@128", (8, 64, 64, 2), 128, "tanh"),
+}
+PAUSES = (0.0, 5e-6, 50e-6, 500e-6, 5e-3)
+ROUNDS, CALLS = 15, 20  # of one thread and of two in turn
+EXTRA = Case("wide-512-2048-2048-512@64", (512, 2048, 2048, 512), 64, "gelu")
+DEFAULT_CASES = (
+    "pinn-1-32x3-1@256,rl-8-64-64-2@64,digits,cls,mnist-784-128-10@64,deep-100,rl-27,rl-17,tab-13,tab-30,"
+    "wide-512-2048-2048-512@64"
+)
+CASE_SECONDS = 0.4
+BLOCK_SECONDS = 2e-3
+SLEEP_SECONDS = 0.05
+ASLEEP_SECONDS = 1e-3  # of CPU time that a worker may take after its last task
+
+
+def choose(words):
+    """Cases by name, the extra one among them."""
+    names = words.split(",")
+    chosen = select([name for name in names if name != EXTRA.name])
+    return chosen + [EXTRA] * (EXTRA.name in names)
+
+
+def make_call(case):
+    """A function of the number of threads that computes loss and gradient, float32."""
+    problem = make_problem(case, "float32")
+    net = backprop.Network(case.sizes, activations=case.activation, loss=case.loss, dtype="float32", rng=0)
+    for (W, b), W_own, b_own in zip(problem.layers, net.weights, net.biases, strict=True):
+        W_own[...], b_own[...] = W, b
+    x, y, grad = problem.x, problem.y, np.empty_like(net.params)
+    return lambda n_threads: net.value_and_grad(x, y, out=grad, n_threads=n_threads)
+
+
+def keep_busy(seconds):
+    """Let time pass on this thread, as a caller that computes something else."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+# handover -------------------------------------------------------------------------------------------------------------
+
+
+def time_calls(call, n_threads, pause):
+    """Median seconds of a call that comes `pause` after the last one."""
+    samples = []
+    for _ in range(CALLS):
+        keep_busy(pause)
+        start = time.perf_counter()
+        call(n_threads)
+        samples.append(time.perf_counter() - start)
+    return median(samples)
+
+
+def measure_handover():
+    """Time two threads beside half of one thread's time, after pauses of several lengths."""
+    print("\nHand-over: microseconds of a call, medians; extra is two threads' time less half of one thread's")
+    print(f"  {'network':<26} {'pause':>8} {'1 thread':>9} {'2 threads':>9} {'extra':>7} {'speed-up':>8}")
+    results = []
+    for way, case in SMALL.items():
+        call = make_call(case)
+        for pause in PAUSES:
+            for n_threads in (1, 2):
+                time_calls(call, n_threads, pause)
+            one, two = zip(*[[time_calls(call, n, pause) for n in (1, 2)] for _ in range(ROUNDS)], strict=True)
+            extra = median(b - a / 2 for a, b in zip(one, two, strict=True))
+            ratio = median(a / b for a, b in zip(one, two, strict=True))
+            row = {"way": way, "pause": pause, "one": median(one), "two": median(two), "extra": extra, "ratio": ratio}
+            results.append(row)
+            times = f"{1e6 * row['one']:>9.1f} {1e6 * row['two']:>9.1f} {1e6 * extra:>7.1f} {ratio:>8.2f}"
+            print(f"  {case.name + ', ' + way:<26} {1e6 * pause:>5.0f} us {times}", flush=True)
+    return results
+
+
+# scaling --------------------------------------------------------------------------------------------------------------
+
+
+def speed_up(call):
+    """One thread's time over two threads', the median over blocks in turn."""
+    n = 1
+    for n_threads in (1, 2):
+        call(n_threads)
+    start = time.perf_counter()
+    call(2)
+    n = max(1, int(BLOCK_SECONDS / max(time.perf_counter() - start, 1e-8)))
+    ratios, begin = [], time.perf_counter()
+    while len(ratios) < 3 or time.perf_counter() - begin < CASE_SECONDS:
+        seconds = []
+        for n_threads in (1, 2):
+            call(n_threads)  # untimed: it wakes the workers, or lets their last spins pass
+            start = time.perf_counter()
+            for _ in range(n):
+                call(n_threads)
+            seconds.append(time.perf_counter() - start)
+        ratios.append(seconds[0] / seconds[1])
+    return median(ratios)
+
+
+def measure_scaling(cases, n_processes):
+    """Speed-ups in fresh processes, since the system's placement of a thread may last for a process's life."""
+    print(f"\nScaling: one thread's time over two threads', float32, over {n_processes} fresh processes")
+    print(f"  {'network':<28} {'least':>6} {'median':>6} {'most':>6}")
+    command = [sys.executable, __file__, "--inside", "--cases", ",".join(case.name for case in cases)]
+    found = [
+        json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        for _ in range(n_processes)
+    ]
+    results = {case.name: sorted(process[case.name] for process in found) for case in cases}
+    for name, ratios in results.items():
+        print(f"  {name:<28} {ratios[0]:>6.2f} {median(ratios):>6.2f} {ratios[-1]:>6.2f}")
+    return results
+
+
+# idle -----------------------------------------------------------------------------------------------------------------
+
+
+def measure_idle(rounds=40):
+    """CPU time of the whole process while its caller sleeps right after a call; whether the workers slept too."""
+    call = make_call(SMALL["chunks"])
+    four = make_call(Case("1-32-32-32-1@1024", (1, 32, 32, 32, 1), 1024, "tanh"))
+    print(f"\nIdle: CPU time of the process in the {1e3 * SLEEP_SECONDS:.0f} ms after a call, microseconds")
+    good, results = True, []
+    for n_threads, function in ((1, call), (2, call), (4, four)):
+        samples = []
+        for _ in range(rounds):
+            function(n_threads)
+            start = time.process_time()
+            time.sleep(SLEEP_SECONDS)
+            samples.append(time.process_time() - start)
+        n_workers = backprop._core.worker_threads()
+        limit = ASLEEP_SECONDS * max(n_workers, 1)
+        verdict = "asleep" if median(samples) < limit else "NOT ASLEEP"
+        good = good and verdict == "asleep"
+        results.append({"threads": n_threads, "workers": n_workers, "median": median(samples), "most": max(samples)})
+        numbers = f"median {1e6 * median(samples):>5.0f}, most {1e6 * max(samples):>5.0f}"
+        print(f"  {n_threads} thr., {n_workers} workers: {numbers}: {verdict}")
+    return good, results
+
+
+def main():
+    """Measure, print, and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="part", help="of handover, scaling, idle (default: all)")
+    parser.add_argument("--processes", type=int, default=10, help="for the scaling (default 10)")
+    parser.add_argument("--cases", default=DEFAULT_CASES, help=f"for the scaling: as run.py's, or {EXTRA.name}")
+    parser.add_argument("--json", metavar="FILE", help="write everything measured")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    unknown = set(options.parts) - {"handover", "scaling", "idle"}
+    if unknown or options.processes < 1:
+        parser.error(f"expected handover, scaling or idle, and --processes >= 1, got {sorted(unknown)}")
+    try:
+        cases = choose(options.cases)
+    except ValueError as error:
+        parser.error(f"{error}, {EXTRA.name}")
+    if options.inside:
+        print(json.dumps({case.name: speed_up(make_call(case)) for case in cases}))
+        return 0
+    import machine
+
+    about = machine.describe()
+    print(f"{about['cpu']}, {about['cpus']} CPUs, {about['simd']}, load {about['load'][0]:.2f}, {about['date']}")
+    if len(os.sched_getaffinity(0)) < 2:
+        print("one CPU: two threads share it")
+    parts, good, results = options.parts or ["handover", "scaling", "idle"], True, {"machine": about}
+    if "handover" in parts:
+        results["handover"] = measure_handover()
+    if "scaling" in parts:
+        results["scaling"] = measure_scaling(cases, options.processes)
+    if "idle" in parts:
+        good, results["idle"] = measure_idle()
+    if options.json:
+        with open(options.json, "w") as file:
+            file.write(json.dumps(results, indent=1) + "\n")
+    return int(not good)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
