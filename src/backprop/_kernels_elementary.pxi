@@ -7,6 +7,11 @@
 # C. Where exp(x) may be subnormal the power 2^n is applied last, once: `scale` rounds once.
 # D. NaN passes through every clamp and comparison.
 
+cdef extern from "_kernels_vector.h" nogil:
+    vec at_least "bp_at_least"(real bound, vec v) noexcept
+    vec at_most "bp_at_most"(real bound, vec v) noexcept
+
+
 cdef inline vec poly(vec x, const real* c, const int degree) noexcept nogil:
     """sum_i c[i] x^i: Horner's rule in x^2 for the even and the odd terms, two chains that run side by side.
 
@@ -108,12 +113,12 @@ cdef inline vec over_square(pair numerator, pair d, vec r) noexcept nogil:
 # exp -----------------------------------------------------------------------------------------------------------------
 
 cdef inline pair exp_minus_one_reduced(pair x, vec* n) noexcept nogil:
-    """m with exp(x) = 2^n (1 + m), |m| <= 0.42; x is clamped to where exp is 0 or inf."""
-    cdef vec bounded = clamp(x.hi, EXP_LOWEST, EXP_HIGHEST)
+    """m with exp(x) = 2^n (1 + m), |m| <= 0.42; x, below EXP_HIGHEST, is clamped to where exp is 0."""
+    cdef vec bounded = at_least(EXP_LOWEST, x.hi)
     cdef vec r
     n[0] = round_product(bounded, LOG2_E)
-    r = vfma(-n[0], broadcast(LN2[0]), bounded)  # exact: LN2[0] leaves room for the bits of n
-    r = r + vfma(-n[0], broadcast(LN2[1]), x.lo)
+    r = vfma(n[0], broadcast(-LN2[0]), bounded)  # exact: LN2[0] leaves room for the bits of n
+    r = r + vfma(n[0], broadcast(-LN2[1]), x.lo)
     return fast_two_sum(r, r * r * poly(r, EXP_Q, EXP_DEGREE))
 
 
@@ -125,7 +130,7 @@ cdef inline pair exp_reduced(pair x, vec* n) noexcept nogil:
 cdef inline vec exp_rounded(vec x) noexcept nogil:
     """exp(x)."""
     cdef vec n
-    cdef pair p = exp_reduced(make_pair(x, broadcast(0)), &n)
+    cdef pair p = exp_reduced(make_pair(at_most(EXP_HIGHEST, x), broadcast(0)), &n)
     return scale(p.hi + p.lo, n)
 
 
@@ -207,7 +212,7 @@ cdef inline pair mills(vec x) noexcept nogil:
     The last two steps of Horner's rule, u and the quotient are pairs.
     """
     cdef vec zero = broadcast(0)
-    cdef pair sum4 = pair_two_sum(x, broadcast(4))
+    cdef pair sum4 = fast_two_sum(broadcast(4), x)  # exact for x > 4 too: x + 4 and 4 differ by a multiple of its ulp
     cdef vec r = broadcast(1) / sum4.hi
     cdef pair q = quotient_pair(make_pair(broadcast(1), zero), sum4, r)
     cdef pair u = fast_two_sum(broadcast(1), broadcast(-8) * q.hi)
