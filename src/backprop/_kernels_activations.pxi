@@ -79,22 +79,21 @@ cdef inline vec g_gelu(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
 cdef inline vec g_gelu_tanh(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
     """a sigma(2u), 2u = sqrt(8/pi) (a + 0.044715 a^3): the form with tanh, 1 + tanh(u), cancels for negative a."""
     cdef vec bounded = clamp(a, -GATE_BOUND_CUBIC, GATE_BOUND_CUBIC)
-    cdef pair argument = make_pair(bounded, broadcast(0))
-    cdef pair square = pair_product(argument, argument)
-    cdef pair cubic, slope
-    argument = pair_product(argument, make_pair(broadcast(SQRT_8_OVER_PI[0]), broadcast(SQRT_8_OVER_PI[1])))
-    cubic = pair_product(square, make_pair(broadcast(CUBIC[0]), broadcast(CUBIC[1])))
-    slope = pair_sum(make_pair(broadcast(1), broadcast(0)),
-                     make_pair(broadcast(3) * cubic.hi, broadcast(3) * cubic.lo))
+    cdef pair square = two_product(bounded, bounded)
+    cdef pair cubic = pair_product(square, make_pair(broadcast(CUBIC[0]), broadcast(CUBIC[1])))
+    cdef pair argument = two_product(bounded, broadcast(SQRT_8_OVER_PI[0]))
+    cdef pair slope = pair_plus(broadcast(1), make_pair(broadcast(3) * cubic.hi, broadcast(3) * cubic.lo))
+    argument.lo = vfma(bounded, broadcast(SQRT_8_OVER_PI[1]), argument.lo)
     slope = pair_product(argument, slope)                                            # a times the slope of 2u
-    argument = pair_product(argument, pair_sum(make_pair(broadcast(1), broadcast(0)), cubic))
-    return gated(a, bounded, argument, slope, g_prime)
+    argument = pair_product(argument, pair_plus(broadcast(1), cubic))
+    argument.hi = clamp(argument.hi, EXP_LOWEST, GATE_BOUND)
+    return gated(a, bounded, argument, slope, True, g_prime)
 
 
 cdef inline vec g_silu(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
     """a sigma(a)."""
-    cdef pair bounded = make_pair(clamp(a, EXP_LOWEST, -EXP_LOWEST), broadcast(0))
-    return gated(a, bounded.hi, bounded, bounded, g_prime)
+    cdef pair bounded = make_pair(clamp(a, EXP_LOWEST, GATE_BOUND), broadcast(0))
+    return gated(a, bounded.hi, bounded, bounded, False, g_prime)
 
 
 cdef inline vec g_mish(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
@@ -125,13 +124,24 @@ cdef inline vec g_mish(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
 
 
 cdef inline vec g_softplus(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
-    """max(a, 0) + log1p(exp(-|a|)); g' = sigma(a)."""
-    cdef Exponential e = exponential(minus_abs(a))
+    """max(a, 0) + log1p(t), t = exp(-|a|): log1p(t) = 2 atanh(s), s = t/(2 + t) = 1/(1 + 2 exp(|a|)); g' = sigma(a)."""
     cdef vec zero = broadcast(0)
-    cdef vec low
-    cdef pair total = pair_two_sum(where_less(a, zero, zero, a), log1p_of(&e, &low))
-    g_prime[0] = sigmoid_of(a, &e)
-    return where_less(broadcast(-EXP_LOWEST), a, a, total.hi + (total.lo + low))
+    cdef Growth e = growth(at_most(-EXP_LOWEST, vabs(a)), zero, 1, False)
+    cdef pair d = one_plus(&e)
+    cdef vec r = broadcast(1) / d.hi
+    cdef vec c = vfma(-r, excess(r, d), r)
+    cdef vec z, low
+    cdef pair total
+    g_prime[0] = where_less(a, zero, c * broadcast(UNSHIFT), vfma(c, broadcast(-UNSHIFT), broadcast(1)))
+    e.power = e.power + e.power
+    d = one_plus(&e)
+    r = broadcast(1) / d.hi                                                          # near 2^SHIFT s
+    z = r * broadcast(UNSHIFT)
+    z = z * z
+    low = r * excess(r, d)
+    low = vfma(r * z, poly(z, ATANH_P, ATANH_DEGREE), -vfma(low, z, low))            # 1/(1 - z) is near 1 + z
+    total = pair_two_sum(where_less(a, zero, zero, a) * broadcast(1 / UNSHIFT), r + r)
+    return where_less(broadcast(-EXP_LOWEST), a, a, (total.hi + vfma(broadcast(2), low, total.lo)) * broadcast(UNSHIFT))
 
 
 cdef inline vec g_softsign(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
@@ -147,23 +157,30 @@ cdef inline vec g_softsign(vec a, const Parameters* p, vec* g_prime) noexcept no
 
 
 cdef inline vec g_tanh(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
-    """(1 - t)/(1 + t) with t = exp(-2|a|) and 1 - t = -expm1(-2|a|); g' = 4t/(1 + t)^2."""
-    cdef vec n
-    cdef vec x = broadcast(-2) * vabs(a)
-    cdef pair m = exp_minus_one_reduced(make_pair(x, broadcast(0)), &n)
-    cdef pair t_minus_1 = expm1_pair(m, n)
-    cdef pair d = pair_plus(broadcast(2), t_minus_1)
+    """(d - 2)/d with d = 1 + exp(2|a|), a itself near 0, where 2^-SHIFT 2a underflows; g' = 4 (c - c^2), c = 1/d."""
+    cdef vec x = vabs(a)
+    cdef Growth e = growth(at_most(-EXP_LOWEST, x + x), broadcast(0), 1, False)
+    cdef pair d = one_plus(&e)
     cdef vec r = broadcast(1) / d.hi
-    cdef pair t = make_pair(vfma(broadcast(4), m.hi, broadcast(4)), broadcast(0))
-    g_prime[0] = scale(over_square(t, d, r), n)
-    return with_sign(vabs(quotient(make_pair(-t_minus_1.hi, -t_minus_1.lo), d, r)), a)
+    cdef vec two = broadcast(2 * UNSHIFT)
+    cdef vec numerator = d.hi - two
+    cdef vec low = d.lo + ((d.hi - numerator) - two)  # d - 2 rounds where the last place of d is 4
+    cdef vec q = numerator * r
+    cdef vec c = vfma(-r, excess(r, d), r)
+    g_prime[0] = vfma(-c, c * broadcast(UNSHIFT), c) * broadcast(4 * UNSHIFT)
+    q = vfma(-(vfma(q, d.hi, -numerator) + vfma(q, d.lo, -low)), r, q)
+    return where_less(x, broadcast(TANH_TINY), a, with_sign(q, a))
 
 
 cdef inline vec g_sigmoid(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
-    """sigma(a); g' = t/(1 + t)^2 with t = exp(-|a|)."""
-    cdef Exponential e = exponential(minus_abs(a))
-    g_prime[0] = scale(over_square(e.p, e.d, e.r), e.n)
-    return sigmoid_of(a, &e)
+    """c = 1/(1 + exp(|a|)) left of 0, 1 - c right of it; g' = c - c^2."""
+    cdef Growth e = growth(at_most(-EXP_LOWEST, vabs(a)), broadcast(0), 1, False)
+    cdef pair d = one_plus(&e)
+    cdef vec r = broadcast(1) / d.hi
+    cdef vec shifted = vfma(-r, excess(r, d), r)
+    cdef vec c = shifted * broadcast(UNSHIFT)
+    g_prime[0] = vfma(-shifted, c, shifted) * broadcast(UNSHIFT)
+    return where_less(a, broadcast(0), c, vfma(shifted, broadcast(-UNSHIFT), broadcast(1)))
 
 
 cdef inline vec g_hardtanh(vec a, const Parameters* p, vec* g_prime) noexcept nogil:

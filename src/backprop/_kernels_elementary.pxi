@@ -8,6 +8,28 @@
 # D. NaN passes through every clamp and comparison.
 
 cdef extern from "_kernels_vector.h" nogil:
+    """
+    #if BP_FLOAT64
+    #define BP_SHIFT 100
+    #define BP_UNSHIFT 0x1p-100
+    #define BP_GATE_BOUND 80.0
+    #define BP_TANH_TINY 0x1p-28
+    #else
+    #define BP_SHIFT 48
+    #define BP_UNSHIFT 0x1p-48f
+    #define BP_GATE_BOUND 40.0f
+    #define BP_TANH_TINY 0x1p-13f
+    #endif
+    #define BP_POWER_MAGIC (BP_ROUND_MAGIC + (BP_BIAS - BP_SHIFT))
+
+    /* 2^(n - BP_SHIFT) from the sum of n and BP_POWER_MAGIC: n + BP_BIAS - BP_SHIFT stands in its low bits. */
+    static inline bp_vec bp_shifted_power(bp_vec sum) { return (bp_vec)((bp_ivec)sum << BP_MANTISSA); }
+    """
+    const real UNSHIFT "BP_UNSHIFT"          # 2^-SHIFT, with which exp(-EXP_LOWEST) and its inverse are normal numbers
+    const real POWER_MAGIC "BP_POWER_MAGIC"
+    const real GATE_BOUND "BP_GATE_BOUND"    # sigma(x) is 1, and 2^-SHIFT exp(-x) normal
+    const real TANH_TINY "BP_TANH_TINY"      # below it tanh(x) is x to a sixth of an ulp
+    vec shifted_power "bp_shifted_power"(vec total) noexcept
     vec at_least "bp_at_least"(real bound, vec v) noexcept
     vec at_most "bp_at_most"(real bound, vec v) noexcept
 
@@ -144,64 +166,92 @@ cdef inline pair expm1_pair(pair m, vec n) noexcept nogil:
     return make_pair(high, vfma(power, m.hi, less_one - high) + vfma(power, m.lo, lost))
 
 
-# Functions of t = exp(-|x|): the sigmoid family ----------------------------------------------------------------------
+# 1/(1 + exp(y)): the sigmoid family -----------------------------------------------------------------------------------
+#
+# sigma(x) = 1/(1 + exp(-x)) has one form for both signs, whose denominator grows in the tail: nothing has to be chosen
+# by the sign of x, no product p 2^n has to be kept apart, and 2^n is a shift of bits. All of it is scaled by 2^-SHIFT:
+# the denominator does not overflow where its inverse is subnormal, and the last product with 2^-SHIFT rounds once.
+
+cdef struct Growth:
+    vec power                # exp(y) = 2^SHIFT power (1 + r + q)
+    vec r
+    vec q
+    vec m                    # r + q, rounded
+
+
+cdef inline Growth growth(vec x, vec low, const int sign, const bint has_low) noexcept nogil:
+    """exp(sign (x + low)), x within the bounds; sign is 1 or -1."""
+    cdef Growth e
+    cdef vec n = vfma(x, broadcast(sign * LOG2_E), broadcast(POWER_MAGIC))
+    e.power = shifted_power(n)
+    n = n - broadcast(POWER_MAGIC)
+    e.r = vfma(n, broadcast(-LN2[0]), x if sign > 0 else -x)  # exact: LN2[0] leaves room for the bits of n
+    if has_low:
+        e.r = e.r + vfma(n, broadcast(-LN2[1]), low if sign > 0 else -low)
+    else:
+        e.r = vfma(n, broadcast(-LN2[1]), e.r)
+    e.q = e.r * e.r * poly(e.r, EXP_Q, EXP_DEGREE)
+    e.m = e.r + e.q
+    return e
+
+
+cdef inline pair one_plus(const Growth* e) noexcept nogil:
+    """2^-SHIFT (1 + exp(y)). (power - d) + 1 loses nothing that counts: it is exact, or power is far above 1."""
+    cdef vec one = broadcast(UNSHIFT)
+    cdef vec d = vfma(e.power, e.m, e.power + one)
+    return make_pair(d, vfma(e.power, e.q, vfma(e.power, e.r, (e.power - d) + one)))
+
+
+cdef inline vec excess(vec r, pair d) noexcept nogil:
+    """r d - 1: r - r excess is 1/d."""
+    return vfma(r, d.lo, vfma(r, d.hi, broadcast(-1)))
+
+
+cdef inline vec gated(vec a, vec bounded, pair x, pair v, const bint has_low, vec* g_prime) noexcept nogil:
+    """a sigma(x) and sigma(x) (1 + v sigma(-x)), v = a x'(a): silu (x = v = a, without low parts) and gelu_tanh.
+
+    bounded is a, clamped to where sigma(x) is 0 or 1 and x and v are finite.
+    Left of 0 the bracket is (1 + v) - v sigma(x), right of it sigma(-x) = exp(-x) sigma(x): nothing cancels but the
+    bracket at the zero of g'.
+    """
+    cdef vec zero = broadcast(0)
+    cdef Growth e = growth(x.hi, x.lo, -1, has_low)
+    cdef pair d = one_plus(&e)
+    cdef vec r = broadcast(1) / d.hi
+    cdef vec low = r * excess(r, d)                                                  # r - low is 2^SHIFT sigma(x)
+    cdef vec sigma = r - low
+    cdef vec other = where_less(a, zero, sigma * broadcast(-UNSHIFT), vfma(e.power, e.m, e.power) * sigma)
+    cdef pair bracket = make_pair(broadcast(1) + where_less(a, zero, v.hi, zero), zero)
+    if has_low:
+        bracket = fast_two_sum(bracket.hi, vfma(v.hi, other, where_less(a, zero, v.lo, zero)))
+        bracket.lo = vfma(bracket.lo, r, -(bracket.hi * low))
+    else:
+        bracket.hi = vfma(v.hi, other, bracket.hi)
+        bracket.lo = -(bracket.hi * low)
+    g_prime[0] = vfma(bracket.hi, r, bracket.lo) * broadcast(UNSHIFT)
+    return where_less(bounded, a, a, vfma(bounded, r, -(bounded * low)) * broadcast(UNSHIFT))
+
+
+# t = exp(-|x|), for mish ----------------------------------------------------------------------------------------------
 
 cdef struct Exponential:
     pair p                   # exp(-|x|) = 2^n p
     vec n
     pair t                   # exp(-|x|); may be subnormal, so that 2^n p is the better form in a product
     pair d                   # 1 + t
-    vec r                    # 1 / d, rounded
 
 
 cdef inline Exponential exponential(pair minus_magnitude) noexcept nogil:
-    """t = exp(minus_magnitude), for an argument <= 0, with 1 + t and its reciprocal."""
+    """t = exp(minus_magnitude), for an argument <= 0, with 1 + t."""
     cdef Exponential e
     e.p = exp_reduced(minus_magnitude, &e.n)
     e.t = pair_scale(e.p, e.n)
     e.d = pair_plus(broadcast(1), e.t)
-    e.r = broadcast(1) / e.d.hi
     return e
 
 
 cdef inline pair minus_abs(vec x) noexcept nogil:
     return make_pair(-vabs(x), broadcast(0))
-
-
-cdef inline vec sigmoid_of(vec x, const Exponential* e) noexcept nogil:
-    """sigma(x) = t/(1 + t) left of 0, 1/(1 + t) right of it."""
-    cdef vec zero = broadcast(0)
-    cdef pair numerator = pair_where_less(x, zero, e.p, make_pair(broadcast(1), zero))
-    return scale(quotient(numerator, e.d, e.r), where_less(x, zero, e.n, zero))
-
-
-cdef inline vec log1p_of(const Exponential* e, vec* low) noexcept nogil:
-    """log(1 + t) = 2 atanh(s), s = t/(2 + t), as hi and low."""
-    cdef pair u = pair_plus(broadcast(2), e.t)
-    cdef pair twice = make_pair(e.t.hi + e.t.hi, e.t.lo + e.t.lo)
-    cdef pair s2 = quotient_pair(twice, u, broadcast(1) / u.hi)  # 2s
-    cdef vec z = s2.hi * s2.hi * broadcast(<real>0.25)
-    low[0] = vfma(s2.hi * z, poly(z, ATANH_P, ATANH_DEGREE), s2.lo)
-    return s2.hi
-
-
-cdef inline vec gated(vec a, vec bounded, pair x, pair v, vec* g_prime) noexcept nogil:
-    """a sigma(x) and sigma(x) + v sigma'(x), v = a x'(a): silu (x = a) and gelu_tanh.
-
-    bounded is a, clamped to where sigma(x) is 0 or 1 and x and v are finite.
-    Left of 0 these are t a/d and t (d + v)/d^2, right of it a/d and (d + v t)/d^2, with d = 1 + t: nothing cancels but
-    d + v at the zero of g'.
-    """
-    cdef vec zero = broadcast(0)
-    cdef pair minus = pair_where_less(x.hi, zero, x, make_pair(-x.hi, -x.lo))
-    cdef Exponential e = exponential(minus)
-    cdef vec n = where_less(x.hi, zero, e.n, zero)
-    cdef pair numerator = pair_where_less(x.hi, zero, e.p, make_pair(broadcast(1), zero))
-    cdef pair gate = quotient_pair(numerator, e.d, e.r)
-    cdef pair left = pair_product(e.p, make_pair(v.hi + e.d.hi, v.lo + e.d.lo))
-    cdef pair right = make_pair(vfma(v.hi, e.t.hi, e.d.hi), vfma(v.lo, e.t.hi, e.d.lo))
-    g_prime[0] = scale(over_square(pair_where_less(x.hi, zero, left, right), e.d, e.r), n)
-    return where_less(bounded, a, a, scale(vfma(bounded, gate.hi, bounded * gate.lo), n))
 
 
 # Phi and the sine ----------------------------------------------------------------------------------------------------
