@@ -543,3 +543,12 @@ def activate(floating[:, ::1] a, floating[:, ::1] h, int code, double parameter)
         return
     with nogil:
         kernels.activate(code, parameter, a.shape[0], a.shape[1], &a[0, 0], &h[0, 0], a.shape[1], True)
+
+
+def second_derivative(floating[:, ::1] a, floating[:, ::1] out, int code, double parameter):
+    """out = g''(a), which the products with a Hessian need beside g'."""
+    cdef const KernelTable* kernels = kernel_table(sizeof(floating))
+    if a.shape[0] == 0 or a.shape[1] == 0:
+        return
+    with nogil:
+        kernels.second_derivative(code, parameter, a.shape[0], a.shape[1], &a[0, 0], &out[0, 0], a.shape[1])

@@ -97,3 +97,20 @@ cdef struct KernelTable:
     void (*finish_wide)(Py_ssize_t n, const double* wide, const double* wide_error, double divisor,
                         void* out) noexcept nogil
     void (*finish)(Py_ssize_t n, const void* partial, double divisor, void* out) noexcept nogil
+
+    # out = g''(a), where a and out may be the same buffer; both have row length ld.
+    void (*second_derivative)(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n,
+                              const void* a, void* out, Py_ssize_t ld) noexcept nogil
+
+    # Each row of t, of row length ld as z, becomes w H t: H = d2l/dz2 of the row's loss where it acts, on a_L or y_hat,
+    # as a sum over outputs; w is weight times weight_scale. An entry of weight 0 gives 0. y is NULL for labels.
+    void (*loss_curvature)(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out, const void* z,
+                           Py_ssize_t ld, const void* y, const Py_ssize_t* labels, int weight_kind,
+                           const double* weight, double weight_scale, void* t) noexcept nogil
+
+    # t becomes p (.) (t - p.t) for each row, in float64.
+    void (*softmax_product)(Py_ssize_t n_rows, Py_ssize_t n, const void* p, void* t, Py_ssize_t ld) noexcept nogil
+
+    # t = g (.) t + s (.) x, elementwise, by fma; all have row length ld.
+    void (*multiply_add)(Py_ssize_t n_rows, Py_ssize_t n, const void* s, const void* x, const void* g,
+                         void* t, Py_ssize_t ld) noexcept nogil

@@ -7,7 +7,8 @@ Where to find what:
     _kernels_block.pxi         the register block that all products run on
     _kernels_products.pxi      a = h W^T + b, grad_h = grad_a W, grad_W = grad_a^T h: the matrix products
     _kernels_activations.pxi   g and g'
-    _kernels_losses.pxi        row losses, their derivatives, softmax
+    _kernels_second.pxi        g'', and the products with it
+    _kernels_losses.pxi        row losses, their first and second derivatives, softmax
     _kernels_sums.pxi          sums over chunks of samples in wide accumulators
 
 A. `real` and `vec` are C macros of the build (_kernels_vector.h); Cython believes that both are floats. A literal such
@@ -128,6 +129,7 @@ include "_kernels_block.pxi"
 include "_kernels_products.pxi"
 include "_kernels_elementary.pxi"
 include "_kernels_activations.pxi"
+include "_kernels_second.pxi"
 include "_kernels_losses.pxi"
 include "_kernels_sums.pxi"
 
@@ -148,5 +150,9 @@ _table.accumulate = accumulate
 _table.finish_wide = finish_wide
 _table.finish = finish
 _table.fill_with_ones = fill_with_ones
+_table.second_derivative = second_derivative
+_table.loss_curvature = loss_curvature
+_table.softmax_product = softmax_product
+_table.multiply_add = multiply_add
 
 table = PyCapsule_New(&_table, "backprop.KernelTable", NULL)

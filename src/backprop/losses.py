@@ -1,8 +1,10 @@
-"""The table of losses: name -> code, formula, domain of y, and a NumPy reference of l and dl.
+"""The table of losses: name -> code, formula, domain of y, and a NumPy reference of l, dl and H t.
 
 `loss` and `loss_prime` take (z, y, parameter), where z is what the loss acts on: a_L for the losses with a link
 (and hinge), y_hat for the others. z may be complex (the complex step), y is real. Where the loss is a mean over outputs
 both return one term an output, (n_samples, n_out); cross_entropy's `loss` returns one value a row.
+`curvature` takes (z, y, t, parameter): each row of t times H, the second derivatives of that row's terms by z, which is
+l'' (.) t for all losses but cross_entropy. l'' is 0 at a kink of l or dl; a NaN in z or y gives NaN.
 Labels reach the reference of cross_entropy as rows of 0 and 1.
 """
 
@@ -29,6 +31,8 @@ class Loss:
         l for one output, d = y_hat - y, or for a row.
     loss, loss_prime : callable
         ``loss(z, y, parameter)`` and its derivative by z.
+    curvature : callable
+        ``curvature(z, y, t, parameter)``, H t row by row, H = d2l/dz2.
     acts_on_a : bool
         True where the loss works on a_L instead of y_hat.
     link : str or None
@@ -45,6 +49,7 @@ class Loss:
     formula: str
     loss: Callable[[Array, Array, float], Array]
     loss_prime: Callable[[Array, Array, float], Array]
+    curvature: Callable[[Array, Array, Array, float], Array]
     acts_on_a: bool = False
     link: str | None = None
     domain: str = "real numbers"
@@ -116,41 +121,60 @@ def _cross_entropy_prime(a: Array, y: Array, eps: float) -> Array:
     return softmax(a) * target.sum(axis=1, keepdims=True) - target
 
 
+def _cross_entropy_curvature(a: Array, y: Array, t: Array, eps: float) -> Array:
+    """sum(y') p (.) (t - p.t), with t shifted so that it is 0 where p is largest: there t - p.t would cancel."""
+    p = softmax(a)
+    shifted = t - np.take_along_axis(t, a.real.argmax(axis=1)[:, None], axis=1)
+    return _smoothed(y, eps).sum(axis=1, keepdims=True) * p * (shifted - (p * shifted).sum(axis=1, keepdims=True))
+
+
+def _unless_nan(z: Array, y: Array, value: Array | float) -> Array:
+    d = z.real - y
+    return np.where(np.isnan(d), d, value)
+
+
 # fmt: off
 _TABLE = [
-    Loss("squared_error", 0, "d^2", lambda z, y, p: (z - y) ** 2, lambda z, y, p: 2.0 * (z - y)),
+    Loss(
+        "squared_error", 0, "d^2",
+        lambda z, y, p: (z - y) ** 2, lambda z, y, p: 2.0 * (z - y), lambda z, y, t, p: _unless_nan(z, y, 2.0) * t,
+    ),
     Loss(
         "absolute_error", 1, "|d|",
         lambda z, y, p: (z - y) * np.sign(z.real - y), lambda z, y, p: np.sign(z.real - y),
+        lambda z, y, t, p: _unless_nan(z, y, 0.0) * t,
     ),
     Loss(
         "huber", 2, "d^2/2 if |d| <= delta, else delta (|d| - delta/2)",
-        _huber, _huber_slope,
+        _huber, _huber_slope, lambda z, y, t, p: _unless_nan(z, y, np.where(np.abs(z.real - y) < p, 1.0, 0.0)) * t,
         parameter_name="delta", parameter_domain="a finite number > 0", default=1.0,
     ),
     Loss(
         "quantile", 3, "max(-tau d, (1 - tau) d)",
         lambda z, y, p: _quantile_slope(z, y, p) * (z - y), _quantile_slope,
+        lambda z, y, t, p: _unless_nan(z, y, 0.0) * t,
         parameter_name="tau", parameter_domain="a number with 0 < tau < 1", default=0.5,
     ),
     Loss(
         "hinge", 4, "max(0, 1 - y a)",
         lambda a, y, p: np.where(1.0 - y * a.real > 0, 1.0 - y * a, 0.0 * y * a), _hinge_slope,
+        lambda a, y, t, p: _unless_nan(a, y, 0.0) * t,
         acts_on_a=True, domain="-1 or +1",
     ),
     Loss(
         "poisson", 5, "exp(a) - y a",
-        lambda a, y, p: np.exp(a) - y * a, lambda a, y, p: np.exp(a) - y,
+        lambda a, y, p: np.exp(a) - y * a, lambda a, y, p: np.exp(a) - y, lambda a, y, t, p: np.exp(a) * t,
         acts_on_a=True, link="exp", domain="numbers >= 0",
     ),
     Loss(
         "binary_cross_entropy", 6, "max(a, 0) - y a + log1p(exp(-|a|))",
         _binary_cross_entropy, _binary_cross_entropy_prime,
+        lambda a, y, t, p: ACTIVATIONS["sigmoid"].g_prime(a, 0.0) * t,
         acts_on_a=True, link="sigmoid", domain="numbers in [0, 1]",
     ),
     Loss(
         "cross_entropy", 7, "-sum_k y'_k log softmax(a)_k, y' = (1 - eps) y + eps/n_out",
-        _cross_entropy, _cross_entropy_prime, acts_on_a=True, link="softmax",
+        _cross_entropy, _cross_entropy_prime, _cross_entropy_curvature, acts_on_a=True, link="softmax",
         domain="integer labels (n_samples,), or probabilities (n_samples, n_out)",
         parameter_name="eps", parameter_domain="a number with 0 <= eps < 1", default=0.0,
     ),
