@@ -6,6 +6,15 @@
 
 Everything is float64, or complex128 where params or x are complex: the loss is then analytic in them, and the complex
 step gives its derivatives to rounding (Goodfellow, Bengio, Courville, Deep Learning, section 6.5, for the recursion).
+
+The products with second derivatives take the directional derivative R{.} of each line, along V_i, v_i in the place of
+W_i, b_i (Pearlmutter, Neural Computation 6, 1994); H is the second derivative of the loss by what it acts on:
+
+    R{h_0} = 0,   R{a_i} = W_i R{h_{i-1}} + V_i h_{i-1} + v_i,   R{h_i} = g_i'(a_i) (.) R{a_i}
+    R{grad_{a_L} L} = H R{a_L},   or R{grad_{y_hat} L} = H R{y_hat}
+    R{grad_{h_i} L} = W_{i+1}^T R{grad_{a_{i+1}} L} + V_{i+1}^T grad_{a_{i+1}} L
+    R{grad_{a_i} L} = R{grad_{h_i} L} (.) g'(a_i) + grad_{h_i} L (.) g''(a_i) (.) R{a_i}
+    R{grad_{W_i} L} = R{grad_{a_i} L} h_{i-1}^T + grad_{a_i} L R{h_{i-1}}^T,   R{grad_{b_i} L} = R{grad_{a_i} L}
 """
 
 from __future__ import annotations
@@ -16,8 +25,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from backprop import params as _params
-from backprop.activations import Activation, Array
-from backprop.losses import Loss
+from backprop.activations import ACTIVATIONS, Activation, Array
+from backprop.losses import Loss, softmax
 
 
 @dataclass
@@ -56,6 +65,41 @@ def _entry_weights(weight: Array | None, function: Loss, y: Array) -> Array:
     return entry_weight
 
 
+def _shares(weight: Array | None, function: Loss, y: Array) -> Array:
+    """1/n, or a weight's part of all weights."""
+    entry_weight = _entry_weights(weight, function, y)
+    return entry_weight / entry_weight.sum()
+
+
+def _by_row(share: Array) -> Array:
+    """Shares that multiply rows (n_samples, n_out)."""
+    return share if share.ndim == 2 else share[:, None]
+
+
+def backward(
+    sizes: Sequence[int],
+    activations: Sequence[tuple[Activation, float]],
+    theta: Array,
+    result: Reference,
+    grad_z: Array,
+    function: Loss,
+) -> None:
+    """Every gradient into the result of `forward`, from grad_z by what the loss acts on: a_L, or y_hat."""
+    n_layers = len(sizes) - 1
+    result.grad_a, result.grad_h, result.grad_W, result.grad_b = ([None] * (n_layers + 1) for _ in range(4))
+    layers = [(None, None), *_params.unflatten(theta, sizes)]
+    for i in range(n_layers, 0, -1):
+        if i == n_layers and function.acts_on_a:
+            result.grad_a[i] = grad_z
+        else:
+            activation, parameter = activations[i - 1]
+            result.grad_h[i] = grad_z if i == n_layers else result.grad_a[i + 1] @ layers[i + 1][0]
+            result.grad_a[i] = result.grad_h[i] * activation.g_prime(result.a[i], parameter)
+        result.grad_W[i] = result.grad_a[i].T @ result.h[i - 1]
+        result.grad_b[i] = result.grad_a[i].sum(axis=0)
+    result.grad_h[0] = result.grad_a[1] @ layers[1][0]
+
+
 def value_and_grad(
     sizes: Sequence[int],
     activations: Sequence[tuple[Activation, float]],
@@ -71,26 +115,10 @@ def value_and_grad(
     """
     function, loss_parameter = loss
     result = forward(sizes, activations, theta, x)
-    n_layers = len(sizes) - 1
-    entry_weight = _entry_weights(weight, function, y)
-    share = entry_weight / entry_weight.sum()  # 1/n, or the weight's part of all weights
-
+    share = _shares(weight, function, y)
     z = result.a[-1] if function.acts_on_a else result.h[-1]
     result.loss = (share * function.loss(z, y, loss_parameter)).sum()
-    grad_z = function.loss_prime(z, y, loss_parameter) * (share if share.ndim == 2 else share[:, None])
-
-    result.grad_a, result.grad_h, result.grad_W, result.grad_b = ([None] * (n_layers + 1) for _ in range(4))
-    layers = [(None, None), *_params.unflatten(theta, sizes)]
-    for i in range(n_layers, 0, -1):
-        if i == n_layers and function.acts_on_a:
-            result.grad_a[i] = grad_z
-        else:
-            activation, parameter = activations[i - 1]
-            result.grad_h[i] = grad_z if i == n_layers else result.grad_a[i + 1] @ layers[i + 1][0]
-            result.grad_a[i] = result.grad_h[i] * activation.g_prime(result.a[i], parameter)
-        result.grad_W[i] = result.grad_a[i].T @ result.h[i - 1]
-        result.grad_b[i] = result.grad_a[i].sum(axis=0)
-    result.grad_h[0] = result.grad_a[1] @ layers[1][0]
+    backward(sizes, activations, theta, result, function.loss_prime(z, y, loss_parameter) * _by_row(share), function)
     return result
 
 
@@ -111,3 +139,95 @@ def complex_step(
     terms = function.loss(result.a[-1] if function.acts_on_a else result.h[-1], y, loss_parameter)
     entry_weight = _entry_weights(weight, function, y)
     return float((entry_weight * terms).sum().imag / entry_weight.sum() / step)
+
+
+def _forward_along(
+    sizes: Sequence[int],
+    activations: Sequence[tuple[Activation, float]],
+    theta: Array,
+    direction: Array,
+    result: Reference,
+) -> tuple[list[Array | None], list[Array]]:
+    """R{a_i} and R{h_i} of every layer, from the result of `forward`."""
+    R_a, R_h = [None], [np.zeros_like(result.h[0])]
+    layers = zip(_params.unflatten(theta, sizes), _params.unflatten(direction, sizes), activations, strict=True)
+    for i, ((W, _), (V, v), (activation, parameter)) in enumerate(layers, 1):
+        R_a.append(R_h[i - 1] @ W.T + result.h[i - 1] @ V.T + v)
+        R_h.append(activation.g_prime(result.a[i], parameter) * R_a[i])
+    return R_a, R_h
+
+
+def jvp(
+    sizes: Sequence[int],
+    activations: Sequence[tuple[Activation, float]],
+    loss: tuple[Loss, float],
+    theta: Array,
+    direction: Array,
+    x: Array,
+) -> Array:
+    """The derivative of y_hat along direction, (n_samples, n_out); the loss has a say by its link alone."""
+    function, _ = loss
+    result = forward(sizes, activations, theta, x)
+    R_a, R_h = _forward_along(sizes, activations, theta, direction, result)
+    if function.link is None:
+        return R_h[-1]
+    if function.link == "softmax":
+        p = softmax(result.a[-1])
+        return p * (R_a[-1] - (p * R_a[-1]).sum(axis=1, keepdims=True))
+    return ACTIVATIONS[function.link].g_prime(result.a[-1], 0.0) * R_a[-1]
+
+
+def hvp(
+    sizes: Sequence[int],
+    activations: Sequence[tuple[Activation, float]],
+    loss: tuple[Loss, float],
+    theta: Array,
+    direction: Array,
+    x: Array,
+    y: Array,
+    weight: Array | None = None,
+) -> Array:
+    """The Hessian of `value_and_grad`'s loss times direction, flat as theta."""
+    function, loss_parameter = loss
+    n_layers = len(sizes) - 1
+    result = value_and_grad(sizes, activations, loss, theta, x, y, weight)
+    R_a, R_h = _forward_along(sizes, activations, theta, direction, result)
+    z, R_z = (result.a[-1], R_a[-1]) if function.acts_on_a else (result.h[-1], R_h[-1])
+    R_grad_z = function.curvature(z, y, R_z, loss_parameter) * _by_row(_shares(weight, function, y))
+
+    layers = [(None, None), *_params.unflatten(theta, sizes)]
+    along = [(None, None), *_params.unflatten(direction, sizes)]
+    R_grad_a, parts = [None] * (n_layers + 1), []
+    for i in range(n_layers, 0, -1):
+        if i == n_layers and function.acts_on_a:
+            R_grad_a[i] = R_grad_z
+        else:
+            activation, parameter = activations[i - 1]
+            R_grad_h = R_grad_z
+            if i < n_layers:
+                R_grad_h = R_grad_a[i + 1] @ layers[i + 1][0] + result.grad_a[i + 1] @ along[i + 1][0]
+            R_grad_a[i] = R_grad_h * activation.g_prime(result.a[i], parameter)
+            R_grad_a[i] += result.grad_h[i] * activation.g_second(result.a[i], parameter) * R_a[i]
+        R_grad_W = R_grad_a[i].T @ result.h[i - 1] + result.grad_a[i].T @ R_h[i - 1]
+        parts = [R_grad_W.ravel(), R_grad_a[i].sum(axis=0), *parts]
+    return np.concatenate(parts)
+
+
+def gauss_newton_vp(
+    sizes: Sequence[int],
+    activations: Sequence[tuple[Activation, float]],
+    loss: tuple[Loss, float],
+    theta: Array,
+    direction: Array,
+    x: Array,
+    y: Array,
+    weight: Array | None = None,
+) -> Array:
+    """J^T H J times direction, J the Jacobian of what the loss acts on: a_L, or y_hat (Schraudolph 2002)."""
+    function, loss_parameter = loss
+    result = forward(sizes, activations, theta, x)
+    R_a, R_h = _forward_along(sizes, activations, theta, direction, result)
+    z, R_z = (result.a[-1], R_a[-1]) if function.acts_on_a else (result.h[-1], R_h[-1])
+    R_grad_z = function.curvature(z, y, R_z, loss_parameter) * _by_row(_shares(weight, function, y))
+    backward(sizes, activations, theta, result, R_grad_z, function)
+    return result.gradient
