@@ -26,7 +26,7 @@ SIGNATURES = {
     "packed_size": (SIZE, SIZE, SIZE),
     "pack": (None, SIZE, SIZE, POINTER, POINTER, SIZE, SIZE),
     "scratch_size": (SIZE, SIZE, SIZE, SIZE),
-    "forward_product": (None, SIZE, SIZE, SIZE, POINTER, SIZE, POINTER, POINTER, FLAG, POINTER, POINTER, SIZE),
+    "forward_product": (None, SIZE, SIZE, SIZE, POINTER, SIZE, POINTER, POINTER, FLAG, POINTER, POINTER, SIZE, FLAG),
     "activate": (None, FLAG, DOUBLE, SIZE, SIZE, POINTER, POINTER, SIZE, FLAG),
     "hidden_sum": (None, SIZE, SIZE, SIZE, POINTER, SIZE, POINTER, POINTER, SIZE, FLAG, POINTER),
     "g_prime_product": (None, SIZE, SIZE, POINTER, SIZE, POINTER, SIZE),
@@ -94,9 +94,9 @@ class Layer:
         forward, hidden, weight = (self.kernels[k] for k in ("forward_product", "hidden_sum", "weight_gradient"))
         self.kernels["pack"](n_in, n_out, W, packed, 0, n_out)
         return {
-            "forward": lambda: forward(n_rows, n_in, n_out, h, self.ld_in, W, packed, 0, b, a, self.ld_out),
+            "forward": lambda: forward(n_rows, n_in, n_out, h, self.ld_in, W, packed, 0, b, a, self.ld_out, 0),
             "forward, packing": lambda: forward(
-                n_rows, n_in, n_out, h, self.ld_in, W, packed, PACK_AND_KEEP, b, a, self.ld_out
+                n_rows, n_in, n_out, h, self.ld_in, W, packed, PACK_AND_KEEP, b, a, self.ld_out, 0
             ),
             "hidden sum": lambda: hidden(n_rows, n_in, n_out, grad_a, self.ld_out, W, grad_h, self.ld_in, 0, scratch),
             "weight gradient": lambda: weight(

@@ -62,7 +62,7 @@ BLOCK, PRODUCTS, LOSSES, ACTIVATIONS, SUMS = (
 )
 VECTOR, TABLE = "_kernels_vector.h", "_kernel_table.pxd"
 CORE, INSPECT, WORKSPACE = "_core.pyx", "_core_inspect.pxi", "_core_workspace.pxi"
-PLAN, THREADS = "_core_plan.pxi", "_core_threads.pxi"
+PLAN, RUN, THREADS = "_core_plan.pxi", "_core_run.pxi", "_core_threads.pxi"
 
 
 class Mutation(NamedTuple):
@@ -90,7 +90,7 @@ MUTATIONS = [Mutation(*row) for row in [
     ("half vector: bias of the panel's start", BLOCK,
      "half_b = half_load(bias + n_vectors * LANES, n_last)", "half_b = half_load(bias, n_last)", "v4"),
     ("bias of a narrow layer skipped", PRODUCTS,
-     "a[r * ld_a + u] = b[u] + tree_sum(chain[r][u])", "a[r * ld_a + u] = tree_sum(chain[r][u])"),
+     "(a[r * ld_a + u] if add else 0 if b == NULL else b[u]) + tree_sum(chain[r][u])", "tree_sum(chain[r][u])"),
     ("packing: a remainder of columns from one column of W", PRODUCTS,
      "        for j in range(whole_columns, n_columns):\n"
      "            for k in range(k_start, k_end):\n"
@@ -180,15 +180,13 @@ MUTATIONS = [Mutation(*row) for row in [
      "g_prime[0] = where_less(zero, a, broadcast(1), zero)"),
     ("relu hides NaN", ACTIVATIONS, "return where_less(a, zero, zero, a)", "return where_less(zero, a, a, zero)"),
     ("tanh' as 1 - h^2", ACTIVATIONS,
-     "g_prime[0] = scale(over_square(t, d, r), n)\n",
-     "g_prime[0] = broadcast(1) - quotient(make_pair(-t_minus_1.hi, -t_minus_1.lo), d, r) * "
-     "quotient(make_pair(-t_minus_1.hi, -t_minus_1.lo), d, r)\n"),
+     "g_prime[0] = vfma(-c, c * broadcast(UNSHIFT), c) * broadcast(4 * UNSHIFT)",
+     "g_prime[0] = vfma(-q, q, broadcast(1))"),
     ("tanh' without its factor 4", ACTIVATIONS,
-     "make_pair(vfma(broadcast(4), m.hi, broadcast(4)), broadcast(0))",
-     "make_pair(broadcast(1) + m.hi, broadcast(0))"),
+     "c * broadcast(UNSHIFT), c) * broadcast(4 * UNSHIFT)", "c * broadcast(UNSHIFT), c) * broadcast(UNSHIFT)"),
     ("sigma' as sigma (1 - sigma)", ACTIVATIONS,
-     "g_prime[0] = scale(over_square(e.p, e.d, e.r), e.n)",
-     "g_prime[0] = sigmoid_of(a, &e) * (broadcast(1) - sigmoid_of(a, &e))"),
+     "g_prime[0] = vfma(-shifted, c, shifted) * broadcast(UNSHIFT)",
+     "c = where_less(a, broadcast(0), c, broadcast(1) - c)\n    g_prime[0] = c * (broadcast(1) - c)"),
     ("hard functions: g' at the lower corner", ACTIVATIONS,
      "inside = where_less(broadcast(low), a, inside, where_equal(a, a, below, a))",
      "inside = where_less(a, broadcast(low), below, inside)"),
@@ -286,8 +284,8 @@ MUTATIONS = [Mutation(*row) for row in [
     ("hidden sum: partial panels taken as whole", PRODUCTS,
      "        p = next_panel(n - j)\n", "        p = next_panel(n - j)\n        p.tail = WHOLE\n"),
     ("g' product missing", CORE,
-     "a_of(plan, work, tile, i), plan.layers[i].ld, True, clock)",
-     "a_of(plan, work, tile, i), plan.layers[i].ld, False, clock)"),
+     "a_of(plan, work, tile, i), plan.layers[i].ld, TIMES, clock)",
+     "a_of(plan, work, tile, i), plan.layers[i].ld, OVERWRITE, clock)"),
     ("g' product as a sum", BLOCK,
      "chain[r][c] = load(C + r * c_row + c * LANES) * chain[r][c]",
      "chain[r][c] = load(C + r * c_row + c * LANES) + chain[r][c]"),
@@ -425,10 +423,10 @@ MUTATIONS = [Mutation(*row) for row in [
     ("threads: tiles of forward from the first row", THREADS,
      "    cdef Py_ssize_t row = index * run.tile_rows\n", "    cdef Py_ssize_t row = 0\n"),
     ("not divided by the number of outputs", PLAN,
-     "request.divisor *= self.layers.sizes[self.layers.n_layers]", "request.divisor *= 1"),
+     "request.divisor *= plan.sizes[plan.n_layers]", "request.divisor *= 1"),
     ("weights by entry divided by the number of outputs", PLAN,
-     "if self.layers.loss != CROSS_ENTROPY and request.weight_kind != WEIGHT_PER_ENTRY:",
-     "if self.layers.loss != CROSS_ENTROPY:"),
+     "if plan.loss != CROSS_ENTROPY and request.weight_kind != WEIGHT_PER_ENTRY:",
+     "if plan.loss != CROSS_ENTROPY:"),
     # Layers, tiles and rows
     ("biases read from the weights", WORKSPACE, "layer.b = offset * plan.itemsize", "layer.b = layer.W"),
     ("offsets in float32's bytes", WORKSPACE, "layer.W = offset * plan.itemsize", "layer.W = offset * 4"),
@@ -451,10 +449,10 @@ MUTATIONS = [Mutation(*row) for row in [
     ("kept dL/dx not divided", CORE,
      "keep(plan, tile, request.keep_grad_h, 0, work.grad_h, plan.sizes[0], request.divisor)",
      "keep(plan, tile, request.keep_grad_h, 0, work.grad_h, plan.sizes[0], 1)"),
-    ("a small workspace for a large batch", PLAN,
-     "if work.capacity >= rows and work.n_scratch >= n_scratch:", "if work.n_scratch >= n_scratch:"),
-    ("a workspace that was used counts as packed", PLAN, "            work.is_packed = False\n", ""),
-    ("sums over chunks not set to zero", PLAN, "            totals.loss = 0\n", ""),
+    ("a small workspace for a large batch", RUN,
+     "if work.capacity >= rows and work.n_scratch >= n_scratch", "if work.n_scratch >= n_scratch"),
+    ("a workspace that was used counts as packed", RUN, "            work.is_packed = False\n", ""),
+    ("sums over chunks not set to zero", RUN, "            totals.loss = 0\n", ""),
     ("Ctrl-C unheard", WORKSPACE, "raised = check_signals()", "raised = 0"),
     # What is looked at before
     ("label n_out accepted", INSPECT, "if not 0 <= labels[s] < n_out", "if not 0 <= labels[s] <= n_out"),

@@ -54,6 +54,43 @@ class Plan:
         keep_a: Sequence[_Array | None] | None = None,
         keep_h: Sequence[_Array | None] | None = None,
     ) -> None: ...
+    def sums(
+        self,
+        mode: str,
+        params: _Array,
+        x: _Array,
+        y: _Array | None,
+        out: _Array,
+        weights: tuple[_Array, float, float, int] | None,
+        n_threads: int,
+        v: _Array | None = None,
+        cotangent: _Array | None = None,
+        max_norm: float = 0,
+        target_grad_x: _Array | None = None,
+        grad_weight: _Array | None = None,
+        rows: _Array | None = None,
+    ) -> float: ...
+    def rows(
+        self,
+        mode: str,
+        params: _Array,
+        x: _Array,
+        y: _Array | None,
+        out: _Array,
+        weights: tuple[_Array, float, float, int] | None,
+        n_threads: int,
+        v: _Array | None = None,
+    ) -> None: ...
+    def ensemble_value_and_grad(
+        self,
+        params: _Array,
+        x: _Array,
+        y: _Array,
+        losses: _Array,
+        out: _Array,
+        weights: Sequence[tuple[_Array, float, float, int] | None] | None,
+        n_threads: int,
+    ) -> None: ...
     def quick_value_and_grad(
         self,
         params: object,
@@ -66,7 +103,11 @@ class Plan:
 
 @disjoint_base
 class Workspaces:
-    def __new__(cls, plan: Plan, rows: int, n_threads: int) -> Self: ...
+    def __new__(cls, plan: Plan, rows: int, n_threads: int, kind: int) -> Self: ...
+
+@disjoint_base
+class ThreadTotals:
+    def __new__(cls, plan: Plan, n_threads: int, with_wide: bool) -> Self: ...
 
 @disjoint_base
 class Pointers:

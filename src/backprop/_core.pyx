@@ -34,14 +34,14 @@ import os
 
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport isfinite
+from libc.math cimport isfinite, sqrt
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from backprop._kernel_table cimport (
-    BINARY_CROSS_ENTROPY, CHAIN_ROWS, CHUNK_ROWS, CROSS_ENTROPY, HINGE, NO_WEIGHT, PACK_AND_KEEP, PACK_ONCE, PACKED,
-    POISSON, ROW_BYTES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
+    ADD, BINARY_CROSS_ENTROPY, CHAIN_ROWS, CHUNK_ROWS, CROSS_ENTROPY, HINGE, NO_WEIGHT, OVERWRITE, PACK_AND_KEEP,
+    PACK_ONCE, PACKED, POISSON, ROW_BYTES, SOFTMAX, TIMES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
 )
 
 cnp.import_array()
@@ -55,8 +55,15 @@ include "_core_workspace.pxi"
 include "_core_inspect.pxi"
 
 
+cdef enum Mode:
+    # What a call makes of its tiles: sums over samples, or rows of their own (_core_modes.pxi).
+    VALUE_AND_GRAD, VJP, CLIPPED_GRADIENT, HVP, GAUSS_NEWTON_VP, HESSIAN, NORMAL_EQUATIONS, SOBOLEV
+    FORWARD, JVP, INPUT_GRADIENT, INPUT_JACOBIAN, JACOBIAN, PER_SAMPLE_GRADIENTS, PER_SAMPLE_GRADIENT_NORMS
+
+
 cdef struct Request:
     # What one call asks for, as checked pointers; NULL where a thing is not asked for or not there.
+    int mode
     const char* params
     Py_ssize_t n_samples
     const char* x                # (n_samples, n_0)
@@ -67,8 +74,15 @@ cdef struct Request:
     double weight_scale          # a power of two that brings the weights near 1, against under- and overflow
     Py_ssize_t n_kept            # samples that have a weight other than 0
     double divisor               # n_samples or the sum of scaled weights, times n_L where l is a mean over outputs
-    char* y_hat                  # forward: (n_samples, n_L)
-    char* grad                   # (n_params,)
+    Py_ssize_t n_sums            # entries of grad
+    char* grad                   # the sums over samples: (n_params,) but for Hessians and normal equations
+    char* rows                   # what each sample has of its own: forward's y_hat, input gradients, ...
+    const char* v                # (n_params,): the direction of a derivative
+    const char* cotangent        # (n_samples, n_L)
+    double max_norm
+    const char* target_grad_x    # (n_samples, n_L, n_0)
+    const double* grad_weight    # (n_L, n_0)
+    bint with_second             # g''(a) is needed too
     void** keep_a                # layer_gradients: arrays (n_samples, n_i) by layer 0..L, NULL entries are skipped
     void** keep_h
     void** keep_grad_a
@@ -216,7 +230,7 @@ cdef int preactivation(const Layers* plan, const Request* request, Workspace* wo
         plan.kernels.forward_product(tile.n_rows, layer.n_in, n, input_of(plan, work, tile, i), ld_of_input(plan, i),
                                      request.params + layer.W + j * layer.n_in * plan.itemsize, packed, tile.packing,
                                      request.params + layer.b + j * plan.itemsize,
-                                     a_of(plan, work, tile, i) + j * plan.itemsize, layer.ld)
+                                     a_of(plan, work, tile, i) + j * plan.itemsize, layer.ld, OVERWRITE)
         if tile.packing != PACK_ONCE:
             packed += n * layer.n_in * plan.itemsize
         j += n
@@ -230,6 +244,14 @@ cdef void activation(const Layers* plan, Workspace* work, const Tile* tile, Py_s
     """h_i = g_i(a_i); with_prime: a_i becomes g_i'(a_i)."""
     plan.kernels.activate(code, plan.layers[i].parameter, tile.n_rows, plan.layers[i].n_out,
                           a_of(plan, work, tile, i), output_of(plan, work, tile, i), plan.layers[i].ld, with_prime)
+
+
+cdef void activation_second(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i) noexcept nogil:
+    """g_i''(a_i), before a_i becomes g_i'(a_i)."""
+    plan.kernels.second_derivative(plan.layers[i].activation, plan.layers[i].parameter, tile.n_rows,
+                                   plan.layers[i].n_out, a_of(plan, work, tile, i),
+                                   work.g_second[i] + tile.first * plan.layers[i].ld * plan.itemsize,
+                                   plan.layers[i].ld)
 
 
 cdef int forward_sweep(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
@@ -251,6 +273,8 @@ cdef int forward_sweep(const Layers* plan, const Request* request, Workspace* wo
                 part.packing = PACK_AND_KEEP if first == 0 else PACKED
             if preactivation(plan, request, work, &part, i, clock):
                 return 1
+            if request.with_second and activate:
+                activation_second(plan, work, &part, i)
             if activate:
                 activation(plan, work, &part, i, plan.layers[i].activation, with_prime)
             first += rows
@@ -283,8 +307,8 @@ cdef void output_gradient(const Layers* plan, const Request* request, Workspace*
 # (5), (6) -------------------------------------------------------------------------------------------------------------
 
 cdef int hidden_sum(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, Py_ssize_t i,
-                    char* grad_h, Py_ssize_t ld, bint times_g_prime, Clock* clock) noexcept nogil:
-    """dL/dh_{i,j} = sum_m dL/da_{i+1,m} W_{i+1,m,j}; times_g_prime: the product (6) in the same pass.
+                    char* grad_h, Py_ssize_t ld, int epilogue, Clock* clock) noexcept nogil:
+    """dL/dh_{i,j} = sum_m dL/da_{i+1,m} W_{i+1,m,j}; TIMES: the product (6) in the same pass.
 
     Nonzero where a signal handler raised.
     """
@@ -294,7 +318,7 @@ cdef int hidden_sum(const Layers* plan, const Request* request, Workspace* work,
         n = next_part(plan, tile.n_rows, next_layer.n_out, next_layer.n_in - j)
         plan.kernels.hidden_sum(tile.n_rows, n, next_layer.n_out, a_of(plan, work, tile, i + 1), next_layer.ld,
                                 request.params + next_layer.W + j * plan.itemsize, next_layer.n_in,
-                                grad_h + j * plan.itemsize, ld, times_g_prime, tile.scratch)
+                                grad_h + j * plan.itemsize, ld, epilogue, tile.scratch)
         j += n
         if is_stopped(plan, tile, clock):
             return 1
@@ -346,11 +370,11 @@ cdef int backward_sweep(const Layers* plan, const Request* request, Workspace* w
     for i in range(plan.n_layers, 0, -1):
         if i < plan.n_layers:
             if request.keep_grad_h != NULL:
-                if hidden_sum(plan, request, work, tile, i, work.grad_h, plan.layers[i].ld, False, clock):
+                if hidden_sum(plan, request, work, tile, i, work.grad_h, plan.layers[i].ld, OVERWRITE, clock):
                     return 1
                 keep(plan, tile, request.keep_grad_h, i, work.grad_h, plan.layers[i].ld, request.divisor)
                 g_prime_product(plan, work, tile, i)
-            elif hidden_sum(plan, request, work, tile, i, a_of(plan, work, tile, i), plan.layers[i].ld, True, clock):
+            elif hidden_sum(plan, request, work, tile, i, a_of(plan, work, tile, i), plan.layers[i].ld, TIMES, clock):
                 return 1
         keep(plan, tile, request.keep_grad_a, i, a_of(plan, work, tile, i), plan.layers[i].ld, request.divisor)
         if grad != NULL:
@@ -358,7 +382,7 @@ cdef int backward_sweep(const Layers* plan, const Request* request, Workspace* w
                 return 1
             bias_gradient(plan, work, tile, i, 0, plan.sizes[i], grad, add, divisor)
     if request.keep_grad_h != NULL:
-        if hidden_sum(plan, request, work, tile, 0, work.grad_h, plan.sizes[0], False, clock):
+        if hidden_sum(plan, request, work, tile, 0, work.grad_h, plan.sizes[0], OVERWRITE, clock):
             return 1
         keep(plan, tile, request.keep_grad_h, 0, work.grad_h, plan.sizes[0], request.divisor)
     return 0
@@ -394,9 +418,9 @@ cdef inline int packing_of(const Workspace* work, bint is_only_tile) noexcept no
 
 cdef int chunk_sums(const Layers* plan, const Request* request, Workspace* work, Py_ssize_t* row, Py_ssize_t n_rows,
                     char* grad, double divisor, double* loss, Clock* clock) except -1 nogil:
-    """The loss of one chunk, from source row `row` on, and its gradient into grad unless that is NULL.
+    """The loss of one chunk, from source row `row` on, and its gradient (or other sums) into grad unless that is NULL.
 
-    divisor is 0, or what the gradient is divided by where this chunk is the only one.
+    divisor is 0, or what the sums are divided by where this chunk is the only one.
     """
     cdef Tile tile
     cdef Py_ssize_t done = 0, s
@@ -404,13 +428,19 @@ cdef int chunk_sums(const Layers* plan, const Request* request, Workspace* work,
     while done < n_rows:
         row[0] = fill_tile(plan, request, work, &tile, row[0], min(work.tile_rows, n_rows - done))
         tile.packing = packing_of(work, tile.n_rows == request.n_kept)
-        if forward_sweep(plan, request, work, &tile, grad != NULL, clock):
-            return raise_without_gil()
+        if request.mode == VALUE_AND_GRAD:
+            if forward_sweep(plan, request, work, &tile, grad != NULL, clock):
+                return raise_without_gil()
+            output_gradient(plan, request, work, &tile, grad != NULL)
+            if grad != NULL and backward_sweep(plan, request, work, &tile, grad, done > 0,
+                                               divisor if done + tile.n_rows == n_rows else 0, clock):
+                return raise_without_gil()
+        else:
+            if sums_of_tile(plan, request, work, &tile, grad, done > 0, clock):
+                return raise_without_gil()
+            if divisor != 0 and done + tile.n_rows == n_rows:
+                plan.kernels.finish(request.n_sums, grad, divisor, grad)
         work.is_packed = True
-        output_gradient(plan, request, work, &tile, grad != NULL)
-        if grad != NULL and backward_sweep(plan, request, work, &tile, grad, done > 0,
-                                           divisor if done + tile.n_rows == n_rows else 0, clock):
-            return raise_without_gil()
         for s in range(tile.n_rows):
             loss[0] += work.row_loss[s]
         done += tile.n_rows
@@ -419,25 +449,23 @@ cdef int chunk_sums(const Layers* plan, const Request* request, Workspace* work,
     return 0
 
 
-cdef int value_and_grad_in_order(const Layers* plan, const Request* request, Workspace* work,
-                                 Totals* totals) except -1 nogil:
-    """One chunk after another, on the caller's thread."""
+cdef int value_and_grad_in_order(const Layers* plan, const Request* request, Workspace* work, Totals* totals,
+                                 Clock* clock) except -1 nogil:
+    """One chunk after another, on one thread; signals are polled where there is a clock."""
     cdef Py_ssize_t row = 0, done = 0, n_rows = rows_of_chunk(plan, request.n_kept), k
-    cdef Py_ssize_t n_sums = 0 if totals.wide == NULL else n_parts_of_sums(plan)
+    cdef Py_ssize_t n_sums = 0 if totals.wide == NULL else n_parts_of_sums(request)
     cdef double loss
-    cdef Clock clock
-    reset_clock(&clock)
     while done < request.n_kept:
         chunk_sums(plan, request, work, &row, min(n_rows, request.n_kept - done), request.grad,
-                   request.divisor if totals.wide == NULL else 0, &loss, &clock)
+                   request.divisor if totals.wide == NULL else 0, &loss, clock)
         add_loss(totals, loss)
         for k in range(n_sums):
             accumulate(plan, request, totals, k, done == 0)
-            poll_signals(&clock)
+            poll_signals(clock)
         done += n_rows
     for k in range(n_sums):
         divide(plan, request, totals, k)
-        poll_signals(&clock)
+        poll_signals(clock)
     return 0
 
 
@@ -455,15 +483,15 @@ cdef inline double mean_loss(const Totals* totals, double divisor) noexcept nogi
     return totals.loss / divisor
 
 
-cdef inline Py_ssize_t n_parts_of_sums(const Layers* plan) noexcept nogil:
+cdef inline Py_ssize_t n_parts_of_sums(const Request* request) noexcept nogil:
     """Parts of SUM_ENTRIES parameters in which wide sums are added and divided."""
-    return (plan.n_params + SUM_ENTRIES - 1) // SUM_ENTRIES
+    return (request.n_sums + SUM_ENTRIES - 1) // SUM_ENTRIES
 
 
 cdef inline void accumulate(const Layers* plan, const Request* request, const Totals* totals, Py_ssize_t k,
                             bint first) noexcept nogil:
     """Add part k of the gradient of a chunk, in request.grad, to the wide sums."""
-    cdef Py_ssize_t start = k * SUM_ENTRIES, n = min(<Py_ssize_t>SUM_ENTRIES, plan.n_params - start)
+    cdef Py_ssize_t start = k * SUM_ENTRIES, n = min(<Py_ssize_t>SUM_ENTRIES, request.n_sums - start)
     cdef double* wide_error = NULL
     if totals.wide_error != NULL:
         wide_error = totals.wide_error + start
@@ -472,7 +500,7 @@ cdef inline void accumulate(const Layers* plan, const Request* request, const To
 
 cdef inline void divide(const Layers* plan, const Request* request, const Totals* totals, Py_ssize_t k) noexcept nogil:
     """Part k of the wide sums over the divisor, rounded once; the sums of a single chunk are divided already."""
-    cdef Py_ssize_t start = k * SUM_ENTRIES, n = min(<Py_ssize_t>SUM_ENTRIES, plan.n_params - start)
+    cdef Py_ssize_t start = k * SUM_ENTRIES, n = min(<Py_ssize_t>SUM_ENTRIES, request.n_sums - start)
     cdef const double* wide_error = NULL
     if totals.wide_error != NULL:
         wide_error = totals.wide_error + start
@@ -494,12 +522,16 @@ cdef int forward_of_tile(const Layers* plan, const Request* request, Workspace* 
         activation(plan, work, &tile, L, plan.link, False)
         keep(plan, &tile, request.keep_h, L, work.h[L], plan.layers[L].ld, 1)
     for s in range(n_rows):
-        memcpy(request.y_hat + (row + s) * n_bytes, work.h[L] + s * plan.layers[L].ld * plan.itemsize, n_bytes)
+        memcpy(request.rows + (row + s) * n_bytes, work.h[L] + s * plan.layers[L].ld * plan.itemsize, n_bytes)
     return 0
 
 
+include "_core_sweeps.pxi"
+include "_core_modes.pxi"
 include "_core_threads.pxi"
 include "_core_plan.pxi"
+include "_core_run.pxi"
+include "_core_ensemble.pxi"
 
 
 # (5) and (6) alone ----------------------------------------------------------------------------------------------------

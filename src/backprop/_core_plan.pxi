@@ -52,17 +52,7 @@ cdef class Plan:
         """
         cdef Request request = make_request(&self.layers, params, x)
         cdef Pointers kept_grad_a = Pointers(keep_grad_a), kept_grad_h = Pointers(keep_grad_h)
-        cdef cnp.ndarray weight
-        if cnp.PyArray_TYPE(y) == cnp.NPY_INTP:
-            request.labels = <const Py_ssize_t*>cnp.PyArray_DATA(y)
-        else:
-            request.y = cnp.PyArray_BYTES(y)
-        if weights is not None:
-            weight, request.weight_scale, request.divisor, request.n_kept = weights
-            request.weight = <const double*>cnp.PyArray_DATA(weight)
-            request.weight_kind = WEIGHT_PER_SAMPLE if cnp.PyArray_NDIM(weight) == 1 else WEIGHT_PER_ENTRY
-        if self.layers.loss != CROSS_ENTROPY and request.weight_kind != WEIGHT_PER_ENTRY:
-            request.divisor *= self.layers.sizes[self.layers.n_layers]  # l is a mean over outputs
+        set_targets(&self.layers, &request, y, weights)
         if out is not None:
             request.grad = cnp.PyArray_BYTES(out)
         request.keep_grad_a = kept_grad_a.pointers
@@ -71,14 +61,129 @@ cdef class Plan:
             n_threads = 1
         return run_value_and_grad(self, &request, n_threads)
 
+    def sums(self, str mode, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y, cnp.ndarray out, weights,
+             int n_threads, cnp.ndarray v=None, cnp.ndarray cotangent=None, double max_norm=0,
+             cnp.ndarray target_grad_x=None, cnp.ndarray grad_weight=None, cnp.ndarray rows=None):
+        """Sums over samples of a call beside value_and_grad, into out; returns the loss, where there is one.
+
+        y is None where the call needs no targets; the others are None where the mode does not use them.
+        """
+        cdef Request request = make_request(&self.layers, params, x)
+        cdef double cost = 3
+        cdef int kind = OF_DERIVATIVES
+        request.n_sums = cnp.PyArray_SIZE(out)
+        request.grad = cnp.PyArray_BYTES(out)
+        request.v = data_of(v)
+        request.cotangent = data_of(cotangent)
+        request.rows = <char*>data_of(rows)
+        request.target_grad_x = data_of(target_grad_x)
+        request.grad_weight = <const double*>data_of(grad_weight)
+        request.max_norm = max_norm
+        if y is not None:
+            set_targets(&self.layers, &request, y, weights)
+        if mode == "vjp":
+            request.mode = VJP
+            request.divisor = 1
+            cost = 1
+        elif mode == "clipped_gradient":
+            request.mode = CLIPPED_GRADIENT
+            per_sample(&self.layers, &request)
+            cost = 1
+        elif mode == "hvp":
+            request.mode = HVP
+            request.with_second = True
+        elif mode == "gauss_newton_vp":
+            request.mode = GAUSS_NEWTON_VP
+        elif mode == "hessian":
+            request.mode = HESSIAN
+            request.with_second = True
+            cost = 2 * self.layers.n_params
+        elif mode == "normal_equations":
+            request.mode = NORMAL_EQUATIONS
+            request.divisor = 1
+            cost = 1 + self.layers.sizes[self.layers.n_layers] * self.layers.n_params // 3
+            kind = OF_NORMAL_EQUATIONS
+        elif mode == "sobolev":
+            request.mode = SOBOLEV
+            request.with_second = True
+            cost = 1 + 4 * self.layers.sizes[self.layers.n_layers]
+        else:
+            raise ValueError(f"mode: expected a call that sums over samples, got {mode!r}")
+        return run_sums(self, &request, useful_threads(&self.layers, <Py_ssize_t>(request.n_kept * cost), n_threads),
+                        kind)
+
+    def rows(self, str mode, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y, cnp.ndarray out, weights,
+             int n_threads, cnp.ndarray v=None):
+        """What each sample has of its own, into out; rows of weight 0 must have been left out."""
+        cdef Request request = make_request(&self.layers, params, x)
+        cdef double cost = 1
+        request.rows = cnp.PyArray_BYTES(out)
+        request.v = data_of(v)
+        if y is not None:
+            set_targets(&self.layers, &request, y, weights)
+            per_sample(&self.layers, &request)
+        if mode == "jvp":
+            request.mode = JVP
+        elif mode == "input_gradient":
+            request.mode = INPUT_GRADIENT
+        elif mode == "input_jacobian":
+            request.mode = INPUT_JACOBIAN
+            cost = self.layers.sizes[self.layers.n_layers]
+        elif mode == "jacobian":
+            request.mode = JACOBIAN
+            cost = self.layers.sizes[self.layers.n_layers]
+        elif mode == "per_sample_gradients":
+            request.mode = PER_SAMPLE_GRADIENTS
+        elif mode == "per_sample_gradient_norms":
+            request.mode = PER_SAMPLE_GRADIENT_NORMS
+        else:
+            raise ValueError(f"mode: expected a call by sample, got {mode!r}")
+        run_rows(self, &request, n_threads, cost, OF_DERIVATIVES)
+
     def forward(self, cnp.ndarray params, cnp.ndarray x, cnp.ndarray out, int n_threads, keep_a=None, keep_h=None):
         """y_hat into out; keep_a and keep_h are lists of arrays or None by layer."""
         cdef Request request = make_request(&self.layers, params, x)
         cdef Pointers kept_a = Pointers(keep_a), kept_h = Pointers(keep_h)
-        request.y_hat = cnp.PyArray_BYTES(out)
+        request.mode = FORWARD
+        request.rows = cnp.PyArray_BYTES(out)
         request.keep_a = kept_a.pointers
         request.keep_h = kept_h.pointers
-        run_forward(self, &request, n_threads)
+        run_rows(self, &request, n_threads, 1.0 / 3, OF_GRADIENT)
+
+    def ensemble_value_and_grad(self, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y, cnp.ndarray losses,
+                                cnp.ndarray out, weights, int n_threads):
+        """Losses (k,) and gradients (k, n_params) of k networks of this shape.
+
+        x and y have one dimension more where each network has its own; weights is None or a list of one for each.
+        """
+        cdef const Layers* plan = &self.layers
+        cdef Py_ssize_t n_networks = cnp.PyArray_DIM(params, 0), m, n_samples
+        cdef Py_ssize_t x_step = 0, y_step = 0
+        cdef Request* requests = <Request*>calloc(n_networks, sizeof(Request))
+        if requests == NULL:
+            raise MemoryError("the requests of the networks do not fit into memory")
+        n_samples = cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 2)
+        if cnp.PyArray_NDIM(x) == 3:
+            x_step = n_samples * plan.sizes[0] * plan.itemsize
+        if cnp.PyArray_NDIM(y) == (2 if cnp.PyArray_TYPE(y) == cnp.NPY_INTP else 3):
+            y_step = cnp.PyArray_NBYTES(y) // n_networks
+        try:
+            for m in range(n_networks):
+                requests[m] = make_request(plan, params, x)
+                requests[m].n_samples = n_samples
+                requests[m].n_kept = n_samples
+                requests[m].divisor = n_samples
+                set_targets(plan, &requests[m], y, None if weights is None else weights[m])
+                requests[m].params += m * plan.n_params * plan.itemsize
+                requests[m].x += m * x_step
+                if requests[m].y != NULL:
+                    requests[m].y += m * y_step
+                if requests[m].labels != NULL:
+                    requests[m].labels = <const Py_ssize_t*>(<const char*>requests[m].labels + m * y_step)
+                requests[m].grad = cnp.PyArray_BYTES(out) + m * plan.n_params * plan.itemsize
+            run_ensemble(self, requests, n_networks, <double*>cnp.PyArray_DATA(losses), n_threads)
+        finally:
+            free(requests)
 
     def quick_value_and_grad(self, params, x, y, out, n_threads, get_num_threads):
         """`value_and_grad` for arguments that need neither conversion nor an error message, else None.
@@ -142,11 +247,38 @@ cdef inline bint overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
             and cnp.PyArray_BYTES(b) < cnp.PyArray_BYTES(a) + cnp.PyArray_NBYTES(a))
 
 
+cdef void set_targets(const Layers* plan, Request* request, cnp.ndarray y, weights) except *:
+    """Targets and weights, and the divisor of a mean over samples, and over outputs where l is a mean over them."""
+    cdef cnp.ndarray weight
+    if cnp.PyArray_TYPE(y) == cnp.NPY_INTP:
+        request.labels = <const Py_ssize_t*>cnp.PyArray_DATA(y)
+    else:
+        request.y = cnp.PyArray_BYTES(y)
+    if weights is not None:
+        weight, request.weight_scale, request.divisor, request.n_kept = weights
+        request.weight = <const double*>cnp.PyArray_DATA(weight)
+        request.weight_kind = WEIGHT_PER_SAMPLE if cnp.PyArray_NDIM(weight) == 1 else WEIGHT_PER_ENTRY
+    if plan.loss != CROSS_ENTROPY and request.weight_kind != WEIGHT_PER_ENTRY:
+        request.divisor *= plan.sizes[plan.n_layers]
+
+
+cdef void per_sample(const Layers* plan, Request* request) noexcept:
+    """Samples' own losses, w_s l_s or sum_j w_sj l_sj / n_L: not divided by n_samples or the sum of the weights."""
+    request.divisor = 1
+    request.weight_scale = 1 if plan.loss == CROSS_ENTROPY else 1.0 / plan.sizes[plan.n_layers]
+
+
+cdef inline const char* data_of(cnp.ndarray array) noexcept:
+    """Where an array's numbers start; NULL for None."""
+    return NULL if array is None else cnp.PyArray_BYTES(array)
+
+
 cdef Request make_request(const Layers* plan, cnp.ndarray params, cnp.ndarray x) noexcept:
     """A request with parameters and samples, all else absent."""
     cdef Request request
     memset(&request, 0, sizeof(Request))
     request.params = cnp.PyArray_BYTES(params)
+    request.n_sums = plan.n_params
     request.n_samples = cnp.PyArray_DIM(x, 0)
     request.n_kept = request.n_samples
     request.x = cnp.PyArray_BYTES(x)
@@ -173,258 +305,3 @@ cdef class Pointers:
 
     def __dealloc__(self):
         free(self.pointers)
-
-
-# Buffers from the free lists ------------------------------------------------------------------------------------------
-
-cdef Workspace* take_workspace(Plan plan, Py_ssize_t rows, int n_scratch) except NULL:
-    """A free workspace that is large enough, else a new one in the place of one that is too small."""
-    cdef Workspace** link = &plan.free_workspaces
-    cdef Workspace* work
-    while link[0] != NULL:
-        work = link[0]
-        if work.capacity >= rows and work.n_scratch >= n_scratch:
-            link[0] = work.next
-            work.tile_rows = rows
-            work.is_packed = False
-            return work
-        link = &work.next
-    if plan.free_workspaces != NULL:
-        work = plan.free_workspaces
-        plan.free_workspaces = work.next
-        free_workspace(work)
-    work = new_workspace(&plan.layers, rows, n_scratch)
-    if work == NULL:
-        raise MemoryError(f"the workspace of a call with tiles of {rows} samples does not fit into memory")
-    work.tile_rows = rows
-    return work
-
-
-cdef void give_workspace(Plan plan, Workspace* work) noexcept:
-    work.next = plan.free_workspaces
-    plan.free_workspaces = work
-
-
-cdef Totals* take_totals(Plan plan, bint with_wide, Py_ssize_t n_slots) except NULL:
-    """Free sums over chunks that have what is needed, else new ones in the place of others; set to zero."""
-    cdef Totals** link = &plan.free_totals
-    cdef Totals* totals
-    cdef Py_ssize_t slot
-    while link[0] != NULL:
-        totals = link[0]
-        if (totals.wide != NULL) == with_wide and totals.n_slots >= n_slots:
-            link[0] = totals.next
-            totals.loss = 0
-            totals.loss_error = 0
-            for slot in range(totals.n_slots):
-                totals.slot_is_ready[slot] = 0
-            return totals
-        link = &totals.next
-    if plan.free_totals != NULL:
-        totals = plan.free_totals
-        plan.free_totals = totals.next
-        free_totals(totals)
-    totals = new_totals(&plan.layers, with_wide, n_slots)
-    if totals == NULL:
-        raise MemoryError("the sums of a gradient over chunks of samples do not fit into memory")
-    return totals
-
-
-cdef void give_totals(Plan plan, Totals* totals) noexcept:
-    totals.next = plan.free_totals
-    plan.free_totals = totals
-
-
-# The calls ------------------------------------------------------------------------------------------------------------
-
-cdef double run_value_and_grad(Plan self, const Request* request, int n_threads) except? -1:
-    """Choose the way to divide the work, take the buffers, and run."""
-    cdef const Layers* plan = &self.layers
-    cdef Py_ssize_t chunk_rows = rows_of_chunk(plan, request.n_kept)
-    cdef Py_ssize_t n_chunks = (request.n_kept + chunk_rows - 1) // chunk_rows
-    cdef Py_ssize_t rows = rows_of_tile(plan, request.n_kept)
-    cdef bint with_wide = n_chunks > 1 and request.grad != NULL
-    cdef Totals* totals
-    cdef Totals only_loss
-    cdef double loss
-    n_threads = useful_threads(plan, request.n_kept, n_threads)
-    if n_threads > 1 and n_chunks >= n_threads and plan.n_params * plan.itemsize <= CHUNK_BYTES:
-        totals = take_totals(self, with_wide, 2 * n_threads)
-        try:
-            run_chunks(self, request, totals, n_threads, n_chunks, rows)
-            loss = mean_loss(totals, request.divisor)
-        finally:
-            give_totals(self, totals)
-        return loss
-    if n_threads == 1 and not with_wide:
-        memset(&only_loss, 0, sizeof(Totals))
-        run_in_order(self, request, &only_loss, rows)
-        return mean_loss(&only_loss, request.divisor)
-    totals = take_totals(self, with_wide, 0)
-    try:
-        if n_threads > 1:
-            run_strips(self, request, totals, n_threads)
-        else:
-            run_in_order(self, request, totals, rows)
-        loss = mean_loss(totals, request.divisor)
-    finally:
-        give_totals(self, totals)
-    return loss
-
-
-cdef int run_in_order(Plan self, const Request* request, Totals* totals, Py_ssize_t rows) except -1:
-    """On the caller's thread, from the start: sums that threads left unfinished in totals are dropped."""
-    cdef const Layers* plan = &self.layers
-    cdef Workspace* work = take_workspace(self, rows, 1)
-    totals.loss = 0
-    totals.loss_error = 0
-    try:
-        with nogil:
-            value_and_grad_in_order(plan, request, work, totals)
-    finally:
-        give_workspace(self, work)
-    return 0
-
-
-cdef int run_strips(Plan self, const Request* request, Totals* totals, int n_threads) except -1:
-    """All threads on one group of rows."""
-    cdef const Layers* plan = &self.layers
-    cdef StripRun run
-    cdef Lease lease
-    cdef Clock clock
-    cdef Py_ssize_t rows = min(rows_of_chunk(plan, request.n_kept), n_threads * plan.tile_rows)  # a tile a thread
-    cdef int status
-    memset(&run, 0, sizeof(StripRun))
-    run.plan = plan
-    run.request = request
-    run.totals = totals
-    run.clock = &clock
-    run.strip_rows = min(<Py_ssize_t>MAX_TILE_ROWS // 2, max(
-        <Py_ssize_t>MIN_STRIP, (rows + 2 * n_threads - 1) // (2 * n_threads) // 8 * 8))
-    run.work = take_workspace(self, rows, n_threads)
-    try:
-        with nogil:
-            reset_clock(&clock)
-            pool_acquire(&lease, n_threads)
-            status = value_and_grad_in_strips(&run, &lease, &clock)
-            pool_release(&lease)
-        if clock.raised:
-            raise_pending()
-        if status == POOL_LOST:  # a signal handler forked, and this is the child: nobody else works on it
-            run_in_order(self, request, totals, rows_of_tile(plan, request.n_kept))
-    finally:
-        give_workspace(self, run.work)
-    return 0
-
-
-cdef class Workspaces:
-    """One workspace a thread, given back when the object dies."""
-
-    cdef Plan plan
-    cdef Workspace** work
-    cdef int n
-
-    def __cinit__(self, Plan plan, Py_ssize_t rows, int n_threads):
-        self.plan = plan
-        self.work = <Workspace**>calloc(n_threads, sizeof(Workspace*))
-        if self.work == NULL:
-            raise MemoryError("the workspaces of the threads do not fit into memory")
-        while self.n < n_threads:
-            self.work[self.n] = take_workspace(plan, rows, 1)
-            self.n += 1
-
-    def __dealloc__(self):
-        cdef int i
-        for i in range(self.n):
-            give_workspace(self.plan, self.work[i])
-        free(self.work)
-
-
-cdef int run_chunks(Plan self, const Request* request, Totals* totals, int n_threads, Py_ssize_t n_chunks,
-                    Py_ssize_t rows) except -1:
-    """Each thread takes whole chunks."""
-    cdef const Layers* plan = &self.layers
-    cdef Workspaces workspaces = Workspaces(self, rows, n_threads)
-    cdef ChunkRun run
-    cdef Lease lease
-    cdef Clock clock
-    cdef Py_ssize_t* starts = NULL
-    cdef Py_ssize_t k
-    cdef int status
-    memset(&run, 0, sizeof(ChunkRun))
-    run.plan = plan
-    run.request = request
-    run.work = workspaces.work
-    run.totals = totals
-    run.chunk_rows = rows_of_chunk(plan, request.n_kept)
-    run.n_chunks = n_chunks
-    if request.n_kept < request.n_samples:
-        starts = <Py_ssize_t*>calloc(n_chunks, sizeof(Py_ssize_t))
-        if starts == NULL:
-            raise MemoryError("the list of chunks does not fit into memory")
-        find_starts(plan, request, run.chunk_rows, starts)
-        run.starts = starts
-    with nogil:
-        reset_clock(&clock)
-        pool_acquire(&lease, n_threads)
-        status = pool_run(&lease, n_chunks, chunk_task, &run, poll_from_pool, &clock)
-        pool_release(&lease)
-    free(starts)
-    if clock.raised:
-        raise_pending()
-    if status == POOL_LOST:  # a signal handler forked, and this is the child: nobody else works on it
-        run_in_order(self, request, totals, rows)
-    elif totals.wide != NULL:
-        for k in range(n_parts_of_sums(plan)):
-            divide(plan, request, totals, k)
-    return 0
-
-
-cdef void find_starts(const Layers* plan, const Request* request, Py_ssize_t chunk_rows, Py_ssize_t* starts) noexcept:
-    """The source row from which on each chunk takes its rows."""
-    cdef Py_ssize_t row, kept = 0
-    for row in range(request.n_samples):
-        if has_weight(request, row, plan.sizes[plan.n_layers]):
-            if kept % chunk_rows == 0:
-                starts[kept // chunk_rows] = row
-            kept += 1
-
-
-cdef int run_forward(Plan self, const Request* request, int n_threads) except -1:
-    """Tiles of y_hat, on one thread or several."""
-    cdef const Layers* plan = &self.layers
-    cdef Py_ssize_t row = 0, rows = min(<Py_ssize_t>plan.tile_rows, request.n_samples)
-    cdef Workspaces workspaces
-    cdef ForwardRun run
-    cdef Lease lease
-    cdef Clock clock
-    cdef int status = 0
-    n_threads = useful_threads(plan, request.n_samples // 3, n_threads)  # a third of a gradient's work
-    if n_threads > 1:
-        rows = max(<Py_ssize_t>MIN_STRIP, min(rows, (request.n_samples + n_threads - 1) // n_threads))
-    workspaces = Workspaces(self, rows, n_threads)
-    with nogil:
-        reset_clock(&clock)
-        if n_threads == 1:
-            while row < request.n_samples:
-                if forward_of_tile(plan, request, workspaces.work[0], row, min(rows, request.n_samples - row), False,
-                                   &clock):
-                    break
-                row += rows
-                if signal_is_pending(&clock):
-                    break
-        else:
-            run.plan = plan
-            run.request = request
-            run.work = workspaces.work
-            run.tile_rows = rows
-            run.clock = &clock
-            pool_acquire(&lease, n_threads)
-            status = pool_run(&lease, (request.n_samples + rows - 1) // rows, forward_task, &run, poll_from_pool,
-                              &clock)
-            pool_release(&lease)
-    if clock.raised:
-        raise_pending()
-    if status == POOL_LOST:
-        return run_forward(self, request, 1)
-    return 0

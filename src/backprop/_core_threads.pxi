@@ -89,7 +89,7 @@ cdef void chunk_task(void* context, Py_ssize_t c, int worker) noexcept nogil:
     cdef Py_ssize_t slot = c % totals.n_slots, row = c * run.chunk_rows
     cdef char* grad = NULL
     if run.request.grad != NULL:
-        grad = totals.slots + slot * run.plan.n_params * run.plan.itemsize
+        grad = totals.slots + slot * run.request.n_sums * run.plan.itemsize
     while c >= load_size(&run.n_added) + totals.n_slots:  # the slot is taken: chunk c - n_slots is in another's hands
         sched_yield()
     if run.starts != NULL:
@@ -111,8 +111,8 @@ cdef void add_ready_chunks(ChunkRun* run) noexcept nogil:
         slot = c % totals.n_slots
         add_loss(totals, totals.slot_loss[slot])
         if run.request.grad != NULL:
-            run.plan.kernels.accumulate(run.plan.n_params,
-                                        totals.slots + slot * run.plan.n_params * run.plan.itemsize,
+            run.plan.kernels.accumulate(run.request.n_sums,
+                                        totals.slots + slot * run.request.n_sums * run.plan.itemsize,
                                         totals.wide, totals.wide_error, c == 0)
         store_int(&totals.slot_is_ready[slot], 0)
         c += 1
@@ -212,7 +212,7 @@ cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Clock* cloc
     cdef const Request* request = run.request
     cdef Py_ssize_t row = 0, done = 0, in_chunk, n_rows, i, s, n_tasks = 0
     cdef Py_ssize_t chunk_rows = rows_of_chunk(plan, request.n_kept)
-    cdef Py_ssize_t n_sums = n_parts_of_sums(plan)
+    cdef Py_ssize_t n_sums = n_parts_of_sums(request)
     cdef double chunk_loss
     cdef int status
     for i in range(1, plan.n_layers + 1):
@@ -251,7 +251,9 @@ cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Clock* cloc
     return status
 
 
-cdef struct ForwardRun:
+# Rows -----------------------------------------------------------------------------------------------------------------
+
+cdef struct RowsRun:
     const Layers* plan
     const Request* request
     Workspace** work             # one a thread
@@ -259,9 +261,17 @@ cdef struct ForwardRun:
     Clock* clock
 
 
-cdef void forward_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
-    """One tile of y_hat."""
-    cdef ForwardRun* run = <ForwardRun*>context
+cdef inline int rows_of(const Layers* plan, const Request* request, Workspace* work, Py_ssize_t row,
+                        Py_ssize_t n_rows, bint is_workers, Clock* clock) noexcept nogil:
+    """The results of some rows, whatever is asked for; nonzero where a signal handler raised."""
+    if request.mode == FORWARD:
+        return forward_of_tile(plan, request, work, row, n_rows, is_workers, clock)
+    return rows_of_tile_into(plan, request, work, row, n_rows, is_workers, clock)
+
+
+cdef void rows_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
+    """One tile of a call by sample."""
+    cdef RowsRun* run = <RowsRun*>context
     cdef Py_ssize_t row = index * run.tile_rows
-    forward_of_tile(run.plan, run.request, run.work[worker], row, min(run.tile_rows, run.request.n_samples - row),
-                    worker != 0, run.clock)
+    rows_of(run.plan, run.request, run.work[worker], row, min(run.tile_rows, run.request.n_samples - row), worker != 0,
+            run.clock)

@@ -32,6 +32,12 @@ cdef struct Layers:
     bint loss_acts_on_a
 
 
+cdef enum WorkspaceKind:         # each has the buffers of those before it
+    OF_GRADIENT
+    OF_DERIVATIVES
+    OF_NORMAL_EQUATIONS
+
+
 cdef struct Workspace:
     Workspace* next
     char* block
@@ -40,9 +46,21 @@ cdef struct Workspace:
     Py_ssize_t tile_rows         # rows of this call's tiles
     int n_scratch                # threads that it has scratch for
     bint is_packed               # whether `packed` holds this call's weights
+    bint is_v_packed             # whether `packed_v` holds this call's direction
+    int kind                     # WorkspaceKind: which of the buffers below it has
     char** a                     # by layer: a_i, then g'(a_i), then grad_a_i
     char** h                     # by layer
     char** packed                # by layer: W_i^T in panels
+    char** grad_a                # by layer, from here on: what derivatives beside the gradient need
+    char** tangent_a             # (_core_sweeps.pxi)
+    char** tangent_h
+    char** g_second
+    char** curve
+    char** packed_v              # V_i^T in panels
+    char* jacobian               # (rows of a tile times n_L, n_params): of the normal equations
+    char* residual               # (rows of a tile times n_L,)
+    double* row_norm             # of a tile's rows
+    double* row_square           # twice as many
     char* scratch                # copies of panels, one part a thread
     Py_ssize_t scratch_bytes     # of a part
     double* row_loss             # of a tile's rows
@@ -57,10 +75,11 @@ cdef struct Workspace:
 cdef struct Totals:
     # The sums over chunks.
     Totals* next
+    Py_ssize_t n_sums            # n_params, for a gradient
     double loss, loss_error
-    double* wide                 # (n_params,), or NULL where there is one chunk only
-    double* wide_error           # (n_params,), float64 alone
-    char* slots                  # gradients of chunks that wait for their turn, n_slots x n_params
+    double* wide                 # (n_sums,), or NULL where there is one chunk only
+    double* wide_error           # (n_sums,), float64 alone
+    char* slots                  # sums of chunks that wait for their turn, n_slots x n_sums
     double* slot_loss
     int* slot_is_ready
     Py_ssize_t n_slots
@@ -68,9 +87,9 @@ cdef struct Totals:
 
 cdef enum:
     # Rows of a tile: as many of 128, 256 as keep h and grad_a within half of a 1 MiB L2 cache (64 rows instead of 128:
-    # thirteen layers of 256 in float64 16.0, not 14.3 ms, twenty of 100 the same). Where one W is larger than that, each
-    # tile streams it from L3 or memory, and the fewer tiles the better: 512 rows (784-800-800-10: 52, not 48 GFLOP/s in
-    # float64; 1024 rows give 51).
+    # thirteen layers of 256 in float64 16.0, not 14.3 ms, twenty of 100 the same). Where one W is larger than that,
+    # each tile streams it from L3 or memory, and the fewer tiles the better: 512 rows (784-800-800-10: 52, not 48
+    # GFLOP/s in float64; 1024 rows give 51).
     MIN_TILE_ROWS = 128
     MAX_TILE_ROWS = 256
     WIDE_TILE_ROWS = 512
@@ -157,11 +176,24 @@ cdef Py_ssize_t lay_out_workspace(const Layers* plan, Py_ssize_t rows, int n_scr
         take_bytes(block, &end, rows * plan.layers[i].ld * plan.itemsize, <void**>&work.h[i])
         packed = plan.kernels.packed_size(plan.layers[i].n_in, plan.layers[i].n_out)
         take_bytes(block, &end, packed * plan.itemsize, <void**>&work.packed[i])
+        if work.kind >= OF_DERIVATIVES:
+            take_bytes(block, &end, rows * plan.layers[i].ld * plan.itemsize, <void**>&work.grad_a[i])
+            take_bytes(block, &end, rows * plan.layers[i].ld * plan.itemsize, <void**>&work.tangent_a[i])
+            take_bytes(block, &end, rows * plan.layers[i].ld * plan.itemsize, <void**>&work.tangent_h[i])
+            take_bytes(block, &end, rows * plan.layers[i].ld * plan.itemsize, <void**>&work.g_second[i])
+            take_bytes(block, &end, rows * plan.layers[i].ld * plan.itemsize, <void**>&work.curve[i])
+            take_bytes(block, &end, packed * plan.itemsize, <void**>&work.packed_v[i])
         widest = max(widest, plan.layers[i].ld)
         scratch = max(scratch, plan.kernels.scratch_size(rows, plan.layers[i].n_in, plan.layers[i].n_out))
+    if work.kind >= OF_NORMAL_EQUATIONS:
+        scratch = max(scratch, plan.kernels.scratch_size(rows * plan.sizes[L], plan.n_params, plan.n_params))
+        take_bytes(block, &end, rows * plan.sizes[L] * plan.n_params * plan.itemsize, <void**>&work.jacobian)
+        take_bytes(block, &end, rows * plan.sizes[L] * plan.itemsize, <void**>&work.residual)
     work.scratch_bytes = (scratch * plan.itemsize + ROW_BYTES - 1) // ROW_BYTES * ROW_BYTES
     take_bytes(block, &end, n_scratch * work.scratch_bytes, <void**>&work.scratch)
     take_bytes(block, &end, rows * sizeof(double), <void**>&work.row_loss)
+    take_bytes(block, &end, rows * sizeof(double), <void**>&work.row_norm)
+    take_bytes(block, &end, 2 * rows * sizeof(double), <void**>&work.row_square)
     take_bytes(block, &end, rows * widest * plan.itemsize, <void**>&work.grad_h)
     take_bytes(block, &end, rows * plan.sizes[0] * plan.itemsize, <void**>&work.x)
     take_bytes(block, &end, rows * plan.sizes[L] * plan.itemsize, <void**>&work.y)
@@ -171,7 +203,7 @@ cdef Py_ssize_t lay_out_workspace(const Layers* plan, Py_ssize_t rows, int n_scr
     return end
 
 
-cdef Workspace* new_workspace(const Layers* plan, Py_ssize_t rows, int n_scratch) noexcept:
+cdef Workspace* new_workspace(const Layers* plan, Py_ssize_t rows, int n_scratch, int kind) noexcept:
     """A workspace for tiles of so many rows, with scratch for so many threads; NULL where memory is short."""
     cdef Workspace* work = <Workspace*>calloc(1, sizeof(Workspace))
     cdef Py_ssize_t n_pointers = plan.n_layers + 1
@@ -179,10 +211,17 @@ cdef Workspace* new_workspace(const Layers* plan, Py_ssize_t rows, int n_scratch
         return NULL
     work.capacity = rows
     work.n_scratch = n_scratch
-    work.a = <char**>calloc(3 * n_pointers, sizeof(char*))
+    work.kind = kind
+    work.a = <char**>calloc(9 * n_pointers, sizeof(char*))
     if work.a != NULL:
         work.h = work.a + n_pointers
         work.packed = work.h + n_pointers
+        work.grad_a = work.packed + n_pointers
+        work.tangent_a = work.grad_a + n_pointers
+        work.tangent_h = work.tangent_a + n_pointers
+        work.g_second = work.tangent_h + n_pointers
+        work.curve = work.g_second + n_pointers
+        work.packed_v = work.curve + n_pointers
         work.n_bytes = lay_out_workspace(plan, rows, n_scratch, NULL, work)
         work.block = <char*>calloc(work.n_bytes + ROW_BYTES, 1)
     if work.block == NULL:
@@ -199,21 +238,22 @@ cdef void free_workspace(Workspace* work) noexcept:
         free(work)
 
 
-cdef Totals* new_totals(const Layers* plan, bint with_wide, Py_ssize_t n_slots) noexcept:
+cdef Totals* new_totals(const Layers* plan, Py_ssize_t n_sums, bint with_wide, Py_ssize_t n_slots) noexcept:
     """Sums over chunks, with wide accumulators and slots for chunks if needed; NULL where memory is short."""
     cdef Totals* totals = <Totals*>calloc(1, sizeof(Totals))
     if totals == NULL:
         return NULL
+    totals.n_sums = n_sums
     totals.n_slots = n_slots
     if with_wide:
-        totals.wide = <double*>calloc(plan.n_params, sizeof(double))
+        totals.wide = <double*>calloc(n_sums, sizeof(double))
         if plan.itemsize == 8:
-            totals.wide_error = <double*>calloc(plan.n_params, sizeof(double))
+            totals.wide_error = <double*>calloc(n_sums, sizeof(double))
         if totals.wide == NULL or (plan.itemsize == 8 and totals.wide_error == NULL):
             free_totals(totals)
             return NULL
     if n_slots:
-        totals.slots = <char*>calloc(n_slots * plan.n_params, plan.itemsize)
+        totals.slots = <char*>calloc(n_slots * n_sums, plan.itemsize)
         totals.slot_loss = <double*>calloc(n_slots, sizeof(double))
         totals.slot_is_ready = <int*>calloc(n_slots, sizeof(int))
         if totals.slots == NULL or totals.slot_loss == NULL or totals.slot_is_ready == NULL:

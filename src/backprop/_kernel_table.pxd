@@ -51,27 +51,32 @@ cdef enum Packing:
     PACK_AND_KEEP            # pack on the way; later tiles find the panels
     PACK_ONCE                # pack on the way, each panel into the memory of the last one, which is still in the cache
 
+cdef enum Epilogue:          # of a product A B, to what C holds
+    OVERWRITE                # C = A B
+    ADD                      # C = C + A B
+    TIMES                    # C = C (.) A B: C holds g'(a) and becomes grad_a
+
 cdef struct KernelTable:
     const char* simd
     Py_ssize_t itemsize
 
-    # a = h W^T + b. `packed` holds W^T in panels, filled by `pack` or on the way.
+    # a = h W^T + b, or without b where that is NULL; a = a + h W^T where the epilogue is ADD, and b is NULL. `packed`
+    # holds W^T in panels, filled by `pack` or on the way.
     Py_ssize_t (*packed_size)(Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil
     void (*pack)(Py_ssize_t n_in, Py_ssize_t n_out, const void* W, void* packed,
                  Py_ssize_t j_start, Py_ssize_t j_end) noexcept nogil
     Py_ssize_t (*scratch_size)(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil
     void (*forward_product)(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
                             const void* h, Py_ssize_t ld_h, const void* W, void* packed, int packing,
-                            const void* b, void* a, Py_ssize_t ld_a) noexcept nogil
+                            const void* b, void* a, Py_ssize_t ld_a, int epilogue) noexcept nogil
 
     # h = g(a); where with_prime is set, a is overwritten by g'(a).
     void (*activate)(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n,
                      void* a, void* h, Py_ssize_t ld, bint with_prime) noexcept nogil
 
-    # grad_h = grad_a_next W_next, for n columns of W_next; where times_g_prime is set, grad_h holds g'(a) and becomes
-    # grad_a.
+    # grad_h = grad_a_next W_next, for n columns of W_next; with the epilogue TIMES grad_h holds g'(a) and becomes grad_a.
     void (*hidden_sum)(Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next, const void* grad_a_next, Py_ssize_t ld_next,
-                       const void* W_next, Py_ssize_t ld_W, void* grad_h, Py_ssize_t ld, bint times_g_prime,
+                       const void* W_next, Py_ssize_t ld_W, void* grad_h, Py_ssize_t ld, int epilogue,
                        void* scratch) noexcept nogil
 
     # g_prime = grad_h (.) g_prime, elementwise: the result is grad_a.
@@ -97,6 +102,12 @@ cdef struct KernelTable:
     void (*finish_wide)(Py_ssize_t n, const double* wide, const double* wide_error, double divisor,
                         void* out) noexcept nogil
     void (*finish)(Py_ssize_t n, const void* partial, double divisor, void* out) noexcept nogil
+
+    # One sample's grad_W = grad_a h^T; row by row the sum of squares in float64; rows times a factor each.
+    void (*outer_product)(Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a, const void* h,
+                          void* grad_W) noexcept nogil
+    void (*square_sums)(Py_ssize_t n_rows, Py_ssize_t n, const void* a, Py_ssize_t ld, double* sums) noexcept nogil
+    void (*scale_rows)(Py_ssize_t n_rows, Py_ssize_t n, void* a, Py_ssize_t ld, const double* factor) noexcept nogil
 
     # out = g''(a), where a and out may be the same buffer; both have row length ld.
     void (*second_derivative)(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n,

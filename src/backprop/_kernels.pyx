@@ -10,6 +10,7 @@ Where to find what:
     _kernels_second.pxi        g'', and the products with it
     _kernels_losses.pxi        row losses, their first and second derivatives, softmax
     _kernels_sums.pxi          sums over chunks of samples in wide accumulators
+    _kernels_rows.pxi          rows on their own: the gradient of a sample, its norm
 
 A. `real` and `vec` are C macros of the build (_kernels_vector.h); Cython believes that both are floats. A literal such
    as 0.5 is a double in C: where it meets a `real`, it is cast.
@@ -25,7 +26,7 @@ from libc.math cimport fabs
 from cpython.pycapsule cimport PyCapsule_New
 
 from backprop._kernel_table cimport (
-    CHAIN_ROWS,
+    ADD, CHAIN_ROWS, OVERWRITE, TIMES,
     IDENTITY, RELU, LEAKY_RELU, ELU, SELU, GELU, GELU_TANH, SILU, MISH, SOFTPLUS, SOFTSIGN, TANH, SIGMOID, HARDTANH,
     HARDSIGMOID, HARDSWISH, RELU6, SIN, EXP,
     SQUARED_ERROR, ABSOLUTE_ERROR, HUBER, QUANTILE, HINGE, POISSON, BINARY_CROSS_ENTROPY, CROSS_ENTROPY,
@@ -121,6 +122,7 @@ cdef extern from "_kernels_vector.h" nogil:
     real divide_scalar "bp_divide_scalar"(real sum, double divisor, double reciprocal) noexcept
     double exp "bp_exp"(double x) noexcept
     void exp_differences "bp_exp_differences"(Py_ssize_t n, const real* a, double top, double* e) noexcept
+    double square_sum "bp_square_sum"(Py_ssize_t n, const real* a) noexcept
     double log1p "bp_log1p"(double t) noexcept
     real tree_sum "bp_tree_sum"(const vec* part) noexcept
     void two_sum "bp_two_sum"(double a, double b, double* sum, double* error) noexcept
@@ -131,7 +133,9 @@ include "_kernels_elementary.pxi"
 include "_kernels_activations.pxi"
 include "_kernels_second.pxi"
 include "_kernels_losses.pxi"
+include "_kernels_curvature.pxi"
 include "_kernels_sums.pxi"
+include "_kernels_rows.pxi"
 
 cdef KernelTable _table
 _table.simd = SIMD_NAME
@@ -150,6 +154,9 @@ _table.accumulate = accumulate
 _table.finish_wide = finish_wide
 _table.finish = finish
 _table.fill_with_ones = fill_with_ones
+_table.outer_product = outer_product
+_table.square_sums = square_sums
+_table.scale_rows = scale_rows
 _table.second_derivative = second_derivative
 _table.loss_curvature = loss_curvature
 _table.softmax_product = softmax_product

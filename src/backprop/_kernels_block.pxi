@@ -1,10 +1,5 @@
 # The register block that all matrix products run on: C = A B with A broadcast and B a panel of vectors.
 
-cdef enum Epilogue:
-    OVERWRITE                # C = A B
-    ADD                      # C = C + A B
-    TIMES                    # C = C (.) A B: C holds g'(a) and becomes grad_a
-
 cdef enum:
     BY_BLOCK = -1            # as a_k: the k's of A lie as far apart as the block has rows
 

@@ -115,7 +115,7 @@ cdef void pack(Py_ssize_t n_in, Py_ssize_t n_out, const void* W_, void* packed_,
 
 cdef void forward_product(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
                           const void* h_, Py_ssize_t ld_h, const void* W_, void* packed_, int packing,
-                          const void* b_, void* a_, Py_ssize_t ld_a) noexcept nogil:
+                          const void* b_, void* a_, Py_ssize_t ld_a, int epilogue) noexcept nogil:
     """a = h W^T + b: for each panel of outputs (packed just before its first use), all blocks of rows."""
     cdef const real* h = <const real*>h_
     cdef const real* W = <const real*>W_
@@ -126,8 +126,9 @@ cdef void forward_product(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
     cdef Panel p
     cdef Py_ssize_t j = 0
     t.c_row = ld_a
+    t.epilogue = epilogue
     if n_out <= NARROW:
-        dot_form(n_rows, n_in, n_out, h, ld_h, W, b, a, ld_a)
+        dot_form(n_rows, n_in, n_out, h, ld_h, W, b, a, ld_a, epilogue == ADD)
         return
     while j < n_out:
         p = next_panel(n_out - j)
@@ -136,7 +137,8 @@ cdef void forward_product(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
                        k_block_of(n_in, n_out))
         t.B = packed
         t.b_k = p.width
-        t.bias = b + j
+        if b != NULL:
+            t.bias = b + j
         t.C = a + j
         panel_product(&t, &p)
         if packing != PACK_ONCE:
@@ -145,7 +147,7 @@ cdef void forward_product(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
 
 
 cdef inline void dot_block(const int n_rows, const int n_units, Py_ssize_t n_in, const real* h, Py_ssize_t ld_h,
-                           const real* W, const real* b, real* a, Py_ssize_t ld_a) noexcept nogil:
+                           const real* W, const real* b, real* a, Py_ssize_t ld_a, bint add) noexcept nogil:
     """a[s][j] = b[j] + sum_k W[j][k] h[s][k]: 64 bytes of lanes over k, then one fixed tree; few outputs."""
     cdef vec chain[4][2][PARTS]
     cdef vec w[2]
@@ -175,26 +177,29 @@ cdef inline void dot_block(const int n_rows, const int n_units, Py_ssize_t n_in,
                 chain[r][u][p] = vfma(w[u], v, chain[r][u][p])
     for r in range(n_rows):
         for u in range(n_units):
-            a[r * ld_a + u] = b[u] + tree_sum(chain[r][u])
+            a[r * ld_a + u] = (a[r * ld_a + u] if add else 0 if b == NULL else b[u]) + tree_sum(chain[r][u])
 
 
 cdef void dot_form(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const real* h, Py_ssize_t ld_h,
-                   const real* W, const real* b, real* a, Py_ssize_t ld_a) noexcept nogil:
+                   const real* W, const real* b, real* a, Py_ssize_t ld_a, bint add) noexcept nogil:
     """The forward product of a narrow layer; W and h are read as stored."""
     cdef Py_ssize_t s = 0, j
+    cdef const real* b_j = NULL
     while s < n_rows:
         j = 0
         while j < n_out:
+            if b != NULL:
+                b_j = b + j
             if n_rows - s >= 4:
                 if n_out - j >= 2:
-                    dot_block(4, 2, n_in, h + s * ld_h, ld_h, W + j * n_in, b + j, a + s * ld_a + j, ld_a)
+                    dot_block(4, 2, n_in, h + s * ld_h, ld_h, W + j * n_in, b_j, a + s * ld_a + j, ld_a, add)
                 else:
-                    dot_block(4, 1, n_in, h + s * ld_h, ld_h, W + j * n_in, b + j, a + s * ld_a + j, ld_a)
+                    dot_block(4, 1, n_in, h + s * ld_h, ld_h, W + j * n_in, b_j, a + s * ld_a + j, ld_a, add)
             else:
                 if n_out - j >= 2:
-                    dot_block(1, 2, n_in, h + s * ld_h, ld_h, W + j * n_in, b + j, a + s * ld_a + j, ld_a)
+                    dot_block(1, 2, n_in, h + s * ld_h, ld_h, W + j * n_in, b_j, a + s * ld_a + j, ld_a, add)
                 else:
-                    dot_block(1, 1, n_in, h + s * ld_h, ld_h, W + j * n_in, b + j, a + s * ld_a + j, ld_a)
+                    dot_block(1, 1, n_in, h + s * ld_h, ld_h, W + j * n_in, b_j, a + s * ld_a + j, ld_a, add)
             j += 2
         s += 4 if n_rows - s >= 4 else 1
 
@@ -202,9 +207,9 @@ cdef void dot_form(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const r
 # grad_{h_i} L = W_{i+1}^T grad_{a_{i+1}} L, and the g' product in its epilogue ---------------------------------------
 
 cdef void hidden_sum(Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next, const void* grad_a_next_, Py_ssize_t ld_next,
-                     const void* W_next_, Py_ssize_t ld_W, void* grad_h_, Py_ssize_t ld, bint times_g_prime,
+                     const void* W_next_, Py_ssize_t ld_W, void* grad_h_, Py_ssize_t ld, int epilogue,
                      void* scratch_) noexcept nogil:
-    """dL/dh_{i,j} = sum_m dL/da_{i+1,m} W_{i+1,m,j}; with times_g_prime, grad_h held g'(a) and becomes dL/da_{i,j}."""
+    """dL/dh_{i,j} = sum_m dL/da_{i+1,m} W_{i+1,m,j}; with TIMES, grad_h held g'(a) and becomes dL/da_{i,j}."""
     cdef const real* grad_a_next = <const real*>grad_a_next_
     cdef const real* W_next = <const real*>W_next_
     cdef real* grad_h = <real*>grad_h_
@@ -214,7 +219,7 @@ cdef void hidden_sum(Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next, const v
     cdef Py_ssize_t j = 0
     cdef bint far = rows_lie_far_apart(ld_W) and n_rows >= COPY_ROWS
     t.c_row = ld
-    t.epilogue = TIMES if times_g_prime else OVERWRITE
+    t.epilogue = epilogue
     while j < n:
         p = next_panel(n - j)
         t.B = W_next + j

@@ -65,7 +65,7 @@ cdef inline vec second_gelu_tanh(vec a, const Parameters* p) noexcept nogil:
     cdef pair bend = pair_product(pair_sum(exactly(broadcast(2)), times_power(triple, 4)), e.d)
     cdef pair one_minus_t = pair_sum(exactly(broadcast(2)), minus(e.d))
     bend = pair_sum(bend, minus(pair_product(pair_product(cx, pair_product(slope, slope)), one_minus_t)))
-    return scale(over_cube(pair_product(pair_product(e.p, c), bend), e.d, e.r), e.n)
+    return scale(over_cube(pair_product(pair_product(e.p, c), bend), e.d, broadcast(1) / e.d.hi), e.n)
 
 
 cdef inline vec second_silu(vec a, const Parameters* p) noexcept nogil:
@@ -74,7 +74,7 @@ cdef inline vec second_silu(vec a, const Parameters* p) noexcept nogil:
     cdef Exponential e = exponential(exactly(-x))
     cdef pair one_minus_t = pair_sum(exactly(broadcast(2)), minus(e.d))
     cdef pair bend = pair_sum(times_power(e.d, 2), pair_product(exactly(-x), one_minus_t))
-    return scale(over_cube(pair_product(e.p, bend), e.d, e.r), e.n)
+    return scale(over_cube(pair_product(e.p, bend), e.d, broadcast(1) / e.d.hi), e.n)
 
 
 cdef inline pair cubic_polynomial(pair t, vec c0, vec c1, vec c2, vec c3) noexcept nogil:
@@ -116,7 +116,7 @@ cdef inline vec second_mish(vec a, const Parameters* p) noexcept nogil:
 cdef inline vec second_softplus(vec a, const Parameters* p) noexcept nogil:
     """sigma'(a)."""
     cdef Exponential e = exponential(minus_abs(a))
-    return scale(over_square(e.p, e.d, e.r), e.n)
+    return scale(over_square(e.p, e.d, broadcast(1) / e.d.hi), e.n)
 
 
 cdef inline vec second_softsign(vec a, const Parameters* p) noexcept nogil:

@@ -479,6 +479,21 @@ static inline double bp_log1p(double t)
     return high + (s + (low + power * BP_DOUBLE_LN2[1]));
 }
 
+/* sum a[j]^2 in eight lanes of float64 and one fixed tree. */
+static inline double bp_square_sum(ptrdiff_t n, const bp_real *a)
+{
+    typedef double lanes __attribute__((vector_size(64)));
+    typedef bp_real reals __attribute__((vector_size(8 * sizeof(bp_real))));
+    lanes sum = {0};
+    for (ptrdiff_t j = 0; j < n; j += 8) {
+        reals v = {0};
+        memcpy(&v, a + j, (size_t)(n - j < 8 ? n - j : 8) * sizeof(bp_real));
+        lanes wide = __builtin_convertvector(v, lanes);
+        sum += wide * wide;
+    }
+    return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+}
+
 /* s + error = a + b exactly (Knuth, TAOCP 2, 4.2.2, theorem B). */
 static inline void bp_two_sum(double a, double b, double *sum, double *error)
 {

@@ -225,6 +225,33 @@ def params(value: object, n_params: int, dtype: np.dtype, name: str = "params") 
     return _convert(array, dtype)
 
 
+def rows(value: object, n_samples: int, shape: tuple[int, ...], dtype: np.dtype, name: str) -> Array:
+    """An array with a row of the given shape for each sample."""
+    array = _as_array(value, name)
+    if array.shape != (n_samples, *shape):
+        raise ValueError(f"{name}: expected shape {(n_samples, *shape)}, got {array.shape}")
+    return _convert(array, dtype)
+
+
+def input_gradients(value: object, n_samples: int, shape: tuple[int, int], dtype: np.dtype) -> Array:
+    """grad_x: (n_samples, n_L, n_0), or (n_samples, n_0) where n_L is 1."""
+    array = _as_array(value, "grad_x")
+    if shape[0] == 1 and array.ndim == 2:
+        array = array[:, None, :]
+    return rows(array, n_samples, shape, dtype, "grad_x")
+
+
+def gradient_weight(value: object, shape: tuple[int, int]) -> Array:
+    """weight: a number, or (n_L, n_0); finite and >= 0."""
+    array = _as_array(value, "weight")
+    if array.shape not in ((), shape):
+        raise ValueError(f"weight: expected a number or shape {shape}, got shape {array.shape}")
+    weight = _convert(np.broadcast_to(array, shape), np.float64)
+    if not (np.isfinite(weight) & (weight >= 0)).all():
+        raise ValueError("weight: expected finite numbers >= 0, got others among them")
+    return weight
+
+
 def _labels(array: Array, n_samples: int, n_out: int, weight: Array | None) -> Array:
     """Integer labels 0..n_out-1, of any integer dtype."""
     if array.shape != (n_samples,):
@@ -296,8 +323,8 @@ def sample_weight(value: object, loss: Loss, n_samples: int, n_out: int) -> Weig
     return Weights(weight, scale, total, n_kept)
 
 
-def out(value: object, n_params: int, dtype: np.dtype, others: dict[str, Sequence[object]]) -> Array:
-    """The caller's array for the gradient, which is never converted.
+def out(value: object, shape: tuple[int, ...], dtype: np.dtype, others: dict[str, Sequence[object]]) -> Array:
+    """The caller's array for the result, which is never converted.
 
     It must not overlap the others: by name, what the caller gave and what it was converted to (of a buffer that is no
     array only the latter shows the memory).
@@ -309,8 +336,8 @@ def out(value: object, n_params: int, dtype: np.dtype, others: dict[str, Sequenc
             f"out: expected dtype {dtype}, got {value.dtype.newbyteorder('=').name}"
             f"{'' if value.dtype.isnative else ' in foreign byte order'}"
         )
-    if value.shape != (n_params,):
-        raise ValueError(f"out: expected shape ({n_params},), got {value.shape}")
+    if value.shape != shape:
+        raise ValueError(f"out: expected shape {shape}, got {value.shape}")
     if not value.flags.c_contiguous:
         raise ValueError(f"out: expected a contiguous array, got strides {value.strides}")
     if not value.flags.aligned:
@@ -358,6 +385,16 @@ def non_negative(value: object, name: str) -> float:
     result = _as_float(value)
     if not 0 <= result < np.inf:
         raise ValueError(f"{name}: expected a finite number >= 0, got {result}")
+    return result
+
+
+def positive(value: object, name: str) -> float:
+    """A number > 0; inf is one."""
+    if isinstance(value, bool | np.bool_ | str) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number > 0, got {describe(value)}")
+    result = _as_float(value)
+    if not result > 0:
+        raise ValueError(f"{name}: expected a number > 0, got {result}")
     return result
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from backprop import _core, _validate, threads
 from backprop import params as _params
+from backprop._derivatives import Derivatives
 from backprop.activations import Activation
 from backprop.losses import Loss, link_code
 
@@ -47,7 +48,7 @@ class LayerGradients:
     grad_b: list[Array | None]
 
 
-class Network:
+class Network(Derivatives):
     """A feed-forward network of dense layers, with its loss.
 
     h_0 = x, a_i = W_i h_{i-1} + b_i, h_i = g_i(a_i) for i = 1..L, y_hat = h_L = O(a_L).
@@ -229,6 +230,13 @@ class Network:
         copy.__setstate__(self.__getstate__())
         return copy
 
+    def _with_params(self, array: Array) -> Network:
+        """A network of the same shape on other parameters, whose memory it shares; both share the plan."""
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._set_params_array(array)
+        return other
+
     def unflatten(self, vector: Array) -> list[tuple[Array, Array]]:
         """Views [(W_1, b_1), ...] of any vector with the layout of params, as of a gradient.
 
@@ -314,7 +322,7 @@ class Network:
                 "y": (y, y_),
                 "sample_weight": (sample_weight, None if weights is None else weights.array),
             }
-            grad = _validate.out(out, self.n_params, self._dtype, others)
+            grad = _validate.out(out, (self.n_params,), self._dtype, others)
         return self._plan.value_and_grad(theta, x_, y_, grad, weights, n_threads), grad
 
     def loss(
@@ -422,7 +430,8 @@ class Network:
         -------
         Objective
             ``fun(theta) -> (float, a fresh float64 array)``, for ``minimize(fun, x0, jac=True)``; also
-            ``fun.value(theta)`` and ``fun.grad(theta)``, which share their work at the same theta.
+            ``fun.value(theta)`` and ``fun.grad(theta)``, which share their work at the same theta, and
+            ``fun.hessp(theta, v)``, the Hessian times v.
 
         Raises
         ------

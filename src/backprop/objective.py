@@ -90,6 +90,38 @@ class Objective:
         """The gradient at theta, a fresh (n_free,) float64 array."""
         return self._evaluate(theta)[1].copy()
 
+    def hessp(self, theta: npt.ArrayLike, v: npt.ArrayLike) -> Array:
+        """The Hessian at theta times v, l2 included: for `scipy.optimize.minimize` with trust-ncg or trust-krylov.
+
+        Parameters
+        ----------
+        theta : (n_free,) array_like
+        v : (n_free,) array_like
+
+        Returns
+        -------
+        (n_free,) float64 array
+            A fresh one at each call.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where theta or v is refused.
+        """
+        full = self._full_params(_validate.params(theta, self.n_free, self._net.dtype, "theta"))
+        direction = _validate.params(v, self.n_free, self._net.dtype, "v")
+        if self._free is not None:  # fixed parameters do not move
+            whole = np.zeros(self._net.n_params, self._net.dtype)
+            whole[self._free] = direction
+            direction = whole
+        product = self._net.hvp(
+            self._x, self._y, direction, params=full, sample_weight=self._sample_weight, n_threads=self._n_threads
+        ).astype(np.float64)
+        if self._l2:
+            with np.errstate(all="ignore"):
+                product += self._l2 * np.where(self._is_weight, direction, 0.0)
+        return product if self._free is None else product[self._free]
+
     def _full_params(self, theta: Array) -> Array:
         """The parameters of the network, theta in the places that are free."""
         if self._free is None:

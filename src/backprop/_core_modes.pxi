@@ -1,0 +1,318 @@
+# What each call makes of its tiles. A mode is either one of sums over samples, and then goes by chunks as the gradient
+# does (`sums_of_tile`), or one of rows, and then its tiles know nothing of one another (`rows_of_tile_into`).
+
+# Modes of sums --------------------------------------------------------------------------------------------------------
+
+cdef int sums_of_tile(const Layers* plan, const Request* request, Workspace* work, Tile* tile, char* grad, bint add,
+                      Clock* clock) noexcept nogil:
+    """What the tile adds to the sums of a call other than value_and_grad, which are divided later."""
+    if tile.packing == PACK_ONCE:
+        tile.packing = PACK_AND_KEEP  # the tangent sweep reads the panels again
+    if request.mode == VJP:
+        return vjp_of_tile(plan, request, work, tile, grad, add, clock)
+    if request.mode == CLIPPED_GRADIENT:
+        return clipped_gradient_of_tile(plan, request, work, tile, grad, add, clock)
+    if request.mode == HVP:
+        return hvp_of_tile(plan, request, work, tile, grad, add, clock)
+    if request.mode == GAUSS_NEWTON_VP:
+        return gauss_newton_of_tile(plan, request, work, tile, grad, add, clock)
+    if request.mode == HESSIAN:
+        return hessian_of_tile(plan, request, work, tile, grad, add, clock)
+    if request.mode == NORMAL_EQUATIONS:
+        return normal_equations_of_tile(plan, request, work, tile, grad, add, clock)
+    return sobolev_of_tile(plan, request, work, tile, grad, add, clock)
+
+
+cdef int vjp_of_tile(const Layers* plan, const Request* request, Workspace* work, Tile* tile, char* grad, bint add,
+                     Clock* clock) noexcept nogil:
+    """The cotangent back to the parameters, summed, and to x, row by row."""
+    cdef Py_ssize_t L = plan.n_layers, s, n = plan.sizes[L] * plan.itemsize
+    if output_sweep(plan, request, work, tile, clock):
+        return 1
+    for s in range(tile.n_rows):
+        memcpy(work.grad_a[L] + s * plan.layers[L].ld * plan.itemsize, request.cotangent + tile.rows[s] * n, n)
+    through_output(plan, work, tile, work.grad_a[L])
+    if cotangent_sweep(plan, request, work, tile, 1, False, clock):
+        return 1
+    sum_layer_gradients(plan, work, tile, work.grad_a, grad, add)
+    grad_x_into_rows(plan, request, work, tile, work.grad_a[1], 0, 1)
+    return 0
+
+
+cdef int clipped_gradient_of_tile(const Layers* plan, const Request* request, Workspace* work, Tile* tile, char* grad,
+                                  bint add, Clock* clock) noexcept nogil:
+    """sum_s min(1, max_norm / ||g_s||) g_s: the factor goes to each row of grad_a."""
+    cdef Py_ssize_t i, s
+    if forward_sweep(plan, request, work, tile, True, clock):
+        return 1
+    output_gradient(plan, request, work, tile, True)
+    if backward_sweep(plan, request, work, tile, NULL, False, 0, clock):
+        return 1
+    norms_of_tile(plan, work, tile)
+    for s in range(tile.n_rows):  # a NaN stays one, so that it shows in the sum
+        work.row_norm[s] = 1 if work.row_norm[s] <= request.max_norm else request.max_norm / work.row_norm[s]
+    for i in range(1, plan.n_layers + 1):
+        plan.kernels.scale_rows(tile.n_rows, plan.sizes[i], work.a[i], plan.layers[i].ld, work.row_norm)
+    sum_layer_gradients(plan, work, tile, work.a, grad, add)
+    return 0
+
+
+cdef void norms_of_tile(const Layers* plan, Workspace* work, const Tile* tile) noexcept nogil:
+    """||g_s||_2 into row_norm: ||g_s||^2 = sum_i ||grad_a_i||^2 (1 + ||h_{i-1}||^2) (Goodfellow 2015)."""
+    cdef Py_ssize_t i, s
+    cdef double* of_h = work.row_square
+    cdef double* of_grad_a = work.row_square + tile.n_rows
+    memset(work.row_norm, 0, tile.n_rows * sizeof(double))
+    for i in range(1, plan.n_layers + 1):
+        plan.kernels.square_sums(tile.n_rows, plan.sizes[i - 1], input_of(plan, work, tile, i), ld_of_input(plan, i),
+                                 of_h)
+        plan.kernels.square_sums(tile.n_rows, plan.sizes[i], work.a[i], plan.layers[i].ld, of_grad_a)
+        for s in range(tile.n_rows):
+            work.row_norm[s] += of_grad_a[s] * (1 + of_h[s])
+    for s in range(tile.n_rows):
+        work.row_norm[s] = sqrt(work.row_norm[s])
+
+
+cdef int hvp_of_tile(const Layers* plan, const Request* request, Workspace* work, Tile* tile, char* grad, bint add,
+                     Clock* clock) noexcept nogil:
+    """The Hessian of the summed loss times v."""
+    if forward_sweep(plan, request, work, tile, True, clock):
+        return 1
+    loss_gradient(plan, request, work, tile, True)
+    if cotangent_sweep(plan, request, work, tile, 1, True, clock):
+        return 1
+    if tangent_sweep(plan, request, work, tile, request.v, NULL, 1, clock):
+        return 1
+    output_second(plan, request, work, tile)
+    return second_sweep(plan, request, work, tile, request.v, NULL, 1, grad, add, clock)
+
+
+cdef void output_second(const Layers* plan, const Request* request, Workspace* work, const Tile* tile) noexcept nogil:
+    """R{grad_a_L} into tangent_h_L, from the tangent there."""
+    cdef Py_ssize_t L = plan.n_layers
+    loss_tangent(plan, request, work, tile)
+    if not plan.loss_acts_on_a:
+        plan.kernels.multiply_add(tile.n_rows, plan.sizes[L], work.curve[L], work.tangent_a[L], work.a[L],
+                                  work.tangent_h[L], plan.layers[L].ld)
+
+
+cdef int gauss_newton_of_tile(const Layers* plan, const Request* request, Workspace* work, Tile* tile, char* grad,
+                              bint add, Clock* clock) noexcept nogil:
+    """J^T H J v, split where the loss acts."""
+    cdef Py_ssize_t L = plan.n_layers
+    if forward_sweep(plan, request, work, tile, True, clock):
+        return 1
+    if tangent_sweep(plan, request, work, tile, request.v, NULL, 1, clock):
+        return 1
+    memcpy(work.grad_a[L], loss_tangent(plan, request, work, tile), bytes_of_rows(plan, tile, L))
+    if not plan.loss_acts_on_a:
+        times(plan, tile, L, work.a[L], work.grad_a[L])
+    if cotangent_sweep(plan, request, work, tile, 1, False, clock):
+        return 1
+    sum_layer_gradients(plan, work, tile, work.grad_a, grad, add)
+    return 0
+
+
+cdef int hessian_of_tile(const Layers* plan, const Request* request, Workspace* work, Tile* tile, char* grad, bint add,
+                         Clock* clock) noexcept nogil:
+    """Each row of the Hessian from its own layer on; what is left of that follows by symmetry.
+
+    The tangent along one weight W_{i,u,j} is h_{i-1,j} at unit u of layer i and 0 below: the sweeps start there.
+    """
+    cdef Py_ssize_t i, u, j, s, row, ld, ld_h
+    cdef const char* h
+    if forward_sweep(plan, request, work, tile, True, clock):
+        return 1
+    loss_gradient(plan, request, work, tile, True)
+    if cotangent_sweep(plan, request, work, tile, 1, True, clock):
+        return 1
+    for i in range(1, plan.n_layers + 1):
+        ld = plan.layers[i].ld
+        ld_h = ld_of_input(plan, i)
+        h = input_of(plan, work, tile, i)
+        for u in range(plan.sizes[i]):
+            for j in range(plan.sizes[i - 1] + 1):  # the last one is the bias
+                memset(work.tangent_a[i], 0, bytes_of_rows(plan, tile, i))
+                for s in range(tile.n_rows):
+                    if plan.itemsize == 4:
+                        (<float*>work.tangent_a[i])[s * ld + u] = (
+                            1 if j == plan.sizes[i - 1] else (<const float*>h)[s * ld_h + j])
+                    else:
+                        (<double*>work.tangent_a[i])[s * ld + u] = (
+                            1 if j == plan.sizes[i - 1] else (<const double*>h)[s * ld_h + j])
+                if tangent_sweep(plan, request, work, tile, NULL, NULL, i, clock):
+                    return 1
+                output_second(plan, request, work, tile)
+                row = plan.layers[i].b // plan.itemsize + u
+                if j < plan.sizes[i - 1]:
+                    row = plan.layers[i].W // plan.itemsize + u * plan.sizes[i - 1] + j
+                if second_sweep(plan, request, work, tile, NULL, NULL, i, grad + row * plan.n_params * plan.itemsize,
+                                add, clock):
+                    return 1
+            if signal_is_pending(clock):
+                return 1
+    return 0
+
+
+cdef int normal_equations_of_tile(const Layers* plan, const Request* request, Workspace* work, Tile* tile, char* grad,
+                                  bint add, Clock* clock) noexcept nogil:
+    """J^T J and J^T r of the residuals: the tile's J is a layer's input and its gradient at once in (7)."""
+    cdef Py_ssize_t L = plan.n_layers, n_out = plan.sizes[L], s, k, P = plan.n_params, ld = plan.layers[L].ld
+    cdef double root, difference
+    if output_sweep(plan, request, work, tile, clock):
+        return 1
+    for s in range(tile.n_rows):
+        for k in range(n_out):
+            root = sqrt(weight_of(plan, request, tile, s, k))
+            if plan.itemsize == 4:
+                difference = (<float*>work.h[L])[s * ld + k] - <double>(<const float*>tile.y)[s * n_out + k]
+                (<float*>work.residual)[s * n_out + k] = <float>(root * difference if root != 0 else 0)
+            else:
+                difference = (<double*>work.h[L])[s * ld + k] - (<const double*>tile.y)[s * n_out + k]
+                (<double*>work.residual)[s * n_out + k] = root * difference if root != 0 else 0
+    for k in range(n_out):
+        unit_cotangent(plan, request, work, tile, k, True)
+        through_output(plan, work, tile, work.grad_a[L])
+        if cotangent_sweep(plan, request, work, tile, 1, False, clock):
+            return 1
+        for s in range(tile.n_rows):
+            gradient_of_row(plan, work, tile, work.grad_a, s, work.jacobian + (s * n_out + k) * P * plan.itemsize)
+    plan.kernels.weight_gradient(tile.n_rows * n_out, P, P, work.jacobian, P, work.jacobian, P, grad, add, 0,
+                                 tile.scratch)
+    plan.kernels.weight_gradient(tile.n_rows * n_out, 1, P, work.jacobian, P, work.residual, 1,
+                                 grad + P * P * plan.itemsize, add, 0, tile.scratch)
+    return 0
+
+
+cdef int sobolev_of_tile(const Layers* plan, const Request* request, Workspace* work, Tile* tile, char* grad, bint add,
+                         Clock* clock) noexcept nogil:
+    """The squared error's gradient, and for each output j that of sum_i weight_ji (dy_j/dx_i - grad_x_ji)^2.
+
+    With e_i = weight_ji (dy_j/dx_i - grad_x_ji) the latter is 2 d/dtheta sum_i e_i dy_j/dx_i with e held fixed: the
+    derivative of grad y_j along the direction e of x.
+    """
+    cdef Py_ssize_t L = plan.n_layers, j
+    if forward_sweep(plan, request, work, tile, True, clock):
+        return 1
+    loss_gradient(plan, request, work, tile, False)
+    if cotangent_sweep(plan, request, work, tile, 1, False, clock):
+        return 1
+    sum_layer_gradients(plan, work, tile, work.grad_a, grad, add)
+    for j in range(plan.sizes[L]):
+        unit_cotangent(plan, request, work, tile, j, False)
+        product_into(plan, tile, L, work.g_second[L], work.grad_a[L], work.curve[L])
+        times(plan, tile, L, work.a[L], work.grad_a[L])
+        if cotangent_sweep(plan, request, work, tile, 1, True, clock):
+            return 1
+        hidden_sum_into(plan, request.params, tile, 0, work.grad_a[1], work.grad_h, plan.sizes[0], OVERWRITE)
+        if plan.itemsize == 4:
+            gradient_errors(plan, request, tile, j, <float*>work.grad_h, work.row_loss)
+        else:
+            gradient_errors(plan, request, tile, j, <double*>work.grad_h, work.row_loss)
+        if tangent_sweep(plan, request, work, tile, NULL, work.grad_h, 1, clock):
+            return 1
+        product_into(plan, tile, L, work.curve[L], work.tangent_a[L], work.tangent_h[L])
+        if second_sweep(plan, request, work, tile, NULL, work.grad_h, 1, grad, True, clock):
+            return 1
+    return 0
+
+
+cdef void gradient_errors(const Layers* plan, const Request* request, const Tile* tile, Py_ssize_t j, floating* grad_x,
+                          double* row_loss) noexcept nogil:
+    """dy_j/dx_i becomes 2 w weight_ji (dy_j/dx_i - its target) / n_0; the squares are added to the row losses.
+
+    The factor is that of a loss that is divided by n_L later on.
+    """
+    cdef Py_ssize_t n_in = plan.sizes[0], n_out = plan.sizes[plan.n_layers], s, i
+    cdef const floating* target
+    cdef const double* weight = request.grad_weight + j * n_in
+    cdef double share, error
+    for s in range(tile.n_rows):
+        share = weight_of(plan, request, tile, s, 0) * request.weight_scale / n_in
+        target = <const floating*>request.target_grad_x + (tile.rows[s] * n_out + j) * n_in
+        for i in range(n_in):
+            error = 0
+            if weight[i] != 0:
+                error = <double>grad_x[s * n_in + i] - target[i]
+                row_loss[s] += share * weight[i] * error * error
+            grad_x[s * n_in + i] = <floating>(2 * share * weight[i] * error)
+
+
+# Modes of rows --------------------------------------------------------------------------------------------------------
+
+cdef void gradient_of_row(const Layers* plan, Workspace* work, const Tile* tile, char** grad_a, Py_ssize_t s,
+                          char* gradient) noexcept nogil:
+    """One sample's (7) and (8)."""
+    cdef Py_ssize_t i
+    cdef const char* row
+    cdef const Layer* layer
+    for i in range(1, plan.n_layers + 1):
+        layer = &plan.layers[i]
+        row = grad_a[i] + s * layer.ld * plan.itemsize
+        plan.kernels.outer_product(layer.n_in, layer.n_out, row,
+                                   input_of(plan, work, tile, i) + s * ld_of_input(plan, i) * plan.itemsize,
+                                   gradient + layer.W)
+        memcpy(gradient + layer.b, row, layer.n_out * plan.itemsize)
+
+
+cdef void grad_x_into_rows(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
+                           const char* grad_a_1, Py_ssize_t k, Py_ssize_t n) noexcept nogil:
+    """(5) for the input, into place k of n of each row's result."""
+    cdef Py_ssize_t s, n_bytes = plan.sizes[0] * plan.itemsize
+    hidden_sum_into(plan, request.params, tile, 0, grad_a_1, work.grad_h, plan.sizes[0], OVERWRITE)
+    for s in range(tile.n_rows):
+        memcpy(request.rows + (tile.rows[s] * n + k) * n_bytes, work.grad_h + s * n_bytes, n_bytes)
+
+
+cdef int rows_of_tile_into(const Layers* plan, const Request* request, Workspace* work, Py_ssize_t row,
+                           Py_ssize_t n_rows, bint is_workers, Clock* clock) noexcept nogil:
+    """The results of some rows of a call by sample."""
+    cdef Tile tile
+    cdef Py_ssize_t L = plan.n_layers, s, k, n_out = plan.sizes[L], n_bytes = plan.n_params * plan.itemsize
+    fill_tile(plan, request, work, &tile, row, n_rows)
+    tile.is_workers = is_workers
+    tile.packing = PACKED if work.is_packed else PACK_AND_KEEP
+    if request.mode == JVP or request.mode == INPUT_JACOBIAN or request.mode == JACOBIAN:
+        if output_sweep(plan, request, work, &tile, clock):
+            return 1
+    else:
+        if forward_sweep(plan, request, work, &tile, True, clock):
+            return 1
+        output_gradient(plan, request, work, &tile, True)
+        if backward_sweep(plan, request, work, &tile, NULL, False, 0, clock):
+            return 1
+    work.is_packed = True
+    if request.mode == JVP:
+        if tangent_sweep(plan, request, work, &tile, request.v, NULL, 1, clock):
+            return 1
+        if plan.loss_acts_on_a:
+            memcpy(work.tangent_h[L], work.tangent_a[L], bytes_of_rows(plan, &tile, L))
+            through_output(plan, work, &tile, work.tangent_h[L])
+        for s in range(n_rows):
+            memcpy(request.rows + tile.rows[s] * n_out * plan.itemsize,
+                   work.tangent_h[L] + s * plan.layers[L].ld * plan.itemsize, n_out * plan.itemsize)
+    elif request.mode == INPUT_JACOBIAN or request.mode == JACOBIAN:
+        for k in range(n_out):
+            unit_cotangent(plan, request, work, &tile, k, False)
+            through_output(plan, work, &tile, work.grad_a[L])
+            if cotangent_sweep(plan, request, work, &tile, 1, False, clock):
+                return 1
+            if request.mode == INPUT_JACOBIAN:
+                grad_x_into_rows(plan, request, work, &tile, work.grad_a[1], k, n_out)
+            else:
+                for s in range(n_rows):
+                    gradient_of_row(plan, work, &tile, work.grad_a, s,
+                                    request.rows + (tile.rows[s] * n_out + k) * n_bytes)
+    elif request.mode == INPUT_GRADIENT:
+        grad_x_into_rows(plan, request, work, &tile, work.a[1], 0, 1)
+    elif request.mode == PER_SAMPLE_GRADIENTS:
+        for s in range(n_rows):
+            gradient_of_row(plan, work, &tile, work.a, s, request.rows + tile.rows[s] * n_bytes)
+    else:
+        norms_of_tile(plan, work, &tile)
+        for s in range(n_rows):
+            if plan.itemsize == 4:
+                (<float*>request.rows)[tile.rows[s]] = <float>work.row_norm[s]
+            else:
+                (<double*>request.rows)[tile.rows[s]] = work.row_norm[s]
+    return 0

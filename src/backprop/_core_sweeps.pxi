@@ -1,0 +1,207 @@
+# Three more sweeps of a tile, of which all other derivatives are made.
+#
+#     cotangent sweep   (5) and (6) from any cotangent of the output, beside g'(a) and not over it          J^T c
+#     tangent sweep     t_{a_i} = V_i h_{i-1} + v_i + W_i t_{h_{i-1}},   t_{h_i} = g'(a_i) t_{a_i}          J v
+#     second sweep      R{grad_h_i} = W_{i+1}^T R{grad_a_{i+1}} + V_{i+1}^T grad_{a_{i+1}}                  H v
+#                       R{grad_a_i} = g'(a_i) R{grad_h_i} + g''(a_i) grad_h_i t_{a_i}
+#                       R{grad_W_i} = R{grad_a_i} h_{i-1}^T + grad_{a_i} t_{h_{i-1}}^T
+#
+# R{} is the derivative along (V, v) or along a direction of x (Pearlmutter, Fast exact multiplication by the Hessian,
+# 1994). Which calls are made of which sweeps: _core_modes.pxi. A sweep returns nonzero where a signal handler raised.
+#
+# Buffers of a layer, beside a and h: grad_a; tangent_a; tangent_h, which is R{grad_h} and then R{grad_a} as soon as
+# t_h has been read for the last time; g_second; curve, which is g''(a) grad_h. Tiles here start at row 0 of them.
+
+cdef inline Py_ssize_t bytes_of_rows(const Layers* plan, const Tile* tile, Py_ssize_t i) noexcept nogil:
+    return tile.n_rows * plan.layers[i].ld * plan.itemsize
+
+
+cdef inline void times(const Layers* plan, const Tile* tile, Py_ssize_t i, const char* factor,
+                       char* rows) noexcept nogil:
+    """rows = factor (.) rows, of layer i."""
+    plan.kernels.g_prime_product(tile.n_rows, plan.sizes[i], factor, plan.layers[i].ld, rows, plan.layers[i].ld)
+
+
+cdef inline void product_into(const Layers* plan, const Tile* tile, Py_ssize_t i, const char* factor, const char* rows,
+                              char* result) noexcept nogil:
+    """result = factor (.) rows, of layer i."""
+    memcpy(result, rows, bytes_of_rows(plan, tile, i))
+    times(plan, tile, i, factor, result)
+
+
+cdef inline void hidden_sum_into(const Layers* plan, const char* params, const Tile* tile, Py_ssize_t i,
+                                 const char* grad_a_next, char* grad_h, Py_ssize_t ld, int epilogue) noexcept nogil:
+    """(5) with W_{i+1} of any vector that is laid out as params."""
+    cdef const Layer* next_layer = &plan.layers[i + 1]
+    plan.kernels.hidden_sum(tile.n_rows, next_layer.n_in, next_layer.n_out, grad_a_next, next_layer.ld,
+                            params + next_layer.W, next_layer.n_in, grad_h, ld, epilogue, tile.scratch)
+
+
+cdef inline void layer_gradient_into(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i,
+                                     const char* grad_a, const char* h, Py_ssize_t ld_h, char* grad,
+                                     bint add) noexcept nogil:
+    """(7) with any rows in the place of grad_a_i and h_{i-1}."""
+    cdef const Layer* layer = &plan.layers[i]
+    plan.kernels.weight_gradient(tile.n_rows, layer.n_in, layer.n_out, grad_a, layer.ld, h, ld_h, grad + layer.W, add,
+                                 0, tile.scratch)
+
+
+# The sweeps -----------------------------------------------------------------------------------------------------------
+
+cdef int output_sweep(const Layers* plan, const Request* request, Workspace* work, Tile* tile,
+                      Clock* clock) noexcept nogil:
+    """(2) and (3) up to y_hat, also where the loss acts on a_L; a_i becomes g'(a_i), but softmax has none."""
+    cdef Py_ssize_t L = plan.n_layers
+    if forward_sweep(plan, request, work, tile, True, clock):
+        return 1
+    if plan.loss_acts_on_a:
+        activation(plan, work, tile, L, plan.link, plan.link != SOFTMAX)
+    return 0
+
+
+cdef void through_output(const Layers* plan, Workspace* work, const Tile* tile, char* rows) noexcept nogil:
+    """rows times dy_hat/da_L, which is symmetric: g'(a_L), or diag(p) - p p^T; after `output_sweep`."""
+    cdef Py_ssize_t L = plan.n_layers
+    if plan.loss_acts_on_a and plan.link == SOFTMAX:
+        plan.kernels.softmax_product(tile.n_rows, plan.sizes[L], work.h[L], rows, plan.layers[L].ld)
+    else:
+        times(plan, tile, L, work.a[L], rows)
+
+
+cdef int cotangent_sweep(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
+                         Py_ssize_t first, bint with_curve, Clock* clock) noexcept nogil:
+    """From grad_a_L to grad_a_first; with_curve: curve_i = g''(a_i) grad_h_i for i < L on the way."""
+    cdef Py_ssize_t i
+    for i in range(plan.n_layers - 1, first - 1, -1):
+        hidden_sum_into(plan, request.params, tile, i, work.grad_a[i + 1], work.grad_a[i], plan.layers[i].ld, OVERWRITE)
+        if with_curve:
+            product_into(plan, tile, i, work.g_second[i], work.grad_a[i], work.curve[i])
+        times(plan, tile, i, work.a[i], work.grad_a[i])
+        if is_stopped(plan, tile, clock):
+            return 1
+    return 0
+
+
+cdef int tangent_sweep(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, const char* v,
+                       const char* tangent_x, Py_ssize_t first, Clock* clock) noexcept nogil:
+    """t_a and t_h along parameters v and samples tangent_x, where these are not NULL.
+
+    Where both are, tangent_a of layer `first` holds what the caller put there, and the layers below have none.
+    """
+    cdef Py_ssize_t i
+    cdef const Layer* layer
+    cdef const char* lower
+    for i in range(first, plan.n_layers + 1):
+        layer = &plan.layers[i]
+        lower = tangent_x
+        if i > first:
+            lower = work.tangent_h[i - 1]
+        if v != NULL:
+            plan.kernels.forward_product(tile.n_rows, layer.n_in, layer.n_out, input_of(plan, work, tile, i),
+                                         ld_of_input(plan, i), v + layer.W, work.packed_v[i],
+                                         PACKED if work.is_v_packed else PACK_AND_KEEP, v + layer.b,
+                                         work.tangent_a[i], layer.ld, OVERWRITE)
+        if lower != NULL:
+            plan.kernels.forward_product(tile.n_rows, layer.n_in, layer.n_out, lower, ld_of_input(plan, i),
+                                         request.params + layer.W, work.packed[i], PACKED, NULL, work.tangent_a[i],
+                                         layer.ld, OVERWRITE if v == NULL else ADD)
+        if i < plan.n_layers or not plan.loss_acts_on_a:
+            product_into(plan, tile, i, work.a[i], work.tangent_a[i], work.tangent_h[i])
+        if is_stopped(plan, tile, clock):
+            return 1
+    work.is_v_packed = v != NULL
+    return 0
+
+
+cdef int second_sweep(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, const char* v,
+                      const char* tangent_x, Py_ssize_t first, char* grad, bint add, Clock* clock) noexcept nogil:
+    """From R{grad_a_L}, in tangent_h, down to layer `first`; R{grad_W} and R{grad_b} go into grad, or are added."""
+    cdef Py_ssize_t i, ld
+    cdef const Layer* layer
+    cdef const char* lower
+    for i in range(plan.n_layers, first - 1, -1):
+        layer = &plan.layers[i]
+        ld = plan.layers[i - 1].ld
+        lower = tangent_x
+        if i > first:
+            lower = work.tangent_h[i - 1]
+        layer_gradient_into(plan, work, tile, i, work.tangent_h[i], input_of(plan, work, tile, i), ld_of_input(plan, i),
+                            grad, add)
+        if lower != NULL:
+            layer_gradient_into(plan, work, tile, i, work.grad_a[i], lower, ld_of_input(plan, i), grad, True)
+        plan.kernels.bias_gradient(tile.n_rows, layer.n_out, work.tangent_h[i], layer.ld, grad + layer.b, add, 0)
+        if i > first:
+            hidden_sum_into(plan, request.params, tile, i - 1, work.tangent_h[i], work.tangent_h[i - 1], ld, OVERWRITE)
+            if v != NULL:
+                hidden_sum_into(plan, v, tile, i - 1, work.grad_a[i], work.tangent_h[i - 1], ld, ADD)
+            plan.kernels.multiply_add(tile.n_rows, plan.sizes[i - 1], work.curve[i - 1], work.tangent_a[i - 1],
+                                      work.a[i - 1], work.tangent_h[i - 1], ld)
+        if is_stopped(plan, tile, clock):
+            return 1
+    return 0
+
+
+cdef void sum_layer_gradients(const Layers* plan, Workspace* work, const Tile* tile, char** grad_a, char* grad,
+                              bint add) noexcept nogil:
+    """(7) and (8) for all layers, from grad_a in any set of buffers."""
+    cdef Py_ssize_t i
+    for i in range(1, plan.n_layers + 1):
+        layer_gradient_into(plan, work, tile, i, grad_a[i], input_of(plan, work, tile, i), ld_of_input(plan, i), grad,
+                            add)
+        plan.kernels.bias_gradient(tile.n_rows, plan.sizes[i], grad_a[i], plan.layers[i].ld, grad + plan.layers[i].b,
+                                   add, 0)
+
+
+# The output layer -----------------------------------------------------------------------------------------------------
+
+cdef void loss_gradient(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
+                        bint with_curve) noexcept nogil:
+    """(4) into grad_a_L, beside a_L or g'(a_L), and the row losses; with_curve: curve_L too, where there is a g''."""
+    cdef Py_ssize_t L = plan.n_layers, ld = plan.layers[plan.n_layers].ld
+    if plan.loss_acts_on_a:
+        memcpy(work.grad_a[L], work.a[L], bytes_of_rows(plan, tile, L))
+    else:
+        plan.kernels.fill_with_ones(tile.n_rows * ld, work.grad_a[L])
+    plan.kernels.loss(plan.loss, plan.loss_parameter, tile.n_rows, plan.sizes[L], work.grad_a[L], ld,
+                      NULL if plan.loss_acts_on_a else work.h[L], tile.y, tile.labels, request.weight_kind, tile.weight,
+                      request.weight_scale, work.row_loss, True)
+    if not plan.loss_acts_on_a:
+        if with_curve:
+            product_into(plan, tile, L, work.g_second[L], work.grad_a[L], work.curve[L])
+        times(plan, tile, L, work.a[L], work.grad_a[L])
+
+
+cdef char* loss_tangent(const Layers* plan, const Request* request, Workspace* work, const Tile* tile) noexcept nogil:
+    """H t where the loss acts, t the tangent there, in tangent_h_L, which is returned."""
+    cdef Py_ssize_t L = plan.n_layers
+    if plan.loss_acts_on_a:
+        memcpy(work.tangent_h[L], work.tangent_a[L], bytes_of_rows(plan, tile, L))
+    plan.kernels.loss_curvature(plan.loss, plan.loss_parameter, tile.n_rows, plan.sizes[L],
+                                work.a[L] if plan.loss_acts_on_a else work.h[L], plan.layers[L].ld, tile.y,
+                                tile.labels, request.weight_kind, tile.weight, request.weight_scale, work.tangent_h[L])
+    return work.tangent_h[L]
+
+
+cdef void unit_cotangent(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, Py_ssize_t k,
+                         bint with_root_weight) noexcept nogil:
+    """grad_a_L for the cotangent e_k of y_hat, or sqrt(w) e_k; after `output_sweep`."""
+    cdef Py_ssize_t L = plan.n_layers, s, ld = plan.layers[plan.n_layers].ld
+    cdef double value = 1
+    memset(work.grad_a[L], 0, bytes_of_rows(plan, tile, L))
+    for s in range(tile.n_rows):
+        if with_root_weight:
+            value = sqrt(weight_of(plan, request, tile, s, k))
+        if plan.itemsize == 4:
+            (<float*>work.grad_a[L])[s * ld + k] = <float>value
+        else:
+            (<double*>work.grad_a[L])[s * ld + k] = value
+
+
+cdef inline double weight_of(const Layers* plan, const Request* request, const Tile* tile, Py_ssize_t s,
+                             Py_ssize_t k) noexcept nogil:
+    """The weight of output k of row s."""
+    if request.weight_kind == NO_WEIGHT:
+        return 1
+    if request.weight_kind == WEIGHT_PER_SAMPLE:
+        return tile.weight[s]
+    return tile.weight[s * plan.sizes[plan.n_layers] + k]

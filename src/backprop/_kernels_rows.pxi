@@ -1,0 +1,37 @@
+# What the derivatives by sample do with the rows of a tile, each on its own.
+
+cdef void outer_product(Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a_, const void* h_,
+                        void* grad_W_) noexcept nogil:
+    """grad_W[u][j] = grad_a[u] h[j], of one sample."""
+    cdef const real* grad_a = <const real*>grad_a_
+    cdef const real* h = <const real*>h_
+    cdef real* grad_W = <real*>grad_W_
+    cdef Py_ssize_t u, j
+    cdef vec g
+    for u in range(n_out):
+        g = broadcast(grad_a[u])
+        j = 0
+        while j + LANES <= n_in:
+            store(grad_W + j, g * load(h + j))
+            j += LANES
+        if j < n_in:
+            store_first(grad_W + j, g * load_first(h + j, n_in - j), n_in - j)
+        grad_W += n_in
+
+
+cdef void square_sums(Py_ssize_t n_rows, Py_ssize_t n, const void* a_, Py_ssize_t ld, double* sums) noexcept nogil:
+    """sums[s] = sum_j a[s][j]^2, in float64, in an order that depends on n alone."""
+    cdef const real* a = <const real*>a_
+    cdef Py_ssize_t s
+    for s in range(n_rows):
+        sums[s] = square_sum(n, a + s * ld)
+
+
+cdef void scale_rows(Py_ssize_t n_rows, Py_ssize_t n, void* a_, Py_ssize_t ld, const double* factor) noexcept nogil:
+    """a[s][j] = factor[s] a[s][j], rounded once."""
+    cdef real* a = <real*>a_
+    cdef Py_ssize_t s, j
+    for s in range(n_rows):
+        if factor[s] != 1:
+            for j in range(n):
+                a[s * ld + j] = <real>(factor[s] * a[s * ld + j])

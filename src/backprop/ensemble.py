@@ -1,0 +1,202 @@
+"""`Ensemble`: many networks of one shape, evaluated in one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backprop import _validate, threads
+from backprop import params as _params
+from backprop.network import Network
+
+Array = npt.NDArray[Any]
+
+
+class Ensemble:
+    """k networks of one shape, each with parameters of its own.
+
+    Parameters
+    ----------
+    net : Network
+        The shape, activations, output, loss and dtype of all members.
+    k : int
+        At least 1.
+    rng : int, numpy.random.Generator or None
+        For the members' initial weights, which are independent of each other; biases 0.
+
+    Attributes
+    ----------
+    params : (k, n_params) array
+        One network a row; assigning copies the values in.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument is refused.
+
+    Notes
+    -----
+    A member's loss and gradient have the same bits as those of the network alone.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> ensemble = Ensemble(Network([2, 8, 1], activations="tanh", rng=0), 3)
+    >>> losses, grads = ensemble.value_and_grad(np.eye(2), np.ones((2, 1)))
+    >>> losses.shape, grads.shape == (3, ensemble[0].n_params)
+    ((3,), True)
+    """
+
+    def __init__(self, net: Network, k: int, *, rng: int | np.random.Generator | None = None) -> None:
+        if not isinstance(net, Network):
+            raise TypeError(f"net: expected a Network, got {_validate.describe(net)}")
+        n_members = _validate.positive_integer(k, "k")
+        generator = _validate.random_generator(rng)
+        self._net = net._with_params(np.zeros(net.n_params, net.dtype))
+        try:
+            self._all_params = np.zeros((n_members, net.n_params), net.dtype)
+        except (MemoryError, ValueError) as error:
+            raise MemoryError(f"the parameters of {n_members} networks do not fit into memory") from error
+        layers = [layer for layer, _ in net._layers]
+        for row in self._all_params:
+            _params.initialize(row, net.sizes, layers, generator)
+        self._members = [net._with_params(row) for row in self._all_params]
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __getitem__(self, i: int) -> Network:
+        """Member i, a Network whose parameters are row i of params."""
+        return self._members[i]
+
+    def __repr__(self) -> str:
+        return f"Ensemble({self._net!r}, {len(self)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"net": self._net, "params": self._all_params}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._net, self._all_params = state["net"], state["params"].copy()
+        self._members = [self._net._with_params(row) for row in self._all_params]
+
+    @property
+    def params(self) -> Array:
+        """The members' parameters, (k, n_params); assigning copies the values in."""
+        return self._all_params
+
+    @params.setter
+    def params(self, values: npt.ArrayLike) -> None:
+        self._all_params[...] = _validate.rows(values, len(self), (self._net.n_params,), self._net.dtype, "params")
+
+    def forward(self, x: npt.ArrayLike, *, n_threads: int | None = None) -> Array:
+        """y_hat of every member.
+
+        Parameters
+        ----------
+        x : (n_samples, n_0) or (k, n_samples, n_0) array_like
+            Shared, or one a member.
+        n_threads : int, optional
+
+        Returns
+        -------
+        (k, n_samples, n_L) array
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where an argument is refused.
+        """
+        n_threads = threads.resolve(n_threads)
+        x_ = self._samples(x)
+        y_hat = np.empty((len(self), x_.shape[-2], self._net.sizes[-1]), self._net.dtype)
+        for m, row in enumerate(self._all_params):
+            self._net._plan.forward(row, x_[m] if x_.ndim == 3 else x_, y_hat[m], n_threads)
+        return y_hat
+
+    def value_and_grad(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        out: Array | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+        n_threads: int | None = None,
+    ) -> tuple[Array, Array]:
+        """Loss and gradient of every member.
+
+        Parameters
+        ----------
+        x, y, sample_weight
+            As in `Network.value_and_grad`, shared by all members; or with one dimension more, one a member.
+        out : (k, n_params) array of the networks' dtype, optional
+        n_threads : int, optional
+            At most so many threads, over members and over samples.
+
+        Returns
+        -------
+        losses : (k,) float64 array
+        grads : (k, n_params) array
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where an argument is refused.
+        """
+        n_threads = threads.resolve(n_threads)
+        k, net = len(self), self._net
+        x_ = self._samples(x)
+        weights = self._weights(sample_weight, x_.shape[-2])
+        y_ = self._targets(y, x_.shape[-2], weights)
+        if out is None:
+            grads = np.empty((k, net.n_params), net.dtype)
+        else:
+            others = {"params": (self._all_params,), "x": (x, x_), "y": (y, y_), "sample_weight": (sample_weight,)}
+            grads = _validate.out(out, (k, net.n_params), net.dtype, others)
+        losses = np.empty(k)
+        net._plan.ensemble_value_and_grad(self._all_params, x_, y_, losses, grads, weights, n_threads)
+        return losses, grads
+
+    def _samples(self, x: npt.ArrayLike) -> Array:
+        """x, shared or one a member."""
+        if np.ndim(x) != 3:  # type: ignore[arg-type]
+            return _validate.samples(x, self._net.sizes[0], self._net.dtype)
+        rows = self._one_a_member(x, "x")
+        flat = _validate.samples(rows.reshape(-1, rows.shape[2]), self._net.sizes[0], self._net.dtype)
+        return flat.reshape(rows.shape)
+
+    def _weights(self, sample_weight: npt.ArrayLike | None, n_samples: int) -> list[_validate.Weights | None] | None:
+        """Weights of each member, accepted."""
+        if sample_weight is None:
+            return None
+        weight = np.asarray(sample_weight)
+        n_out, loss, k = self._net.sizes[-1], self._net._loss, len(self)
+        own = weight.ndim == 3 or (weight.ndim == 2 and weight.shape == (k, n_samples) != (n_samples, n_out))
+        if not own:
+            return [_validate.sample_weight(weight, loss, n_samples, n_out)] * k
+        return [
+            _validate.sample_weight(row, loss, n_samples, n_out) for row in self._one_a_member(weight, "sample_weight")
+        ]
+
+    def _targets(self, y: npt.ArrayLike, n_samples: int, weights: list[_validate.Weights | None] | None) -> Array:
+        """y, shared or one a member: looked at member by member where the weights differ."""
+        n_out, loss, dtype = self._net.sizes[-1], self._net._loss, self._net.dtype
+        array = np.asarray(y)
+        labels = loss.name == "cross_entropy" and array.dtype.kind in "iu"
+        if array.ndim != (2 if labels else 3):
+            first = _validate.targets(y, loss, n_samples, n_out, dtype, None if weights is None else weights[0])
+            for other in [] if weights is None or weights[-1] is weights[0] else weights[1:]:
+                _validate.targets(y, loss, n_samples, n_out, dtype, other)
+            return first
+        rows = [
+            _validate.targets(row, loss, n_samples, n_out, dtype, None if weights is None else weights[m])
+            for m, row in enumerate(self._one_a_member(array, "y"))
+        ]
+        return np.ascontiguousarray(rows)
+
+    def _one_a_member(self, value: npt.ArrayLike, name: str) -> Array:
+        array = np.asarray(value)
+        if array.shape[0] != len(self):
+            raise ValueError(f"{name}: expected one for each of the {len(self)} networks, got shape {array.shape}")
+        return array
