@@ -11,6 +11,7 @@ Start with `Network`. Arrays hold one sample a row; everything is of one dtype, 
 """
 
 from backprop import _after_import
+from backprop.custom import Activation
 from backprop.ensemble import Ensemble
 from backprop.equations import hidden_gradient, preactivation_gradient
 from backprop.info import show_config, version
@@ -19,6 +20,7 @@ from backprop.objective import Objective
 from backprop.threads import get_num_threads, num_threads, set_num_threads
 
 __all__ = [
+    "Activation",
     "Ensemble",
     "LayerGradients",
     "Network",

@@ -30,7 +30,7 @@ class Plan:
     def __new__(
         cls,
         sizes: Sequence[int],
-        activations: Sequence[tuple[int, float]],
+        activations: Sequence[tuple[Any, ...]],
         loss: tuple[int, float, bool, int],
         itemsize: int,
     ) -> Self: ...

@@ -40,8 +40,8 @@ from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from backprop._kernel_table cimport (
-    ADD, BINARY_CROSS_ENTROPY, CHAIN_ROWS, CHUNK_ROWS, CROSS_ENTROPY, HINGE, NO_WEIGHT, OVERWRITE, PACK_AND_KEEP,
-    PACK_ONCE, PACKED, POISSON, ROW_BYTES, SOFTMAX, TIMES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
+    ADD, BINARY_CROSS_ENTROPY, CHAIN_ROWS, CHUNK_ROWS, CROSS_ENTROPY, CUSTOM, HINGE, NO_WEIGHT, OVERWRITE, PACKED,
+    PACK_AND_KEEP, PACK_ONCE, POISSON, ROW_BYTES, SOFTMAX, TIMES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
 )
 
 cnp.import_array()
@@ -53,6 +53,7 @@ ctypedef fused floating:
 include "_core_simd.pxi"
 include "_core_workspace.pxi"
 include "_core_inspect.pxi"
+include "_core_custom.pxi"
 
 
 cdef enum Mode:
@@ -207,6 +208,13 @@ cdef inline bint is_stopped(const Layers* plan, const Tile* tile, Clock* clock) 
     return load_int(&clock.raised) if tile.is_workers else signal_is_pending(clock)
 
 
+cdef inline int stop(Clock* clock) noexcept nogil:
+    """A user's function raised, on the caller's thread, which has a clock."""
+    if clock != NULL:
+        clock.raised = 1
+    return 1
+
+
 cdef inline Py_ssize_t next_part(const Layers* plan, Py_ssize_t n_rows, Py_ssize_t depth,
                                  Py_ssize_t n_left) noexcept nogil:
     """Columns of a product that come before the next poll: whole panels, and no stump at the end."""
@@ -239,19 +247,30 @@ cdef int preactivation(const Layers* plan, const Request* request, Workspace* wo
     return 0
 
 
-cdef void activation(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i, int code,
-                     bint with_prime) noexcept nogil:
-    """h_i = g_i(a_i); with_prime: a_i becomes g_i'(a_i)."""
-    plan.kernels.activate(code, plan.layers[i].parameter, tile.n_rows, plan.layers[i].n_out,
-                          a_of(plan, work, tile, i), output_of(plan, work, tile, i), plan.layers[i].ld, with_prime)
+cdef int activation(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i, int code,
+                    bint with_prime) noexcept nogil:
+    """h_i = g_i(a_i); with_prime: a_i becomes g_i'(a_i). Nonzero where a user's own function raised."""
+    cdef const Layer* layer = &plan.layers[i]
+    cdef char* a = a_of(plan, work, tile, i)
+    if code == CUSTOM:
+        if custom_activation(layer, plan.itemsize, VALUE, tile.n_rows, a, output_of(plan, work, tile, i), layer.ld):
+            return 1
+        return custom_activation(layer, plan.itemsize, FIRST, tile.n_rows, a, a, layer.ld) if with_prime else 0
+    plan.kernels.activate(code, layer.parameter, tile.n_rows, layer.n_out, a, output_of(plan, work, tile, i), layer.ld,
+                          with_prime)
+    return 0
 
 
-cdef void activation_second(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i) noexcept nogil:
-    """g_i''(a_i), before a_i becomes g_i'(a_i)."""
-    plan.kernels.second_derivative(plan.layers[i].activation, plan.layers[i].parameter, tile.n_rows,
-                                   plan.layers[i].n_out, a_of(plan, work, tile, i),
-                                   work.g_second[i] + tile.first * plan.layers[i].ld * plan.itemsize,
-                                   plan.layers[i].ld)
+cdef int activation_second(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i) noexcept nogil:
+    """g_i''(a_i), before a_i becomes g_i'(a_i). Nonzero where a user's own function raised."""
+    cdef const Layer* layer = &plan.layers[i]
+    cdef char* g_second = work.g_second[i] + tile.first * layer.ld * plan.itemsize
+    if layer.activation == CUSTOM:
+        return custom_activation(layer, plan.itemsize, SECOND, tile.n_rows, a_of(plan, work, tile, i), g_second,
+                                 layer.ld)
+    plan.kernels.second_derivative(layer.activation, layer.parameter, tile.n_rows, layer.n_out,
+                                   a_of(plan, work, tile, i), g_second, layer.ld)
+    return 0
 
 
 cdef int forward_sweep(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
@@ -273,10 +292,10 @@ cdef int forward_sweep(const Layers* plan, const Request* request, Workspace* wo
                 part.packing = PACK_AND_KEEP if first == 0 else PACKED
             if preactivation(plan, request, work, &part, i, clock):
                 return 1
-            if request.with_second and activate:
-                activation_second(plan, work, &part, i)
-            if activate:
-                activation(plan, work, &part, i, plan.layers[i].activation, with_prime)
+            if request.with_second and activate and activation_second(plan, work, &part, i):
+                return stop(clock)
+            if activate and activation(plan, work, &part, i, plan.layers[i].activation, with_prime):
+                return stop(clock)
             first += rows
         keep(plan, tile, request.keep_a, i, a_of(plan, work, tile, i), plan.layers[i].ld, 1)
         if activate:

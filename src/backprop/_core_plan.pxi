@@ -10,9 +10,13 @@ cdef class Plan:
     cdef Layers layers
     cdef Workspace* free_workspaces
     cdef Totals* free_totals
+    cdef list functions          # of activations of the user's own, which layers point to
 
     def __cinit__(self, sizes, activations, loss, Py_ssize_t itemsize):
-        """Sizes n_0..n_L, (code, parameter) for layers 1..L, (code, parameter, acts_on_a, code of the link)."""
+        """Sizes n_0..n_L, (code, parameter) for layers 1..L, (code, parameter, acts_on_a, code of the link).
+
+        An activation of the user's own adds a tuple of its three functions, and whether they are addresses in C.
+        """
         cdef Layers* plan = &self.layers
         plan.kernels = kernel_table(itemsize)
         plan.itemsize = itemsize
@@ -23,9 +27,18 @@ cdef class Plan:
             raise MemoryError("the plan of the layers does not fit into memory")
         for i, n in enumerate(sizes):
             plan.sizes[i] = n
-        for i, (code, parameter) in enumerate(activations, start=1):
+        self.functions = []
+        for i, (code, parameter, *own) in enumerate(activations, start=1):
             plan.layers[i].activation = code
             plan.layers[i].parameter = parameter
+            if own:
+                functions, is_c = own
+                self.functions.append(functions)
+                plan.layers[i].functions = <void*>functions
+                plan.is_serial = plan.is_serial or not is_c
+                if is_c:
+                    for k in range(3):
+                        plan.layers[i].c_functions[k] = <void*><size_t>(functions[k] or 0)
         plan.loss, plan.loss_parameter, plan.loss_acts_on_a, plan.link = loss
         plan_layers(plan)
 

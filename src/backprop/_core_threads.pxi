@@ -54,7 +54,7 @@ cdef enum:
 cdef int useful_threads(const Layers* plan, Py_ssize_t n_samples, int n_threads) noexcept nogil:
     """As many threads as the work is worth, at most n_threads."""
     cdef double flops = <double>n_samples * (6.0 * plan.n_params + FLOPS_A_UNIT * plan.n_units)
-    if flops < 2.0 * FLOPS_A_THREAD:
+    if flops < 2.0 * FLOPS_A_THREAD or plan.is_serial:
         return 1
     return <int>min(<double>n_threads, flops / FLOPS_A_THREAD)
 

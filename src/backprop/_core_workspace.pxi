@@ -6,6 +6,7 @@ cdef extern from "Python.h":
     """
     int check_signals "PyErr_CheckSignals"() noexcept  # leaves what a handler raised to raise_pending
     int raise_pending "bp_raise_pending"() except -1
+    void set_pending "PyErr_SetObject"(object kind, object error) noexcept
 
 
 cdef struct Layer:
@@ -15,6 +16,8 @@ cdef struct Layer:
     Py_ssize_t rows_in_l1        # rows of a_i and h_i that stay in L1; all rows where W_i itself is far larger
     int activation
     double parameter
+    void* c_functions[3]         # g, g', g'' of an activation of the user's own, or NULL
+    void* functions              # the same as a Python tuple that the plan holds
 
 
 cdef struct Layers:
@@ -27,6 +30,7 @@ cdef struct Layers:
     Py_ssize_t row_bytes         # of a and h, one sample
     Py_ssize_t n_units           # of all layers but the input
     bint is_long                 # a tile may take milliseconds: signals are polled within it
+    bint is_serial               # some activation is a Python function
     int loss, link
     double loss_parameter
     bint loss_acts_on_a
@@ -118,7 +122,7 @@ cdef int plan_layers(Layers* plan) except -1:
         offset += layer.n_out
         plan.n_units += layer.n_out
         layer.rows_in_l1 = max(<Py_ssize_t>16, L1_BYTES // (2 * layer.ld * plan.itemsize) // 8 * 8)
-        if layer.n_in * layer.n_out * plan.itemsize > TILE_BYTES // 4:
+        if layer.n_in * layer.n_out * plan.itemsize > TILE_BYTES // 4 or layer.activation == CUSTOM:
             layer.rows_in_l1 = CHUNK_ROWS
         plan.row_bytes += 2 * layer.ld * plan.itemsize
         largest_W = max(largest_W, layer.n_in * layer.n_out)

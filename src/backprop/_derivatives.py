@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop import _core, _validate, threads
+from backprop.activations import Activation as Row
+from backprop.custom import Activation as Custom
 from backprop.losses import Loss
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ class Derivatives:
     _sizes: tuple[int, ...]
     _dtype: np.dtype[Any]
     _loss: Loss
+    _layers: list[tuple[Row, float]]
     _params: Array
 
     if TYPE_CHECKING:
@@ -371,6 +374,7 @@ class Derivatives:
         ----------
         B. Pearlmutter, Fast exact multiplication by the Hessian, Neural Computation 6 (1994).
         """
+        self._need_second("hvp")
         direction = _validate.params(v, self.n_params, self._dtype, "v")
         return self._of_loss("hvp", x, y, params, sample_weight, out, n_threads, v=direction)
 
@@ -440,6 +444,7 @@ class Derivatives:
         MemoryError
             Where it does not fit into memory.
         """
+        self._need_second("hessian")
         shape = (self.n_params, self.n_params)
         H = self._of_loss("hessian", x, y, params, sample_weight, out, n_threads, shape=shape)
         for p in range(1, self.n_params):  # a row is computed from its own layer on
@@ -613,6 +618,7 @@ class Derivatives:
         W. Czarnecki et al., Sobolev training for neural networks, NeurIPS (2017).
         """
         self._need_squared_error("sobolev_value_and_grad")
+        self._need_second("sobolev_value_and_grad")
         n_threads = threads.resolve(n_threads)
         y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)
         if weights is not None and weights.array.ndim == 2:
@@ -641,6 +647,12 @@ class Derivatives:
         return loss, grad
 
     # What they share -------------------------------------------------------------------------------------------------
+
+    def _need_second(self, call: str) -> None:
+        """Refuse an activation of the user's own that has no g''."""
+        for i, (layer, _) in enumerate(self._layers, start=1):
+            if isinstance(layer, Custom) and not layer.has_second:
+                raise ValueError(f"{call}: expected a g_second in the activation {layer.name!r} of layer {i}, got none")
 
     def _need_squared_error(self, call: str) -> None:
         if self._loss.name != "squared_error":

@@ -30,6 +30,7 @@ cdef enum ActivationCode:    # as in activations.py
     SIN = 17
     EXP = 18
     SOFTMAX = 19             # a link only: y_hat of cross_entropy
+    CUSTOM = 20              # the user's own, which no kernel knows (_core_custom.pxi)
 
 cdef enum LossCode:          # as in losses.py
     SQUARED_ERROR = 0

@@ -142,7 +142,9 @@ def _parameter(value: object, row: Activation | Loss, argument: str) -> float:
 
 
 def activation(value: object, argument: str) -> tuple[Activation, float]:
-    """A row of the table and its parameter, from a name or a (name, parameter) pair."""
+    """A row of the table and its parameter, from a name or a (name, parameter) pair; or an activation of one's own."""
+    if isinstance(value, Activation):
+        return value, 0.0
     name, parameter = _name_and_parameter(value, argument, ACTIVATIONS)
     return ACTIVATIONS[name], _parameter(parameter, ACTIVATIONS[name], argument)
 
@@ -150,7 +152,7 @@ def activation(value: object, argument: str) -> tuple[Activation, float]:
 def hidden_activations(value: object, n_hidden: int) -> list[tuple[Activation, float]]:
     """One activation for all hidden layers, or a list with one for each."""
     is_pair = isinstance(value, tuple) and len(value) == 2 and not isinstance(value[1], str | tuple | list)
-    if isinstance(value, str) or is_pair:
+    if isinstance(value, str | Activation) or is_pair:
         return [activation(value, "activations")] * n_hidden
     if not isinstance(value, list | tuple):
         raise TypeError(
@@ -166,7 +168,10 @@ def loss_and_output(loss: object, output: object) -> tuple[Loss, float, str, tup
     name, parameter = _name_and_parameter(loss, "loss", LOSSES)
     row = LOSSES[name]
     loss_parameter = _parameter(parameter, row, "loss")
-    output_name, _ = _name_and_parameter(output, "output", [*ACTIVATIONS, "softmax"])
+    if isinstance(output, Activation):
+        output_name = output.name
+    else:
+        output_name, _ = _name_and_parameter(output, "output", [*ACTIVATIONS, "softmax"])
     if row.acts_on_a:
         allowed = ["identity"] if row.link is None else ["identity", row.link]
         if output_name not in allowed or not isinstance(output, str):

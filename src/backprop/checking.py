@@ -26,6 +26,7 @@ import numpy.typing as npt
 from backprop import _reference
 from backprop import params as _params
 from backprop.activations import Activation
+from backprop.custom import Activation as Custom
 from backprop.losses import Loss
 
 if TYPE_CHECKING:
@@ -222,6 +223,11 @@ def check_gradient(
     40 (1998). The reference runs in float64 at the very parameters and inputs of the network, rounded to its dtype.
     """
     y_, x_, theta, weights = net._inputs(x, y, None, sample_weight)
+    for i, (layer, _) in enumerate(net._layers, start=1):
+        if isinstance(layer, Custom) and not layer.takes_complex:
+            raise ValueError(
+                f"check_gradient: expected activations that take complex arrays, got {layer.name!r} in layer {i}"
+            )
     weight = None if weights is None else weights.array * weights.scale
     used = np.ones(x_.shape[0], bool) if weight is None else (weight > 0).reshape(x_.shape[0], -1).any(axis=1)
     problem = _problem(net, theta, x_[used], y_[used], None if weight is None else weight[used])

@@ -184,7 +184,7 @@ _TABLE = [
 LOSSES: dict[str, Loss] = {row.name: row for row in _TABLE}
 
 
-def link_code(loss: Loss, output: str) -> int:
-    """The code of the function that makes y_hat from a_L."""
-    link = (loss.link or "identity") if loss.acts_on_a else output
+def link_code(loss: Loss) -> int:
+    """The code of the function that makes y_hat from a_L where the loss works on a_L."""
+    link = loss.link or "identity"
     return SOFTMAX_CODE if link == "softmax" else ACTIVATIONS[link].code

@@ -13,10 +13,12 @@ from backprop import _core, _validate, threads
 from backprop import params as _params
 from backprop._derivatives import Derivatives
 from backprop.activations import Activation
+from backprop.custom import Activation as Custom
 from backprop.losses import Loss, link_code
 
 if TYPE_CHECKING:
     from backprop.checking import GradientReport
+    from backprop.nonfinite import NonFinite
     from backprop.objective import Objective
 
 Array = npt.NDArray[Any]
@@ -126,13 +128,8 @@ class Network(Derivatives):
         """Make the plan of the layers and an empty vector of parameters with its views."""
         self._plan = _core.Plan(
             self._sizes,
-            [(layer.code, parameter) for layer, parameter in self._layers],
-            (
-                self._loss.code,
-                self._loss_parameter,
-                self._loss.acts_on_a,
-                link_code(self._loss, self._layers[-1][0].name),
-            ),
+            [_plan_of_layer(*layer) for layer in self._layers],
+            (self._loss.code, self._loss_parameter, self._loss.acts_on_a, link_code(self._loss)),
             self._dtype.itemsize,
         )
         try:
@@ -442,6 +439,39 @@ class Network(Derivatives):
 
         return Objective(self, x, y, sample_weight=sample_weight, l2=l2, free=free, n_threads=n_threads)
 
+    def find_nonfinite(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        params: npt.ArrayLike | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+        n_threads: int | None = None,
+    ) -> NonFinite | None:
+        """Where the first NaN or infinity of the loss or the gradient comes from.
+
+        Parameters
+        ----------
+        x, y, params, sample_weight, n_threads
+            As in `value_and_grad`.
+
+        Returns
+        -------
+        NonFinite or None
+            None where loss and gradient are finite. Else the first sample, layer, unit and stage ("input", "weight",
+            "activation", "loss", "gradient"), and the value that made it; it prints as a sentence.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where an argument is refused.
+        """
+        from backprop.nonfinite import find_nonfinite
+
+        y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)
+        weight = None if weights is None else weights.array
+        return find_nonfinite(self, x_, y_, theta, weight, threads.resolve(n_threads))
+
     def check_gradient(
         self, x: npt.ArrayLike, y: npt.ArrayLike, *, sample_weight: npt.ArrayLike | None = None
     ) -> GradientReport:
@@ -485,6 +515,15 @@ class Network(Derivatives):
         return _validate.targets(y, self._loss, n_samples, n_out, self._dtype, weights), x_, theta, weights
 
 
-def _spec(row: Activation | Loss, parameter: float) -> Spec:
-    """The name, or the pair where the parameter is not the default."""
+def _plan_of_layer(layer: Activation, parameter: float) -> tuple[Any, ...]:
+    """What the compiled plan needs of an activation."""
+    if isinstance(layer, Custom):
+        return layer.code, parameter, layer.functions, layer.is_c
+    return layer.code, parameter
+
+
+def _spec(row: Activation | Loss, parameter: float) -> Any:
+    """The name, the pair where the parameter is not the default, or the activation itself where it is a user's own."""
+    if isinstance(row, Custom):
+        return row
     return row.name if row.parameter_name is None or parameter == row.default else (row.name, parameter)

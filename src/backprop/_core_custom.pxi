@@ -1,0 +1,61 @@
+# Activations of the user's own: C functions run as they are, NumPy functions with the GIL, on the caller's thread.
+
+ctypedef double (*ScalarFunction)(double a) noexcept nogil
+
+cdef enum Derivative:
+    VALUE
+    FIRST
+    SECOND
+
+
+cdef int custom_activation(const Layer* layer, Py_ssize_t itemsize, Derivative which, Py_ssize_t n_rows, const char* a,
+                           char* result, Py_ssize_t ld) noexcept nogil:
+    """result = g(a), g'(a) or g''(a), in float64; nonzero where a NumPy function raised. result may be a."""
+    cdef ScalarFunction function = <ScalarFunction>layer.c_functions[<int>which]
+    cdef Py_ssize_t s, j
+    if function == NULL:
+        with gil:
+            return numpy_activation(layer, itemsize, which, n_rows, a, result, ld)
+    for s in range(n_rows):
+        for j in range(layer.n_out):
+            if itemsize == 4:
+                (<float*>result)[s * ld + j] = <float>function((<const float*>a)[s * ld + j])
+            else:
+                (<double*>result)[s * ld + j] = function((<const double*>a)[s * ld + j])
+    return 0
+
+
+cdef int numpy_activation(const Layer* layer, Py_ssize_t itemsize, Derivative which, Py_ssize_t n_rows, const char* a,
+                          char* result, Py_ssize_t ld) noexcept:
+    """The same by a NumPy function: nonzero where it raised, and then the exception waits."""
+    cdef cnp.npy_intp shape[2]
+    cdef cnp.ndarray argument, value
+    cdef double* numbers
+    cdef Py_ssize_t s, j, n = layer.n_out
+    try:
+        shape[0] = n_rows
+        shape[1] = n
+        argument = cnp.PyArray_EMPTY(2, shape, cnp.NPY_FLOAT64, 0)
+        numbers = <double*>cnp.PyArray_DATA(argument)
+        for s in range(n_rows):
+            for j in range(n):
+                if itemsize == 4:
+                    numbers[s * n + j] = (<const float*>a)[s * ld + j]
+                else:
+                    numbers[s * n + j] = (<const double*>a)[s * ld + j]
+        returned = (<object>layer.functions)[<int>which](argument)
+        value = cnp.PyArray_FROMANY(returned, cnp.NPY_FLOAT64, 0, 0, cnp.NPY_ARRAY_CARRAY_RO)
+        if cnp.PyArray_NDIM(value) != 2 or value.shape[0] != n_rows or value.shape[1] != n:
+            got = tuple([value.shape[i] for i in range(value.ndim)])
+            raise ValueError(f"an activation of one's own: expected a result of shape ({n_rows}, {n}), got {got}")
+        numbers = <double*>cnp.PyArray_DATA(value)
+        for s in range(n_rows):
+            for j in range(n):
+                if itemsize == 4:
+                    (<float*>result)[s * ld + j] = <float>numbers[s * n + j]
+                else:
+                    (<double*>result)[s * ld + j] = numbers[s * n + j]
+        return 0
+    except BaseException as error:
+        set_pending(type(error), error)
+        return 1

@@ -1,0 +1,185 @@
+"""`Activation`: an activation of the user's own, from NumPy functions or from C functions."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backprop import activations
+
+Array = npt.NDArray[Any]
+
+CUSTOM_CODE = 20  # ActivationCode in _kernel_table.pxd
+_SIGNATURE = "double (double)"
+# Arguments of no pattern, so that a kink at a round number is not among them; both signs, and both sides of 1.
+_TEST_POINTS = np.concatenate([sign * np.geomspace(0.0137, 7.31, 23) for sign in (1.0, -1.0)])
+_STEP = 1e-5  # of central differences: their error is then near 1e-10, rounding of g included
+_TOLERANCE = 1e-5
+
+
+class Activation(activations.Activation):
+    """An activation of one's own, to be given wherever the name of a built-in one may stand.
+
+    Parameters
+    ----------
+    name : str
+        For messages and the network's repr.
+    g, g_prime, g_second : callable or C function
+        g, its first and its second derivative; g_second is needed by the calls of second order alone. Either all are
+        NumPy functions, which take a float64 array and return one of the same shape, elementwise; or all are C
+        functions ``double (*)(double)``: the address as an int, a numba ``cfunc``, a ctypes function, or a
+        ``scipy.LowLevelCallable`` (also ``from_cython``). C functions run without the GIL, on all threads; NumPy
+        functions on the calling thread.
+
+    Raises
+    ------
+    TypeError
+        Where a function is of neither kind, or the kinds are mixed.
+    ValueError
+        Where g_prime or g_second is not the derivative, by finite differences at 46 arguments from -7.3 to 7.3.
+
+    Notes
+    -----
+    The functions compute in float64; a float32 network rounds their results. The promise of equal bits holds as far as
+    the functions keep it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from backprop import Activation, Network
+    >>> square = Activation("square", np.square, lambda a: 2 * a, lambda a: np.full_like(a, 2))
+    >>> net = Network([2, 3, 1], activations=square, rng=0)
+    """
+
+    def __init__(self, name: str, g: Any, g_prime: Any, g_second: Any = None) -> None:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"name: expected a name, got {name!r}")
+        given = {"g": g, "g_prime": g_prime, "g_second": g_second}
+        if g is None or g_prime is None:
+            missing = "g" if g is None else "g_prime"
+            raise TypeError(f"{missing}: expected a function, got None")
+        addresses = {key: _address(value, key) for key, value in given.items() if value is not None}
+        kinds = {address is not None for address in addresses.values()}
+        if len(kinds) > 1:
+            raise TypeError(f"{name!r}: expected NumPy functions or C functions throughout, got both kinds")
+        is_c = kinds == {True}
+        arrays = {key: _from_c(addresses[key]) if is_c else value for key, value in given.items() if value is not None}
+        super().__init__(
+            name=name,
+            code=CUSTOM_CODE,
+            formula=f"{name}(a)",
+            formula_prime=f"{name}'(a)",
+            g=lambda a, parameter: arrays["g"](a),
+            g_prime=lambda a, parameter: arrays["g_prime"](a),
+            g_second=(lambda a, parameter: arrays["g_second"](a)) if g_second is not None else _no_second(name),
+            formula_second=f"{name}''(a)",
+        )
+        object.__setattr__(self, "_given", (name, g, g_prime, g_second))
+        object.__setattr__(self, "functions", tuple(addresses.get(k) if is_c else arrays.get(k) for k in given))
+        object.__setattr__(self, "is_c", is_c)
+        _check_values(arrays)
+        _check_derivative(arrays["g"], arrays["g_prime"], "g_prime", "g")
+        if g_second is not None:
+            _check_derivative(arrays["g_prime"], arrays["g_second"], "g_second", "g_prime")
+
+    functions: tuple[Any, Any, Any]
+    is_c: bool
+    _given: tuple[str, Any, Any, Any]
+
+    @property
+    def takes_complex(self) -> bool:
+        """Whether g continues to complex arguments, as the complex step of `check_gradient` needs."""
+        try:
+            return np.iscomplexobj(self.g(np.array([0.25 + 0.25j]), 0.0))
+        except (TypeError, ValueError, ctypes.ArgumentError):
+            return False
+
+    @property
+    def has_second(self) -> bool:
+        """Whether g_second was given."""
+        return self._given[3] is not None
+
+    def __repr__(self) -> str:
+        name, *functions = self._given
+        return f"Activation({name!r}, {', '.join(getattr(f, '__name__', repr(f)) for f in functions if f is not None)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Activation, self._given
+
+
+def _no_second(name: str) -> Callable[[Array, float], Array]:
+    def g_second(a: Array, parameter: float) -> Array:
+        raise ValueError(f"the activation {name!r} has no g_second, which derivatives of second order need")
+
+    return g_second
+
+
+def _address(value: Any, key: str) -> int | None:
+    """The address of a C function, None for a Python one."""
+    if isinstance(value, bool):
+        raise TypeError(f"{key}: expected a function, got {value!r}")
+    if isinstance(value, int):
+        if value <= 0:
+            raise ValueError(f"{key}: expected the address of a C function, got {value}")
+        return value
+    if isinstance(value, ctypes._CFuncPtr):
+        if value.restype is not ctypes.c_double or list(value.argtypes or []) != [ctypes.c_double]:
+            raise TypeError(f"{key}: expected a ctypes function {_SIGNATURE}, got another signature")
+        return ctypes.cast(value, ctypes.c_void_p).value
+    if type(value).__name__ == "LowLevelCallable" and isinstance(value, tuple):
+        return _address_of_low_level(value, key)
+    address = getattr(value, "address", None)
+    if isinstance(address, int):  # numba's cfunc
+        return address
+    if not callable(value):
+        raise TypeError(f"{key}: expected a NumPy function or a C function {_SIGNATURE}, got {value!r}")
+    return None
+
+
+def _address_of_low_level(value: Any, key: str) -> int:
+    signature = value.signature
+    if signature.replace(" ", "") != _SIGNATURE.replace(" ", ""):
+        raise TypeError(f"{key}: expected a LowLevelCallable of signature {_SIGNATURE!r}, got {signature!r}")
+    get_name, get_pointer = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
+    get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    capsule = tuple.__getitem__(value, 0)
+    return int(get_pointer(capsule, get_name(capsule)))
+
+
+def _from_c(address: int | None) -> Callable[[Array], Array]:
+    """A C function as one of arrays, for the checks and the NumPy reference."""
+    function = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double)(address or 0)
+    return np.vectorize(function, otypes=[np.float64])
+
+
+def _check_values(arrays: dict[str, Callable[[Array], Array]]) -> None:
+    """Each function maps an array to one of its shape, elementwise."""
+    for key, function in arrays.items():
+        flat = np.asarray(function(_TEST_POINTS.copy()))
+        if flat.shape != _TEST_POINTS.shape or flat.dtype.kind not in "fiub":
+            raise ValueError(
+                f"{key}: expected an array of real numbers of the argument's shape {_TEST_POINTS.shape}, got shape "
+                f"{flat.shape} and dtype {flat.dtype}"
+            )
+        square = np.asarray(function(_TEST_POINTS.reshape(2, -1).copy()))
+        if square.shape != (2, flat.size // 2) or not np.allclose(square.ravel(), flat, equal_nan=True):
+            raise ValueError(f"{key}: expected an elementwise function, got one whose values depend on the shape")
+
+
+def _check_derivative(g: Callable[[Array], Array], g_prime: Callable[[Array], Array], key: str, of: str) -> None:
+    """Refuse a derivative that finite differences contradict."""
+    difference = (g(_TEST_POINTS + _STEP) - g(_TEST_POINTS - _STEP)) / (2 * _STEP)
+    claimed = np.asarray(g_prime(_TEST_POINTS.copy()), dtype=float)
+    scale = np.maximum(1.0, np.maximum(np.abs(difference), np.abs(np.asarray(g(_TEST_POINTS.copy()), dtype=float))))
+    wrong = ~(np.abs(claimed - difference) <= _TOLERANCE * scale) & np.isfinite(difference)
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        raise ValueError(
+            f"{key}: expected the derivative of {of}, got {claimed[i]:.6g} at a = {_TEST_POINTS[i]:.6g}, where finite "
+            f"differences of {of} give {difference[i]:.6g}"
+        )

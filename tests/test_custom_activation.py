@@ -1,0 +1,157 @@
+"""An activation of one's own does what the built-in one of the same formula does, from NumPy or from C."""
+
+import copy
+import ctypes
+import ctypes.util
+
+import numpy as np
+import pytest
+from scipy import LowLevelCallable
+
+from backprop import Activation, Network
+
+
+def tanh_prime(a):
+    return 1 - np.tanh(a) ** 2
+
+
+def tanh_second(a):
+    return -2 * np.tanh(a) * tanh_prime(a)
+
+
+def c_function(name):
+    function = getattr(ctypes.CDLL(ctypes.util.find_library("m")), name)
+    function.restype, function.argtypes = ctypes.c_double, [ctypes.c_double]
+    return function
+
+
+def minus_sin():
+    return ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double)(lambda a: -np.sin(a))
+
+
+NUMPY_TANH = Activation("my_tanh", np.tanh, tanh_prime, tanh_second)
+
+
+def pair(own, name, dtype="float64", **options):
+    """Two networks with the same parameters, one with one's own activation."""
+    mine = Network([3, 30, 20, 2], activations=own, dtype=dtype, rng=0, **options)
+    built_in = Network([3, 30, 20, 2], activations=name, dtype=dtype, **options)
+    built_in.params = mine.params
+    return mine, built_in
+
+
+def data(n_samples=700):
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((n_samples, 3)), rng.standard_normal((n_samples, 2))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-13)])
+def test_numpy_functions(dtype, tolerance):
+    x, y = data()
+    v = np.linspace(-1, 1, Network([3, 30, 20, 2]).n_params)
+    mine, built_in = pair(NUMPY_TANH, "tanh", dtype)
+    assert mine.value_and_grad(x, y)[0] == pytest.approx(built_in.value_and_grad(x, y)[0], rel=tolerance)
+    for call in ("forward", "input_jacobian"):
+        np.testing.assert_allclose(getattr(mine, call)(x), getattr(built_in, call)(x), rtol=tolerance, atol=tolerance)
+    for got, expected in (
+        (mine.value_and_grad(x, y)[1], built_in.value_and_grad(x, y)[1]),
+        (mine.hvp(x, y, v), built_in.hvp(x, y, v)),
+    ):
+        np.testing.assert_allclose(got, expected, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, LowLevelCallable, lambda f: ctypes.cast(f, ctypes.c_void_p).value])
+def test_c_functions_on_threads(wrap):
+    x, y = data()
+    second = minus_sin()
+    own = Activation("c_sin", wrap(c_function("sin")), wrap(c_function("cos")), wrap(second))
+    mine, built_in = pair(own, "sin")
+    grad = mine.value_and_grad(x, y, n_threads=1)[1]
+    np.testing.assert_allclose(grad, built_in.value_and_grad(x, y)[1], atol=1e-14)
+    for n_threads in (2, 8):
+        np.testing.assert_array_equal(mine.value_and_grad(x, y, n_threads=n_threads)[1], grad)
+    v = np.ones(mine.n_params)
+    np.testing.assert_allclose(mine.hvp(x, y, v), built_in.hvp(x, y, v), atol=1e-12)
+
+
+def test_it_may_be_the_output_and_one_of_a_list():
+    x, y = data(50)
+    mine = Network([3, 4, 5, 2], activations=["relu", NUMPY_TANH], output=NUMPY_TANH, rng=0)
+    built_in = Network([3, 4, 5, 2], activations=["relu", "tanh"], output="tanh")
+    built_in.params = mine.params
+    np.testing.assert_allclose(mine.value_and_grad(x, y)[1], built_in.value_and_grad(x, y)[1], atol=1e-14)
+    assert mine.output is NUMPY_TANH
+    assert mine.activations == ("relu", NUMPY_TANH)
+
+
+def test_copies_and_repr():
+    net = Network([3, 4, 2], activations=NUMPY_TANH, rng=0)
+    x, y = data(20)
+    other = copy.deepcopy(net)
+    np.testing.assert_array_equal(other.value_and_grad(x, y)[1], net.value_and_grad(x, y)[1])
+    assert "Activation('my_tanh', tanh, tanh_prime, tanh_second)" in repr(net)
+
+
+def test_what_a_function_raises_reaches_the_caller():
+    allowed = [8]
+
+    def fragile(a):
+        allowed[0] -= 1
+        if allowed[0] < 0:
+            raise RuntimeError("the user's own error")
+        return np.tanh(a)
+
+    net = Network([3, 4, 2], activations=Activation("fragile", fragile, tanh_prime), rng=0)
+    x, y = data()
+    before = net.params.copy()
+    allowed[0] = 3
+    with pytest.raises(RuntimeError, match="the user's own error"):
+        net.value_and_grad(x, y, n_threads=3)
+    with pytest.raises(RuntimeError, match="the user's own error"):
+        net.forward(x)
+    np.testing.assert_array_equal(net.params, before)
+    allowed[0] = 10**6
+    assert np.isfinite(net.value_and_grad(x, y)[0])
+
+
+def test_a_result_of_another_shape_is_refused():
+    def growing(a):
+        return np.tanh(a) if a.size == 46 else np.tanh(a)[:1]
+
+    net = Network([3, 4, 2], activations=Activation("growing", growing, tanh_prime), rng=0)
+    with pytest.raises(ValueError, match=r"expected a result of shape \(7, 4\), got \(1, 4\)"):
+        net.forward(np.zeros((7, 3)))
+
+
+@pytest.mark.parametrize(
+    ("functions", "error", "message"),
+    [
+        ((np.tanh, np.tanh), ValueError, "g_prime: expected the derivative of g"),
+        ((np.tanh, tanh_prime, np.tanh), ValueError, "g_second: expected the derivative of g_prime"),
+        ((np.tanh, 3.5), TypeError, "g_prime: expected a NumPy function or a C function"),
+        ((np.tanh, None), TypeError, "g_prime: expected a function, got None"),
+        ((np.sum, np.ones_like), ValueError, "g: expected an array of real numbers"),
+        ((np.cumsum, np.ones_like), ValueError, "g: expected an elementwise function"),
+        ((c_function("sin"), np.cos), TypeError, "NumPy functions or C functions throughout"),
+    ],
+)
+def test_what_is_refused(functions, error, message):
+    with pytest.raises(error, match=message):
+        Activation("mine", *functions)
+
+
+@pytest.mark.parametrize("call", ["hvp", "hessian", "sobolev_value_and_grad"])
+def test_second_order_needs_g_second(call):
+    net = Network([2, 3, 1], activations=Activation("mine", np.tanh, tanh_prime), rng=0)
+    x, y = np.zeros((4, 2)), np.zeros((4, 1))
+    arguments = {"hvp": [np.zeros(net.n_params)], "hessian": [], "sobolev_value_and_grad": [np.zeros((4, 2)), 1.0]}
+    with pytest.raises(ValueError, match=f"{call}: expected a g_second in the activation 'mine' of layer 1"):
+        getattr(net, call)(x, y, *arguments[call])
+
+
+def test_check_gradient():
+    x, y = data(20)
+    assert Network([3, 4, 2], activations=NUMPY_TANH, rng=0).check_gradient(x, y).ok
+    own = Activation("c_sin", c_function("sin"), c_function("cos"))
+    with pytest.raises(ValueError, match="activations that take complex arrays, got 'c_sin' in layer 1"):
+        Network([3, 4, 2], activations=own, rng=0).check_gradient(x, y)

@@ -1,0 +1,97 @@
+"""A member of an ensemble is the network it would be alone, bit for bit, on any number of threads."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from backprop import Ensemble, Network
+
+
+def problem(loss, n_samples, n_in=3, n_out=4):
+    rng = np.random.default_rng(n_samples)
+    x = rng.standard_normal((n_samples, n_in))
+    y = rng.integers(0, n_out, n_samples) if loss == "cross_entropy" else rng.standard_normal((n_samples, n_out))
+    return x, y
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", ["squared_error", "cross_entropy"])
+@pytest.mark.parametrize("n_samples", [1, 5, 300, 2500])
+def test_members_are_the_networks_alone(loss, n_samples, dtype):
+    x, y = problem(loss, n_samples)
+    ensemble = Ensemble(Network([3, 40, 30, 4], activations="tanh", loss=loss, dtype=dtype, rng=1), 5, rng=3)
+    for n_threads in (1, 2, 8):
+        losses, grads = ensemble.value_and_grad(x, y, n_threads=n_threads)
+        assert losses.shape == (5,)
+        for m in range(5):
+            loss_alone, grad_alone = ensemble[m].value_and_grad(x, y)
+            assert losses[m] == loss_alone
+            np.testing.assert_array_equal(grads[m], grad_alone)
+    y_hat = ensemble.forward(x)
+    for m in range(5):
+        np.testing.assert_array_equal(y_hat[m], ensemble[m].forward(x))
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 8])
+@pytest.mark.parametrize("loss", ["squared_error", "cross_entropy"])
+def test_data_and_weights_of_each_member(loss, n_threads):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 300, 3))
+    y = rng.integers(0, 4, (4, 300)) if loss == "cross_entropy" else rng.standard_normal((4, 300, 4))
+    weight = rng.uniform(size=(4, 300))
+    weight[2, :200] = 0
+    ensemble = Ensemble(Network([3, 20, 4], loss=loss, rng=1), 4, rng=3)
+    losses, grads = ensemble.value_and_grad(x, y, sample_weight=weight, n_threads=n_threads)
+    for m in range(4):
+        loss_alone, grad_alone = ensemble[m].value_and_grad(x[m], y[m], sample_weight=weight[m])
+        assert losses[m] == loss_alone
+        np.testing.assert_array_equal(grads[m], grad_alone)
+    np.testing.assert_array_equal(ensemble.forward(x)[3], ensemble[3].forward(x[3]))
+
+
+def test_parameters_are_shared_with_the_members():
+    ensemble = Ensemble(Network([2, 3, 1], rng=0), 3, rng=0)
+    assert not np.array_equal(ensemble.params[0], ensemble.params[1])
+    ensemble[1].params = np.arange(ensemble[1].n_params)
+    np.testing.assert_array_equal(ensemble.params[1], np.arange(ensemble[1].n_params))
+    ensemble.params = np.zeros_like(ensemble.params)
+    assert not ensemble[1].params.any()
+    again = pickle.loads(pickle.dumps(ensemble))
+    again[0].params[0] = 7
+    assert again.params[0, 0] == 7
+    assert ensemble.params[0, 0] == 0
+    assert len(again) == 3
+
+
+def test_out_is_filled_and_returned():
+    x, y = problem("squared_error", 10)
+    ensemble = Ensemble(Network([3, 5, 4], rng=0), 3, rng=0)
+    out = np.empty_like(ensemble.params)
+    assert ensemble.value_and_grad(x, y, out=out)[1] is out
+    np.testing.assert_array_equal(out, ensemble.value_and_grad(x, y)[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": np.zeros((2, 10, 3))}, "x: expected one for each of the 3 networks"),
+        ({"y": np.zeros((2, 10, 4))}, "y: expected one for each of the 3 networks"),
+        ({"x": np.zeros((10, 2))}, "x: expected 3 columns"),
+        ({"y": np.zeros((9, 4))}, "y: expected 10 rows"),
+        ({"out": np.zeros(3)}, "out: expected shape"),
+        ({"sample_weight": -np.ones(10)}, "sample_weight: expected finite weights"),
+    ],
+)
+def test_what_is_refused(change, message):
+    arguments = {"x": np.zeros((10, 3)), "y": np.zeros((10, 4))} | change
+    ensemble = Ensemble(Network([3, 5, 4], rng=0), 3)
+    with pytest.raises(ValueError, match=message):
+        ensemble.value_and_grad(arguments.pop("x"), arguments.pop("y"), **arguments)
+
+
+def test_what_an_ensemble_is_made_of():
+    with pytest.raises(TypeError, match="net: expected a Network"):
+        Ensemble("net", 3)
+    with pytest.raises(ValueError, match="k: expected"):
+        Ensemble(Network([1, 1]), 0)
