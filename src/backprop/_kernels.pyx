@@ -119,6 +119,7 @@ cdef extern from "_kernels_vector.h" nogil:
     vec set_lane "bp_set_lane"(vec v, int lane, real x) noexcept
     double reduce_large "bp_reduce_large"(double a, int* quadrant, double* low) noexcept
     vec divide "bp_divide"(vec sum, double divisor, double reciprocal) noexcept
+    int is_power_of_two "bp_is_power_of_two"(double x) noexcept
     real divide_scalar "bp_divide_scalar"(real sum, double divisor, double reciprocal) noexcept
     double exp "bp_exp"(double x) noexcept
     void exp_differences "bp_exp_differences"(Py_ssize_t n, const real* a, double top, double* e) noexcept

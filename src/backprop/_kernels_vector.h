@@ -295,6 +295,14 @@ static inline bp_vec bp_divide(bp_vec sum, double divisor, double reciprocal)
 #endif
 }
 
+/* Of powers of two up to 2^100, whose reciprocals are normal numbers in float32 too. */
+static inline int bp_is_power_of_two(double x)
+{
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return !(bits << 12) && x >= 1 && x <= 0x1p100;
+}
+
 /* The larger and the smaller of bound and v; a NaN in v passes (it is the second operand of the instruction). */
 static inline bp_vec bp_at_least(bp_real bound, bp_vec v)
 {
