@@ -1,8 +1,8 @@
-"""Errors of every g and g' in units in the last place, against mpmath (float64) and the float64 kernels (float32).
+"""Errors of every g, g' and g'' in units in the last place, against mpmath, and the float64 kernels for float32.
 
 ``python tools/ulp.py`` checks random and log-spaced arguments; ``--every N`` each N-th of all 2^32 float32 ones instead
 (1: all of them, about two minutes a function).
-Near a zero of g' the error is given in units of u = 2^-53 or 2^-24 instead, as "abs".
+Near a zero of g' or g'' the error is given in units of u = 2^-53 or 2^-24 instead, as "abs".
 """
 
 from __future__ import annotations
@@ -41,6 +41,24 @@ def distribution(a):
     return mp.erfc(-a / mp.sqrt(2)) / 2
 
 
+def sigma_second(a):
+    t = mp.exp(-abs(a))
+    return mp.sign(a) * t * mp.expm1(-abs(a)) / (1 + t) ** 3
+
+
+def gelu_tanh_second(a):
+    w, slope = gelu_tanh_argument(a), mp.sqrt(8 / mp.pi) * (1 + 3 * mp.mpf("0.044715") * a * a)
+    bend = mp.sqrt(8 / mp.pi) * 6 * mp.mpf("0.044715") * a
+    return (2 * slope + a * bend) * sigma(w) * sigma(-w) + a * slope**2 * sigma_second(w)
+
+
+def mish_second(a):
+    e = mp.exp(a)
+    d = e * e + 2 * e + 2  # w = 1 - 2/d
+    d_prime, d_second = 2 * e * e + 2 * e, 4 * e * e + 2 * e
+    return 4 * d_prime / d**2 + a * (2 * d_second / d**2 - 4 * d_prime**2 / d**3)
+
+
 # name -> (g, g')
 EXACT = {
     "elu": (lambda a: a if a > 0 else mp.expm1(a), lambda a: mp.mpf(1) if a > 0 else mp.exp(a)),
@@ -72,14 +90,33 @@ EXACT = {
     ),
     "hardsigmoid": (lambda a: min(max(a + 3, mp.mpf(0)), 6) / 6, lambda a: mp.mpf(1) / 6 if -3 < a < 3 else mp.mpf(0)),
 }  # fmt: skip
+SECOND = {
+    "elu": lambda a: mp.mpf(0) if a >= 0 else mp.exp(a),
+    "selu": lambda a: mp.mpf(0) if a >= 0 else SELU_SCALE * SELU_ALPHA * mp.exp(a),
+    "gelu": lambda a: phi(a) * (2 - a * a),
+    "gelu_tanh": gelu_tanh_second,
+    "silu": lambda a: 2 * sigma(a) * sigma(-a) + a * sigma_second(a),
+    "mish": mish_second,
+    "softplus": lambda a: sigma(a) * sigma(-a),
+    "softsign": lambda a: -2 * mp.sign(a) / (1 + abs(a)) ** 3,
+    "tanh": lambda a: 8 * sigma_second(2 * a),
+    "sigmoid": sigma_second,
+    "sin": lambda a: -mp.sin(a),
+    "exp": mp.exp,
+    "hardswish": lambda a: mp.mpf(-3 < a < 3) / 3,
+    "hardsigmoid": lambda a: mp.mpf(0),
+}
+EXACT = {name: (*functions, SECOND[name]) for name, functions in EXACT.items()}
+LABELS = ("g", "gp", "gpp")
 BOUND = {"exp": 709.0, "sin": 1e300, "hardswish": 1e300, "softsign": 1e300}  # others: 1e3, limits beyond it
 
 
-def kernel(name: str, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """g(a) and g'(a) by the kernels."""
-    h, g_prime = np.empty_like(a)[None], a.copy()[None]
+def kernel(name: str, a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """g(a), g'(a) and g''(a) by the kernels."""
+    h, g_prime, g_second = np.empty_like(a)[None], a.copy()[None], a.copy()[None]
     _core.activate(g_prime, h, ACTIVATIONS[name].code, ACTIVATIONS[name].default)
-    return h[0], g_prime[0]
+    _core.second_derivative(g_second, g_second, ACTIVATIONS[name].code, ACTIVATIONS[name].default)
+    return h[0], g_prime[0], g_second[0]
 
 
 def arguments(rng: np.random.Generator, n: int, bound: float, dtype: type) -> np.ndarray:
@@ -104,7 +141,7 @@ def error_in_ulp(value: float, exact, dtype: type) -> float:
 
 
 def worst(name: str, which: int, a: np.ndarray, values: np.ndarray, dtype: type) -> tuple[float, float, float]:
-    """The largest error in ulp and its argument, and the largest error in u near a zero of g'."""
+    """The largest error in ulp and its argument, and the largest error in u near a zero of g' or g''."""
     u = 2.0 ** -INFORMATION[dtype][0]
     largest, place, largest_absolute = 0.0, 0.0, 0.0
     for x, value in zip(a.tolist(), values.tolist(), strict=True):
@@ -112,7 +149,7 @@ def worst(name: str, which: int, a: np.ndarray, values: np.ndarray, dtype: type)
         if not np.isfinite(value) and abs(exact) > float(np.finfo(dtype).max):
             continue
         absolute = float(abs(mp.mpf(value) - exact)) / u if np.isfinite(value) else float("inf")
-        if which == 1 and (near_zero(name, np.float64(x)) or (name == "sin" and absolute <= 2)):
+        if near_zero(name, which, np.float64(x)) or (which == 1 and name == "sin" and absolute <= 2):
             largest_absolute = max(largest_absolute, absolute)
             continue
         error = error_in_ulp(value, exact, dtype)
@@ -123,7 +160,7 @@ def worst(name: str, which: int, a: np.ndarray, values: np.ndarray, dtype: type)
 
 def exhaustive(name: str, every: int) -> None:
     """Compare the float32 kernel with the float64 one at each N-th float32, and print the largest errors."""
-    largest, places, largest_absolute = [0.0, 0.0], [0.0, 0.0], 0.0
+    largest, places, largest_absolute = [0.0] * 3, [0.0] * 3, [0.0] * 3
     chunk = 1 << 22
     for start in range(0, 1 << 32, chunk * every):
         bits = np.arange(start, min(start + chunk * every, 1 << 32), every, dtype=np.uint64).astype(np.uint32)
@@ -132,27 +169,33 @@ def exhaustive(name: str, every: int) -> None:
         if a.size == 0:
             continue
         values, exact = kernel(name, a), kernel(name, a.astype(np.float64))
-        for which in range(2):
+        for which in range(3):
             with np.errstate(all="ignore"):
                 spacing = np.maximum(np.spacing(np.abs(exact[which]).astype(np.float32)), np.float32(2.0**-149))
                 difference = np.abs(values[which] - exact[which])
                 error = np.where(np.isfinite(values[which]), difference / spacing, 0.0)
-            if which == 1:
-                near = near_zero(name, a) | ((name == "sin") & (difference <= 2.0**-23))
-                largest_absolute = max(largest_absolute, float(np.where(near, difference, 0.0).max()) * 2.0**24)
-                error = np.where(near, 0.0, error)
+            near = near_zero(name, which, a) | ((which == 1 and name == "sin") & (difference <= 2.0**-23))
+            largest_absolute[which] = max(
+                largest_absolute[which], float(np.where(near, difference, 0.0).max()) * 2.0**24
+            )
+            error = np.where(near, 0.0, error)
             at = int(error.argmax())
             if error[at] > largest[which]:
                 largest[which], places[which] = float(error[at]), float(a[at])
-    print(
-        f"float32 {name:<12} every {every}  g {largest[0]:.3f} ({places[0]:.5g})  "
-        f"gp {largest[1]:.3f} ({places[1]:.5g}) abs {largest_absolute:.2f}",
-        flush=True,
-    )
+    parts = [
+        f"{LABELS[k]} {largest[k]:.3f} ({places[k]:.5g})" + f" abs {largest_absolute[k]:.2f}" * (k > 0)
+        for k in range(3)
+    ]
+    print(f"float32 {name:<12} every {every}  " + "  ".join(parts), flush=True)
 
 
-def near_zero(name: str, a: np.ndarray) -> np.ndarray:
-    """Where g' is near its zero, so that only the absolute error counts."""
+def near_zero(name: str, which: int, a: np.ndarray) -> np.ndarray:
+    """Where g' or g'' is near a zero, so that only the absolute error counts."""
+    if which == 0:
+        return np.zeros(np.shape(a), bool)
+    if which == 2:
+        low, high = {"gelu": (1.2, 1.6), "gelu_tanh": (1.2, 1.6), "silu": (2.1, 2.7)}.get(name, (1.2, 2.6))
+        return np.isin(name, ["gelu", "gelu_tanh", "silu", "mish"]) & (np.abs(a) > low) & (np.abs(a) < high)
     return np.isin(name, ["gelu", "gelu_tanh", "silu", "mish", "hardswish"]) & (a > -3) & (a < -0.5)
 
 
@@ -163,7 +206,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=0, help="float32: each N-th of all arguments")
     parser.add_argument("names", nargs="*", help="activations (default: all that round)")
     options = parser.parse_args()
-    print(f"instruction set {_core.simd}; largest error in ulp (argument), near a zero of g' in u")
+    print(f"instruction set {_core.simd}; largest error in ulp (argument), near a zero of g' or g'' in u")
     if options.every:
         for name in options.names or EXACT:
             exhaustive(name, options.every)
@@ -173,12 +216,11 @@ def main() -> None:
             rng = np.random.default_rng(1)
             top = 3e38 if dtype is np.float32 else 1e300
             a = arguments(rng, options.points, min(BOUND.get(name, 1e3), top), dtype)
-            h, g_prime = kernel(name, a)
             line = f"{np.dtype(dtype).name} {name:<12}"
-            for which, values in enumerate((h, g_prime)):
+            for which, values in enumerate(kernel(name, a)):
                 largest, place, absolute = worst(name, which, a, values, dtype)
-                line += f"  {'g' if which == 0 else 'gp'} {largest:8.3f} ({place:11.5g})"
-                if which == 1 and absolute:
+                line += f"  {LABELS[which]:<3} {largest:8.3f} ({place:11.5g})"
+                if absolute:
                     line += f" abs {absolute:.2f}"
             print(line, flush=True)
 

@@ -8,7 +8,8 @@ Where to find what:
     _kernels_products.pxi      a = h W^T + b, grad_h = grad_a W, grad_W = grad_a^T h: the matrix products
     _kernels_activations.pxi   g and g'
     _kernels_second.pxi        g'', and the products with it
-    _kernels_losses.pxi        row losses, their first and second derivatives, softmax
+    _kernels_losses.pxi        row losses, their derivatives, softmax
+    _kernels_curvature.pxi     second derivatives of the losses and of softmax, times a vector
     _kernels_sums.pxi          sums over chunks of samples in wide accumulators
     _kernels_rows.pxi          rows on their own: the gradient of a sample, its norm
 

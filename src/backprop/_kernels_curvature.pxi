@@ -37,8 +37,8 @@ cdef void entry_curvatures(const int code, double parameter, Py_ssize_t n_rows, 
 cdef void cross_entropy_curvature(Py_ssize_t n, const real* a, double factor, real* t) noexcept nogil:
     """t becomes factor p (.) (t - p.t), p = softmax(a).
 
-    p sums to 1, so t may be shifted: from the entry of the largest logit, which then is 0. Where that entry's p nears
-    1, t - p.t there would be a difference of two equal numbers; it is now a sum of the small p_j (t_j - t_top).
+    p sums to 1, so t may be shifted: so that it is 0 where the logit is largest. Where that entry's p nears 1, t - p.t
+    would be the difference of two almost equal numbers; now it is minus the sum of the small p_j (t_j - t_top).
     """
     cdef double e[ROW_BLOCK]
     cdef Py_ssize_t k, size, start = 0, top = top_of_row(n, a)
@@ -98,7 +98,7 @@ cdef void loss_curvature(int code, double parameter, Py_ssize_t n_rows, Py_ssize
 cdef void softmax_product(Py_ssize_t n_rows, Py_ssize_t n, const void* p_, void* t_, Py_ssize_t ld) noexcept nogil:
     """t becomes p (.) (t - p.t) for each row: the Jacobian of softmax, where it is p, times t.
 
-    Shifted as in `cross_entropy_curvature`, and for the same reason.
+    t is shifted as in `cross_entropy_curvature`, and for the same reason.
     """
     cdef const real* p = <const real*>p_
     cdef real* t = <real*>t_
