@@ -1,0 +1,157 @@
+"""Every derivative under fire: forks at any moment, crowds of callers, interrupts. Each in a process of its own."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from derivative_peers import CALLS
+
+SETUP = """
+import faulthandler, os, signal, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+
+faulthandler.dump_traceback_later(60, exit=True)  # a hang shows where
+sys.path.insert(0, TESTS)
+import numpy as np
+from derivative_peers import CALLS, arrays, random_data
+
+call = CALLS[NAME]
+
+
+def make(sizes, n_samples):
+    options = {"activations": ["tanh"], "loss": "squared_error", "weight": None, "dtype": "float32"}
+    return random_data(np.random.default_rng(0), sizes, call, n_samples=n_samples, **options)
+
+
+def make_big():  # a call takes a tenth of a second, or as long as its result of 100 MB does
+    if NAME in {"hessian", "normal_equations"}:
+        return make([7, 24, 2], 30_000)
+    by_row = {"jacobian": 2000, "residuals.jac": 2000, "per_sample_gradients": 4000}
+    return make([7, 96, 64, 2], by_row.get(NAME, 200_000))
+
+
+def result(data, n_threads):
+    return [part.tobytes() for part in arrays(call.run(data.problem.net, data, n_threads=n_threads))]
+
+
+data = make([5, 19, 7, 2], 200 if NAME == "hessian" else 3000)
+expected = result(data, 1)
+
+
+def is_right(n_threads=2):
+    return result(data, n_threads) == expected
+
+
+def child_is_right(*counts):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if all(is_right(n) for n in counts) else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+"""
+
+
+def run(name, code):
+    environment = {k: v for k, v in os.environ.items() if k not in {"BACKPROP_NUM_THREADS", "OMP_NUM_THREADS"}}
+    setup = f"NAME, TESTS = {name!r}, {str(Path(__file__).parent)!r}\n{SETUP}"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", setup + textwrap.dedent(code)],
+        capture_output=True, text=True, timeout=90, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_forks_and_a_crowd_of_callers(name):
+    out = run(name, """
+    assert child_is_right(2)  # before the pool exists
+    before = len(os.listdir("/proc/self/task"))
+    assert is_right() and child_is_right(2, 3) and is_right(3)
+    stop, wrong = threading.Event(), []
+
+    def caller():
+        while not stop.is_set():
+            if not is_right():
+                wrong.append(1)
+
+    callers = [threading.Thread(target=caller) for _ in range(3)]
+    for c in callers:
+        c.start()
+    for k in range(8):
+        assert child_is_right(2, 4), k
+        assert is_right()
+    stop.set()
+    for c in callers:
+        c.join()
+    assert not wrong
+    barrier = threading.Barrier(24)
+
+    def one_of_many(k):
+        barrier.wait()
+        return all(is_right(1 + k % 4) for _ in range(3))
+
+    with ThreadPoolExecutor(24) as pool:
+        assert all(pool.map(one_of_many, range(24)))
+    deadline = time.monotonic() + 10
+    while len(os.listdir("/proc/self/task")) - before >= 12 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    print(len(os.listdir("/proc/self/task")) - before)
+    """)  # fmt: skip
+    assert int(out) < 12
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_ctrl_c(name):
+    out = run(name, """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for background jobs
+    big = make_big()
+    before = big.problem.net.params.copy()
+    inputs = [big.x.copy(), big.y.copy(), big.v.copy()]
+    interrupted = 0
+    for k in range(8):
+        timer = threading.Timer(0.002 + 0.007 * k, os.kill, (os.getpid(), signal.SIGINT))
+        try:
+            timer.start()
+            for _ in range(10_000):
+                call.run(big.problem.net, big, n_threads=1 + k % 2)
+        except KeyboardInterrupt:
+            interrupted += 1
+        timer.join()
+        assert np.array_equal(big.problem.net.params, before)
+        assert all(map(np.array_equal, inputs, (big.x, big.y, big.v)))
+        assert is_right(2) and is_right(1)
+    print(interrupted)
+    """)  # fmt: skip
+    assert int(out) == 8
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_signal_handler_that_forks_and_calls(name):
+    """The child goes on where the parent's call was, and both end with the right bits."""
+    run(name, """
+    big = make_big()
+    right = result(big, 1)
+    codes = []
+
+    def handler(number, frame):
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
+            assert is_right(2)
+            return
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    parent = os.getpid()
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.04)
+    deadline = time.monotonic() + 30
+    while not codes and time.monotonic() < deadline:
+        same = result(big, 2) == right
+        if os.getpid() != parent:
+            os._exit(0 if same else 1)
+        assert same
+    assert codes == [0], codes
+    """)  # fmt: skip
