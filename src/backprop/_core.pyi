@@ -65,7 +65,7 @@ class Plan:
         n_threads: int,
         v: _Array | None = None,
         cotangent: _Array | None = None,
-        max_norm: float = 0,
+        max_norm: float = 0.0,
         target_grad_x: _Array | None = None,
         grad_weight: _Array | None = None,
         rows: _Array | None = None,

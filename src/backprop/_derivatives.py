@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
+_BLOCK_ROWS = 4096  # where rows of weight 0 are left out, so many are copied at a time
+
 
 class Derivatives:
     """The calls of `Network` beside its value and gradient; what they use of it is declared here."""
@@ -527,13 +529,15 @@ class Derivatives:
         target = np.where(counts, y_, 0)
 
         def fun(theta: npt.ArrayLike) -> Array:
+            point = _validate.params(theta, self.n_params, self._dtype, "theta")
             r = np.zeros(y_.shape, self._dtype)
-            r[rows] = self.forward(x_[rows], params=theta, n_threads=n_threads) - target[rows]
+            r[rows] = self.forward(x_[rows], params=point, n_threads=n_threads) - target[rows]
             return (root * r).ravel()
 
         def jac(theta: npt.ArrayLike) -> Array:
+            point = _validate.params(theta, self.n_params, self._dtype, "theta")
             J = np.zeros((*y_.shape, self.n_params), self._dtype)
-            J[rows] = self.jacobian(x_[rows], params=theta, n_threads=n_threads)
+            J[rows] = self.jacobian(x_[rows], params=point, n_threads=n_threads)
             J *= root[:, :, None]
             return J.reshape(-1, self.n_params)
 
@@ -631,7 +635,14 @@ class Derivatives:
         grad = self._result(
             out,
             (self.n_params,),
-            {"x": (x, x_), "y": (y, y_), "grad_x": (grad_x, target), "the params given": (params, theta)},
+            {
+                "x": (x, x_),
+                "y": (y, y_),
+                "grad_x": (grad_x, target),
+                "weight": (weight, grad_weight),
+                "sample_weight": (sample_weight, None if weights is None else weights.array),
+                "the params given": (params, theta),
+            },
         )
         loss = self._plan.sums(
             "sobolev",
@@ -705,22 +716,28 @@ class Derivatives:
         """Run a mode in which each sample has a result of its own, of the given shape."""
         n_threads = threads.resolve(n_threads)
         weights = None
-        if y is None:
+        if mode in ("jvp", "input_jacobian", "jacobian"):
             x_, y_, theta = _validate.samples(x, self._sizes[0], self._dtype), None, self._theta(params)
         else:
             y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)
-        direction = None if v is None else _validate.params(v, self.n_params, self._dtype, "v")
+        direction = None if mode != "jvp" else _validate.params(v, self.n_params, self._dtype, "v")
         others = {"x": (x, x_), "y": (y, y_), "sample_weight": (sample_weight,), "v": (v, direction)}
         result = self._result(out, (x_.shape[0], *shape), {**others, "the params given": (params, theta)})
         if weights is None or y_ is None or weights.n_kept == x_.shape[0]:
             self._plan.rows(mode, theta, x_, y_, result, weights, n_threads, v=direction)
             return result
         result[...] = 0  # rows of weight 0 are skipped, whatever they hold
-        kept = weights.array.reshape(x_.shape[0], -1).any(axis=1)
-        inner = np.empty((weights.n_kept, *shape), self._dtype)
-        kept_weights = _validate.sample_weight(weights.array[kept], self._loss, weights.n_kept, self._sizes[-1])
-        self._plan.rows(mode, theta, x_[kept], y_[kept], inner, kept_weights, n_threads)
-        result[kept] = inner
+        for start in range(0, x_.shape[0], _BLOCK_ROWS):
+            block = slice(start, start + _BLOCK_ROWS)
+            some = weights.array[block]
+            kept = some.reshape(some.shape[0], -1).any(axis=1)
+            if not kept.any():
+                continue
+            kept_weights = _validate.sample_weight(some[kept], self._loss, int(kept.sum()), self._sizes[-1])
+            assert kept_weights is not None
+            inner = np.empty((kept_weights.n_kept, *shape), self._dtype)
+            self._plan.rows(mode, theta, x_[block][kept], y_[block][kept], inner, kept_weights, n_threads)
+            result[block][kept] = inner
         return result
 
     def _operator(

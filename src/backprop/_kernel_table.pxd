@@ -75,7 +75,7 @@ cdef struct KernelTable:
     void (*activate)(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n,
                      void* a, void* h, Py_ssize_t ld, bint with_prime) noexcept nogil
 
-    # grad_h = grad_a_next W_next, for n columns of W_next; with the epilogue TIMES grad_h holds g'(a) and becomes grad_a.
+    # grad_h = grad_a_next W_next, for n columns of W_next; with TIMES grad_h holds g'(a) and becomes grad_a.
     void (*hidden_sum)(Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next, const void* grad_a_next, Py_ssize_t ld_next,
                        const void* W_next, Py_ssize_t ld_W, void* grad_h, Py_ssize_t ld, int epilogue,
                        void* scratch) noexcept nogil
