@@ -511,6 +511,14 @@ def test_sobolev_without_weight_on_slopes_is_the_loss():
     assert_near(net.sobolev_value_and_grad(data.x, data.y, slopes, 3.0, **data.keywords), expected, 1e-13)
 
 
+def test_sobolev_does_not_look_at_slopes_of_weight_zero():
+    data = identity_data(9)
+    net, weight = data.problem.net, np.arange(12.0).reshape(3, 4) % 3
+    slopes = np.where(weight == 0, np.nan, data.grad_x)
+    expected = net.sobolev_value_and_grad(data.x, data.y, data.grad_x, weight, **data.keywords)
+    assert_same_bits(net.sobolev_value_and_grad(data.x, data.y, slopes, weight, **data.keywords), expected)
+
+
 # Kinks and tails -----------------------------------------------------------------------------------------------------
 
 KINKS = {"relu": [0.0], "leaky_relu": [0.0], "softsign": [0.0], "hardtanh": [-1.0, 1.0], "hardsigmoid": [-3.0, 3.0],
