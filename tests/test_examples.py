@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backprop import __main__ as cli
+from backprop import demo
+
 ROOT = Path(__file__).parent.parent
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -71,3 +74,17 @@ def test_privacy_costs_accuracy(tmp_path):
     assert accuracy[sigma == 20.0][0] >= 85.0
     rho = 60 / (2 * 20.0**2)
     assert epsilon[sigma == 20.0][0] == pytest.approx(rho + 2 * np.sqrt(rho * np.log(1e5)), abs=5e-3)
+
+
+def test_list_names_them_all(capsys):
+    assert cli.main(["demo", "--list"]) == 0
+    out = capsys.readouterr().out
+    assert "python -m backprop demo" in out
+    files = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+    assert sorted(demo.EXAMPLES) == [f"examples/{name}" for name in files]
+    for path, about in demo.EXAMPLES.items():
+        assert f"python {path} " in out
+        assert about in out
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"({path})" in readme for path in demo.EXAMPLES)
+    assert max(map(len, out.splitlines())) <= 88

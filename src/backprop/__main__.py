@@ -100,6 +100,7 @@ def _parser() -> _Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     demo.add_argument("--plot", metavar="FILE", help="draw the learning curve and the confusion matrix (.png, .pdf)")
+    demo.add_argument("--list", action="store_true", help="list the demo and the repository's examples; run nothing")
     demo.add_argument("--maxiter", type=_natural, default=100, metavar="N", help="iterations of L-BFGS-B (default 100)")
     demo.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the initial weights (default 0)")
 
@@ -173,8 +174,11 @@ def _run(arguments: argparse.Namespace) -> int:
         return _info(arguments.json)
     if arguments.command == "check":
         return _check(arguments)
-    from backprop.demo import run
+    from backprop.demo import list_demos, run
 
+    if arguments.list:
+        print(list_demos())
+        return OK
     return run(plot=arguments.plot, maxiter=arguments.maxiter, seed=arguments.seed)
 
 

@@ -20,6 +20,19 @@ L2 = 1e-3  # of 1e-4, 1e-3 and 5e-3 the best mean accuracy over seeds
 BAR = "{desc} {n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}"
 N_CHECKED = 24  # samples of the gradient check
 
+EXAMPLES = {  # by their files in the repository: the package does not have them
+    "examples/least_squares.py": "nonlinear regressions with certified results: SciPy, and Levenberg-Marquardt",
+    "examples/differential_ml.py": "a Black-Scholes surrogate, fitted with and without input gradients",
+    "examples/private_digits.py": "private training on digits: accuracy against the noise",
+}
+LIST = """\
+in the package:
+  python -m backprop demo [--plot FILE]
+      a classifier of handwritten digits, trained by SciPy's L-BFGS-B
+in the repository, to be run from the root of a clone:
+{examples}
+the digits and the figures need: pip install 'backprop-cpu[demo]'"""
+
 
 @dataclass
 class History:
@@ -27,6 +40,12 @@ class History:
 
     loss: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
+
+
+def list_demos() -> str:
+    """What there is to run, and how: the demo, and the examples of the repository."""
+    lines = [f"  python {path} [--plot FILE] [--quick]\n      {about}" for path, about in EXAMPLES.items()]
+    return LIST.format(examples="\n".join(lines))
 
 
 def load_digits(seed: int = 0) -> tuple[Array, Array, Array, Array]:
