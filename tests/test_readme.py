@@ -15,7 +15,7 @@ def test_python_blocks_run_in_order(capsys):
     found = blocks("python")
     for number, block in enumerate(found, start=1):
         exec(compile(block, f"README.md, python block {number}", "exec"), namespace)
-    assert len(found) == 6
+    assert len(found) == 7
     assert "right: largest relative error" in capsys.readouterr().out
 
 
