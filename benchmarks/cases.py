@@ -42,7 +42,7 @@ class Case:
         return self.activation in SMOOTH and len(self.sizes) > 2
 
 
-def _case(name, activation, loss="squared_error"):
+def case_of(name, activation, loss="squared_error"):
     """Read sizes and batch from a name such as tab-30-100-100-1@10000 or deep-100x20@250 (twenty layers of 100)."""
     shape, n_samples = name.split("@")
     parts = [part for part in shape.split("-") if part[0].isdigit()]
@@ -57,34 +57,34 @@ def _case(name, activation, loss="squared_error"):
 
 
 CASES = [
-    _case("1-1@1", "relu"),
-    _case("ctrl-12-64-64-4@1", "relu"),
-    _case("rl-8-64-64-2@1", "tanh"),
-    _case("rl-11-128-128-3@1", "tanh"),
-    _case("online-784-128-10@1", "relu", "cross_entropy"),
-    _case("pot-3-24-24-1@7", "silu"),
-    _case("surrogate-4-16-16-1@32", "tanh"),
-    _case("q-4-128-128-2@32", "relu"),
-    _case("bnn-1-50-1@40", "tanh"),
-    _case("rl-8-64-64-2@64", "tanh"),
-    _case("mnist-784-128-10@64", "relu", "cross_entropy"),
-    _case("rl-27-400-300-8@100", "relu"),
-    _case("img-3072-256-100@100", "relu", "cross_entropy"),
-    _case("cls-100-200-26@128", "relu", "cross_entropy"),
-    _case("deep-256x12@128", "silu"),
-    _case("digits-64-100-10@200", "relu", "cross_entropy"),
-    _case("deep-100x20@250", "tanh"),
-    _case("pinn-1-32x3-1@256", "tanh"),
-    _case("rl-17-256-256-6@256", "relu"),
-    _case("wide-1000-3000-1000@300", "relu"),
-    _case("wide-512-2048-2048-512@512", "gelu"),
-    _case("pinn-2-50x4-1@1000", "tanh"),
-    _case("linear-64-10@1797", "relu", "cross_entropy"),
-    _case("tab-30-100-100-1@10000", "relu"),
-    _case("tab-13-64-32-16-1@20000", "gelu"),
-    _case("big-784-800-800-10@20000", "relu", "cross_entropy"),
-    _case("mnist-784-128-10@60000", "relu", "cross_entropy"),
-    _case("many-20-256-256-1@1000000", "relu"),
+    case_of("1-1@1", "relu"),
+    case_of("ctrl-12-64-64-4@1", "relu"),
+    case_of("rl-8-64-64-2@1", "tanh"),
+    case_of("rl-11-128-128-3@1", "tanh"),
+    case_of("online-784-128-10@1", "relu", "cross_entropy"),
+    case_of("pot-3-24-24-1@7", "silu"),
+    case_of("surrogate-4-16-16-1@32", "tanh"),
+    case_of("q-4-128-128-2@32", "relu"),
+    case_of("bnn-1-50-1@40", "tanh"),
+    case_of("rl-8-64-64-2@64", "tanh"),
+    case_of("mnist-784-128-10@64", "relu", "cross_entropy"),
+    case_of("rl-27-400-300-8@100", "relu"),
+    case_of("img-3072-256-100@100", "relu", "cross_entropy"),
+    case_of("cls-100-200-26@128", "relu", "cross_entropy"),
+    case_of("deep-256x12@128", "silu"),
+    case_of("digits-64-100-10@200", "relu", "cross_entropy"),
+    case_of("deep-100x20@250", "tanh"),
+    case_of("pinn-1-32x3-1@256", "tanh"),
+    case_of("rl-17-256-256-6@256", "relu"),
+    case_of("wide-1000-3000-1000@300", "relu"),
+    case_of("wide-512-2048-2048-512@512", "gelu"),
+    case_of("pinn-2-50x4-1@1000", "tanh"),
+    case_of("linear-64-10@1797", "relu", "cross_entropy"),
+    case_of("tab-30-100-100-1@10000", "relu"),
+    case_of("tab-13-64-32-16-1@20000", "gelu"),
+    case_of("big-784-800-800-10@20000", "relu", "cross_entropy"),
+    case_of("mnist-784-128-10@60000", "relu", "cross_entropy"),
+    case_of("many-20-256-256-1@1000000", "relu"),
 ]
 
 QUICK = (
@@ -102,7 +102,7 @@ QUICK = (
 )
 
 
-def select(patterns):
+def select(patterns, cases=CASES):
     """Cases whose name equals a pattern, begins with it, or matches it as a shell pattern.
 
     Raises
@@ -112,11 +112,11 @@ def select(patterns):
     """
     chosen = []
     for pattern in patterns:
-        found = [case for case in CASES if case.name == pattern] or [
-            case for case in CASES if case.name.startswith(pattern) or fnmatch(case.name, pattern)
+        found = [case for case in cases if case.name == pattern] or [
+            case for case in cases if case.name.startswith(pattern) or fnmatch(case.name, pattern)
         ]
         if not found:
-            raise ValueError(f"no case is called {pattern!r}; the cases are {', '.join(case.name for case in CASES)}")
+            raise ValueError(f"no case is called {pattern!r}; the cases are {', '.join(case.name for case in cases)}")
         chosen += [case for case in found if case not in chosen]
     return chosen
 

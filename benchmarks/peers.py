@@ -114,6 +114,13 @@ def make_compile(problem, n_threads):
 # JAX -----------------------------------------------------------------------------------------------------------------
 
 
+def jax_activation(name):
+    """The function of this name."""
+    from jax import nn, numpy
+
+    return {"relu": nn.relu, "tanh": numpy.tanh, "silu": nn.silu, "gelu": lambda a: nn.gelu(a, approximate=False)}[name]
+
+
 def make_jax(problem, _n_threads):
     """`jax.jit(jax.value_and_grad(...))` on arrays of the device, waited for."""
     import jax
@@ -121,10 +128,7 @@ def make_jax(problem, _n_threads):
 
     _need_memory(problem)
     jax.config.update("jax_enable_x64", True)
-    nn = jax.nn
-    activate = {"relu": nn.relu, "tanh": jnp.tanh, "silu": nn.silu, "gelu": lambda a: nn.gelu(a, approximate=False)}[
-        problem.case.activation
-    ]
+    nn, activate = jax.nn, jax_activation(problem.case.activation)
     n_out, squared = problem.case.sizes[-1], problem.case.loss == "squared_error"
 
     def loss_function(layers, x, y):
@@ -253,6 +257,10 @@ MODULES = {
     "jax": "jax",
     "sklearn": "sklearn.neural_network",
     "mlpfile": "mlpfile",
+    "func": "torch.func",  # from here on those of derivative_peers.py
+    "jax_map": "jax",
+    "hand_torch": "torch",
+    "hand_jax": "jax",
 }
 
 

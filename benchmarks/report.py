@@ -11,6 +11,10 @@ LABELS = {
     "jax": "JAX",
     "sklearn": "sklearn",
     "mlpfile": "mlpfile",
+    "func": "torch.func",
+    "jax_map": "JAX map",
+    "hand_torch": "PyTorch by hand",
+    "hand_jax": "JAX by hand",
 }
 AHEAD = 2.0  # times the best peer: a target met whatever the peak says
 OF_PEAK, OF_PEAK_SMOOTH = 85.0, 70.0  # per cent; a target met where every peer is behind
@@ -92,8 +96,12 @@ def table(cells, peer_names):
                 mark,
             ]
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    left = 3
+    return aligned(rows, left=3)
+
+
+def aligned(rows, left):
+    """Rows of text below a head, the first `left` columns to the left."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
         parts = [text.ljust(width) for text, width in zip(row[:left], widths[:left], strict=True)]
@@ -143,16 +151,19 @@ def problems(cells, failures):
     return lines, wrong
 
 
-def whole(machine, limits, cells, peer_names, notes, failures):
-    """The report, and whether it holds an error."""
+def whole(
+    machine, limits, cells, peer_names, notes, failures, title="loss and gradient of all parameters", section=None
+):
+    """The report, and whether it holds an error; section makes the text of one dtype and thread count of its cells."""
+    section = section or (lambda chosen, names: f"{table(chosen, names)}\n{means(chosen, names)}")
     parts = [header(machine, limits)]
     parts += [f"Note      {note}" for note in notes]
     for threads in sorted({cell["threads"] for cell in cells}):
         for dtype in ("float32", "float64"):
             chosen = [cell for cell in cells if cell["threads"] == threads and cell["dtype"] == dtype]
             if chosen:
-                title = f"{dtype}, {threads} thread{'s' * (threads > 1)}: loss and gradient of all parameters"
-                parts.append(f"\n{title}\n{table(chosen, peer_names)}\n{means(chosen, peer_names)}")
+                place = f"{dtype}, {threads} thread{'s' * (threads > 1)}"
+                parts.append(f"\n{place}: {title}\n{section(chosen, peer_names)}")
     peaks = [(cell["dtype"], cell["threads"], cell["peak_range"]) for cell in cells if cell["peak_range"]]
     for dtype, threads in sorted({entry[:2] for entry in peaks}):
         ranges = [entry[2] for entry in peaks if entry[:2] == (dtype, threads)]

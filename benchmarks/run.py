@@ -1,7 +1,8 @@
-"""Loss and gradient of all parameters: backprop against its peers and against the machine's own limit.
+"""Loss and gradient of all parameters, or all other derivatives: backprop against its peers and the machine's limit.
 
     python benchmarks/run.py --quick
     python benchmarks/run.py --json results.json --plot results.png
+    python benchmarks/run.py --derivatives
 
 README.md in this folder says what each column means.
 """
@@ -15,6 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import derivatives
 import machine
 import report
 from cases import CASES, QUICK, select
@@ -28,23 +30,30 @@ def arguments(argv=None):
     parser = argparse.ArgumentParser(
         description="Time loss and gradient of dense networks: backprop and its peers. See README.md in this folder."
     )
-    parser.add_argument("--quick", action="store_true", help="eleven cases, one thread, no torch.compile: two minutes")
+    parser.add_argument("--derivatives", action="store_true", help="the other derivatives instead, on one thread")
+    parser.add_argument("--quick", action="store_true", help="few cases, one thread, no torch.compile: two minutes")
     parser.add_argument("--cases", help="names, beginnings of names or shell patterns, with commas between them")
     parser.add_argument("--threads", help="numbers of threads with commas between them, or all (default 1,2,all)")
     parser.add_argument("--dtype", choices=("float32", "float64"), help="one dtype alone")
-    parser.add_argument("--peers", help=f"with commas between them, of {','.join(PEERS)} (default: all)")
+    parser.add_argument("--peers", help=f"some of {','.join(PEERS)}; of derivatives {','.join(derivatives.PEERS)}")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile, which is slow to start")
     parser.add_argument("--ours-only", action="store_true", help="no peers: times, rates and %% of the peak")
     parser.add_argument("--budget", type=float, help="seconds of timing a cell (default 4; quick 1.5; ours only 0.5)")
     parser.add_argument("--json", metavar="FILE", help="write everything measured")
     parser.add_argument("--plot", metavar="FILE", help="draw the ratios to the best peer")
     options = parser.parse_args(argv)
+    cases, quick = (derivatives.CASES, derivatives.QUICK) if options.derivatives else (CASES, select(QUICK))
+    known = derivatives.PEERS if options.derivatives else PEERS
     try:
-        options.cases = select(options.cases.split(",")) if options.cases else select(QUICK) if options.quick else CASES
+        chosen = select(options.cases.split(","), cases) if options.cases else quick if options.quick else cases
+        options.with_memory = options.derivatives and chosen is cases
+        options.cases = chosen
     except ValueError as error:
         parser.error(str(error))
     n_cpus = len(os.sched_getaffinity(0))
-    words = (options.threads or ("1" if options.quick or options.ours_only else "1,2,all")).split(",")
+    words = (
+        options.threads or ("1" if options.quick or options.ours_only or options.derivatives else "1,2,all")
+    ).split(",")
     try:
         asked = {n_cpus if word == "all" else int(word) for word in words}
     except ValueError:
@@ -53,10 +62,12 @@ def arguments(argv=None):
         parser.error(f"--threads: expected positive integers or all, got {options.threads!r}")
     options.too_many = sorted(n for n in asked if n > n_cpus)
     options.threads = sorted(n for n in asked if n <= n_cpus)
-    names = options.peers.split(",") if options.peers else list(PEERS)
-    unknown = [name for name in names if name not in PEERS]
+    if options.derivatives and options.plot:
+        parser.error("--plot: there is no chart of --derivatives")
+    names = options.peers.split(",") if options.peers else list(known)
+    unknown = [name for name in names if name not in known]
     if unknown:
-        parser.error(f"--peers: expected some of {','.join(PEERS)}, got {','.join(unknown)}")
+        parser.error(f"--peers: expected some of {','.join(known)}, got {','.join(unknown)}")
     if options.no_compile or (options.quick and not options.peers):
         names = [name for name in names if name != "compile"]
     options.peers = [] if options.ours_only else names
@@ -89,6 +100,7 @@ class Run:
 
     def _worker(self, n_threads, todo):
         job = {
+            "derivatives": self.options.derivatives,
             "threads": n_threads,
             "cpus": machine.choose_cpus(n_threads),
             "cells": todo,
@@ -128,7 +140,7 @@ class Run:
             elif kind == "limits":
                 self.limits.append(event | {"threads": n_threads})
             elif kind == "cell":
-                self.cells.append(report.complete(event))
+                self.cells.append((derivatives if self.options.derivatives else report).complete(event))
                 self._progress(self.cells[-1])
         return process.wait(), at
 
@@ -154,10 +166,20 @@ def main(argv=None):
     notes += [f"{n} threads are left out: the machine has not so many CPUs" for n in options.too_many]
     if os.environ.get("BACKPROP_REQUIRE_PEERS") == "1":
         run.failures += [f"{name} is missing, and BACKPROP_REQUIRE_PEERS is 1" for name in run.missing]
-    text, wrong = report.whole(about, run.limits, run.cells, options.peers, notes, run.failures)
+    parts = about, run.limits, run.cells, options.peers, notes, run.failures
+    memory = None
+    if options.derivatives:
+        text, wrong = report.whole(*parts, "all other derivatives", derivatives.section)
+        if options.with_memory:
+            memory, lines = derivatives.measure_memory(options.dtypes, options.threads)
+            text += "\n" + lines
+    else:
+        text, wrong = report.whole(*parts)
     print(text)
     if options.json:
         result = {"machine": about, "limits": run.limits, "cells": run.cells, "missing": run.missing}
+        if memory is not None:
+            result["memory"] = memory
         Path(options.json).write_text(json.dumps(result | {"failures": run.failures}, indent=1) + "\n")
     if options.plot and any(cell["ratio"] is not None for cell in run.cells):
         import plots

@@ -1,5 +1,6 @@
 """The process that does the timing for one number of threads; run.py starts it and reads its lines of JSON."""
 
+import copy
 import gc
 import json
 import os
@@ -41,6 +42,15 @@ def difference(found, expected):
     return max(errors) if np.isfinite(errors).all() else float("inf")
 
 
+def difference_of_arrays(found, expected):
+    """Largest relative difference of any array, by its 2-norm."""
+    errors = []
+    for ours, theirs in zip(expected, found, strict=True):
+        error = np.linalg.norm(np.subtract(theirs, ours, dtype=float)) if theirs.shape == ours.shape else np.inf
+        errors.append(float(error / max(np.linalg.norm(ours.astype(float)), 1e-300)))
+    return max(errors) if np.isfinite(errors).all() else float("inf")
+
+
 def seconds_per_call(call, n):
     """Time a block of n calls."""
     start = time.perf_counter()
@@ -58,17 +68,15 @@ def calls_per_block(call):
     return n, seconds
 
 
-def prepare(problem, names, n_threads):
+def prepare(problem, makers, names, n_threads, limit, differ):
     """Make the runners and compare each with ours: runners, errors (name -> text), differences (name -> number)."""
-    limit = TOLERANCE[problem.dtype.name, problem.case.activation == "relu" and len(problem.case.sizes) > 2]
-    ours = peers.make_ours(problem, n_threads)
-    loss, grads = ours.result()
-    expected = loss, [(W.copy(), b.copy()) for W, b in grads]
+    ours = makers["ours"](problem, n_threads)
+    expected = copy.deepcopy(ours.result())
     runners, errors, differences, notes = {"ours": ours}, {}, {}, {}
     for name in names:
         try:
-            runner = peers.MAKERS[name](problem, n_threads)
-            differences[name] = difference(runner.result(), expected)
+            runner = makers[name](problem, n_threads)
+            differences[name] = differ(runner.result(), expected)
         except peers.UnsupportedError as reason:
             notes[name] = str(reason)
             continue
@@ -80,6 +88,28 @@ def prepare(problem, names, n_threads):
         else:
             errors[name] = f"differs from ours by {differences[name]:.1e}, more than {limit:.0e}"
     return runners, {"errors": errors, "differences": differences, "notes": notes}
+
+
+def prepare_gradient(name, dtype, names, n_threads):
+    """Loss and gradient of all parameters."""
+    (case,) = select([name])
+    problem = make_problem(case, dtype)
+    limit = TOLERANCE[dtype, case.activation == "relu" and len(case.sizes) > 2]
+    return prepare(problem, peers.MAKERS, names, n_threads, limit, difference)
+
+
+def prepare_derivative(name, dtype, names, n_threads):
+    """One of the other derivatives, and beside it the filling of an array as large as its result."""
+    import derivative_cases
+    import derivative_peers
+
+    case = derivative_cases.by_name(name)
+    problem = derivative_cases.make_derivative_problem(case, dtype)
+    limit = TOLERANCE[dtype, case.network.activation == "relu"]
+    runners, checks = prepare(problem, derivative_peers.MAKERS, names, n_threads, limit, difference_of_arrays)
+    result = np.ones(case.result_shape, dtype)
+    runners["fill"] = peers.Runner(lambda: result.fill(1), None)
+    return runners, checks
 
 
 def time_cell(runners, peak, itemsize, budget, n_threads):
@@ -129,6 +159,7 @@ def run(job):
     n_threads = job["threads"]
     os.sched_setaffinity(0, job["cpus"])
     limits = None
+    prepare_cell = prepare_derivative if job["derivatives"] else prepare_gradient
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:
@@ -146,13 +177,11 @@ def run(job):
     widths = [[bits, size, gflops] for (bits, size), gflops in peak.by_width.items()]
     emit(event="limits", when="before", peak=widths, bandwidth=machine.write_bandwidth(n_threads))
     for case_name, dtype in job["cells"]:
-        (case,) = select([case_name])
         emit(event="start", case=case_name, dtype=dtype)
-        problem = make_problem(case, dtype)
-        runners, checks = prepare(problem, names, n_threads)
-        cell = time_cell(runners, peak, problem.dtype.itemsize, job["budget"], n_threads)
+        runners, checks = prepare_cell(case_name, dtype, names, n_threads)
+        cell = time_cell(runners, peak, np.dtype(dtype).itemsize, job["budget"], n_threads)
         emit(event="cell", case=case_name, dtype=dtype, threads=n_threads, **checks, **cell)
-        del runners, problem
+        del runners
         peers.forget()
     after = [[0, size, peak.measure(size)] for size in (4, 8)] if peak.by_width else []
     emit(event="limits", when="after", peak=after, bandwidth=machine.write_bandwidth(n_threads))

@@ -1,0 +1,134 @@
+"""Every other derivative: backprop against torch.func, PyTorch and JAX, and against the machine's own limit.
+
+    python benchmarks/derivatives.py --quick
+    python benchmarks/derivatives.py --json derivatives.json
+
+It takes the options of run.py, of which it is the part `--derivatives`. README.md in this folder says what each column
+means.
+"""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import report
+from derivative_cases import CASES, QUICK, TARGETS, by_name
+
+PEERS = ("func", "torch", "jax", "jax_map", "hand_torch", "hand_jax")
+BY_HAND = ("hand_torch", "hand_jax")
+OF_LIMIT = 65.0  # per cent; a target met where every peer is behind
+MEMORY_MIB = 16.0  # that norms and clipped gradients may add to the process at a million samples
+
+MEMORY_PROGRAM = """
+import re, sys
+from pathlib import Path
+import numpy as np
+import backprop
+def status(field):
+    return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+net = backprop.Network([20, 64, 64, 1], activations="tanh", dtype=sys.argv[2], rng=0)
+rng = np.random.default_rng(0)
+x = rng.standard_normal((1_000_000, 20)).astype(net.dtype)
+y = rng.standard_normal((1_000_000, 1)).astype(net.dtype)
+norms, grad = np.ones(len(x), net.dtype), np.ones_like(net.params)
+Path("/proc/self/clear_refs").write_text("5")
+before = status("VmRSS")
+if sys.argv[1] == "per_sample_gradient_norms":
+    net.per_sample_gradient_norms(x, y, out=norms, n_threads=int(sys.argv[3]))
+else:
+    net.clipped_gradient(x, y, 0.1, out=grad, n_threads=int(sys.argv[3]))
+print(status("VmHWM") - before)
+"""
+
+
+def complete(cell):
+    """Add to a worker's cell what follows from it: best peer, ratio, the limit, % of it, and the verdict."""
+    case = by_name(cell["case"])
+    fill = cell["seconds"].pop("fill")
+    cell["ratios"].pop("fill")
+    cell["flops"], cell["fill"] = case.flops, fill
+    cell["bytes"] = int(np.prod(case.result_shape)) * np.dtype(cell["dtype"]).itemsize
+    cell["limit"] = None if cell["peak"] is None else 1e-9 * case.flops / cell["peak"] + fill
+    cell["of_limit"] = None if cell["limit"] is None else 100 * cell["limit"] / cell["seconds"]["ours"]
+    libraries = {name: value for name, value in cell["ratios"].items() if name not in BY_HAND}
+    cell["best_peer"] = min(libraries, key=libraries.get) if libraries else None
+    cell["ratio"] = libraries[cell["best_peer"]] if libraries else None
+    cell["by_hand"] = min((cell["ratios"][name] for name in BY_HAND if name in cell["ratios"]), default=None)
+    cell["met"] = None
+    if cell["ratio"] is not None:
+        ahead = min(cell["ratios"].values()) > 1
+        near_limit = cell["of_limit"] is not None and cell["of_limit"] >= OF_LIMIT
+        cell["met"] = ahead and (cell["ratio"] >= TARGETS[case.call] or near_limit)
+    return cell
+
+
+def section(cells, peer_names):
+    """The table of one dtype and thread count, and a line about it."""
+    shown = [name for name in peer_names if any(name in cell["seconds"] or name in cell["errors"] for cell in cells)]
+    head = ["call", "network", "activation", "ours us", *(f"{report.LABELS[name]} us" for name in shown)]
+    rows = [[*head, "x best", "target", "x by hand", "limit us", "% limit", ""]]
+    for cell in cells:
+        case = by_name(cell["case"])
+        times = []
+        for name in shown:
+            seconds = cell["seconds"].get(name)
+            times.append("ERROR" if name in cell["errors"] else _microseconds(seconds))
+        rows.append(
+            [
+                case.call,
+                f"{case.k} x {case.network.name}" if case.k > 1 else case.network.name,
+                case.network.activation,
+                _microseconds(cell["seconds"]["ours"]),
+                *times,
+                _ratio(cell["ratio"]),
+                f"{TARGETS[case.call]:.0f}",
+                _ratio(cell["by_hand"]),
+                _microseconds(cell["limit"]),
+                report.number(cell["of_limit"], 2),
+                "*" if cell["met"] is False else "",
+            ]
+        )
+    text = report.aligned(rows, left=3)
+    ratios = [cell["ratio"] for cell in cells if cell["ratio"] is not None]
+    if not ratios:
+        return text
+    missed = [cell["case"] for cell in cells if cell["met"] is False]
+    behind = [cell["case"] for cell in cells if cell["ratios"] and min(cell["ratios"].values()) <= 1]
+    mean = report.geometric_mean(ratios)
+    text += f"\nGeometric mean over {len(ratios)} cells: {mean:.2f} x the best peer. Targets missed (*): {len(missed)}."
+    return f"{text} Behind a peer: {', '.join(behind) if behind else 'none'}."
+
+
+def _microseconds(seconds):
+    return report.number(None if seconds is None else 1e6 * seconds)
+
+
+def _ratio(value):
+    return "-" if value is None else report.number(value)
+
+
+def measure_memory(dtypes, threads):
+    """Peak resident memory that norms and the clipped gradient of a million samples add: rows for JSON, and lines."""
+    rows, lines = [], ["\nMiB of peak resident memory that a first call adds, 20-64-64-1 at 1,000,000 samples, tanh"]
+    for call in ("per_sample_gradient_norms", "clipped_gradient"):
+        for dtype in dtypes:
+            for n_threads in threads:
+                arguments = [sys.executable, "-c", MEMORY_PROGRAM, call, dtype, str(n_threads)]
+                done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+                if done.returncode != 0 or not re.match(r"[\d.]+", done.stdout):
+                    lines.append(f"  {call}, {dtype}: ERROR {done.stderr.strip().splitlines()[-1:]}")
+                    continue
+                added = float(done.stdout)
+                rows.append({"call": call, "dtype": dtype, "threads": n_threads, "added": added})
+                mark = " *" if added > MEMORY_MIB else ""
+                lines.append(f"  {call}, {dtype}, {n_threads} thr.: {added:.1f} (at most {MEMORY_MIB:.0f}){mark}")
+    return rows, "\n".join(lines)
+
+
+__all__ = ["CASES", "PEERS", "QUICK", "complete", "measure_memory", "section"]
+
+if __name__ == "__main__":
+    import run
+
+    sys.exit(run.main(["--derivatives", *sys.argv[1:]]))
