@@ -41,7 +41,8 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from backprop._kernel_table cimport (
     ADD, BINARY_CROSS_ENTROPY, CHAIN_ROWS, CHUNK_ROWS, CROSS_ENTROPY, CUSTOM, HINGE, NO_WEIGHT, OVERWRITE, PACKED,
-    PACK_AND_KEEP, PACK_ONCE, POISSON, ROW_BYTES, SOFTMAX, TIMES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
+    PACK_AND_KEEP, PACK_ONCE, POISSON, ROW_BYTES, SOFTMAX, TANH, TIMES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE,
+    KernelTable,
 )
 
 cnp.import_array()
@@ -292,7 +293,8 @@ cdef int forward_sweep(const Layers* plan, const Request* request, Workspace* wo
                 part.packing = PACK_AND_KEEP if first == 0 else PACKED
             if preactivation(plan, request, work, &part, i, clock):
                 return 1
-            if request.with_second and activate and activation_second(plan, work, &part, i):
+            if (request.with_second and activate and not has_curve_of_h(plan, i)
+                    and activation_second(plan, work, &part, i)):
                 return stop(clock)
             if activate and activation(plan, work, &part, i, plan.layers[i].activation, with_prime):
                 return stop(clock)

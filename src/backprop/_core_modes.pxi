@@ -200,8 +200,7 @@ cdef int sobolev_of_tile(const Layers* plan, const Request* request, Workspace* 
     sum_layer_gradients(plan, work, tile, work.grad_a, grad, add)
     for j in range(plan.sizes[L]):
         unit_cotangent(plan, request, work, tile, j, False)
-        product_into(plan, tile, L, work.g_second[L], work.grad_a[L], work.curve[L])
-        times(plan, tile, L, work.a[L], work.grad_a[L])
+        through_activation(plan, work, tile, L, True)
         if cotangent_sweep(plan, request, work, tile, 1, True, clock):
             return 1
         hidden_sum_into(plan, request.params, tile, 0, work.grad_a[1], work.grad_h, plan.sizes[0], OVERWRITE)

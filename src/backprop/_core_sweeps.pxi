@@ -10,7 +10,8 @@
 # 1994). Which calls are made of which sweeps: _core_modes.pxi. A sweep returns nonzero where a signal handler raised.
 #
 # Buffers of a layer, beside a and h: grad_a; tangent_a; tangent_h, which is R{grad_h} and then R{grad_a} as soon as
-# t_h has been read for the last time; g_second; curve, which is g''(a) grad_h. Tiles here start at row 0 of them.
+# t_h has been read for the last time; g_second, but for tanh; curve, which is g''(a) grad_h. Tiles here start at row 0
+# of them.
 
 cdef inline Py_ssize_t bytes_of_rows(const Layers* plan, const Tile* tile, Py_ssize_t i) noexcept nogil:
     return tile.n_rows * plan.layers[i].ld * plan.itemsize
@@ -25,8 +26,23 @@ cdef inline void times(const Layers* plan, const Tile* tile, Py_ssize_t i, const
 cdef inline void product_into(const Layers* plan, const Tile* tile, Py_ssize_t i, const char* factor, const char* rows,
                               char* result) noexcept nogil:
     """result = factor (.) rows, of layer i."""
-    memcpy(result, rows, bytes_of_rows(plan, tile, i))
-    times(plan, tile, i, factor, result)
+    plan.kernels.scaled_product(tile.n_rows, plan.sizes[i], 1, factor, rows, result, plan.layers[i].ld)
+
+
+cdef inline bint has_curve_of_h(const Layers* plan, Py_ssize_t i) noexcept nogil:
+    """Whether g''(a_i) = -2 h_i g'(a_i), a product of two numbers within an ulp: tanh. It needs no function of a_i."""
+    return plan.layers[i].activation == TANH
+
+
+cdef inline void through_activation(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i,
+                                    bint with_curve) noexcept nogil:
+    """(6) in the buffer grad_a_i, which holds grad_h_i; with_curve: curve_i = g''(a_i) grad_h_i too."""
+    if with_curve and not has_curve_of_h(plan, i):
+        product_into(plan, tile, i, work.g_second[i], work.grad_a[i], work.curve[i])
+    times(plan, tile, i, work.a[i], work.grad_a[i])
+    if with_curve and has_curve_of_h(plan, i):
+        plan.kernels.scaled_product(tile.n_rows, plan.sizes[i], -2, work.h[i], work.grad_a[i], work.curve[i],
+                                    plan.layers[i].ld)
 
 
 cdef inline void hidden_sum_into(const Layers* plan, const char* params, const Tile* tile, Py_ssize_t i,
@@ -74,9 +90,7 @@ cdef int cotangent_sweep(const Layers* plan, const Request* request, Workspace* 
     cdef Py_ssize_t i
     for i in range(plan.n_layers - 1, first - 1, -1):
         hidden_sum_into(plan, request.params, tile, i, work.grad_a[i + 1], work.grad_a[i], plan.layers[i].ld, OVERWRITE)
-        if with_curve:
-            product_into(plan, tile, i, work.g_second[i], work.grad_a[i], work.curve[i])
-        times(plan, tile, i, work.a[i], work.grad_a[i])
+        through_activation(plan, work, tile, i, with_curve)
         if is_stopped(plan, tile, clock):
             return 1
     return 0
@@ -166,9 +180,7 @@ cdef void loss_gradient(const Layers* plan, const Request* request, Workspace* w
                       NULL if plan.loss_acts_on_a else work.h[L], tile.y, tile.labels, request.weight_kind, tile.weight,
                       request.weight_scale, work.row_loss, True)
     if not plan.loss_acts_on_a:
-        if with_curve:
-            product_into(plan, tile, L, work.g_second[L], work.grad_a[L], work.curve[L])
-        times(plan, tile, L, work.a[L], work.grad_a[L])
+        through_activation(plan, work, tile, L, with_curve)
 
 
 cdef char* loss_tangent(const Layers* plan, const Request* request, Workspace* work, const Tile* tile) noexcept nogil:

@@ -110,6 +110,10 @@ cdef struct KernelTable:
     void (*square_sums)(Py_ssize_t n_rows, Py_ssize_t n, const void* a, Py_ssize_t ld, double* sums) noexcept nogil
     void (*scale_rows)(Py_ssize_t n_rows, Py_ssize_t n, void* a, Py_ssize_t ld, const double* factor) noexcept nogil
 
+    # out = factor x (.) y, elementwise, with a power of two for the factor; all have row length ld.
+    void (*scaled_product)(Py_ssize_t n_rows, Py_ssize_t n, double factor, const void* x, const void* y,
+                           void* out, Py_ssize_t ld) noexcept nogil
+
     # out = g''(a), where a and out may be the same buffer; both have row length ld.
     void (*second_derivative)(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n,
                               const void* a, void* out, Py_ssize_t ld) noexcept nogil

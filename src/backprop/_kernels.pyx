@@ -159,6 +159,7 @@ _table.fill_with_ones = fill_with_ones
 _table.outer_product = outer_product
 _table.square_sums = square_sums
 _table.scale_rows = scale_rows
+_table.scaled_product = scaled_product
 _table.second_derivative = second_derivative
 _table.loss_curvature = loss_curvature
 _table.softmax_product = softmax_product

@@ -35,3 +35,21 @@ cdef void scale_rows(Py_ssize_t n_rows, Py_ssize_t n, void* a_, Py_ssize_t ld, c
         if factor[s] != 1:
             for j in range(n):
                 a[s * ld + j] = <real>(factor[s] * a[s * ld + j])
+
+
+cdef void scaled_product(Py_ssize_t n_rows, Py_ssize_t n, double factor, const void* x_, const void* y_, void* out_,
+                         Py_ssize_t ld) noexcept nogil:
+    """out = factor x (.) y, rounded once where the factor is a power of two."""
+    cdef const real* x = <const real*>x_
+    cdef const real* y = <const real*>y_
+    cdef real* out = <real*>out_
+    cdef vec f = broadcast(<real>factor)
+    cdef Py_ssize_t s, j
+    for s in range(n_rows):
+        j = 0
+        while j < n:
+            store_first(out + j, f * load_first(x + j, n - j) * load_first(y + j, n - j), n - j)
+            j += LANES
+        x += ld
+        y += ld
+        out += ld
