@@ -189,15 +189,13 @@ cdef int sobolev_of_tile(const Layers* plan, const Request* request, Workspace* 
     """The squared error's gradient, and for each output j that of sum_i weight_ji (dy_j/dx_i - grad_x_ji)^2.
 
     With e_i = weight_ji (dy_j/dx_i - grad_x_ji) the latter is 2 d/dtheta sum_i e_i dy_j/dx_i with e held fixed: the
-    derivative of grad y_j along the direction e of x.
+    derivative of grad y_j along the direction e of x. The second sweep is linear in what it starts from: the first one
+    takes the squared error's gradient along.
     """
     cdef Py_ssize_t L = plan.n_layers, j
     if forward_sweep(plan, request, work, tile, True, clock):
         return 1
-    loss_gradient(plan, request, work, tile, False)
-    if cotangent_sweep(plan, request, work, tile, 1, False, clock):
-        return 1
-    sum_layer_gradients(plan, work, tile, work.grad_a, grad, add)
+    loss_by_y_hat(plan, request, work, tile, work.tangent_h[L], work.row_loss)
     for j in range(plan.sizes[L]):
         unit_cotangent(plan, request, work, tile, j, False)
         through_activation(plan, work, tile, L, True)
@@ -210,8 +208,13 @@ cdef int sobolev_of_tile(const Layers* plan, const Request* request, Workspace* 
             gradient_errors(plan, request, tile, j, <double*>work.grad_h, work.row_loss)
         if tangent_sweep(plan, request, work, tile, NULL, work.grad_h, 1, clock):
             return 1
-        product_into(plan, tile, L, work.curve[L], work.tangent_a[L], work.tangent_h[L])
-        if second_sweep(plan, request, work, tile, NULL, work.grad_h, 1, grad, True, clock):
+        if j == 0:
+            loss_by_y_hat(plan, request, work, tile, work.tangent_h[L], work.row_norm)
+            plan.kernels.multiply_add(tile.n_rows, plan.sizes[L], work.curve[L], work.tangent_a[L], work.a[L],
+                                      work.tangent_h[L], plan.layers[L].ld)
+        else:
+            product_into(plan, tile, L, work.curve[L], work.tangent_a[L], work.tangent_h[L])
+        if second_sweep(plan, request, work, tile, NULL, work.grad_h, 1, grad, add or j > 0, clock):
             return 1
     return 0
 

@@ -171,16 +171,24 @@ cdef void sum_layer_gradients(const Layers* plan, Workspace* work, const Tile* t
 cdef void loss_gradient(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
                         bint with_curve) noexcept nogil:
     """(4) into grad_a_L, beside a_L or g'(a_L), and the row losses; with_curve: curve_L too, where there is a g''."""
-    cdef Py_ssize_t L = plan.n_layers, ld = plan.layers[plan.n_layers].ld
+    cdef Py_ssize_t L = plan.n_layers
     if plan.loss_acts_on_a:
         memcpy(work.grad_a[L], work.a[L], bytes_of_rows(plan, tile, L))
+        plan.kernels.loss(plan.loss, plan.loss_parameter, tile.n_rows, plan.sizes[L], work.grad_a[L],
+                          plan.layers[L].ld, NULL, tile.y, tile.labels, request.weight_kind, tile.weight,
+                          request.weight_scale, work.row_loss, True)
     else:
-        plan.kernels.fill_with_ones(tile.n_rows * ld, work.grad_a[L])
-    plan.kernels.loss(plan.loss, plan.loss_parameter, tile.n_rows, plan.sizes[L], work.grad_a[L], ld,
-                      NULL if plan.loss_acts_on_a else work.h[L], tile.y, tile.labels, request.weight_kind, tile.weight,
-                      request.weight_scale, work.row_loss, True)
-    if not plan.loss_acts_on_a:
+        loss_by_y_hat(plan, request, work, tile, work.grad_a[L], work.row_loss)
         through_activation(plan, work, tile, L, with_curve)
+
+
+cdef void loss_by_y_hat(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, char* grad_h,
+                        double* row_loss) noexcept nogil:
+    """grad_h_L, and the row losses, where the loss acts on y_hat: (4) with 1 in the place of g'."""
+    cdef Py_ssize_t L = plan.n_layers, ld = plan.layers[plan.n_layers].ld
+    plan.kernels.fill_with_ones(tile.n_rows * ld, grad_h)
+    plan.kernels.loss(plan.loss, plan.loss_parameter, tile.n_rows, plan.sizes[L], grad_h, ld, work.h[L], tile.y,
+                      tile.labels, request.weight_kind, tile.weight, request.weight_scale, row_loss, True)
 
 
 cdef char* loss_tangent(const Layers* plan, const Request* request, Workspace* work, const Tile* tile) noexcept nogil:
