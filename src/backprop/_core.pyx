@@ -366,7 +366,8 @@ cdef int weight_gradient(const Layers* plan, Workspace* work, const Tile* tile, 
         n = next_part(plan, tile.n_rows, layer.n_in, end - unit)
         plan.kernels.weight_gradient(tile.n_rows, layer.n_in, n, a_of(plan, work, tile, i) + unit * plan.itemsize,
                                      layer.ld, input_of(plan, work, tile, i), ld_of_input(plan, i),
-                                     grad + layer.W + unit * layer.n_in * plan.itemsize, add, divisor, tile.scratch)
+                                     grad + layer.W + unit * layer.n_in * plan.itemsize, layer.n_in, add, divisor,
+                                     tile.scratch)
         unit += n
         if is_stopped(plan, tile, clock):
             return 1
@@ -596,6 +597,17 @@ def activate(floating[:, ::1] a, floating[:, ::1] h, int code, double parameter)
         return
     with nogil:
         kernels.activate(code, parameter, a.shape[0], a.shape[1], &a[0, 0], &h[0, 0], a.shape[1], True)
+
+
+def mirror(floating[:, ::1] H):
+    """The lower triangle becomes the upper one's mirror image, in blocks that stay in L1."""
+    cdef Py_ssize_t n = H.shape[0], p0, q0, p, q
+    with nogil:
+        for p0 in range(0, n, 32):
+            for q0 in range(0, p0 + 1, 32):
+                for p in range(p0, min(p0 + 32, n)):
+                    for q in range(q0, min(q0 + 32, p)):
+                        H[p, q] = H[q, p]
 
 
 def second_derivative(floating[:, ::1] a, floating[:, ::1] out, int code, double parameter):

@@ -117,38 +117,40 @@ cdef int hessian_of_tile(const Layers* plan, const Request* request, Workspace* 
                          Clock* clock) noexcept nogil:
     """Each row of the Hessian from its own layer on; what is left of that follows by symmetry.
 
-    The tangent along one weight W_{i,u,j} is h_{i-1,j} at unit u of layer i and 0 below: the sweeps start there.
+    The tangent along one weight W_{i,u,j} is h_{i-1,j} at a_{i,u} and 0 below. All that follows is linear in it: one
+    sweep with 1 at a_{i,u} gives each sample's row q_s, and the rows of W_{i,u,*} are the sum of h_{i-1} q_s^T, which
+    is (7) once more, that of b_{i,u} the sum of q_s. So there is a sweep for each unit, not for each parameter.
     """
-    cdef Py_ssize_t i, u, j, s, row, ld, ld_h
-    cdef const char* h
+    cdef Py_ssize_t i, u, s, row, P = plan.n_params
+    cdef const Layer* layer
+    cdef char* q
     if forward_sweep(plan, request, work, tile, True, clock):
         return 1
     loss_gradient(plan, request, work, tile, True)
     if cotangent_sweep(plan, request, work, tile, 1, True, clock):
         return 1
     for i in range(1, plan.n_layers + 1):
-        ld = plan.layers[i].ld
-        ld_h = ld_of_input(plan, i)
-        h = input_of(plan, work, tile, i)
-        for u in range(plan.sizes[i]):
-            for j in range(plan.sizes[i - 1] + 1):  # the last one is the bias
-                memset(work.tangent_a[i], 0, bytes_of_rows(plan, tile, i))
-                for s in range(tile.n_rows):
-                    if plan.itemsize == 4:
-                        (<float*>work.tangent_a[i])[s * ld + u] = (
-                            1 if j == plan.sizes[i - 1] else (<const float*>h)[s * ld_h + j])
-                    else:
-                        (<double*>work.tangent_a[i])[s * ld + u] = (
-                            1 if j == plan.sizes[i - 1] else (<const double*>h)[s * ld_h + j])
-                if tangent_sweep(plan, request, work, tile, NULL, NULL, i, clock):
-                    return 1
-                output_second(plan, request, work, tile)
-                row = plan.layers[i].b // plan.itemsize + u
-                if j < plan.sizes[i - 1]:
-                    row = plan.layers[i].W // plan.itemsize + u * plan.sizes[i - 1] + j
-                if second_sweep(plan, request, work, tile, NULL, NULL, i, grad + row * plan.n_params * plan.itemsize,
-                                add, clock):
-                    return 1
+        layer = &plan.layers[i]
+        q = work.jacobian + layer.W
+        for u in range(layer.n_out):
+            memset(work.tangent_a[i], 0, bytes_of_rows(plan, tile, i))
+            for s in range(tile.n_rows):
+                if plan.itemsize == 4:
+                    (<float*>work.tangent_a[i])[s * layer.ld + u] = 1
+                else:
+                    (<double*>work.tangent_a[i])[s * layer.ld + u] = 1
+            if tangent_sweep(plan, request, work, tile, NULL, NULL, i, clock):
+                return 1
+            output_second(plan, request, work, tile)
+            if second_sweep(plan, request, work, tile, NULL, NULL, i, NULL, False, clock):
+                return 1
+            row = layer.W + u * layer.n_in * plan.itemsize  # an offset in params, and the row's number times itemsize
+            plan.kernels.weight_gradient(tile.n_rows, P - layer.W // plan.itemsize, layer.n_in,
+                                         input_of(plan, work, tile, i), ld_of_input(plan, i), q, plan.ld_params,
+                                         grad + row * P + layer.W, P, add, 0, tile.scratch)
+            row = layer.b + u * plan.itemsize
+            plan.kernels.bias_gradient(tile.n_rows, P - layer.W // plan.itemsize, q, plan.ld_params,
+                                       grad + row * P + layer.W, add, 0)
             if signal_is_pending(clock):
                 return 1
     return 0
@@ -158,6 +160,7 @@ cdef int normal_equations_of_tile(const Layers* plan, const Request* request, Wo
                                   bint add, Clock* clock) noexcept nogil:
     """J^T J and J^T r of the residuals: the tile's J is a layer's input and its gradient at once in (7)."""
     cdef Py_ssize_t L = plan.n_layers, n_out = plan.sizes[L], s, k, P = plan.n_params, ld = plan.layers[L].ld
+    cdef Py_ssize_t ld_J = plan.ld_params
     cdef double root, difference
     if output_sweep(plan, request, work, tile, clock):
         return 1
@@ -176,11 +179,11 @@ cdef int normal_equations_of_tile(const Layers* plan, const Request* request, Wo
         if cotangent_sweep(plan, request, work, tile, 1, False, clock):
             return 1
         for s in range(tile.n_rows):
-            gradient_of_row(plan, work, tile, work.grad_a, s, work.jacobian + (s * n_out + k) * P * plan.itemsize)
-    plan.kernels.weight_gradient(tile.n_rows * n_out, P, P, work.jacobian, P, work.jacobian, P, grad, add, 0,
+            gradient_of_row(plan, work, tile, work.grad_a, s, work.jacobian + (s * n_out + k) * ld_J * plan.itemsize)
+    plan.kernels.weight_gradient(tile.n_rows * n_out, P, P, work.jacobian, ld_J, work.jacobian, ld_J, grad, P, add, 0,
                                  tile.scratch)
-    plan.kernels.weight_gradient(tile.n_rows * n_out, 1, P, work.jacobian, P, work.residual, 1,
-                                 grad + P * P * plan.itemsize, add, 0, tile.scratch)
+    plan.kernels.weight_gradient(tile.n_rows * n_out, 1, P, work.jacobian, ld_J, work.residual, 1,
+                                 grad + P * P * plan.itemsize, 1, add, 0, tile.scratch)
     return 0
 
 
@@ -253,7 +256,7 @@ cdef void gradient_of_row(const Layers* plan, Workspace* work, const Tile* tile,
         row = grad_a[i] + s * layer.ld * plan.itemsize
         plan.kernels.outer_product(layer.n_in, layer.n_out, row,
                                    input_of(plan, work, tile, i) + s * ld_of_input(plan, i) * plan.itemsize,
-                                   gradient + layer.W)
+                                   NULL, NULL, gradient + layer.W)
         memcpy(gradient + layer.b, row, layer.n_out * plan.itemsize)
 
 

@@ -110,7 +110,8 @@ cdef class Plan:
         elif mode == "hessian":
             request.mode = HESSIAN
             request.with_second = True
-            cost = 2 * self.layers.n_params
+            cost = 2 * self.layers.n_units + self.layers.n_params / 6.0
+            kind = OF_NORMAL_EQUATIONS
         elif mode == "normal_equations":
             request.mode = NORMAL_EQUATIONS
             request.divisor = 1

@@ -58,8 +58,8 @@ cdef inline void layer_gradient_into(const Layers* plan, Workspace* work, const 
                                      bint add) noexcept nogil:
     """(7) with any rows in the place of grad_a_i and h_{i-1}."""
     cdef const Layer* layer = &plan.layers[i]
-    plan.kernels.weight_gradient(tile.n_rows, layer.n_in, layer.n_out, grad_a, layer.ld, h, ld_h, grad + layer.W, add,
-                                 0, tile.scratch)
+    plan.kernels.weight_gradient(tile.n_rows, layer.n_in, layer.n_out, grad_a, layer.ld, h, ld_h, grad + layer.W,
+                                 layer.n_in, add, 0, tile.scratch)
 
 
 # The sweeps -----------------------------------------------------------------------------------------------------------
@@ -129,7 +129,10 @@ cdef int tangent_sweep(const Layers* plan, const Request* request, Workspace* wo
 
 cdef int second_sweep(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, const char* v,
                       const char* tangent_x, Py_ssize_t first, char* grad, bint add, Clock* clock) noexcept nogil:
-    """From R{grad_a_L}, in tangent_h, down to layer `first`; R{grad_W} and R{grad_b} go into grad, or are added."""
+    """From R{grad_a_L}, in tangent_h, down to layer `first`; R{grad_W} and R{grad_b} go into grad, or are added.
+
+    Where grad is NULL, each row's own go into work.jacobian, not summed.
+    """
     cdef Py_ssize_t i, ld
     cdef const Layer* layer
     cdef const char* lower
@@ -139,11 +142,14 @@ cdef int second_sweep(const Layers* plan, const Request* request, Workspace* wor
         lower = tangent_x
         if i > first:
             lower = work.tangent_h[i - 1]
-        layer_gradient_into(plan, work, tile, i, work.tangent_h[i], input_of(plan, work, tile, i), ld_of_input(plan, i),
-                            grad, add)
-        if lower != NULL:
-            layer_gradient_into(plan, work, tile, i, work.grad_a[i], lower, ld_of_input(plan, i), grad, True)
-        plan.kernels.bias_gradient(tile.n_rows, layer.n_out, work.tangent_h[i], layer.ld, grad + layer.b, add, 0)
+        if grad == NULL:
+            second_of_rows(plan, work, tile, i, lower)
+        else:
+            layer_gradient_into(plan, work, tile, i, work.tangent_h[i], input_of(plan, work, tile, i),
+                                ld_of_input(plan, i), grad, add)
+            if lower != NULL:
+                layer_gradient_into(plan, work, tile, i, work.grad_a[i], lower, ld_of_input(plan, i), grad, True)
+            plan.kernels.bias_gradient(tile.n_rows, layer.n_out, work.tangent_h[i], layer.ld, grad + layer.b, add, 0)
         if i > first:
             hidden_sum_into(plan, request.params, tile, i - 1, work.tangent_h[i], work.tangent_h[i - 1], ld, OVERWRITE)
             if v != NULL:
@@ -153,6 +159,24 @@ cdef int second_sweep(const Layers* plan, const Request* request, Workspace* wor
         if is_stopped(plan, tile, clock):
             return 1
     return 0
+
+
+cdef void second_of_rows(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i,
+                         const char* lower) noexcept nogil:
+    """R{grad_W_i} and R{grad_b_i} of each row into work.jacobian; lower is t_{h_{i-1}}, or NULL."""
+    cdef const Layer* layer = &plan.layers[i]
+    cdef Py_ssize_t s, ld = layer.ld * plan.itemsize, ld_h = ld_of_input(plan, i) * plan.itemsize
+    cdef char* row
+    cdef const char* grad_a = NULL
+    for s in range(tile.n_rows):
+        row = work.jacobian + s * plan.ld_params * plan.itemsize
+        if lower != NULL:
+            grad_a = work.grad_a[i] + s * ld
+        plan.kernels.outer_product(layer.n_in, layer.n_out, work.tangent_h[i] + s * ld,
+                                   input_of(plan, work, tile, i) + s * ld_h, grad_a, lower, row + layer.W)
+        if lower != NULL:
+            lower += ld_h
+        memcpy(row + layer.b, work.tangent_h[i] + s * ld, layer.n_out * plan.itemsize)
 
 
 cdef void sum_layer_gradients(const Layers* plan, Workspace* work, const Tile* tile, char** grad_a, char* grad,

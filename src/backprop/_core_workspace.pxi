@@ -26,6 +26,7 @@ cdef struct Layers:
     Layer* layers                # 1..n_layers; 0 is not used
     Py_ssize_t* sizes            # 0..n_layers
     Py_ssize_t n_layers, n_params, itemsize
+    Py_ssize_t ld_params         # n_params rounded up to 64 bytes
     Py_ssize_t tile_rows         # at most so many rows in a tile
     Py_ssize_t row_bytes         # of a and h, one sample
     Py_ssize_t n_units           # of all layers but the input
@@ -39,7 +40,7 @@ cdef struct Layers:
 cdef enum WorkspaceKind:         # each has the buffers of those before it
     OF_GRADIENT
     OF_DERIVATIVES
-    OF_NORMAL_EQUATIONS
+    OF_NORMAL_EQUATIONS          # and of Hessians
 
 
 cdef struct Workspace:
@@ -61,7 +62,7 @@ cdef struct Workspace:
     char** g_second
     char** curve
     char** packed_v              # V_i^T in panels
-    char* jacobian               # (rows of a tile times n_L, n_params): of the normal equations
+    char* jacobian               # (rows of a tile times n_L, ld_params): of the normal equations, or of Hessians
     char* residual               # (rows of a tile times n_L,)
     double* row_norm             # of a tile's rows
     double* row_square           # twice as many
@@ -127,6 +128,7 @@ cdef int plan_layers(Layers* plan) except -1:
         plan.row_bytes += 2 * layer.ld * plan.itemsize
         largest_W = max(largest_W, layer.n_in * layer.n_out)
     plan.n_params = offset
+    plan.ld_params = (offset + lanes - 1) // lanes * lanes
     plan.tile_rows = MAX_TILE_ROWS
     while plan.tile_rows > MIN_TILE_ROWS and plan.tile_rows * plan.row_bytes > TILE_BYTES:
         plan.tile_rows //= 2
@@ -191,7 +193,7 @@ cdef Py_ssize_t lay_out_workspace(const Layers* plan, Py_ssize_t rows, int n_scr
         scratch = max(scratch, plan.kernels.scratch_size(rows, plan.layers[i].n_in, plan.layers[i].n_out))
     if work.kind >= OF_NORMAL_EQUATIONS:
         scratch = max(scratch, plan.kernels.scratch_size(rows * plan.sizes[L], plan.n_params, plan.n_params))
-        take_bytes(block, &end, rows * plan.sizes[L] * plan.n_params * plan.itemsize, <void**>&work.jacobian)
+        take_bytes(block, &end, rows * plan.sizes[L] * plan.ld_params * plan.itemsize, <void**>&work.jacobian)
         take_bytes(block, &end, rows * plan.sizes[L] * plan.itemsize, <void**>&work.residual)
     work.scratch_bytes = (scratch * plan.itemsize + ROW_BYTES - 1) // ROW_BYTES * ROW_BYTES
     take_bytes(block, &end, n_scratch * work.scratch_bytes, <void**>&work.scratch)

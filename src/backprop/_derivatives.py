@@ -449,8 +449,7 @@ class Derivatives:
         self._need_second("hessian")
         shape = (self.n_params, self.n_params)
         H = self._of_loss("hessian", x, y, params, sample_weight, out, n_threads, shape=shape)
-        for p in range(1, self.n_params):  # a row is computed from its own layer on
-            H[p, :p] = H[:p, p]
+        _core.mirror(H)  # a row is computed from its own layer on
         return H
 
     def hvp_operator(

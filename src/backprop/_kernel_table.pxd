@@ -85,10 +85,10 @@ cdef struct KernelTable:
                             void* g_prime, Py_ssize_t ld) noexcept nogil
 
     # grad_W = grad_a^T h, grad_b = column sums of grad_a, in chains of 64 rows; overwrites, or adds where `add` is set.
-    # Where divisor is not 0 this is the end of the sum, and it is divided.
+    # grad_W's rows lie ld_W apart. Where divisor is not 0 this is the end of the sum, and it is divided.
     void (*weight_gradient)(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a, Py_ssize_t ld_a,
-                            const void* h, Py_ssize_t ld_h, void* grad_W, bint add,
-                            double divisor, void* scratch) noexcept nogil
+                            const void* h, Py_ssize_t ld_h, void* grad_W, Py_ssize_t ld_W,
+                            bint add, double divisor, void* scratch) noexcept nogil
     void (*bias_gradient)(Py_ssize_t n_rows, Py_ssize_t n_out, const void* grad_a, Py_ssize_t ld_a,
                           void* grad_b, bint add, double divisor) noexcept nogil
 
@@ -104,9 +104,10 @@ cdef struct KernelTable:
                         void* out) noexcept nogil
     void (*finish)(Py_ssize_t n, const void* partial, double divisor, void* out) noexcept nogil
 
-    # One sample's grad_W = grad_a h^T; row by row the sum of squares in float64; rows times a factor each.
+    # One sample's grad_W = grad_a h^T, plus grad_a_2 h_2^T where that is not NULL; row by row the sum of squares in
+    # float64; rows times a factor each.
     void (*outer_product)(Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a, const void* h,
-                          void* grad_W) noexcept nogil
+                          const void* grad_a_2, const void* h_2, void* grad_W) noexcept nogil
     void (*square_sums)(Py_ssize_t n_rows, Py_ssize_t n, const void* a, Py_ssize_t ld, double* sums) noexcept nogil
     void (*scale_rows)(Py_ssize_t n_rows, Py_ssize_t n, void* a, Py_ssize_t ld, const double* factor) noexcept nogil
 

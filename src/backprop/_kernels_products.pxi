@@ -256,11 +256,11 @@ cdef inline Product sum_over_rows(Py_ssize_t n_rows, Py_ssize_t n_out, const rea
 
 
 cdef void weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a_, Py_ssize_t ld_a,
-                          const void* h_, Py_ssize_t ld_h, void* grad_W_, bint add, double divisor,
+                          const void* h_, Py_ssize_t ld_h, void* grad_W_, Py_ssize_t ld_W, bint add, double divisor,
                           void* scratch_) noexcept nogil:
     """grad_W[u][j] = sum_s grad_a[s][u] h[s][j]: chains of 64 rows, added to grad_W one after another.
 
-    divisor is 0, or what the sum is divided by after its last chain.
+    grad_W's rows lie ld_W apart. divisor is 0, or what the sum is divided by after its last chain.
     """
     cdef const real* grad_a = <const real*>grad_a_
     cdef const real* h = <const real*>h_
@@ -271,9 +271,9 @@ cdef void weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, 
     cdef Panel p
     cdef Py_ssize_t j = 0
     cdef bint far = rows_lie_far_apart(ld_a) or rows_lie_far_apart(ld_h)
-    t.c_row = n_in
+    t.c_row = ld_W
     if n_in <= FEW_INPUTS and n_in < n_out:
-        transposed_weight_gradient(n_rows, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, add, divisor, copied_h)
+        transposed_weight_gradient(n_rows, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, ld_W, add, divisor, copied_h)
         return
     if far:
         copy_by_blocks(n_rows, n_out, grad_a, ld_a, copied_grad_a)
@@ -310,8 +310,8 @@ cdef void copy_by_blocks(Py_ssize_t n_rows, Py_ssize_t n_out, const real* grad_a
 
 
 cdef void transposed_weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const real* grad_a,
-                                     Py_ssize_t ld_a, const real* h, Py_ssize_t ld_h, real* grad_W, bint add,
-                                     double divisor, real* sums) noexcept nogil:
+                                     Py_ssize_t ld_a, const real* h, Py_ssize_t ld_h, real* grad_W,
+                                     Py_ssize_t ld_W, bint add, double divisor, real* sums) noexcept nogil:
     """The same chains with lanes over units, for few inputs: sums[j][u], then added to grad_W[u][j]."""
     cdef Py_ssize_t u = 0, v, j, s, chain
     cdef Product t
@@ -332,10 +332,10 @@ cdef void transposed_weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssiz
                 for j in range(n_in):
                     total = sums[j * p.width + v]
                     if add or s > 0:
-                        total = grad_W[(u + v) * n_in + j] + total
+                        total = grad_W[(u + v) * ld_W + j] + total
                     if divisor != 0 and s + chain == n_rows:
                         total = divide_scalar(total, divisor, 1 / divisor)
-                    grad_W[(u + v) * n_in + j] = total
+                    grad_W[(u + v) * ld_W + j] = total
             s += chain
         u += p.width
 

@@ -1,21 +1,48 @@
 # What the derivatives by sample do with the rows of a tile, each on its own.
 
-cdef void outer_product(Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a_, const void* h_,
-                        void* grad_W_) noexcept nogil:
-    """grad_W[u][j] = grad_a[u] h[j], of one sample."""
+cdef inline void outer_product_of_narrow(Py_ssize_t n_in, Py_ssize_t n_out, const real* grad_a, const real* h,
+                                         const real* grad_a_2, const real* h_2, real* grad_W) noexcept nogil:
+    """The same for at most a vector of inputs: what a store spills over the row's end, the next row overwrites.
+
+    Masked stores take longer; the last rows need them, so that nothing beyond grad_W is written.
+    """
+    cdef Py_ssize_t u
+    cdef vec row = load_first(h, n_in), row_2 = broadcast(0), product
+    if grad_a_2 != NULL:
+        row_2 = load_first(h_2, n_in)
+    for u in range(n_out):
+        product = broadcast(grad_a[u]) * row
+        if grad_a_2 != NULL:
+            product = vfma(broadcast(grad_a_2[u]), row_2, product)
+        if (n_out - u) * n_in >= LANES:
+            store(grad_W, product)
+        else:
+            store_first(grad_W, product, n_in)
+        grad_W += n_in
+
+
+cdef void outer_product(Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a_, const void* h_, const void* grad_a_2_,
+                        const void* h_2_, void* grad_W_) noexcept nogil:
+    """grad_W[u][j] = grad_a[u] h[j], of one sample; where it is not NULL, grad_a_2[u] h_2[j] is added by fma."""
     cdef const real* grad_a = <const real*>grad_a_
     cdef const real* h = <const real*>h_
+    cdef const real* grad_a_2 = <const real*>grad_a_2_
+    cdef const real* h_2 = <const real*>h_2_
     cdef real* grad_W = <real*>grad_W_
     cdef Py_ssize_t u, j
-    cdef vec g
+    cdef vec g, product
+    if n_in <= LANES:
+        outer_product_of_narrow(n_in, n_out, grad_a, h, grad_a_2, h_2, grad_W)
+        return
     for u in range(n_out):
         g = broadcast(grad_a[u])
         j = 0
-        while j + LANES <= n_in:
-            store(grad_W + j, g * load(h + j))
+        while j < n_in:
+            product = g * load_first(h + j, n_in - j)
+            if grad_a_2 != NULL:
+                product = vfma(broadcast(grad_a_2[u]), load_first(h_2 + j, n_in - j), product)
+            store_first(grad_W + j, product, n_in - j)
             j += LANES
-        if j < n_in:
-            store_first(grad_W + j, g * load_first(h + j, n_in - j), n_in - j)
         grad_W += n_in
 
 

@@ -1,0 +1,118 @@
+"""Hessians, normal equations, Sobolev gradients and outer products against what they are short cuts for."""
+
+import numpy as np
+import pytest
+from problems import same_bits
+
+import backprop
+from backprop import _core
+
+DTYPES = ["float64", "float32"]
+TOLERANCE = {"float64": 1e-13, "float32": 2e-5}
+SHAPES = [[3, 1], [2, 8, 8, 1], [4, 16, 3], [1, 5, 2], [17, 9, 18, 2], [9, 1, 7, 1]]
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20)
+
+
+def problem(rng, sizes, n_samples, dtype, **options):
+    """A network with its data."""
+    net = backprop.Network(sizes, dtype=dtype, rng=int(rng.integers(1 << 30)), **options)
+    x = rng.standard_normal((n_samples, sizes[0])).astype(dtype)
+    return net, x, rng.standard_normal((n_samples, sizes[-1])).astype(dtype)
+
+
+def relative(found, expected):
+    return np.linalg.norm(np.subtract(found, expected, dtype=float)) / np.linalg.norm(np.asarray(expected, float))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ["tanh", "silu"])
+@pytest.mark.parametrize("sizes", SHAPES, ids=str)
+def test_hessian_has_the_products_with_unit_vectors_as_columns(rng, sizes, activation, dtype):
+    for n_samples, output in [(1, "identity"), (70, "tanh"), (600, "sigmoid")]:
+        net, x, y = problem(rng, sizes, n_samples, dtype, activations=activation, output=output)
+        weight = rng.random(n_samples) + 0.1
+        H = net.hessian(x, y, sample_weight=weight, out=np.full((net.n_params,) * 2, np.nan, dtype))
+        columns = [net.hvp(x, y, unit, sample_weight=weight) for unit in np.eye(net.n_params)]
+        assert relative(H, np.stack(columns, 1)) < TOLERANCE[dtype]
+        assert same_bits(H, H.T)
+        assert same_bits(H, net.hessian(x, y, sample_weight=weight, n_threads=3))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "poisson"])
+def test_hessian_where_the_loss_acts_on_a(rng, loss):
+    net, x, _ = problem(rng, [3, 6, 4, 2], 50, "float64", activations=["tanh", "gelu"], loss=loss)
+    y = rng.integers(0, 2, 50) if loss == "cross_entropy" else rng.integers(0, 2, (50, 2)).astype(float)
+    columns = [net.hvp(x, y, unit) for unit in np.eye(net.n_params)]
+    assert relative(net.hessian(x, y), np.stack(columns, 1)) < TOLERANCE["float64"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", [[1, 1], [31, 2], [62, 1], [63, 1], [64, 1], [4, 16, 3], [7, 30, 2]], ids=str)
+def test_normal_equations_are_those_of_the_jacobian(rng, sizes, dtype):
+    for n_samples in (1, 90, 530):
+        net, x, y = problem(rng, sizes, n_samples, dtype, activations="tanh")
+        weight = rng.random((n_samples, sizes[-1])) + 0.1
+        fun, jac = net.residuals(x, y, sample_weight=weight)
+        J, r = jac(net.params).astype(float), fun(net.params).astype(float)
+        JTJ, JTr = net.normal_equations(x, y, sample_weight=weight)
+        assert relative(JTJ, J.T @ J) < TOLERANCE[dtype]
+        assert relative(JTr, J.T @ r) < TOLERANCE[dtype]
+        assert same_bits(JTJ, JTJ.T)
+        assert same_bits(JTJ, net.normal_equations(x, y, sample_weight=weight, n_threads=3)[0])
+
+
+@pytest.mark.parametrize("activation", ["tanh", "silu"])
+@pytest.mark.parametrize("sizes", [[2, 6, 1], [3, 9, 7, 3], [2, 2]], ids=str)
+def test_sobolev_gradient_is_that_of_its_value(rng, sizes, activation):
+    for n_samples, output in [(1, "tanh"), (90, "identity"), (530, "tanh")]:
+        net, x, y = problem(rng, sizes, n_samples, "float64", activations=activation, output=output)
+        target = rng.standard_normal((n_samples, sizes[-1], sizes[0]))
+        weight, sample_weight = rng.random((sizes[-1], sizes[0])), rng.random(n_samples) + 0.1
+        theta, v, step = net.params.copy(), rng.standard_normal(net.n_params), 1e-3
+
+        def value(t, data=(x, y, target, weight), net=net, w=sample_weight):
+            return net.sobolev_value_and_grad(*data, params=t, sample_weight=w)
+
+        loss, grad = value(theta)
+        errors = ((net.forward(x) - y) ** 2).mean(1) + (weight * (net.input_jacobian(x) - target) ** 2).mean((1, 2))
+        np.testing.assert_allclose(loss, np.average(errors, weights=sample_weight), rtol=1e-13)
+        slope = sum(c * value(theta + k * step * v)[0] for k, c in {-2: 1, -1: -8, 1: 8, 2: -1}.items()) / (12 * step)
+        np.testing.assert_allclose(grad @ v, slope, rtol=1e-7, atol=1e-9 * np.linalg.norm(grad) * np.linalg.norm(v))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sobolev_of_weight_0_is_the_gradient(rng, dtype):
+    net, x, y = problem(rng, [3, 20, 5, 2], 300, dtype, activations="tanh")
+    loss, grad = net.sobolev_value_and_grad(x, y, np.ones((300, 2, 3), dtype), 0.0)
+    expected_loss, expected = net.value_and_grad(x, y)
+    assert loss == expected_loss
+    assert same_bits(grad, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n_in", [*range(1, 20), 33])
+def test_gradients_by_sample_are_outer_products(rng, n_in, dtype):
+    for n_out in (1, 2, 5, 17):
+        net, x, y = problem(rng, [n_in, n_out, 1], 3, dtype, activations="tanh")
+        out = np.full((5, net.n_params), 7.0, dtype)  # what lies before and behind must stay
+        net.per_sample_gradients(x, y, out=out[1:4])
+        assert (out[[0, 4]] == 7).all()
+        for s in range(3):
+            layers = net.layer_gradients(x[s : s + 1], y[s : s + 1])
+            for (grad_W, grad_b), grad_a, h in zip(
+                net.unflatten(out[1 + s]), layers.grad_a[1:], layers.h[:-1], strict=True
+            ):
+                assert same_bits(grad_W, np.outer(grad_a[0], h[0]))
+                assert same_bits(grad_b, grad_a[0])
+
+
+@pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 97])
+def test_mirror(rng, n):
+    H = rng.standard_normal((n, n))
+    expected = np.triu(H) + np.triu(H, 1).T
+    _core.mirror(H)
+    np.testing.assert_array_equal(H, expected)
