@@ -156,10 +156,17 @@ cdef int hessian_of_tile(const Layers* plan, const Request* request, Workspace* 
     return 0
 
 
+cdef enum:
+    TRIANGLE_ROWS = 64           # of J^T J at a time: a panel that is copied for them is used 64 times
+
+
 cdef int normal_equations_of_tile(const Layers* plan, const Request* request, Workspace* work, Tile* tile, char* grad,
                                   bint add, Clock* clock) noexcept nogil:
-    """J^T J and J^T r of the residuals: the tile's J is a layer's input and its gradient at once in (7)."""
-    cdef Py_ssize_t L = plan.n_layers, n_out = plan.sizes[L], s, k, P = plan.n_params, ld = plan.layers[L].ld
+    """J^T J and J^T r of the residuals: the tile's J is a layer's input and its gradient at once in (7).
+
+    Of J^T J there is the upper triangle, in blocks of rows.
+    """
+    cdef Py_ssize_t L = plan.n_layers, n_out = plan.sizes[L], s, k, P = plan.n_params, ld = plan.layers[L].ld, p = 0
     cdef Py_ssize_t ld_J = plan.ld_params
     cdef double root, difference
     if output_sweep(plan, request, work, tile, clock):
@@ -180,8 +187,11 @@ cdef int normal_equations_of_tile(const Layers* plan, const Request* request, Wo
             return 1
         for s in range(tile.n_rows):
             gradient_of_row(plan, work, tile, work.grad_a, s, work.jacobian + (s * n_out + k) * ld_J * plan.itemsize)
-    plan.kernels.weight_gradient(tile.n_rows * n_out, P, P, work.jacobian, ld_J, work.jacobian, ld_J, grad, P, add, 0,
-                                 tile.scratch)
+    while p < P:
+        plan.kernels.weight_gradient(tile.n_rows * n_out, P - p, min(<Py_ssize_t>TRIANGLE_ROWS, P - p),
+                                     work.jacobian + p * plan.itemsize, ld_J, work.jacobian + p * plan.itemsize, ld_J,
+                                     grad + p * (P + 1) * plan.itemsize, P, add, 0, tile.scratch)
+        p += TRIANGLE_ROWS
     plan.kernels.weight_gradient(tile.n_rows * n_out, 1, P, work.jacobian, ld_J, work.residual, 1,
                                  grad + P * P * plan.itemsize, 1, add, 0, tile.scratch)
     return 0

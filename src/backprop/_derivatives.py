@@ -575,7 +575,9 @@ class Derivatives:
         self._need_squared_error("normal_equations")
         P = self.n_params
         both = self._of_loss("normal_equations", x, y, params, sample_weight, None, n_threads, shape=(P * P + P,))
-        return both[: P * P].reshape(P, P), both[P * P :]
+        JTJ = both[: P * P].reshape(P, P)
+        _core.mirror(JTJ)
+        return JTJ, both[P * P :]
 
     # Values and input gradients together -----------------------------------------------------------------------------
 
