@@ -55,6 +55,8 @@ TESTS = [  # those that fail soonest come first
     "tests/test_threads.py::test_the_bits_do_not_depend_on_who_calls",
     "tests/test_threads.py::test_products_cut_for_signals_have_the_bits_of_whole_ones",
     "tests/test_bits.py",
+    "tests/test_ensemble.py",
+    "tests/test_derivatives.py",
 ]
 LIMIT = 900  # seconds for a build or a run of the tests; a mutant that loops for ever is killed then
 
@@ -64,6 +66,7 @@ BLOCK, PRODUCTS, LOSSES, ACTIVATIONS, SECOND, CURVATURE, SUMS = (
 VECTOR, TABLE = "_kernels_vector.h", "_kernel_table.pxd"
 CORE, INSPECT, WORKSPACE = "_core.pyx", "_core_inspect.pxi", "_core_workspace.pxi"
 PLAN, RUN, THREADS = "_core_plan.pxi", "_core_run.pxi", "_core_threads.pxi"
+SWEEPS, MODES, ENSEMBLE = "_core_sweeps.pxi", "_core_modes.pxi", "_core_ensemble.pxi"
 
 
 class Mutation(NamedTuple):
@@ -393,9 +396,9 @@ MUTATIONS = [Mutation(*row) for row in [
     ("few inputs: sums by the wrong stride", PRODUCTS,
      "total = sums[j * p.width + v]", "total = sums[v * n_in + j]"),
     ("few inputs: later chains added to the first panel's sums", PRODUCTS,
-     "total = grad_W[(u + v) * n_in + j] + total", "total = grad_W[v * n_in + j] + total"),
+     "total = grad_W[(u + v) * ld_W + j] + total", "total = grad_W[v * ld_W + j] + total"),
     ("few inputs: the second panel in the first one's place", PRODUCTS,
-     "grad_W[(u + v) * n_in + j] = total", "grad_W[v * n_in + j] = total"),
+     "grad_W[(u + v) * ld_W + j] = total", "grad_W[v * ld_W + j] = total"),
     ("few inputs: each chain divided", PRODUCTS, "if divisor != 0 and s + chain == n_rows:", "if divisor != 0:"),
     ("few inputs: not divided", PRODUCTS, "total = divide_scalar(total, divisor, 1 / divisor)", "total = total"),
     ("few inputs: the last unit of a panel lost", PRODUCTS,
@@ -524,6 +527,25 @@ MUTATIONS = [Mutation(*row) for row in [
     ("a workspace that was used counts as packed", RUN, "            work.is_packed = False\n", ""),
     ("sums over chunks not set to zero", RUN, "            totals.loss = 0\n", ""),
     ("Ctrl-C unheard", WORKSPACE, "raised = check_signals()", "raised = 0"),
+    # The other derivatives
+    ("norms: the biases forgotten", MODES, "of_grad_a[s] * (1 + of_h[s])", "of_grad_a[s] * of_h[s]"),
+    ("clipping: by the square of the norm", MODES,
+     "else request.max_norm / work.row_norm[s]", "else request.max_norm / work.row_norm[s] / work.row_norm[s]"),
+    ("samples' own losses divided by n_samples", PLAN,
+     "request.weight_scale = 1 if plan.loss == CROSS_ENTROPY",
+     "request.weight_scale = 1.0 / request.n_samples if plan.loss == CROSS_ENTROPY"),
+    ("samples' own losses as sums over outputs", PLAN, "else 1.0 / plan.sizes[plan.n_layers]", "else 1.0"),
+    ("an ensemble packs the first network's weights for all", ENSEMBLE,
+     "    run.work[worker].is_packed = False\n", ""),
+    ("an ensemble's gradients in the first one's place", PLAN,
+     "cnp.PyArray_BYTES(out) + m * plan.n_params", "cnp.PyArray_BYTES(out) + 0 * plan.n_params"),
+    ("R{grad_a} without g'' grad_h t_a", SWEEPS,
+     "plan.kernels.multiply_add(tile.n_rows, plan.sizes[i - 1], work.curve[i - 1]",
+     "plan.kernels.multiply_add(tile.n_rows, plan.sizes[i - 1], work.a[i - 1]"),
+    ("R{grad_h} without V^T grad_a", SWEEPS,
+     "hidden_sum_into(plan, v, tile, i - 1, work.grad_a[i], work.tangent_h[i - 1], ld, ADD)", "pass"),
+    ("R{grad_W} without grad_a t_h^T", SWEEPS,
+     "layer_gradient_into(plan, work, tile, i, work.grad_a[i], lower, ld_of_input(plan, i), grad, True)", "pass"),
     # What is looked at before
     ("label n_out accepted", INSPECT, "if not 0 <= labels[s] < n_out", "if not 0 <= labels[s] <= n_out"),
     ("label -1 accepted", INSPECT, "if not 0 <= labels[s] < n_out", "if not labels[s] < n_out"),
