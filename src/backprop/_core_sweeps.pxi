@@ -100,7 +100,7 @@ cdef int tangent_sweep(const Layers* plan, const Request* request, Workspace* wo
                        const char* tangent_x, Py_ssize_t first, Clock* clock) noexcept nogil:
     """t_a and t_h along parameters v and samples tangent_x, where these are not NULL.
 
-    Where both are, tangent_a of layer `first` holds what the caller put there, and the layers below have none.
+    Where both are NULL, tangent_a of layer `first` holds what the caller put there, and the layers below have none.
     """
     cdef Py_ssize_t i
     cdef const Layer* layer

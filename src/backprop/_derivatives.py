@@ -525,18 +525,19 @@ class Derivatives:
         root = np.broadcast_to(root if root.ndim == 2 else root[:, None], y_.shape).astype(self._dtype)
         counts = root != 0
         rows = counts.any(axis=1)
-        target = np.where(counts, y_, 0)
+        target = np.where(counts, y_, 0)[rows]
+        x_kept = x_ if rows.all() else x_[rows]  # once, not at each theta
 
         def fun(theta: npt.ArrayLike) -> Array:
             point = _validate.params(theta, self.n_params, self._dtype, "theta")
             r = np.zeros(y_.shape, self._dtype)
-            r[rows] = self.forward(x_[rows], params=point, n_threads=n_threads) - target[rows]
+            r[rows] = self.forward(x_kept, params=point, n_threads=n_threads) - target
             return (root * r).ravel()
 
         def jac(theta: npt.ArrayLike) -> Array:
             point = _validate.params(theta, self.n_params, self._dtype, "theta")
             J = np.zeros((*y_.shape, self.n_params), self._dtype)
-            J[rows] = self.jacobian(x_[rows], params=point, n_threads=n_threads)
+            J[rows] = self.jacobian(x_kept, params=point, n_threads=n_threads)
             J *= root[:, :, None]
             return J.reshape(-1, self.n_params)
 
@@ -637,12 +638,9 @@ class Derivatives:
             out,
             (self.n_params,),
             {
-                "x": (x, x_),
-                "y": (y, y_),
+                **_validate.inputs(x, x_, y, y_, params, theta, sample_weight, weights),
                 "grad_x": (grad_x, target),
                 "weight": (weight, grad_weight),
-                "sample_weight": (sample_weight, None if weights is None else weights.array),
-                "the params given": (params, theta),
             },
         )
         loss = self._plan.sums(
@@ -696,7 +694,7 @@ class Derivatives:
         """Run a mode that sums over samples and needs targets."""
         n_threads = threads.resolve(n_threads)
         y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)
-        others = {"x": (x, x_), "y": (y, y_), "sample_weight": (sample_weight,), "the params given": (params, theta)}
+        others = _validate.inputs(x, x_, y, y_, params, theta, sample_weight, weights)
         result = self._result(out, shape or (self.n_params,), {**others, "v": (v,)})
         self._plan.sums(mode, theta, x_, y_, result, weights, n_threads, v=v, max_norm=max_norm)
         return result
@@ -722,8 +720,8 @@ class Derivatives:
         else:
             y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)
         direction = None if mode != "jvp" else _validate.params(v, self.n_params, self._dtype, "v")
-        others = {"x": (x, x_), "y": (y, y_), "sample_weight": (sample_weight,), "v": (v, direction)}
-        result = self._result(out, (x_.shape[0], *shape), {**others, "the params given": (params, theta)})
+        others = _validate.inputs(x, x_, y, y_, params, theta, sample_weight, weights)
+        result = self._result(out, (x_.shape[0], *shape), {**others, "v": (v, direction)})
         if weights is None or y_ is None or weights.n_kept == x_.shape[0]:
             self._plan.rows(mode, theta, x_, y_, result, weights, n_threads, v=direction)
             return result

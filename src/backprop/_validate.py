@@ -356,6 +356,25 @@ def out(value: object, shape: tuple[int, ...], dtype: np.dtype, others: dict[str
     return value
 
 
+def inputs(
+    x: object,
+    x_: Array,
+    y: object,
+    y_: Array | None,
+    params: object,
+    theta: Array,
+    weight: object,
+    weights: Weights | None,
+) -> dict[str, Sequence[object]]:
+    """What a call's `out` must not overlap, by name: each argument as it came, and as it was accepted."""
+    return {
+        "the params given": (params, theta),
+        "x": (x, x_),
+        "y": (y, y_),
+        "sample_weight": (weight, None if weights is None else weights.array),
+    }
+
+
 def matrix(value: object, name: str, dtype: np.dtype | None = None) -> Array:
     """A 2-D array of floats that keeps its dtype: float32 or float64 (integers become float64)."""
     array = _as_array(value, name)

@@ -152,7 +152,12 @@ class Ensemble:
         if out is None:
             grads = np.empty((k, net.n_params), net.dtype)
         else:
-            others = {"params": (self._all_params,), "x": (x, x_), "y": (y, y_), "sample_weight": (sample_weight,)}
+            others = {
+                "params": (self._all_params,),
+                "x": (x, x_),
+                "y": (y, y_),
+                "sample_weight": (sample_weight, *(row.array for row in weights or () if row is not None)),
+            }
             grads = _validate.out(out, (k, net.n_params), net.dtype, others)
         losses = np.empty(k)
         net._plan.ensemble_value_and_grad(self._all_params, x_, y_, losses, grads, weights, n_threads)

@@ -309,17 +309,8 @@ class Network(Derivatives):
                 return result
         y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)
         n_threads = threads.resolve(n_threads)
-        if out is None:
-            grad = np.empty(self.n_params, self._dtype)
-        else:
-            others = {
-                "params": (self._params,),
-                "the params given": (params, theta),
-                "x": (x, x_),
-                "y": (y, y_),
-                "sample_weight": (sample_weight, None if weights is None else weights.array),
-            }
-            grad = _validate.out(out, (self.n_params,), self._dtype, others)
+        others = _validate.inputs(x, x_, y, y_, params, theta, sample_weight, weights)
+        grad = self._result(out, (self.n_params,), others)
         return self._plan.value_and_grad(theta, x_, y_, grad, weights, n_threads), grad
 
     def loss(
