@@ -155,3 +155,25 @@ def test_a_signal_handler_that_forks_and_calls(name):
         assert same
     assert codes == [0], codes
     """)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "n_samples", "n_threads"),
+    [("hvp", 4096, 512, 1), ("gauss_newton_vp", 4096, 512, 1), ("hvp", 3072, 1088, 2)],
+)
+def test_signals_are_heard_within_the_products_of_a_wide_layer(name, width, n_samples, n_threads):
+    """Handlers run all along the call: before its products were cut into parts, half of it passed without one."""
+    out = run(name, f"""
+    big = make([32, {width}, {width}, 2], {n_samples})
+    times = []
+    signal.signal(signal.SIGALRM, lambda *_: times.append(time.monotonic()))
+    call.run(big.problem.net, big, n_threads={n_threads})  # memory that is touched for the first time
+    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    start = time.monotonic()
+    call.run(big.problem.net, big, n_threads={n_threads})
+    end = time.monotonic()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    gaps = np.diff([start, *(t for t in times if t < end), end])
+    print(gaps.max() / (end - start), gaps.max(), end - start)
+    """)  # fmt: skip
+    assert float(out.split()[0]) < 0.25, out

@@ -396,10 +396,13 @@ def test_importing_does_not_import_threadpoolctl():
 def test_products_cut_for_signals_have_the_bits_of_whole_ones(dtype, n_threads):
     rng = np.random.default_rng(0)
     net = Network([300, 3001, 2003, 3], activations="relu", dtype=dtype, rng=2)
+    net.params = net.params + 0.01 * rng.standard_normal(net.n_params)  # biases too
     x = rng.standard_normal((1024, 300)).astype(dtype)
     y = rng.standard_normal((1024, 3)).astype(dtype)
+    v = rng.standard_normal(net.n_params)
     y_hat = net.forward(x, n_threads=n_threads)
     loss, grad = net.value_and_grad(x, y, n_threads=n_threads)
+    slopes = net.jvp(x, v, n_threads=n_threads)
     kept = net.layer_gradients(x, y)
     assert loss == kept.loss
     for (grad_W, grad_b), kept_W, kept_b in zip(net.unflatten(grad), kept.grad_W[1:], kept.grad_b[1:], strict=True):
@@ -412,6 +415,7 @@ def test_products_cut_for_signals_have_the_bits_of_whole_ones(dtype, n_threads):
     for rows in (slice(0, 16), slice(1008, 1024)):  # products of so few rows are whole
         few = net.layer_gradients(x[rows], y[rows])
         np.testing.assert_array_equal(net.forward(x[rows], n_threads=1), y_hat[rows])
+        np.testing.assert_array_equal(net.jvp(x[rows], v, n_threads=1), slopes[rows])
         for i in (1, 2, 3):
             np.testing.assert_array_equal(few.a[i], kept.a[i][rows])
             np.testing.assert_array_equal(few.grad_a[i], 64 * kept.grad_a[i][rows])  # a share of 1/16, not of 1/1024

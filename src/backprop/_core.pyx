@@ -202,9 +202,9 @@ cdef inline Py_ssize_t ld_of_input(const Layers* plan, Py_ssize_t i) noexcept no
     return plan.sizes[0] if i == 1 else plan.layers[i - 1].ld
 
 
-cdef inline bint is_stopped(const Layers* plan, const Tile* tile, Clock* clock) noexcept nogil:
-    """Whether a signal handler raised: within long tiles the caller's thread polls, and workers hear of it."""
-    if clock == NULL or not plan.is_long:
+cdef inline bint is_stopped(const Tile* tile, Clock* clock) noexcept nogil:
+    """Whether a signal handler raised: the caller's thread polls, and workers hear of it."""
+    if clock == NULL:
         return False
     return load_int(&clock.raised) if tile.is_workers else signal_is_pending(clock)
 
@@ -228,22 +228,22 @@ cdef inline Py_ssize_t next_part(const Layers* plan, Py_ssize_t n_rows, Py_ssize
 
 # (2), (3) -------------------------------------------------------------------------------------------------------------
 
-cdef int preactivation(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, Py_ssize_t i,
-                       Clock* clock) noexcept nogil:
-    """a_i = W_i h_{i-1} + b_i; nonzero where a signal handler raised."""
+cdef int preactivation(const Layers* plan, const Tile* tile, Py_ssize_t i, const char* W, const char* b, const char* h,
+                       char* packed, int packing, char* a, int epilogue, Clock* clock) noexcept nogil:
+    """a_i = W_i h_{i-1} + b_i, where b may be NULL; ADD: a_i += W_i h_{i-1}. Nonzero where a signal handler raised."""
     cdef const Layer* layer = &plan.layers[i]
     cdef Py_ssize_t j = 0, n
-    cdef char* packed = work.packed[i]
     while j < layer.n_out:
         n = next_part(plan, tile.n_rows, layer.n_in, layer.n_out - j)
-        plan.kernels.forward_product(tile.n_rows, layer.n_in, n, input_of(plan, work, tile, i), ld_of_input(plan, i),
-                                     request.params + layer.W + j * layer.n_in * plan.itemsize, packed, tile.packing,
-                                     request.params + layer.b + j * plan.itemsize,
-                                     a_of(plan, work, tile, i) + j * plan.itemsize, layer.ld, OVERWRITE)
-        if tile.packing != PACK_ONCE:
+        plan.kernels.forward_product(tile.n_rows, layer.n_in, n, h, ld_of_input(plan, i),
+                                     W + j * layer.n_in * plan.itemsize, packed, packing, b, a + j * plan.itemsize,
+                                     layer.ld, epilogue)
+        if packing != PACK_ONCE:
             packed += n * layer.n_in * plan.itemsize
+        if b != NULL:
+            b += n * plan.itemsize
         j += n
-        if is_stopped(plan, tile, clock):
+        if plan.is_long and is_stopped(tile, clock):
             return 1
     return 0
 
@@ -281,81 +281,84 @@ cdef int forward_sweep(const Layers* plan, const Request* request, Workspace* wo
     Nonzero where a signal handler raised; then the rest is left out.
     """
     cdef Py_ssize_t i, first, rows
+    cdef const Layer* layer
     cdef bint activate
     cdef Tile part
     for i in range(1, plan.n_layers + 1):
+        layer = &plan.layers[i]
         activate = i < plan.n_layers or not plan.loss_acts_on_a
-        rows = min(plan.layers[i].rows_in_l1, tile.n_rows)
+        rows = min(layer.rows_in_l1, tile.n_rows)
         first = 0
         while first < tile.n_rows:  # few rows at a time, so that a_i is still in L1 when g comes
             part = part_of(plan, request, tile, first, min(rows, tile.n_rows - first))
             if rows < tile.n_rows and tile.packing != PACKED:
                 part.packing = PACK_AND_KEEP if first == 0 else PACKED
-            if preactivation(plan, request, work, &part, i, clock):
+            if preactivation(plan, &part, i, request.params + layer.W, request.params + layer.b,
+                             input_of(plan, work, &part, i), work.packed[i], part.packing, a_of(plan, work, &part, i),
+                             OVERWRITE, clock):
                 return 1
             if (request.with_second and activate and not has_curve_of_h(plan, i)
                     and activation_second(plan, work, &part, i)):
                 return stop(clock)
-            if activate and activation(plan, work, &part, i, plan.layers[i].activation, with_prime):
+            if activate and activation(plan, work, &part, i, layer.activation, with_prime):
                 return stop(clock)
             first += rows
-        keep(plan, tile, request.keep_a, i, a_of(plan, work, tile, i), plan.layers[i].ld, 1)
+        keep(plan, tile, request.keep_a, i, a_of(plan, work, tile, i), layer.ld, 1)
         if activate:
-            keep(plan, tile, request.keep_h, i, output_of(plan, work, tile, i), plan.layers[i].ld, 1)
+            keep(plan, tile, request.keep_h, i, output_of(plan, work, tile, i), layer.ld, 1)
     return 0
 
 
 # (4) ------------------------------------------------------------------------------------------------------------------
 
-cdef void output_gradient(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
-                          bint with_gradient) noexcept nogil:
-    """Weighted row losses; a_L, or g'(a_L) where the loss acts on y_hat, becomes grad_{a_L} L."""
-    cdef Py_ssize_t L = plan.n_layers, ld = plan.layers[plan.n_layers].ld
-    cdef const char* y_hat = NULL
-    if not plan.loss_acts_on_a:
-        y_hat = output_of(plan, work, tile, L)
-        if request.keep_grad_h != NULL:  # with g' = 1, grad_a_L is grad_h_L
-            plan.kernels.fill_with_ones(tile.n_rows * ld, work.grad_h)
-            plan.kernels.loss(plan.loss, plan.loss_parameter, tile.n_rows, plan.sizes[L], work.grad_h, ld, y_hat,
-                              tile.y, tile.labels, request.weight_kind, tile.weight, request.weight_scale,
-                              work.row_loss + tile.first, True)
-            keep(plan, tile, request.keep_grad_h, L, work.grad_h, ld, request.divisor)
-    plan.kernels.loss(plan.loss, plan.loss_parameter, tile.n_rows, plan.sizes[L], a_of(plan, work, tile, L), ld, y_hat,
-                      tile.y, tile.labels, request.weight_kind, tile.weight, request.weight_scale,
-                      work.row_loss + tile.first, with_gradient)
+cdef void output_gradient(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, char* z,
+                          double* row_loss, bint with_gradient) noexcept nogil:
+    """Weighted row losses; z, which is a_L, or g'(a_L) where the loss acts on y_hat, becomes grad_{a_L} L."""
+    cdef Py_ssize_t L = plan.n_layers
+    cdef const char* y_hat = NULL if plan.loss_acts_on_a else output_of(plan, work, tile, L)
+    plan.kernels.loss(plan.loss, plan.loss_parameter, tile.n_rows, plan.sizes[L], z, plan.layers[L].ld, y_hat, tile.y,
+                      tile.labels, request.weight_kind, tile.weight, request.weight_scale, row_loss, with_gradient)
+
+
+cdef void output_grad_h(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, char* grad_h,
+                        double* row_loss) noexcept nogil:
+    """grad_{h_L} L, and the row losses, where the loss acts on y_hat: with g' = 1, grad_a_L is grad_h_L."""
+    plan.kernels.fill_with_ones(tile.n_rows * plan.layers[plan.n_layers].ld, grad_h)
+    output_gradient(plan, request, work, tile, grad_h, row_loss, True)
 
 
 # (5), (6) -------------------------------------------------------------------------------------------------------------
 
-cdef int hidden_sum(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, Py_ssize_t i,
-                    char* grad_h, Py_ssize_t ld, int epilogue, Clock* clock) noexcept nogil:
+cdef int hidden_sum(const Layers* plan, const Tile* tile, Py_ssize_t i, const char* params, const char* grad_a_next,
+                    char* grad_h, int epilogue, Clock* clock) noexcept nogil:
     """dL/dh_{i,j} = sum_m dL/da_{i+1,m} W_{i+1,m,j}; TIMES: the product (6) in the same pass.
 
-    Nonzero where a signal handler raised.
+    W_{i+1} is that of params, or of any vector with its layout. Nonzero where a signal handler raised.
     """
     cdef const Layer* next_layer = &plan.layers[i + 1]
     cdef Py_ssize_t j = 0, n
     while j < next_layer.n_in:
         n = next_part(plan, tile.n_rows, next_layer.n_out, next_layer.n_in - j)
-        plan.kernels.hidden_sum(tile.n_rows, n, next_layer.n_out, a_of(plan, work, tile, i + 1), next_layer.ld,
-                                request.params + next_layer.W + j * plan.itemsize, next_layer.n_in,
-                                grad_h + j * plan.itemsize, ld, epilogue, tile.scratch)
+        plan.kernels.hidden_sum(tile.n_rows, n, next_layer.n_out, grad_a_next, next_layer.ld,
+                                params + next_layer.W + j * plan.itemsize, next_layer.n_in,
+                                grad_h + j * plan.itemsize, ld_of_input(plan, i + 1), epilogue, tile.scratch)
         j += n
-        if is_stopped(plan, tile, clock):
+        if plan.is_long and is_stopped(tile, clock):
             return 1
     return 0
 
 
-cdef void g_prime_product(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i) noexcept nogil:
-    """dL/da_{i,j} = dL/dh_{i,j} g'(a_{i,j}), where grad_h stands in a buffer of its own."""
-    plan.kernels.g_prime_product(tile.n_rows, plan.sizes[i], work.grad_h, plan.layers[i].ld,
-                                 a_of(plan, work, tile, i), plan.layers[i].ld)
+cdef inline void g_prime_product(const Layers* plan, const Tile* tile, Py_ssize_t i, const char* grad_h,
+                                 char* g_prime) noexcept nogil:
+    """dL/da_{i,j} = dL/dh_{i,j} g'(a_{i,j}), in the place of g'; or any two buffers of layer i multiplied so."""
+    plan.kernels.g_prime_product(tile.n_rows, plan.sizes[i], grad_h, plan.layers[i].ld, g_prime, plan.layers[i].ld)
 
 
 # (7), (8) -------------------------------------------------------------------------------------------------------------
 
-cdef int weight_gradient(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i, Py_ssize_t unit,
-                         Py_ssize_t n_units, char* grad, bint add, double divisor, Clock* clock) noexcept nogil:
+cdef int weight_gradient(const Layers* plan, const Tile* tile, Py_ssize_t i, const char* grad_a, const char* h,
+                         Py_ssize_t unit, Py_ssize_t n_units, char* grad, bint add, double divisor,
+                         Clock* clock) noexcept nogil:
     """grad_{W_i} L = grad_{a_i} L h_{i-1}^T for some units of a layer, summed over the tile; or added to grad.
 
     Nonzero where a signal handler raised.
@@ -364,21 +367,20 @@ cdef int weight_gradient(const Layers* plan, Workspace* work, const Tile* tile, 
     cdef Py_ssize_t end = unit + n_units, n
     while unit < end:
         n = next_part(plan, tile.n_rows, layer.n_in, end - unit)
-        plan.kernels.weight_gradient(tile.n_rows, layer.n_in, n, a_of(plan, work, tile, i) + unit * plan.itemsize,
-                                     layer.ld, input_of(plan, work, tile, i), ld_of_input(plan, i),
-                                     grad + layer.W + unit * layer.n_in * plan.itemsize, layer.n_in, add, divisor,
-                                     tile.scratch)
+        plan.kernels.weight_gradient(tile.n_rows, layer.n_in, n, grad_a + unit * plan.itemsize, layer.ld, h,
+                                     ld_of_input(plan, i), grad + layer.W + unit * layer.n_in * plan.itemsize,
+                                     layer.n_in, add, divisor, tile.scratch)
         unit += n
-        if is_stopped(plan, tile, clock):
+        if plan.is_long and is_stopped(tile, clock):
             return 1
     return 0
 
 
-cdef void bias_gradient(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i, Py_ssize_t unit,
+cdef void bias_gradient(const Layers* plan, const Tile* tile, Py_ssize_t i, const char* grad_a, Py_ssize_t unit,
                         Py_ssize_t n_units, char* grad, bint add, double divisor) noexcept nogil:
     """grad_{b_i} L = grad_{a_i} L for some units of a layer, summed over the tile; or added to grad."""
     cdef const Layer* layer = &plan.layers[i]
-    plan.kernels.bias_gradient(tile.n_rows, n_units, a_of(plan, work, tile, i) + unit * plan.itemsize, layer.ld,
+    plan.kernels.bias_gradient(tile.n_rows, n_units, grad_a + unit * plan.itemsize, layer.ld,
                                grad + layer.b + unit * plan.itemsize, add, divisor)
 
 
@@ -388,23 +390,28 @@ cdef int backward_sweep(const Layers* plan, const Request* request, Workspace* w
 
     Nonzero where a signal handler raised; then the rest is left out.
     """
-    cdef Py_ssize_t i
-    for i in range(plan.n_layers, 0, -1):
-        if i < plan.n_layers:
-            if request.keep_grad_h != NULL:
-                if hidden_sum(plan, request, work, tile, i, work.grad_h, plan.layers[i].ld, OVERWRITE, clock):
-                    return 1
-                keep(plan, tile, request.keep_grad_h, i, work.grad_h, plan.layers[i].ld, request.divisor)
-                g_prime_product(plan, work, tile, i)
-            elif hidden_sum(plan, request, work, tile, i, a_of(plan, work, tile, i), plan.layers[i].ld, TIMES, clock):
+    cdef Py_ssize_t i, L = plan.n_layers
+    cdef char* grad_a
+    if request.keep_grad_h != NULL and not plan.loss_acts_on_a:
+        output_grad_h(plan, request, work, tile, work.grad_h, work.row_loss + tile.first)
+        keep(plan, tile, request.keep_grad_h, L, work.grad_h, plan.layers[L].ld, request.divisor)
+    for i in range(L, 0, -1):
+        grad_a = a_of(plan, work, tile, i)
+        if i < L and request.keep_grad_h != NULL:
+            if hidden_sum(plan, tile, i, request.params, a_of(plan, work, tile, i + 1), work.grad_h, OVERWRITE, clock):
                 return 1
-        keep(plan, tile, request.keep_grad_a, i, a_of(plan, work, tile, i), plan.layers[i].ld, request.divisor)
+            keep(plan, tile, request.keep_grad_h, i, work.grad_h, plan.layers[i].ld, request.divisor)
+            g_prime_product(plan, tile, i, work.grad_h, grad_a)
+        elif i < L and hidden_sum(plan, tile, i, request.params, a_of(plan, work, tile, i + 1), grad_a, TIMES, clock):
+            return 1
+        keep(plan, tile, request.keep_grad_a, i, grad_a, plan.layers[i].ld, request.divisor)
         if grad != NULL:
-            if weight_gradient(plan, work, tile, i, 0, plan.sizes[i], grad, add, divisor, clock):
+            if weight_gradient(plan, tile, i, grad_a, input_of(plan, work, tile, i), 0, plan.sizes[i], grad, add,
+                               divisor, clock):
                 return 1
-            bias_gradient(plan, work, tile, i, 0, plan.sizes[i], grad, add, divisor)
+            bias_gradient(plan, tile, i, grad_a, 0, plan.sizes[i], grad, add, divisor)
     if request.keep_grad_h != NULL:
-        if hidden_sum(plan, request, work, tile, 0, work.grad_h, plan.sizes[0], OVERWRITE, clock):
+        if hidden_sum(plan, tile, 0, request.params, a_of(plan, work, tile, 1), work.grad_h, OVERWRITE, clock):
             return 1
         keep(plan, tile, request.keep_grad_h, 0, work.grad_h, plan.sizes[0], request.divisor)
     return 0
@@ -439,10 +446,11 @@ cdef inline int packing_of(const Workspace* work, bint is_only_tile) noexcept no
 
 
 cdef int chunk_sums(const Layers* plan, const Request* request, Workspace* work, Py_ssize_t* row, Py_ssize_t n_rows,
-                    char* grad, double divisor, double* loss, Clock* clock) except -1 nogil:
+                    char* grad, double divisor, double* loss, bint is_workers, Clock* clock) noexcept nogil:
     """The loss of one chunk, from source row `row` on, and its gradient (or other sums) into grad unless that is NULL.
 
-    divisor is 0, or what the sums are divided by where this chunk is the only one.
+    divisor is 0, or what the sums are divided by where this chunk is the only one. Nonzero where a signal handler
+    raised.
     """
     cdef Tile tile
     cdef Py_ssize_t done = 0, s
@@ -450,24 +458,26 @@ cdef int chunk_sums(const Layers* plan, const Request* request, Workspace* work,
     while done < n_rows:
         row[0] = fill_tile(plan, request, work, &tile, row[0], min(work.tile_rows, n_rows - done))
         tile.packing = packing_of(work, tile.n_rows == request.n_kept)
+        tile.is_workers = is_workers
         if request.mode == VALUE_AND_GRAD:
             if forward_sweep(plan, request, work, &tile, grad != NULL, clock):
-                return raise_without_gil()
-            output_gradient(plan, request, work, &tile, grad != NULL)
+                return 1
+            output_gradient(plan, request, work, &tile, a_of(plan, work, &tile, plan.n_layers), work.row_loss,
+                            grad != NULL)
             if grad != NULL and backward_sweep(plan, request, work, &tile, grad, done > 0,
                                                divisor if done + tile.n_rows == n_rows else 0, clock):
-                return raise_without_gil()
+                return 1
         else:
             if sums_of_tile(plan, request, work, &tile, grad, done > 0, clock):
-                return raise_without_gil()
+                return 1
             if divisor != 0 and done + tile.n_rows == n_rows:
                 plan.kernels.finish(request.n_sums, grad, divisor, grad)
         work.is_packed = True
         for s in range(tile.n_rows):
             loss[0] += work.row_loss[s]
         done += tile.n_rows
-        if n_rows > work.tile_rows:
-            poll_signals(clock)
+        if n_rows > work.tile_rows and is_stopped(&tile, clock):
+            return 1
     return 0
 
 
@@ -478,8 +488,9 @@ cdef int value_and_grad_in_order(const Layers* plan, const Request* request, Wor
     cdef Py_ssize_t n_sums = 0 if totals.wide == NULL else n_parts_of_sums(request)
     cdef double loss
     while done < request.n_kept:
-        chunk_sums(plan, request, work, &row, min(n_rows, request.n_kept - done), request.grad,
-                   request.divisor if totals.wide == NULL else 0, &loss, clock)
+        if chunk_sums(plan, request, work, &row, min(n_rows, request.n_kept - done), request.grad,
+                      request.divisor if totals.wide == NULL else 0, &loss, False, clock):
+            return raise_without_gil()
         add_loss(totals, loss)
         for k in range(n_sums):
             accumulate(plan, request, totals, k, done == 0)

@@ -34,9 +34,9 @@ cdef int vjp_of_tile(const Layers* plan, const Request* request, Workspace* work
     through_output(plan, work, tile, work.grad_a[L])
     if cotangent_sweep(plan, request, work, tile, 1, False, clock):
         return 1
-    sum_layer_gradients(plan, work, tile, work.grad_a, grad, add)
-    grad_x_into_rows(plan, request, work, tile, work.grad_a[1], 0, 1)
-    return 0
+    if sum_layer_gradients(plan, work, tile, work.grad_a, grad, add, clock):
+        return 1
+    return grad_x_into_rows(plan, request, work, tile, work.grad_a[1], 0, 1, clock)
 
 
 cdef int clipped_gradient_of_tile(const Layers* plan, const Request* request, Workspace* work, Tile* tile, char* grad,
@@ -45,7 +45,7 @@ cdef int clipped_gradient_of_tile(const Layers* plan, const Request* request, Wo
     cdef Py_ssize_t i, s
     if forward_sweep(plan, request, work, tile, True, clock):
         return 1
-    output_gradient(plan, request, work, tile, True)
+    output_gradient(plan, request, work, tile, work.a[plan.n_layers], work.row_loss, True)
     if backward_sweep(plan, request, work, tile, NULL, False, 0, clock):
         return 1
     norms_of_tile(plan, work, tile)
@@ -53,8 +53,7 @@ cdef int clipped_gradient_of_tile(const Layers* plan, const Request* request, Wo
         work.row_norm[s] = 1 if work.row_norm[s] <= request.max_norm else request.max_norm / work.row_norm[s]
     for i in range(1, plan.n_layers + 1):
         plan.kernels.scale_rows(tile.n_rows, plan.sizes[i], work.a[i], plan.layers[i].ld, work.row_norm)
-    sum_layer_gradients(plan, work, tile, work.a, grad, add)
-    return 0
+    return sum_layer_gradients(plan, work, tile, work.a, grad, add, clock)
 
 
 cdef void norms_of_tile(const Layers* plan, Workspace* work, const Tile* tile) noexcept nogil:
@@ -106,11 +105,10 @@ cdef int gauss_newton_of_tile(const Layers* plan, const Request* request, Worksp
         return 1
     memcpy(work.grad_a[L], loss_tangent(plan, request, work, tile), bytes_of_rows(plan, tile, L))
     if not plan.loss_acts_on_a:
-        times(plan, tile, L, work.a[L], work.grad_a[L])
+        g_prime_product(plan, tile, L, work.a[L], work.grad_a[L])
     if cotangent_sweep(plan, request, work, tile, 1, False, clock):
         return 1
-    sum_layer_gradients(plan, work, tile, work.grad_a, grad, add)
-    return 0
+    return sum_layer_gradients(plan, work, tile, work.grad_a, grad, add, clock)
 
 
 cdef int hessian_of_tile(const Layers* plan, const Request* request, Workspace* work, Tile* tile, char* grad, bint add,
@@ -151,7 +149,7 @@ cdef int hessian_of_tile(const Layers* plan, const Request* request, Workspace* 
             row = layer.b + u * plan.itemsize
             plan.kernels.bias_gradient(tile.n_rows, P - layer.W // plan.itemsize, q, plan.ld_params,
                                        grad + row * P + layer.W, add, 0)
-            if signal_is_pending(clock):
+            if is_stopped(tile, clock):
                 return 1
     return 0
 
@@ -208,13 +206,14 @@ cdef int sobolev_of_tile(const Layers* plan, const Request* request, Workspace* 
     cdef Py_ssize_t L = plan.n_layers, j
     if forward_sweep(plan, request, work, tile, True, clock):
         return 1
-    loss_by_y_hat(plan, request, work, tile, work.tangent_h[L], work.row_loss)
+    output_grad_h(plan, request, work, tile, work.tangent_h[L], work.row_loss)
     for j in range(plan.sizes[L]):
         unit_cotangent(plan, request, work, tile, j, False)
         through_activation(plan, work, tile, L, True)
         if cotangent_sweep(plan, request, work, tile, 1, True, clock):
             return 1
-        hidden_sum_into(plan, request.params, tile, 0, work.grad_a[1], work.grad_h, plan.sizes[0], OVERWRITE)
+        if hidden_sum(plan, tile, 0, request.params, work.grad_a[1], work.grad_h, OVERWRITE, clock):
+            return 1
         if plan.itemsize == 4:
             gradient_errors(plan, request, tile, j, <float*>work.grad_h, work.row_loss)
         else:
@@ -222,7 +221,7 @@ cdef int sobolev_of_tile(const Layers* plan, const Request* request, Workspace* 
         if tangent_sweep(plan, request, work, tile, NULL, work.grad_h, 1, clock):
             return 1
         if j == 0:
-            loss_by_y_hat(plan, request, work, tile, work.tangent_h[L], work.row_norm)
+            output_grad_h(plan, request, work, tile, work.tangent_h[L], work.row_norm)
             plan.kernels.multiply_add(tile.n_rows, plan.sizes[L], work.curve[L], work.tangent_a[L], work.a[L],
                                       work.tangent_h[L], plan.layers[L].ld)
         else:
@@ -270,13 +269,15 @@ cdef void gradient_of_row(const Layers* plan, Workspace* work, const Tile* tile,
         memcpy(gradient + layer.b, row, layer.n_out * plan.itemsize)
 
 
-cdef void grad_x_into_rows(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
-                           const char* grad_a_1, Py_ssize_t k, Py_ssize_t n) noexcept nogil:
-    """(5) for the input, into place k of n of each row's result."""
+cdef int grad_x_into_rows(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
+                          const char* grad_a_1, Py_ssize_t k, Py_ssize_t n, Clock* clock) noexcept nogil:
+    """(5) for the input, into place k of n of each row's result; nonzero where a signal handler raised."""
     cdef Py_ssize_t s, n_bytes = plan.sizes[0] * plan.itemsize
-    hidden_sum_into(plan, request.params, tile, 0, grad_a_1, work.grad_h, plan.sizes[0], OVERWRITE)
+    if hidden_sum(plan, tile, 0, request.params, grad_a_1, work.grad_h, OVERWRITE, clock):
+        return 1
     for s in range(tile.n_rows):
         memcpy(request.rows + (tile.rows[s] * n + k) * n_bytes, work.grad_h + s * n_bytes, n_bytes)
+    return 0
 
 
 cdef int rows_of_tile_into(const Layers* plan, const Request* request, Workspace* work, Py_ssize_t row,
@@ -293,7 +294,7 @@ cdef int rows_of_tile_into(const Layers* plan, const Request* request, Workspace
     else:
         if forward_sweep(plan, request, work, &tile, True, clock):
             return 1
-        output_gradient(plan, request, work, &tile, True)
+        output_gradient(plan, request, work, &tile, work.a[L], work.row_loss, True)
         if backward_sweep(plan, request, work, &tile, NULL, False, 0, clock):
             return 1
     work.is_packed = True
@@ -313,13 +314,14 @@ cdef int rows_of_tile_into(const Layers* plan, const Request* request, Workspace
             if cotangent_sweep(plan, request, work, &tile, 1, False, clock):
                 return 1
             if request.mode == INPUT_JACOBIAN:
-                grad_x_into_rows(plan, request, work, &tile, work.grad_a[1], k, n_out)
+                if grad_x_into_rows(plan, request, work, &tile, work.grad_a[1], k, n_out, clock):
+                    return 1
             else:
                 for s in range(n_rows):
                     gradient_of_row(plan, work, &tile, work.grad_a, s,
                                     request.rows + (tile.rows[s] * n_out + k) * n_bytes)
     elif request.mode == INPUT_GRADIENT:
-        grad_x_into_rows(plan, request, work, &tile, work.a[1], 0, 1)
+        return grad_x_into_rows(plan, request, work, &tile, work.a[1], 0, 1, clock)
     elif request.mode == PER_SAMPLE_GRADIENTS:
         for s in range(n_rows):
             gradient_of_row(plan, work, &tile, work.a, s, request.rows + tile.rows[s] * n_bytes)

@@ -194,6 +194,7 @@ cdef int run_chunks(Plan self, const Request* request, Totals* totals, int n_thr
     run.totals = totals
     run.chunk_rows = rows_of_chunk(plan, request.n_kept)
     run.n_chunks = n_chunks
+    run.clock = &clock
     if request.n_kept < request.n_samples:
         starts = <Py_ssize_t*>calloc(n_chunks, sizeof(Py_ssize_t))
         if starts == NULL:

@@ -17,12 +17,6 @@ cdef inline Py_ssize_t bytes_of_rows(const Layers* plan, const Tile* tile, Py_ss
     return tile.n_rows * plan.layers[i].ld * plan.itemsize
 
 
-cdef inline void times(const Layers* plan, const Tile* tile, Py_ssize_t i, const char* factor,
-                       char* rows) noexcept nogil:
-    """rows = factor (.) rows, of layer i."""
-    plan.kernels.g_prime_product(tile.n_rows, plan.sizes[i], factor, plan.layers[i].ld, rows, plan.layers[i].ld)
-
-
 cdef inline void product_into(const Layers* plan, const Tile* tile, Py_ssize_t i, const char* factor, const char* rows,
                               char* result) noexcept nogil:
     """result = factor (.) rows, of layer i."""
@@ -39,27 +33,10 @@ cdef inline void through_activation(const Layers* plan, Workspace* work, const T
     """(6) in the buffer grad_a_i, which holds grad_h_i; with_curve: curve_i = g''(a_i) grad_h_i too."""
     if with_curve and not has_curve_of_h(plan, i):
         product_into(plan, tile, i, work.g_second[i], work.grad_a[i], work.curve[i])
-    times(plan, tile, i, work.a[i], work.grad_a[i])
+    g_prime_product(plan, tile, i, work.a[i], work.grad_a[i])
     if with_curve and has_curve_of_h(plan, i):
         plan.kernels.scaled_product(tile.n_rows, plan.sizes[i], -2, work.h[i], work.grad_a[i], work.curve[i],
                                     plan.layers[i].ld)
-
-
-cdef inline void hidden_sum_into(const Layers* plan, const char* params, const Tile* tile, Py_ssize_t i,
-                                 const char* grad_a_next, char* grad_h, Py_ssize_t ld, int epilogue) noexcept nogil:
-    """(5) with W_{i+1} of any vector that is laid out as params."""
-    cdef const Layer* next_layer = &plan.layers[i + 1]
-    plan.kernels.hidden_sum(tile.n_rows, next_layer.n_in, next_layer.n_out, grad_a_next, next_layer.ld,
-                            params + next_layer.W, next_layer.n_in, grad_h, ld, epilogue, tile.scratch)
-
-
-cdef inline void layer_gradient_into(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i,
-                                     const char* grad_a, const char* h, Py_ssize_t ld_h, char* grad,
-                                     bint add) noexcept nogil:
-    """(7) with any rows in the place of grad_a_i and h_{i-1}."""
-    cdef const Layer* layer = &plan.layers[i]
-    plan.kernels.weight_gradient(tile.n_rows, layer.n_in, layer.n_out, grad_a, layer.ld, h, ld_h, grad + layer.W,
-                                 layer.n_in, add, 0, tile.scratch)
 
 
 # The sweeps -----------------------------------------------------------------------------------------------------------
@@ -81,7 +58,7 @@ cdef void through_output(const Layers* plan, Workspace* work, const Tile* tile, 
     if plan.loss_acts_on_a and plan.link == SOFTMAX:
         plan.kernels.softmax_product(tile.n_rows, plan.sizes[L], work.h[L], rows, plan.layers[L].ld)
     else:
-        times(plan, tile, L, work.a[L], rows)
+        g_prime_product(plan, tile, L, work.a[L], rows)
 
 
 cdef int cotangent_sweep(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
@@ -89,10 +66,9 @@ cdef int cotangent_sweep(const Layers* plan, const Request* request, Workspace* 
     """From grad_a_L to grad_a_first; with_curve: curve_i = g''(a_i) grad_h_i for i < L on the way."""
     cdef Py_ssize_t i
     for i in range(plan.n_layers - 1, first - 1, -1):
-        hidden_sum_into(plan, request.params, tile, i, work.grad_a[i + 1], work.grad_a[i], plan.layers[i].ld, OVERWRITE)
-        through_activation(plan, work, tile, i, with_curve)
-        if is_stopped(plan, tile, clock):
+        if hidden_sum(plan, tile, i, request.params, work.grad_a[i + 1], work.grad_a[i], OVERWRITE, clock):
             return 1
+        through_activation(plan, work, tile, i, with_curve)
     return 0
 
 
@@ -110,19 +86,15 @@ cdef int tangent_sweep(const Layers* plan, const Request* request, Workspace* wo
         lower = tangent_x
         if i > first:
             lower = work.tangent_h[i - 1]
-        if v != NULL:
-            plan.kernels.forward_product(tile.n_rows, layer.n_in, layer.n_out, input_of(plan, work, tile, i),
-                                         ld_of_input(plan, i), v + layer.W, work.packed_v[i],
-                                         PACKED if work.is_v_packed else PACK_AND_KEEP, v + layer.b,
-                                         work.tangent_a[i], layer.ld, OVERWRITE)
-        if lower != NULL:
-            plan.kernels.forward_product(tile.n_rows, layer.n_in, layer.n_out, lower, ld_of_input(plan, i),
-                                         request.params + layer.W, work.packed[i], PACKED, NULL, work.tangent_a[i],
-                                         layer.ld, OVERWRITE if v == NULL else ADD)
+        if v != NULL and preactivation(plan, tile, i, v + layer.W, v + layer.b, input_of(plan, work, tile, i),
+                                       work.packed_v[i], PACKED if work.is_v_packed else PACK_AND_KEEP,
+                                       work.tangent_a[i], OVERWRITE, clock):
+            return 1
+        if lower != NULL and preactivation(plan, tile, i, request.params + layer.W, NULL, lower, work.packed[i], PACKED,
+                                           work.tangent_a[i], OVERWRITE if v == NULL else ADD, clock):
+            return 1
         if i < plan.n_layers or not plan.loss_acts_on_a:
             product_into(plan, tile, i, work.a[i], work.tangent_a[i], work.tangent_h[i])
-        if is_stopped(plan, tile, clock):
-            return 1
     work.is_v_packed = v != NULL
     return 0
 
@@ -133,31 +105,30 @@ cdef int second_sweep(const Layers* plan, const Request* request, Workspace* wor
 
     Where grad is NULL, each row's own go into work.jacobian, not summed.
     """
-    cdef Py_ssize_t i, ld
-    cdef const Layer* layer
+    cdef Py_ssize_t i
     cdef const char* lower
     for i in range(plan.n_layers, first - 1, -1):
-        layer = &plan.layers[i]
-        ld = plan.layers[i - 1].ld
         lower = tangent_x
         if i > first:
             lower = work.tangent_h[i - 1]
         if grad == NULL:
             second_of_rows(plan, work, tile, i, lower)
         else:
-            layer_gradient_into(plan, work, tile, i, work.tangent_h[i], input_of(plan, work, tile, i),
-                                ld_of_input(plan, i), grad, add)
-            if lower != NULL:
-                layer_gradient_into(plan, work, tile, i, work.grad_a[i], lower, ld_of_input(plan, i), grad, True)
-            plan.kernels.bias_gradient(tile.n_rows, layer.n_out, work.tangent_h[i], layer.ld, grad + layer.b, add, 0)
+            if weight_gradient(plan, tile, i, work.tangent_h[i], input_of(plan, work, tile, i), 0, plan.sizes[i], grad,
+                               add, 0, clock):
+                return 1
+            if lower != NULL and weight_gradient(plan, tile, i, work.grad_a[i], lower, 0, plan.sizes[i], grad, True, 0,
+                                                 clock):
+                return 1
+            bias_gradient(plan, tile, i, work.tangent_h[i], 0, plan.sizes[i], grad, add, 0)
         if i > first:
-            hidden_sum_into(plan, request.params, tile, i - 1, work.tangent_h[i], work.tangent_h[i - 1], ld, OVERWRITE)
-            if v != NULL:
-                hidden_sum_into(plan, v, tile, i - 1, work.grad_a[i], work.tangent_h[i - 1], ld, ADD)
+            if hidden_sum(plan, tile, i - 1, request.params, work.tangent_h[i], work.tangent_h[i - 1], OVERWRITE,
+                          clock):
+                return 1
+            if v != NULL and hidden_sum(plan, tile, i - 1, v, work.grad_a[i], work.tangent_h[i - 1], ADD, clock):
+                return 1
             plan.kernels.multiply_add(tile.n_rows, plan.sizes[i - 1], work.curve[i - 1], work.tangent_a[i - 1],
-                                      work.a[i - 1], work.tangent_h[i - 1], ld)
-        if is_stopped(plan, tile, clock):
-            return 1
+                                      work.a[i - 1], work.tangent_h[i - 1], plan.layers[i - 1].ld)
     return 0
 
 
@@ -179,15 +150,16 @@ cdef void second_of_rows(const Layers* plan, Workspace* work, const Tile* tile, 
         memcpy(row + layer.b, work.tangent_h[i] + s * ld, layer.n_out * plan.itemsize)
 
 
-cdef void sum_layer_gradients(const Layers* plan, Workspace* work, const Tile* tile, char** grad_a, char* grad,
-                              bint add) noexcept nogil:
+cdef int sum_layer_gradients(const Layers* plan, Workspace* work, const Tile* tile, char** grad_a, char* grad,
+                             bint add, Clock* clock) noexcept nogil:
     """(7) and (8) for all layers, from grad_a in any set of buffers."""
     cdef Py_ssize_t i
     for i in range(1, plan.n_layers + 1):
-        layer_gradient_into(plan, work, tile, i, grad_a[i], input_of(plan, work, tile, i), ld_of_input(plan, i), grad,
-                            add)
-        plan.kernels.bias_gradient(tile.n_rows, plan.sizes[i], grad_a[i], plan.layers[i].ld, grad + plan.layers[i].b,
-                                   add, 0)
+        if weight_gradient(plan, tile, i, grad_a[i], input_of(plan, work, tile, i), 0, plan.sizes[i], grad, add, 0,
+                           clock):
+            return 1
+        bias_gradient(plan, tile, i, grad_a[i], 0, plan.sizes[i], grad, add, 0)
+    return 0
 
 
 # The output layer -----------------------------------------------------------------------------------------------------
@@ -198,21 +170,10 @@ cdef void loss_gradient(const Layers* plan, const Request* request, Workspace* w
     cdef Py_ssize_t L = plan.n_layers
     if plan.loss_acts_on_a:
         memcpy(work.grad_a[L], work.a[L], bytes_of_rows(plan, tile, L))
-        plan.kernels.loss(plan.loss, plan.loss_parameter, tile.n_rows, plan.sizes[L], work.grad_a[L],
-                          plan.layers[L].ld, NULL, tile.y, tile.labels, request.weight_kind, tile.weight,
-                          request.weight_scale, work.row_loss, True)
+        output_gradient(plan, request, work, tile, work.grad_a[L], work.row_loss, True)
     else:
-        loss_by_y_hat(plan, request, work, tile, work.grad_a[L], work.row_loss)
+        output_grad_h(plan, request, work, tile, work.grad_a[L], work.row_loss)
         through_activation(plan, work, tile, L, with_curve)
-
-
-cdef void loss_by_y_hat(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, char* grad_h,
-                        double* row_loss) noexcept nogil:
-    """grad_h_L, and the row losses, where the loss acts on y_hat: (4) with 1 in the place of g'."""
-    cdef Py_ssize_t L = plan.n_layers, ld = plan.layers[plan.n_layers].ld
-    plan.kernels.fill_with_ones(tile.n_rows * ld, grad_h)
-    plan.kernels.loss(plan.loss, plan.loss_parameter, tile.n_rows, plan.sizes[L], grad_h, ld, work.h[L], tile.y,
-                      tile.labels, request.weight_kind, tile.weight, request.weight_scale, row_loss, True)
 
 
 cdef char* loss_tangent(const Layers* plan, const Request* request, Workspace* work, const Tile* tile) noexcept nogil:

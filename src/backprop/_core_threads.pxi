@@ -80,6 +80,7 @@ cdef struct ChunkRun:
     Py_ssize_t chunk_rows, n_chunks
     Py_ssize_t n_added           # chunks 0..n_added-1 are in the totals
     int adding                   # a lock that is only tried: who has it adds all that are ready
+    Clock* clock
 
 
 cdef void chunk_task(void* context, Py_ssize_t c, int worker) noexcept nogil:
@@ -91,11 +92,15 @@ cdef void chunk_task(void* context, Py_ssize_t c, int worker) noexcept nogil:
     if run.request.grad != NULL:
         grad = totals.slots + slot * run.request.n_sums * run.plan.itemsize
     while c >= load_size(&run.n_added) + totals.n_slots:  # the slot is taken: chunk c - n_slots is in another's hands
+        if load_int(&run.clock.raised):  # and will never be ready
+            return
         sched_yield()
     if run.starts != NULL:
         row = run.starts[c]
-    chunk_sums(run.plan, run.request, run.work[worker], &row,
-               min(run.chunk_rows, run.request.n_kept - c * run.chunk_rows), grad, 0, &totals.slot_loss[slot], NULL)
+    if chunk_sums(run.plan, run.request, run.work[worker], &row,
+                  min(run.chunk_rows, run.request.n_kept - c * run.chunk_rows), grad, 0, &totals.slot_loss[slot],
+                  worker != 0, run.clock):
+        return
     store_int(&totals.slot_is_ready[slot], 1)
     # Whoever adds looks again after giving the lock back: a chunk that became ready meanwhile is not left behind.
     while load_int(&totals.slot_is_ready[load_size(&run.n_added) % totals.n_slots]) and try_lock(&run.adding):
@@ -162,7 +167,9 @@ cdef void strip_task(void* context, Py_ssize_t index, int worker) noexcept nogil
     strip.is_workers = worker != 0
     if forward_sweep(run.plan, run.request, run.work, &strip, with_gradient, run.clock):
         return
-    output_gradient(run.plan, run.request, run.work, &strip, with_gradient)
+    output_gradient(run.plan, run.request, run.work, &strip,
+                    a_of(run.plan, run.work, &strip, run.plan.n_layers), run.work.row_loss + strip.first,
+                    with_gradient)
     if with_gradient:
         backward_sweep(run.plan, run.request, run.work, &strip, NULL, False, 0, run.clock)
 
@@ -178,6 +185,7 @@ cdef void units_task(void* context, Py_ssize_t index, int worker) noexcept nogil
     cdef StripRun* run = <StripRun*>context
     cdef Py_ssize_t i = 1, n_tasks, units, first
     cdef Tile group = run.group
+    cdef const char* grad_a
     group.scratch = run.work.scratch + worker * run.work.scratch_bytes
     group.is_workers = worker != 0
     while True:
@@ -189,9 +197,11 @@ cdef void units_task(void* context, Py_ssize_t index, int worker) noexcept nogil
         i += 1
     first = index * units
     units = min(units, run.plan.sizes[i] - first)
-    if weight_gradient(run.plan, run.work, &group, i, first, units, run.request.grad, run.add, run.divisor, run.clock):
+    grad_a = a_of(run.plan, run.work, &group, i)
+    if weight_gradient(run.plan, &group, i, grad_a, input_of(run.plan, run.work, &group, i), first, units,
+                       run.request.grad, run.add, run.divisor, run.clock):
         return
-    bias_gradient(run.plan, run.work, &group, i, first, units, run.request.grad, run.add, run.divisor)
+    bias_gradient(run.plan, &group, i, grad_a, first, units, run.request.grad, run.add, run.divisor)
 
 
 cdef void accumulate_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
