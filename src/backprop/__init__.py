@@ -17,6 +17,7 @@ from backprop.equations import hidden_gradient, preactivation_gradient
 from backprop.info import show_config, version
 from backprop.network import LayerGradients, Network
 from backprop.objective import Objective
+from backprop.saving import load
 from backprop.threads import get_num_threads, num_threads, set_num_threads
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "__version__",
     "get_num_threads",
     "hidden_gradient",
+    "load",
     "num_threads",
     "preactivation_gradient",
     "set_num_threads",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -115,14 +116,20 @@ class Network(Derivatives):
         dtype: npt.DTypeLike = "float64",
         rng: int | np.random.Generator | None = None,
     ) -> None:
+        self._specify(sizes, activations, output, loss, dtype)
+        generator = _validate.random_generator(rng)
+        self._allocate()
+        _params.initialize(self._params, self._sizes, [layer for layer, _ in self._layers], generator)
+
+    def _specify(
+        self, sizes: Sequence[int], activations: Spec | Sequence[Spec], output: Spec, loss: Spec, dtype: npt.DTypeLike
+    ) -> None:
+        """Accept the architecture, or refuse it; nothing of the parameters' size is made yet."""
         self._sizes = _validate.sizes(sizes)
         hidden = _validate.hidden_activations(activations, len(self._sizes) - 2)
         self._loss, self._loss_parameter, self._output_name, last = _validate.loss_and_output(loss, output)
         self._layers: list[tuple[Activation, float]] = [*hidden, last]
         self._dtype = _validate.dtype(dtype)
-        generator = _validate.random_generator(rng)
-        self._allocate()
-        _params.initialize(self._params, self._sizes, [layer for layer, _ in self._layers], generator)
 
     def _allocate(self) -> None:
         """Make the plan of the layers and an empty vector of parameters with its views."""
@@ -216,7 +223,8 @@ class Network(Derivatives):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         values = state.pop("params")
-        self.__init__(state.pop("sizes"), rng=0, **state)  # type: ignore[misc]
+        self._specify(**state)
+        self._allocate()
         self.params = values
 
     def __copy__(self) -> Network:
@@ -233,6 +241,36 @@ class Network(Derivatives):
         other.__dict__.update(self.__dict__)
         other._set_params_array(array)
         return other
+
+    def save(self, path: str | bytes | os.PathLike[Any]) -> None:
+        """Write the network to a file that `backprop.load` reads, in the safetensors format.
+
+        Parameters
+        ----------
+        path : str, bytes or path-like
+            A file of that name is replaced in one step: at any moment, also after a crash or on a full disk, the path
+            names the old file or the new one, whole. A symbolic link is followed. A new file has the permissions that
+            the umask gives, one that is replaced keeps them.
+
+        Raises
+        ------
+        ValueError
+            Where an activation is one of the user's own, which has no name in a file, or where path names a pipe or a
+            device.
+        OSError
+            Where the file cannot be written; what stood there before is untouched.
+        ModuleNotFoundError
+            Where the safetensors library is missing: ``pip install backprop-cpu[save]``.
+
+        Notes
+        -----
+        The tensors are named "0.weight", "0.bias", "2.weight", ..., so that ``load_state_dict`` of
+        ``torch.nn.Sequential(Linear, activation, Linear, ...)`` takes them; ``torch.nn.Identity()`` stands for a hidden
+        activation "identity". The members of an `Ensemble` are networks, and are saved one by one.
+        """
+        from backprop.saving import save
+
+        save(self, path)
 
     def unflatten(self, vector: Array) -> list[tuple[Array, Array]]:
         """Views [(W_1, b_1), ...] of any vector with the layout of params, as of a gradient.
