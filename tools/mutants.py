@@ -57,6 +57,7 @@ TESTS = [  # those that fail soonest come first
     "tests/test_bits.py",
     "tests/test_ensemble.py",
     "tests/test_derivatives.py",
+    "tests/test_quick_calls.py",
 ]
 LIMIT = 900  # seconds for a build or a run of the tests; a mutant that loops for ever is killed then
 
@@ -65,7 +66,7 @@ BLOCK, PRODUCTS, LOSSES, ACTIVATIONS, SECOND, CURVATURE, SUMS = (
 )
 VECTOR, TABLE = "_kernels_vector.h", "_kernel_table.pxd"
 CORE, INSPECT, WORKSPACE = "_core.pyx", "_core_inspect.pxi", "_core_workspace.pxi"
-PLAN, RUN, THREADS = "_core_plan.pxi", "_core_run.pxi", "_core_threads.pxi"
+CALLS, PLAN, RUN, THREADS = (f"_core_{part}.pxi" for part in ("calls", "plan", "run", "threads"))
 SWEEPS, MODES, ENSEMBLE = "_core_sweeps.pxi", "_core_modes.pxi", "_core_ensemble.pxi"
 
 
@@ -466,14 +467,23 @@ MUTATIONS = [Mutation(*row) for row in [
      "out[p] = <real>(wide[p] * reciprocal)", "out[p] = <real>(wide[p] / (divisor - 1))"),
     ("float64 gradient of many chunks divided by n - 1", SUMS,
      "out[p] = divide_scalar(<real>total, divisor, reciprocal)", "out[p] = <real>(total / (divisor - 1))"),
-    ("quick calls: not divided by the number of outputs", PLAN, "            request.divisor *= n_out\n", ""),
-    ("quick calls: out may overlap x", PLAN, " or overlap(<cnp.ndarray>out, <cnp.ndarray>x)\n", "\n"),
-    ("quick calls: labels not looked at", PLAN,
-     "            if bad_label(request.labels, n_samples, n_out, NULL) >= 0:\n                return None\n", ""),
-    ("quick calls: number of threads not looked at", PLAN,
-     "type(n_threads) is not int or not 1 <= n_threads <= MOST_THREADS", "type(n_threads) is not int"),
-    ("quick calls: a read-only out is written", PLAN,
-     "              or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) or overlap", "              or overlap"),
+    ("quick calls: out may overlap x", CALLS,
+     "or overlap(<cnp.ndarray>out, x) or", "or"),
+    ("quick calls: out may overlap v", CALLS, " or overlap(<cnp.ndarray>out, operand)):", "):"),
+    ("quick calls: out may overlap the weights", CALLS, "or overlap(<cnp.ndarray>out, weight) or", "or"),
+    ("quick calls: out may overlap the network's own parameters", CALLS,
+     "or overlap(<cnp.ndarray>out, own)\n", "\n"),
+    ("quick calls: labels not looked at", CALLS,
+     "return bad_label(<const Py_ssize_t*>data, cnp.PyArray_SIZE(<cnp.ndarray>y), n_out, request.weight) < 0",
+     "return True"),
+    ("quick calls: number of threads not looked at", CALLS,
+     "type(n_threads) is int and 1 <= n_threads <= MOST_THREADS", "type(n_threads) is int"),
+    ("quick calls: a read-only out is written", CALLS,
+     "or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) or", "or"),
+    ("quick calls: rows of weight 0 in calls by sample", CALLS,
+     " or (call.sums == NULL and call.rows != NULL and sums.n_kept < n_samples):", ":"),
+    ("quick calls: shapes not looked at", CALLS,
+     "if cnp.PyArray_DIM(<cnp.ndarray>array, d) != shape[d]:", "if False:"),
     ("chunks on threads overwrite one another", THREADS,
      "totals.wide, totals.wide_error, c == 0)", "totals.wide, totals.wide_error, True)"),
     ("chunks on threads start at the wrong row", THREADS,
@@ -495,15 +505,15 @@ MUTATIONS = [Mutation(*row) for row in [
      "wide_error = totals.wide_error\n    plan.kernels.accumulate"),
     ("threads: tiles of forward from the first row", THREADS,
      "    cdef Py_ssize_t row = index * run.tile_rows\n", "    cdef Py_ssize_t row = 0\n"),
-    ("not divided by the number of outputs", PLAN,
+    ("not divided by the number of outputs", CALLS,
      "request.divisor *= plan.sizes[plan.n_layers]", "request.divisor *= 1"),
-    ("weights by entry divided by the number of outputs", PLAN,
+    ("weights by entry divided by the number of outputs", CALLS,
      "if plan.loss != CROSS_ENTROPY and request.weight_kind != WEIGHT_PER_ENTRY:",
      "if plan.loss != CROSS_ENTROPY:"),
     # Layers, tiles and rows
     ("biases read from the weights", WORKSPACE, "layer.b = offset * plan.itemsize", "layer.b = layer.W"),
     ("offsets in float32's bytes", WORKSPACE, "layer.W = offset * plan.itemsize", "layer.W = offset * 4"),
-    ("rows of weight 0 computed", PLAN,
+    ("rows of weight 0 computed", CALLS,
      "weight, request.weight_scale, request.divisor, request.n_kept = weights",
      "weight, request.weight_scale, request.divisor, _ = weights"),
     ("a row is skipped for its first entry's weight", CORE,
@@ -531,10 +541,10 @@ MUTATIONS = [Mutation(*row) for row in [
     ("norms: the biases forgotten", MODES, "of_grad_a[s] * (1 + of_h[s])", "of_grad_a[s] * of_h[s]"),
     ("clipping: by the square of the norm", MODES,
      "else request.max_norm / work.row_norm[s]", "else request.max_norm / work.row_norm[s] / work.row_norm[s]"),
-    ("samples' own losses divided by n_samples", PLAN,
+    ("samples' own losses divided by n_samples", CALLS,
      "request.weight_scale = 1 if plan.loss == CROSS_ENTROPY",
      "request.weight_scale = 1.0 / request.n_samples if plan.loss == CROSS_ENTROPY"),
-    ("samples' own losses as sums over outputs", PLAN, "else 1.0 / plan.sizes[plan.n_layers]", "else 1.0"),
+    ("samples' own losses as sums over outputs", CALLS, "else 1.0 / plan.sizes[plan.n_layers]", "else 1.0"),
     ("an ensemble packs the first network's weights for all", ENSEMBLE,
      "    run.work[worker].is_packed = False\n", ""),
     ("an ensemble's gradients in the first one's place", PLAN,
@@ -558,7 +568,7 @@ MUTATIONS = [Mutation(*row) for row in [
      "if not -tolerance <= total - 1 <= tolerance", "if not total - 1 <= tolerance"),
     ("infinite weights accepted", INSPECT,
      "if not (weight[p] >= 0 and isfinite(weight[p])):", "if not weight[p] >= 0:"),
-    ("weights not scaled in their sum", INSPECT, "weight[q] * scale, &total", "weight[q], &total"),
+    ("weights not scaled in their sum", INSPECT, "weight[q] * sums.scale, &sums.total", "weight[q], &sums.total"),
     ("rows of weight 0 counted as kept", INSPECT, "n_kept += not empty\n", "n_kept += 1\n"),
 ]]
 # fmt: on

@@ -11,11 +11,12 @@ Start with `Network`. Arrays hold one sample a row; everything is of one dtype, 
 """
 
 from backprop import _after_import
+from backprop._inspection import LayerGradients
 from backprop.custom import Activation
 from backprop.ensemble import Ensemble
 from backprop.equations import hidden_gradient, preactivation_gradient
 from backprop.info import show_config, version
-from backprop.network import LayerGradients, Network
+from backprop.network import Network
 from backprop.objective import Objective
 from backprop.saving import load
 from backprop.threads import get_num_threads, num_threads, set_num_threads

@@ -1,4 +1,4 @@
-# Stubs of the compiled module. Its callers are _validate.py, network.py and equations.py, which pass checked arrays.
+# Stubs of the compiled module. Its callers pass arrays that _validate.py has accepted, but for the quick calls.
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -26,6 +26,21 @@ def activate(a: _Array, h: _Array, code: int, parameter: float) -> None: ...
 def mirror(H: _Array) -> None: ...
 def second_derivative(a: _Array, out: _Array, code: int, parameter: float) -> None: ...
 
+CALLS: dict[str, Call]
+
+@disjoint_base
+class Call:
+    name: str
+    takes_y: bool
+    gives_loss: bool
+    needs_second: bool
+    needs_squared_error: bool
+    def __new__(cls, name: str) -> Self: ...
+    @property
+    def takes_v(self) -> bool: ...
+    @property
+    def is_by_sample(self) -> bool: ...
+
 @disjoint_base
 class Plan:
     def __new__(
@@ -35,53 +50,60 @@ class Plan:
         loss: tuple[int, float, bool, int],
         itemsize: int,
     ) -> Self: ...
-    def value_and_grad(
+    def run(
+        self,
+        call: Call,
+        params: _Array,
+        x: _Array,
+        y: _Array | None,
+        out: _Array | None,
+        weights: tuple[_Array, float, float, int] | None,
+        n_threads: int,
+        operand: _Array | None = None,
+        max_norm: float = 0.0,
+        grad_weight: _Array | None = None,
+        rows: _Array | None = None,
+    ) -> float: ...
+    def quick_value_and_grad(
+        self,
+        own: _Array,
+        params: object,
+        x: object,
+        y: object,
+        weight: object,
+        out: object,
+        n_threads: object,
+        get_num_threads: Callable[[], int],
+    ) -> tuple[float, _Array] | None: ...
+    def quick(
+        self,
+        call: Call,
+        own: _Array,
+        params: object,
+        x: object,
+        y: object,
+        weight: object,
+        out: object,
+        n_threads: object,
+        get_num_threads: Callable[[], int],
+        operand: object,
+        number: object,
+    ) -> Any: ...
+    def result_shape(self, call: Call, n_samples: int) -> tuple[int, ...]: ...
+    def layer_gradients(
         self,
         params: _Array,
         x: _Array,
         y: _Array,
-        out: _Array | None,
+        y_hat: _Array,
+        out: _Array,
         weights: tuple[_Array, float, float, int] | None,
         n_threads: int,
-        keep_grad_a: Sequence[_Array | None] | None = None,
-        keep_grad_h: Sequence[_Array | None] | None = None,
+        a: Sequence[_Array | None],
+        h: Sequence[_Array | None],
+        grad_a: Sequence[_Array | None],
+        grad_h: Sequence[_Array | None],
     ) -> float: ...
-    def forward(
-        self,
-        params: _Array,
-        x: _Array,
-        out: _Array,
-        n_threads: int,
-        keep_a: Sequence[_Array | None] | None = None,
-        keep_h: Sequence[_Array | None] | None = None,
-    ) -> None: ...
-    def sums(
-        self,
-        mode: str,
-        params: _Array,
-        x: _Array,
-        y: _Array | None,
-        out: _Array,
-        weights: tuple[_Array, float, float, int] | None,
-        n_threads: int,
-        v: _Array | None = None,
-        cotangent: _Array | None = None,
-        max_norm: float = 0.0,
-        target_grad_x: _Array | None = None,
-        grad_weight: _Array | None = None,
-        rows: _Array | None = None,
-    ) -> float: ...
-    def rows(
-        self,
-        mode: str,
-        params: _Array,
-        x: _Array,
-        y: _Array | None,
-        out: _Array,
-        weights: tuple[_Array, float, float, int] | None,
-        n_threads: int,
-        v: _Array | None = None,
-    ) -> None: ...
     def ensemble_value_and_grad(
         self,
         params: _Array,
@@ -92,15 +114,15 @@ class Plan:
         weights: Sequence[tuple[_Array, float, float, int] | None] | None,
         n_threads: int,
     ) -> None: ...
-    def quick_value_and_grad(
+    def quick_ensemble_value_and_grad(
         self,
-        params: object,
+        params: _Array,
         x: object,
         y: object,
         out: object,
         n_threads: object,
         get_num_threads: Callable[[], int],
-    ) -> tuple[float, _Array] | None: ...
+    ) -> tuple[_Array, _Array] | None: ...
 
 @disjoint_base
 class Workspaces:

@@ -29,20 +29,19 @@ E. Both dtypes and all instruction sets share this file: it handles untyped memo
 """
 
 import importlib
-import math
 import os
 
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport isfinite, sqrt
+from libc.math cimport frexp, isfinite, ldexp, sqrt
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from backprop._kernel_table cimport (
     ADD, BINARY_CROSS_ENTROPY, CHAIN_ROWS, CHUNK_ROWS, CROSS_ENTROPY, CUSTOM, HINGE, NO_WEIGHT, OVERWRITE, PACKED,
-    PACK_AND_KEEP, PACK_ONCE, POISSON, ROW_BYTES, SOFTMAX, TANH, TIMES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE,
-    KernelTable,
+    PACK_AND_KEEP, PACK_ONCE, POISSON, ROW_BYTES, SOFTMAX, SQUARED_ERROR, TANH, TIMES, WEIGHT_PER_ENTRY,
+    WEIGHT_PER_SAMPLE, KernelTable,
 )
 
 cnp.import_array()
@@ -562,6 +561,7 @@ cdef int forward_of_tile(const Layers* plan, const Request* request, Workspace* 
 include "_core_sweeps.pxi"
 include "_core_modes.pxi"
 include "_core_threads.pxi"
+include "_core_calls.pxi"
 include "_core_plan.pxi"
 include "_core_run.pxi"
 include "_core_ensemble.pxi"

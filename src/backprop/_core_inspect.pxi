@@ -72,30 +72,53 @@ def first_bad_sum(const floating[:, ::1] y, double tolerance, weight=None):
     return -1
 
 
-def inspect_weights(const double[::1] weight, Py_ssize_t n_per_row):
-    """(first bad entry or -1, largest weight, scale, sum of weights times scale, rows with a weight other than 0).
+cdef struct WeightSums:
+    Py_ssize_t bad               # the first entry that is negative or not finite, or -1
+    double largest
+    double scale                 # the power of two that brings the largest weight near 1
+    double total                 # the sum of the weights times scale
+    Py_ssize_t n_kept            # rows with a weight other than 0
 
-    scale is the power of two that brings the largest weight near 1, so that neither tiny nor huge weights underflow or
-    overflow in a product; both uses of a weight are scaled alike, which is exact.
+
+cdef WeightSums sums_of_weights(const double* weight, Py_ssize_t n, Py_ssize_t n_per_row) noexcept nogil:
+    """What there is to know of n weights; only `bad` and `largest` where these are refused.
+
+    With the scale neither tiny nor huge weights underflow or overflow in a product; both uses of a weight are scaled
+    alike, which is exact.
     """
-    cdef Py_ssize_t p, q, n_kept = 0
-    cdef double largest = 0, scale, total = 0, total_error = 0, error
+    cdef WeightSums sums
+    cdef Py_ssize_t p, q
+    cdef double total_error = 0, error
+    cdef int exponent
     cdef bint empty
-    for p in range(weight.shape[0]):
+    memset(&sums, 0, sizeof(WeightSums))
+    sums.scale = 1
+    sums.bad = -1
+    for p in range(n):
         if not (weight[p] >= 0 and isfinite(weight[p])):
-            return p, 0.0, 1.0, 0.0, 0
-        largest = max(largest, weight[p])
-    if largest == 0:
-        return -1, 0.0, 1.0, 0.0, 0
-    scale = math.ldexp(1.0, min(1023, 1 - math.frexp(largest)[1]))  # a subnormal weight stays within 2^-51 of 1
+            sums.bad = p
+            return sums
+        sums.largest = max(sums.largest, weight[p])
+    if sums.largest == 0:
+        return sums
+    frexp(sums.largest, &exponent)
+    sums.scale = ldexp(1.0, min(1023, 1 - exponent))  # a subnormal weight stays within 2^-51 of 1
+    p = 0
+    while p < n:
+        empty = True
+        for q in range(p, p + n_per_row):
+            empty = empty and weight[q] == 0
+            add_with_error(sums.total, weight[q] * sums.scale, &sums.total, &error)
+            total_error += error
+        sums.n_kept += not empty
+        p += n_per_row
+    sums.total += total_error
+    return sums
+
+
+def inspect_weights(const double[::1] weight, Py_ssize_t n_per_row):
+    """(first bad entry or -1, largest weight, scale, sum of weights times scale, rows with a weight other than 0)."""
+    cdef WeightSums sums
     with nogil:
-        p = 0
-        while p < weight.shape[0]:
-            empty = True
-            for q in range(p, p + n_per_row):
-                empty = empty and weight[q] == 0
-                add_with_error(total, weight[q] * scale, &total, &error)
-                total_error += error
-            n_kept += not empty
-            p += n_per_row
-    return -1, largest, scale, total + total_error, n_kept
+        sums = sums_of_weights(&weight[0], weight.shape[0], n_per_row)
+    return sums.bad, sums.largest, sums.scale, sums.total, sums.n_kept

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _validate, threads
+from backprop import _core, _validate, threads
 from backprop import params as _params
 from backprop.network import Network
 
 Array = npt.NDArray[Any]
+
+_FORWARD = _core.CALLS["forward"]
 
 
 class Ensemble:
@@ -112,7 +114,7 @@ class Ensemble:
         x_ = self._samples(x)
         y_hat = np.empty((len(self), x_.shape[-2], self._net.sizes[-1]), self._net.dtype)
         for m, row in enumerate(self._all_params):
-            self._net._plan.forward(row, x_[m] if x_.ndim == 3 else x_, y_hat[m], n_threads)
+            self._net._plan.run(_FORWARD, row, x_[m] if x_.ndim == 3 else x_, None, y_hat[m], None, n_threads)
         return y_hat
 
     def value_and_grad(
@@ -144,8 +146,14 @@ class Ensemble:
         TypeError, ValueError
             Where an argument is refused.
         """
-        n_threads = threads.resolve(n_threads)
         k, net = len(self), self._net
+        if sample_weight is None:
+            result = net._plan.quick_ensemble_value_and_grad(
+                self._all_params, x, y, out, n_threads, threads.get_num_threads
+            )
+            if result is not None:
+                return result
+        n_threads = threads.resolve(n_threads)
         x_ = self._samples(x)
         weights = self._weights(sample_weight, x_.shape[-2])
         y_ = self._targets(y, x_.shape[-2], weights)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,45 +12,25 @@ import numpy.typing as npt
 from backprop import _core, _validate, threads
 from backprop import params as _params
 from backprop._derivatives import Derivatives
+from backprop._inspection import Inspection
+from backprop._second_derivatives import SecondDerivatives
+from backprop._squared_errors import SquaredErrors
 from backprop.activations import Activation
 from backprop.custom import Activation as Custom
 from backprop.losses import Loss, link_code
 
 if TYPE_CHECKING:
-    from backprop.checking import GradientReport
-    from backprop.nonfinite import NonFinite
     from backprop.objective import Objective
 
 Array = npt.NDArray[Any]
 Spec = str | tuple[str, float]
 
-
-@dataclass(frozen=True)
-class LayerGradients:
-    """Every quantity of the recursion; lists are indexed by the layer's number in the equations, 0..L.
-
-    Attributes
-    ----------
-    loss : float
-    a, h : list of (n_samples, n_i) arrays
-        ``h[0]`` is x, ``h[L]`` is y_hat, ``a[0]`` is None.
-    grad_a, grad_h : list of (n_samples, n_i) arrays
-        dL/da_i and dL/dh_i; a row carries its sample's share of the loss. ``grad_h[0]`` is dL/dx; ``grad_a[0]`` is
-        None, and so is ``grad_h[L]`` where the loss works on a_L.
-    grad_W, grad_b : list of arrays
-        Shapes (n_i, n_{i-1}) and (n_i,); entry 0 is None.
-    """
-
-    loss: float
-    a: list[Array | None]
-    h: list[Array]
-    grad_a: list[Array | None]
-    grad_h: list[Array | None]
-    grad_W: list[Array | None]
-    grad_b: list[Array | None]
+_VALUE_AND_GRAD = _core.CALLS["value_and_grad"]
+_LOSS = _core.CALLS["loss"]
+_FORWARD = _core.CALLS["forward"]
 
 
-class Network(Derivatives):
+class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
     """A feed-forward network of dense layers, with its loss.
 
     h_0 = x, a_i = W_i h_{i-1} + b_i, h_i = g_i(a_i) for i = 1..L, y_hat = h_L = O(a_L).
@@ -161,11 +140,6 @@ class Network(Derivatives):
     def dtype(self) -> np.dtype[Any]:
         """float32 or float64."""
         return self._dtype
-
-    @property
-    def n_params(self) -> int:
-        """The length of params: sum_i n_i (n_{i-1} + 1)."""
-        return int(self._params.shape[0])
 
     @property
     def activations(self) -> tuple[Spec, ...]:
@@ -339,17 +313,16 @@ class Network(Derivatives):
         MemoryError, KeyboardInterrupt
             params are as they were, out is unspecified.
         """
-        out_is_own = out is not None and params is not None and np.may_share_memory(out, self._params)
-        if sample_weight is None and not out_is_own:  # with params given, the quick path does not look at one's own
-            theta = self._params if params is None else params
-            result = self._plan.quick_value_and_grad(theta, x, y, out, n_threads, threads.get_num_threads)
-            if result is not None:
-                return result
+        result = self._plan.quick_value_and_grad(
+            self._params, params, x, y, sample_weight, out, n_threads, threads.get_num_threads
+        )
+        if result is not None:
+            return result
         y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)
         n_threads = threads.resolve(n_threads)
         others = _validate.inputs(x, x_, y, y_, params, theta, sample_weight, weights)
         grad = self._result(out, (self.n_params,), others)
-        return self._plan.value_and_grad(theta, x_, y_, grad, weights, n_threads), grad
+        return self._plan.run(_VALUE_AND_GRAD, theta, x_, y_, grad, weights, n_threads), grad
 
     def loss(
         self,
@@ -361,8 +334,11 @@ class Network(Derivatives):
         n_threads: int | None = None,
     ) -> float:
         """Return the loss alone, with the arguments and errors of `value_and_grad`, and the same bits."""
+        result = self._quick(_LOSS, x, y, params, sample_weight, None, n_threads)
+        if result is not None:
+            return result
         y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)
-        return self._plan.value_and_grad(theta, x_, y_, None, weights, threads.resolve(n_threads))
+        return self._plan.run(_LOSS, theta, x_, y_, None, weights, threads.resolve(n_threads))
 
     def forward(self, x: npt.ArrayLike, *, params: npt.ArrayLike | None = None, n_threads: int | None = None) -> Array:
         """y_hat = O(a_L).
@@ -384,52 +360,7 @@ class Network(Derivatives):
         TypeError, ValueError
             Where an argument is refused.
         """
-        n_threads = threads.resolve(n_threads)
-        x_ = _validate.samples(x, self._sizes[0], self._dtype)
-        y_hat = np.empty((x_.shape[0], self._sizes[-1]), self._dtype)
-        self._plan.forward(self._theta(params), x_, y_hat, n_threads)
-        return y_hat
-
-    def layer_gradients(
-        self,
-        x: npt.ArrayLike,
-        y: npt.ArrayLike,
-        *,
-        params: npt.ArrayLike | None = None,
-        sample_weight: npt.ArrayLike | None = None,
-        n_threads: int | None = None,
-    ) -> LayerGradients:
-        """Every quantity of the recursion, layer by layer.
-
-        The arguments and errors are those of `value_and_grad`, whose loss these are the gradients of: a row of grad_a
-        and grad_h carries its sample's share, 1/n_samples or its weight over the sum of weights.
-
-        Returns
-        -------
-        LayerGradients
-            Lists indexed by the layer's number, so that ``grad_h[i] == grad_a[i+1] @ W_{i+1}`` reads as it is written.
-        """
-        y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)
-        n_threads = threads.resolve(n_threads)
-        n_samples, L = x_.shape[0], len(self._sizes) - 1
-        a, h = ([None] + [np.zeros((n_samples, n), self._dtype) for n in self._sizes[1:]] for _ in range(2))
-        grad_a: list[Array | None] = [None] + [np.zeros((n_samples, n), self._dtype) for n in self._sizes[1:]]
-        grad_h: list[Array | None] = [np.zeros((n_samples, n), self._dtype) for n in self._sizes]
-        if self._loss.acts_on_a:
-            grad_h[L] = None
-        grad = np.empty(self.n_params, self._dtype)
-        self._plan.forward(theta, x_, np.empty_like(h[L]), n_threads, a, h)
-        loss = self._plan.value_and_grad(theta, x_, y_, grad, weights, n_threads, grad_a, grad_h)
-        layers = _params.unflatten(grad, self._sizes)
-        return LayerGradients(
-            loss=loss,
-            a=a,
-            h=[x_, *h[1:]],
-            grad_a=grad_a,
-            grad_h=grad_h,
-            grad_W=[None, *(W for W, _ in layers)],
-            grad_b=[None, *(b for _, b in layers)],
-        )
+        return self._call(_FORWARD, x, None, params, None, None, n_threads)
 
     def objective(
         self,
@@ -467,81 +398,6 @@ class Network(Derivatives):
         from backprop.objective import Objective
 
         return Objective(self, x, y, sample_weight=sample_weight, l2=l2, free=free, n_threads=n_threads)
-
-    def find_nonfinite(
-        self,
-        x: npt.ArrayLike,
-        y: npt.ArrayLike,
-        *,
-        params: npt.ArrayLike | None = None,
-        sample_weight: npt.ArrayLike | None = None,
-        n_threads: int | None = None,
-    ) -> NonFinite | None:
-        """Where the first NaN or infinity of the loss or the gradient comes from.
-
-        Parameters
-        ----------
-        x, y, params, sample_weight, n_threads
-            As in `value_and_grad`.
-
-        Returns
-        -------
-        NonFinite or None
-            None where loss and gradient are finite. Else the first sample, layer, unit and stage ("input", "weight",
-            "activation", "loss", "gradient"), and the value that made it; it prints as a sentence.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Where an argument is refused.
-        """
-        from backprop.nonfinite import find_nonfinite
-
-        y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)
-        weight = None if weights is None else weights.array
-        return find_nonfinite(self, x_, y_, theta, weight, threads.resolve(n_threads))
-
-    def check_gradient(
-        self, x: npt.ArrayLike, y: npt.ArrayLike, *, sample_weight: npt.ArrayLike | None = None
-    ) -> GradientReport:
-        """Check `value_and_grad` against the complex step of the NumPy reference, layer by layer.
-
-        Parameters
-        ----------
-        x, y, sample_weight
-            As in `value_and_grad`; a few dozen samples are enough.
-
-        Returns
-        -------
-        GradientReport
-            Prints as a table; ``.ok`` is the verdict, ``.max_error`` the largest relative error. SciPy's check_grad is
-            printed beside it.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Where an argument is refused.
-        """
-        from backprop.checking import check_gradient
-
-        return check_gradient(self, x, y, sample_weight=sample_weight)
-
-    def _theta(self, params: npt.ArrayLike | None) -> Array:
-        return self._params if params is None else _validate.params(params, self.n_params, self._dtype)
-
-    def _inputs(
-        self,
-        x: npt.ArrayLike,
-        y: npt.ArrayLike,
-        params: npt.ArrayLike | None,
-        sample_weight: npt.ArrayLike | None,
-    ) -> tuple[Array, Array, Array, _validate.Weights | None]:
-        """The arguments that the calls with a loss share, accepted and converted: y, x, params, weights."""
-        x_ = _validate.samples(x, self._sizes[0], self._dtype)
-        n_samples, n_out = x_.shape[0], self._sizes[-1]
-        theta = self._theta(params)
-        weights = _validate.sample_weight(sample_weight, self._loss, n_samples, n_out)
-        return _validate.targets(y, self._loss, n_samples, n_out, self._dtype, weights), x_, theta, weights
 
 
 def _plan_of_layer(layer: Activation, parameter: float) -> tuple[Any, ...]:

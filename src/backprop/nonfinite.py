@@ -11,7 +11,8 @@ import numpy.typing as npt
 from backprop import params as _params
 
 if TYPE_CHECKING:
-    from backprop.network import LayerGradients, Network
+    from backprop._inspection import LayerGradients
+    from backprop.network import Network
 
 Array = npt.NDArray[Any]
 

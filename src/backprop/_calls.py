@@ -1,0 +1,176 @@
+"""What the calls of `Network` share: from a user's arguments to a line of the compiled table of calls and back.
+
+Arguments that need neither conversion nor an error message go straight to `Plan.quick`, which returns None and has
+written nothing where anything is out of the ordinary. Then _validate.py accepts and converts, or refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backprop import _core, _validate, threads
+from backprop.activations import Activation as Row
+from backprop.custom import Activation as Custom
+from backprop.losses import Loss
+
+Array = npt.NDArray[Any]
+
+_BLOCK_ROWS = 4096  # where rows of weight 0 are left out, so many are copied at a time
+
+
+class Calls:
+    """The part of `Network` that accepts arguments and runs calls."""
+
+    _plan: _core.Plan
+    _sizes: tuple[int, ...]
+    _dtype: np.dtype[Any]
+    _loss: Loss
+    _layers: list[tuple[Row, float]]
+    _params: Array
+
+    @property
+    def n_params(self) -> int:
+        """The length of params: sum_i n_i (n_{i-1} + 1)."""
+        return int(self._params.shape[0])
+
+    def _quick(
+        self,
+        call: _core.Call,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike | None,
+        params: npt.ArrayLike | None,
+        sample_weight: npt.ArrayLike | None,
+        out: Array | None,
+        n_threads: int | None,
+        operand: npt.ArrayLike | None = None,
+        number: object = None,
+    ) -> Any:
+        """What the call returns, or None where an argument is out of the ordinary."""
+        return self._plan.quick(
+            call,
+            self._params,
+            params,
+            x,
+            y,
+            sample_weight,
+            out,
+            n_threads,
+            threads.get_num_threads,
+            operand,
+            number,
+        )
+
+    def _call(
+        self,
+        call: _core.Call,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike | None,
+        params: npt.ArrayLike | None,
+        sample_weight: npt.ArrayLike | None,
+        out: Array | None,
+        n_threads: int | None,
+        v: npt.ArrayLike | None = None,
+    ) -> Array:
+        """Run a call with one array as its result, which takes no more than a direction beside samples and targets."""
+        result = self._quick(call, x, y, params, sample_weight, out, n_threads, v)
+        if result is None:
+            return self._checked(call, x, y, params, sample_weight, out, n_threads, v)
+        return result
+
+    def _checked(
+        self,
+        call: _core.Call,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike | None,
+        params: npt.ArrayLike | None,
+        sample_weight: npt.ArrayLike | None,
+        out: Array | None,
+        n_threads: int | None,
+        v: npt.ArrayLike | None = None,
+        max_norm: float = 0.0,
+    ) -> Array:
+        """The same for arguments of any kind."""
+        if call.needs_second:
+            self._need_second(call.name)
+        if call.needs_squared_error:
+            self._need_squared_error(call.name)
+        n_threads = threads.resolve(n_threads)
+        y_, weights = None, None
+        if call.takes_y:
+            y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)
+        else:
+            x_, theta = _validate.samples(x, self._sizes[0], self._dtype), self._theta(params)
+        direction = _validate.params(v, self.n_params, self._dtype, "v") if call.takes_v else None
+        others = _validate.inputs(x, x_, y, y_, params, theta, sample_weight, weights)
+        shape = self._plan.result_shape(call, x_.shape[0])
+        result = self._result(out, shape, {**others, "v": (v, direction)})
+        if call.is_by_sample and y_ is not None and weights is not None and weights.n_kept < x_.shape[0]:
+            self._rows_with_weight(call, theta, x_, y_, result, weights, n_threads)
+        else:
+            self._plan.run(call, theta, x_, y_, result, weights, n_threads, operand=direction, max_norm=max_norm)
+        return result
+
+    def _rows_with_weight(
+        self,
+        call: _core.Call,
+        theta: Array,
+        x: Array,
+        y: Array,
+        result: Array,
+        weights: _validate.Weights,
+        n_threads: int,
+    ) -> None:
+        """Run a call by sample on the rows that have a weight; the others are 0 in the result, whatever they hold."""
+        result[...] = 0
+        for start in range(0, x.shape[0], _BLOCK_ROWS):
+            block = slice(start, start + _BLOCK_ROWS)
+            some = weights.array[block]
+            kept = some.reshape(some.shape[0], -1).any(axis=1)
+            if not kept.any():
+                continue
+            kept_weights = _validate.sample_weight(some[kept], self._loss, int(kept.sum()), self._sizes[-1])
+            inner = np.empty((int(kept.sum()), *result.shape[1:]), self._dtype)
+            self._plan.run(call, theta, x[block][kept], y[block][kept], inner, kept_weights, n_threads)
+            result[block][kept] = inner
+
+    # Arguments -------------------------------------------------------------------------------------------------------
+
+    def _theta(self, params: npt.ArrayLike | None) -> Array:
+        return self._params if params is None else _validate.params(params, self.n_params, self._dtype)
+
+    def _inputs(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike | None,
+        params: npt.ArrayLike | None,
+        sample_weight: npt.ArrayLike | None,
+    ) -> tuple[Array, Array, Array, _validate.Weights | None]:
+        """The arguments that the calls with a loss share, accepted and converted: y, x, params, weights."""
+        x_ = _validate.samples(x, self._sizes[0], self._dtype)
+        n_samples, n_out = x_.shape[0], self._sizes[-1]
+        theta = self._theta(params)
+        weights = _validate.sample_weight(sample_weight, self._loss, n_samples, n_out)
+        return _validate.targets(y, self._loss, n_samples, n_out, self._dtype, weights), x_, theta, weights
+
+    def _result(self, out: Array | None, shape: tuple[int, ...], others: dict[str, Sequence[object]]) -> Array:
+        """The caller's array, checked, or a new one."""
+        if out is None:
+            try:
+                return np.empty(shape, self._dtype)
+            except (MemoryError, ValueError) as error:
+                raise MemoryError(f"the result of shape {shape} does not fit into memory") from error
+        return _validate.out(out, shape, self._dtype, {"params": (self._params,), **others})
+
+    def _need_second(self, call: str) -> None:
+        """Refuse an activation of the user's own that has no g''."""
+        for i, (layer, _) in enumerate(self._layers, start=1):
+            if isinstance(layer, Custom) and not layer.has_second:
+                raise ValueError(f"{call}: expected a g_second in the activation {layer.name!r} of layer {i}, got none")
+
+    def _need_squared_error(self, call: str) -> None:
+        if self._loss.name != "squared_error":
+            raise ValueError(f"{call}: expected a network with the loss 'squared_error', got {self._loss.name!r}")

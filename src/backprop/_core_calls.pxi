@@ -1,0 +1,394 @@
+# The table of calls: what each takes, gives and costs. And a look at arguments that need neither conversion nor an
+# error message: it costs a tenth of a microsecond where _validate.py takes 7 to 12, as long as a small call's kernels.
+
+cdef enum CallFlag:
+    TAKES_Y = 1
+    GIVES_LOSS = 2
+    NEEDS_SECOND = 4             # g''
+    NEEDS_SQUARED_ERROR = 8
+
+
+cdef enum Share:
+    # What l_s counts for.
+    OF_MEAN                      # divided by n_samples or the sum of the weights
+    OF_SUM                       # not divided
+    OF_SAMPLE                    # w_s l_s or sum_j w_sj l_sj / n_L, so that a row does not depend on its batch
+
+
+cdef class Call:
+    """A line of the table. Shapes are strings with a letter for each axis, as `shape_of` reads them."""
+
+    cdef readonly str name
+    cdef int mode
+    cdef const char* operand     # v, cotangent or grad_x; NULL where there is no such array, here and below
+    cdef const char* sums        # over samples
+    cdef const char* rows        # what each sample has of its own
+    cdef int share
+    cdef int kind                # of the workspace
+    cdef readonly bint takes_y, gives_loss, needs_second, needs_squared_error
+
+    def __cinit__(self, str name):
+        self.name = name
+
+    @property
+    def takes_v(self):
+        """Whether a direction of the parameters is among the arguments."""
+        return self.operand != NULL and self.mode != VJP and self.mode != SOBOLEV
+
+    @property
+    def is_by_sample(self):
+        """Whether samples have results of their own, and there are no sums."""
+        return self.sums == NULL and self.rows != NULL
+
+
+CALLS = {}
+
+
+cdef int define(str name, int mode, const char* operand, const char* sums, const char* rows, int share, int kind,
+                int flags) except -1:
+    """Add a line to the table."""
+    cdef Call call = Call(name)
+    call.mode, call.operand, call.sums, call.rows = mode, operand, sums, rows
+    call.share, call.kind = share, kind
+    call.takes_y = flags & TAKES_Y != 0
+    call.gives_loss = flags & GIVES_LOSS != 0
+    call.needs_second = flags & NEEDS_SECOND != 0
+    call.needs_squared_error = flags & NEEDS_SQUARED_ERROR != 0
+    CALLS[name] = call
+    return 0
+
+
+# A call with rows alone knows nothing of chunks. The q of the normal equations: J^T J, and J^T r as a last row.
+#      call                         mode                       takes   sums   rows    l_s        workspace
+define("value_and_grad",            VALUE_AND_GRAD,            NULL,   b"p",  NULL,   OF_MEAN,   OF_GRADIENT,
+       TAKES_Y | GIVES_LOSS)
+define("loss",                      VALUE_AND_GRAD,            NULL,   NULL,  NULL,   OF_MEAN,   OF_GRADIENT,
+       TAKES_Y | GIVES_LOSS)
+define("forward",                   FORWARD,                   NULL,   NULL,  b"so",  OF_MEAN,   OF_GRADIENT,         0)
+define("vjp",                       VJP,                       b"so",  b"p",  b"si",  OF_SUM,    OF_DERIVATIVES,      0)
+define("jvp",                       JVP,                       b"p",   NULL,  b"so",  OF_MEAN,   OF_DERIVATIVES,      0)
+define("input_gradient",            INPUT_GRADIENT,            NULL,   NULL,  b"si",  OF_SAMPLE, OF_DERIVATIVES,
+       TAKES_Y)
+define("input_jacobian",            INPUT_JACOBIAN,            NULL,   NULL,  b"soi", OF_MEAN,   OF_DERIVATIVES,      0)
+define("jacobian",                  JACOBIAN,                  NULL,   NULL,  b"sop", OF_MEAN,   OF_DERIVATIVES,      0)
+define("per_sample_gradients",      PER_SAMPLE_GRADIENTS,      NULL,   NULL,  b"sp",  OF_SAMPLE, OF_DERIVATIVES,
+       TAKES_Y)
+define("per_sample_gradient_norms", PER_SAMPLE_GRADIENT_NORMS, NULL,   NULL,  b"s",   OF_SAMPLE, OF_DERIVATIVES,
+       TAKES_Y)
+define("clipped_gradient",          CLIPPED_GRADIENT,          NULL,   b"p",  NULL,   OF_SAMPLE, OF_DERIVATIVES,
+       TAKES_Y)
+define("hvp",                       HVP,                       b"p",   b"p",  NULL,   OF_MEAN,   OF_DERIVATIVES,
+       TAKES_Y | NEEDS_SECOND)
+define("gauss_newton_vp",           GAUSS_NEWTON_VP,           b"p",   b"p",  NULL,   OF_MEAN,   OF_DERIVATIVES,
+       TAKES_Y)
+define("hessian",                   HESSIAN,                   NULL,   b"pp", NULL,   OF_MEAN,   OF_NORMAL_EQUATIONS,
+       TAKES_Y | NEEDS_SECOND)
+define("normal_equations",          NORMAL_EQUATIONS,          NULL,   b"qp", NULL,   OF_SUM,    OF_NORMAL_EQUATIONS,
+       TAKES_Y | NEEDS_SQUARED_ERROR)
+define("sobolev_value_and_grad",    SOBOLEV,                   b"soi", b"p",  NULL,   OF_MEAN,   OF_DERIVATIVES,
+       TAKES_Y | GIVES_LOSS | NEEDS_SECOND | NEEDS_SQUARED_ERROR)
+
+
+cdef Call call_of_value_and_grad = CALLS["value_and_grad"]
+
+
+cdef inline double cost_of(const Layers* plan, int mode) noexcept:
+    """What a sample costs, in gradients: of this the number of threads depends, not the bits."""
+    cdef double n_out = plan.sizes[plan.n_layers]
+    if mode == FORWARD:
+        return 1.0 / 3
+    if mode == HVP or mode == GAUSS_NEWTON_VP:
+        return 3
+    if mode == INPUT_JACOBIAN or mode == JACOBIAN:
+        return n_out
+    if mode == SOBOLEV:
+        return 1 + 4 * n_out
+    if mode == HESSIAN:
+        return 2.0 * plan.n_units + plan.n_params / 6.0
+    if mode == NORMAL_EQUATIONS:
+        return 1 + plan.sizes[plan.n_layers] * plan.n_params // 3
+    return 1
+
+
+cdef int shape_of(const Layers* plan, const char* letters, Py_ssize_t n_samples, Py_ssize_t n_networks,
+                  cnp.npy_intp* shape) noexcept:
+    """The axes that the letters name, into shape; returns how many they are."""
+    cdef int d = 0
+    while letters[d] != 0:
+        if letters[d] == c"s":
+            shape[d] = n_samples
+        elif letters[d] == c"i":
+            shape[d] = plan.sizes[0]
+        elif letters[d] == c"o":
+            shape[d] = plan.sizes[plan.n_layers]
+        elif letters[d] == c"p":
+            shape[d] = plan.n_params
+        elif letters[d] == c"q":
+            shape[d] = plan.n_params + 1
+        else:  # k, of an ensemble
+            shape[d] = n_networks
+        d += 1
+    return d
+
+
+# Requests -------------------------------------------------------------------------------------------------------------
+
+cdef inline void start_request(const Layers* plan, Request* request, cnp.ndarray params, cnp.ndarray x) noexcept:
+    """A request with parameters and samples, all else absent: made in place, since a copy of it takes 20 ns."""
+    memset(request, 0, sizeof(Request))
+    request.params = cnp.PyArray_BYTES(params)
+    request.n_sums = plan.n_params
+    request.n_samples = cnp.PyArray_DIM(x, 0)
+    request.n_kept = request.n_samples
+    request.x = cnp.PyArray_BYTES(x)
+    request.weight_kind = NO_WEIGHT
+    request.weight_scale = 1
+    request.divisor = request.n_samples
+
+
+cdef inline void set_y(const Layers* plan, Request* request, cnp.ndarray y) noexcept:
+    """Targets, and the mean over outputs where l is one; the weights come before."""
+    if cnp.PyArray_TYPE(y) == cnp.NPY_INTP:
+        request.labels = <const Py_ssize_t*>cnp.PyArray_DATA(y)
+    else:
+        request.y = cnp.PyArray_BYTES(y)
+    if plan.loss != CROSS_ENTROPY and request.weight_kind != WEIGHT_PER_ENTRY:
+        request.divisor *= plan.sizes[plan.n_layers]
+
+
+cdef void set_targets(const Layers* plan, Request* request, cnp.ndarray y, weights) except *:
+    """Targets and weights, and the divisor of a mean over samples, and over outputs where l is a mean over them."""
+    cdef cnp.ndarray weight
+    if weights is not None:
+        weight, request.weight_scale, request.divisor, request.n_kept = weights
+        set_weight(request, weight)
+    set_y(plan, request, y)
+
+
+cdef inline void set_weight(Request* request, cnp.ndarray weight) noexcept:
+    request.weight = <const double*>cnp.PyArray_DATA(weight)
+    request.weight_kind = WEIGHT_PER_SAMPLE if cnp.PyArray_NDIM(weight) == 1 else WEIGHT_PER_ENTRY
+
+
+cdef inline void set_operand(Request* request, Call call, cnp.ndarray operand) noexcept:
+    """What the call takes beside samples and targets."""
+    if call.mode == VJP:
+        request.cotangent = cnp.PyArray_BYTES(operand)
+    elif call.mode == SOBOLEV:
+        request.target_grad_x = cnp.PyArray_BYTES(operand)
+    else:
+        request.v = cnp.PyArray_BYTES(operand)
+
+
+cdef void set_call(const Layers* plan, Request* request, Call call, cnp.ndarray sums, cnp.ndarray rows) noexcept:
+    """What is asked for, and where it goes; targets and weights come before."""
+    request.mode = call.mode
+    request.with_second = call.needs_second
+    if call.share != OF_MEAN:
+        request.divisor = 1
+    if call.share == OF_SAMPLE:
+        request.weight_scale = 1 if plan.loss == CROSS_ENTROPY else 1.0 / plan.sizes[plan.n_layers]
+    if sums is not None:
+        if call.kind == OF_NORMAL_EQUATIONS:
+            request.n_sums = cnp.PyArray_SIZE(sums)
+        request.grad = cnp.PyArray_BYTES(sums)
+    if rows is not None:
+        request.rows = cnp.PyArray_BYTES(rows)
+
+
+# Plain arguments ------------------------------------------------------------------------------------------------------
+
+cdef inline bint is_plain(array, int dtype, int n_dimensions) noexcept:
+    """Whether it is an array that the kernels take as it is."""
+    return (type(array) is cnp.ndarray and cnp.PyArray_TYPE(<cnp.ndarray>array) == dtype
+            and cnp.PyArray_NDIM(<cnp.ndarray>array) == n_dimensions
+            and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>array))
+
+
+cdef inline bint fits(const Layers* plan, array, int dtype, const char* letters, Py_ssize_t n_samples,
+                      Py_ssize_t n_networks) noexcept:
+    """Whether it is such an array of the shape that the letters say."""
+    cdef cnp.npy_intp[3] shape
+    cdef int d, n = shape_of(plan, letters, n_samples, n_networks, shape)
+    if not is_plain(array, dtype, n):
+        return False
+    for d in range(n):
+        if cnp.PyArray_DIM(<cnp.ndarray>array, d) != shape[d]:
+            return False
+    return True
+
+
+cdef inline int dtype_of(const Layers* plan) noexcept:
+    """NumPy's number of the network's dtype."""
+    return cnp.NPY_FLOAT32 if plan.itemsize == 4 else cnp.NPY_FLOAT64
+
+
+cdef bint is_count(n_threads) noexcept:
+    """Whether n_threads is None or an int that needs no cut."""
+    return n_threads is None or (type(n_threads) is int and 1 <= n_threads <= MOST_THREADS)
+
+
+cdef bint take_weight(const Layers* plan, Request* request, Call call, weight) noexcept:
+    """Weights, where they are plain: looked at as _validate.sample_weight does."""
+    cdef WeightSums sums
+    cdef Py_ssize_t n_per_row = 1, n_samples = request.n_samples
+    if not fits(plan, weight, cnp.NPY_FLOAT64, b"s", n_samples, 1):
+        n_per_row = plan.sizes[plan.n_layers]
+        if (plan.loss == CROSS_ENTROPY or call.mode == SOBOLEV
+                or not fits(plan, weight, cnp.NPY_FLOAT64, b"so", n_samples, 1)):
+            return False
+    set_weight(request, <cnp.ndarray>weight)
+    with nogil:
+        sums = sums_of_weights(request.weight, n_samples * n_per_row, n_per_row)
+    if sums.bad >= 0 or sums.largest == 0 or (call.sums == NULL and call.rows != NULL and sums.n_kept < n_samples):
+        return False  # refused; or rows to be left out, which a call by sample does not do
+    request.weight_scale = sums.scale
+    request.divisor = sums.total
+    request.n_kept = sums.n_kept
+    return True
+
+
+cdef bint are_targets(const Layers* plan, const Request* request, y, Py_ssize_t n_networks,
+                      bint one_a_network) noexcept:
+    """Whether y is plain, and within the loss's domain wherever it has a weight."""
+    cdef Py_ssize_t n_out = plan.sizes[plan.n_layers], n_samples = request.n_samples, n_weights = 0, n_rows
+    cdef void* data
+    if plan.loss == CROSS_ENTROPY:
+        if not fits(plan, y, cnp.NPY_INTP, b"ks" if one_a_network else b"s", n_samples, n_networks):
+            return False
+        data = cnp.PyArray_DATA(<cnp.ndarray>y)
+        return bad_label(<const Py_ssize_t*>data, cnp.PyArray_SIZE(<cnp.ndarray>y), n_out, request.weight) < 0
+    if not fits(plan, y, dtype_of(plan), b"kso" if one_a_network else b"so", n_samples, n_networks):
+        if one_a_network or n_out > 1 or not fits(plan, y, dtype_of(plan), b"s", n_samples, 1):
+            return False
+    data = cnp.PyArray_DATA(<cnp.ndarray>y)
+    n_rows = n_samples * n_networks if one_a_network else n_samples
+    if request.weight_kind != NO_WEIGHT:
+        n_weights = 1 if request.weight_kind == WEIGHT_PER_SAMPLE else n_out
+    if plan.itemsize == 4:
+        return bad_target(plan.loss, <const float*>data, n_rows, n_out, request.weight, n_weights) < 0
+    return bad_target(plan.loss, <const double*>data, n_rows, n_out, request.weight, n_weights) < 0
+
+
+cdef bint take_operand(const Layers* plan, Request* request, Call call, operand) noexcept:
+    """v, cotangent or grad_x, where it is plain; grad_x may leave out the axis of a single output."""
+    if not fits(plan, operand, dtype_of(plan), call.operand, request.n_samples, 1):
+        if (call.mode != SOBOLEV or plan.sizes[plan.n_layers] > 1
+                or not fits(plan, operand, dtype_of(plan), b"si", request.n_samples, 1)):
+            return False
+    set_operand(request, call, <cnp.ndarray>operand)
+    return True
+
+
+cdef cnp.ndarray new_array(const Layers* plan, const char* letters, Py_ssize_t n_samples, Py_ssize_t n_networks,
+                           int dtype):
+    """An array of the shape that the letters say; None where memory is short, which Python words."""
+    cdef cnp.npy_intp[3] shape
+    cdef int n = shape_of(plan, letters, n_samples, n_networks, shape)
+    try:
+        return cnp.PyArray_EMPTY(n, shape, dtype, 0)
+    except (MemoryError, ValueError):
+        return None
+
+
+cdef cnp.ndarray same_weight(const Layers* plan, double weight):
+    """(n_L, n_0) times one weight of input gradients."""
+    cdef cnp.ndarray weights = new_array(plan, b"oi", 0, 1, cnp.NPY_FLOAT64)
+    cdef Py_ssize_t p
+    if weights is not None:
+        for p in range(cnp.PyArray_SIZE(weights)):
+            (<double*>cnp.PyArray_DATA(weights))[p] = weight
+    return weights
+
+
+cdef cnp.ndarray take_result(const Layers* plan, const char* letters, Py_ssize_t n_samples, Py_ssize_t n_networks, out,
+                             own, params, x, y, weight, operand):
+    """Where the result goes: out, or a new array; None where out does not fit or shares memory with an input.
+
+    The inputs are plain by now, or None.
+    """
+    if out is None:
+        return new_array(plan, letters, n_samples, n_networks, dtype_of(plan))
+    if (not fits(plan, out, dtype_of(plan), letters, n_samples, n_networks)
+            or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) or overlap(<cnp.ndarray>out, own)
+            or (params is not own and overlap(<cnp.ndarray>out, params))
+            or overlap(<cnp.ndarray>out, x) or overlap(<cnp.ndarray>out, y)
+            or overlap(<cnp.ndarray>out, weight) or overlap(<cnp.ndarray>out, operand)):
+        return None
+    return <cnp.ndarray>out
+
+
+cdef inline bint overlap(cnp.ndarray a, b) noexcept:
+    """Whether two contiguous arrays share memory; None shares none."""
+    return (b is not None
+            and cnp.PyArray_BYTES(a) < cnp.PyArray_BYTES(<cnp.ndarray>b) + cnp.PyArray_NBYTES(<cnp.ndarray>b)
+            and cnp.PyArray_BYTES(<cnp.ndarray>b) < cnp.PyArray_BYTES(a) + cnp.PyArray_NBYTES(a))
+
+
+# Running it -----------------------------------------------------------------------------------------------------------
+
+cdef double run_call(Plan self, Call call, const Request* request, int n_threads) except? -1:
+    """The call on up to n_threads threads; the loss, where there is one."""
+    cdef double cost
+    if call.mode == VALUE_AND_GRAD:
+        return run_value_and_grad(self, request, n_threads)
+    cost = cost_of(&self.layers, call.mode)
+    if call.sums == NULL:
+        return run_rows(self, request, n_threads, cost, call.kind)
+    return run_sums(self, request, useful_threads(&self.layers, <Py_ssize_t>(request.n_kept * cost), n_threads),
+                    call.kind)
+
+
+cdef quick_call(Plan self, Call call, cnp.ndarray own, params, x, y, weight, out, n_threads, get_num_threads, operand,
+                number):
+    """`Plan.quick`."""
+    cdef const Layers* plan = &self.layers
+    cdef Request request
+    cdef Py_ssize_t n_samples
+    cdef cnp.ndarray sums = None, rows = None, grad_weight
+    cdef int threads = 1
+    cdef double loss
+    theta = own if params is None else params
+    if (not is_plain(x, dtype_of(plan), 2) or not fits(plan, theta, dtype_of(plan), b"p", 0, 1)
+            or not is_count(n_threads) or (call.needs_second and not self.has_second)
+            or (call.needs_squared_error and plan.loss != SQUARED_ERROR)):
+        return None
+    n_samples = cnp.PyArray_DIM(<cnp.ndarray>x, 0)
+    if n_samples == 0 or cnp.PyArray_DIM(<cnp.ndarray>x, 1) != plan.sizes[0]:
+        return None
+    start_request(plan, &request, <cnp.ndarray>theta, <cnp.ndarray>x)
+    if call.takes_y:
+        if ((weight is not None and not take_weight(plan, &request, call, weight))
+                or not are_targets(plan, &request, y, 1, False)):
+            return None
+        set_y(plan, &request, <cnp.ndarray>y)
+    if call.operand != NULL and not take_operand(plan, &request, call, operand):
+        return None
+    if call.mode == CLIPPED_GRADIENT:
+        if type(number) is not float or not <double>number > 0:
+            return None
+        request.max_norm = number
+    elif call.mode == SOBOLEV:
+        if type(number) is not float or not 0 <= <double>number or not isfinite(<double>number):
+            return None
+        grad_weight = same_weight(plan, number)
+        if grad_weight is None:
+            return None
+        request.grad_weight = <const double*>cnp.PyArray_DATA(grad_weight)
+    if call.sums != NULL:
+        sums = take_result(plan, call.sums, n_samples, 1, out, own, theta, x, y, weight, operand)
+        if sums is None:
+            return None
+    if call.rows != NULL:
+        rows = take_result(plan, call.rows, n_samples, 1, out, own, theta, x, y, weight, operand)
+        if rows is None:
+            return None
+    set_call(plan, &request, call, sums, rows)
+    if useful_threads(plan, <Py_ssize_t>(n_samples * cost_of(plan, call.mode)), 2) > 1:
+        threads = get_num_threads() if n_threads is None else n_threads  # looked up only where it matters
+    loss = run_call(self, call, &request, threads)
+    if call.gives_loss:
+        return loss if sums is None else (loss, sums)
+    if sums is None:
+        return rows
+    return sums if rows is None else (sums, rows)

@@ -1,0 +1,191 @@
+"""What networks with squared errors have beside the rest: least squares, and values fitted with input gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backprop import _core, _validate, threads
+from backprop._calls import Calls
+
+Array = npt.NDArray[Any]
+
+_FORWARD = _core.CALLS["forward"]
+_JACOBIAN = _core.CALLS["jacobian"]
+_NORMAL_EQUATIONS = _core.CALLS["normal_equations"]
+_SOBOLEV_VALUE_AND_GRAD = _core.CALLS["sobolev_value_and_grad"]
+
+
+class SquaredErrors(Calls):
+    """The calls of networks with the loss squared_error."""
+
+    # Least squares ---------------------------------------------------------------------------------------------------
+
+    def residuals(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        sample_weight: npt.ArrayLike | None = None,
+        n_threads: int | None = None,
+    ) -> tuple[Callable[[npt.ArrayLike], Array], Callable[[npt.ArrayLike], Array]]:
+        """Residuals and their Jacobian as functions of theta, for `scipy.optimize.least_squares`.
+
+        Parameters
+        ----------
+        x, y, sample_weight, n_threads
+            As in `value_and_grad`; the loss has to be squared_error.
+
+        Returns
+        -------
+        fun : callable
+            theta -> r = sqrt(w) (y_hat - y), ravelled, (n_samples n_L,), not divided by anything.
+        jac : callable
+            theta -> dr/dtheta, (n_samples n_L, n_params).
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where an argument is refused, or the loss is another one.
+        """
+        threads.resolve(n_threads)
+        self._need_squared_error("residuals")
+        y_, x_, _, weights = self._inputs(x, y, None, sample_weight)
+        root = np.ones((x_.shape[0], 1)) if weights is None else np.sqrt(weights.array)
+        root = np.broadcast_to(root if root.ndim == 2 else root[:, None], y_.shape).astype(self._dtype)
+        counts = root != 0
+        rows = counts.any(axis=1)
+        target = np.where(counts, y_, 0)[rows]
+        x_kept = x_ if rows.all() else x_[rows]  # once, not at each theta
+
+        def fun(theta: npt.ArrayLike) -> Array:
+            point = _validate.params(theta, self.n_params, self._dtype, "theta")
+            r = np.zeros(y_.shape, self._dtype)
+            r[rows] = self._call(_FORWARD, x_kept, None, point, None, None, n_threads) - target
+            return (root * r).ravel()
+
+        def jac(theta: npt.ArrayLike) -> Array:
+            point = _validate.params(theta, self.n_params, self._dtype, "theta")
+            J = np.zeros((*y_.shape, self.n_params), self._dtype)
+            J[rows] = self._call(_JACOBIAN, x_kept, None, point, None, None, n_threads)
+            J *= root[:, :, None]
+            return J.reshape(-1, self.n_params)
+
+        return fun, jac
+
+    def normal_equations(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        params: npt.ArrayLike | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+        n_threads: int | None = None,
+    ) -> tuple[Array, Array]:
+        """J^T J and J^T r of `residuals`, J never stored: for Levenberg-Marquardt at any number of samples.
+
+        Parameters
+        ----------
+        x, y, params, sample_weight, n_threads
+            As in `value_and_grad`; the loss has to be squared_error.
+
+        Returns
+        -------
+        JTJ : (n_params, n_params) array
+            Symmetric to the last bit.
+        JTr : (n_params,) array
+            Half the gradient of the sum of squares.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where an argument is refused, or the loss is another one.
+        MemoryError
+            Where the result does not fit into memory.
+        """
+        both = self._call(_NORMAL_EQUATIONS, x, y, params, sample_weight, None, n_threads)
+        JTJ = both[:-1]
+        _core.mirror(JTJ)
+        return JTJ, both[-1]
+
+    # Values and input gradients together -----------------------------------------------------------------------------
+
+    def sobolev_value_and_grad(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        grad_x: npt.ArrayLike,
+        weight: npt.ArrayLike,
+        *,
+        params: npt.ArrayLike | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+        out: Array | None = None,
+        n_threads: int | None = None,
+    ) -> tuple[float, Array]:
+        """Loss and gradient where values and input gradients are fitted together.
+
+        sum_s w_s [mean_j (y_hat_j - y_j)^2 + mean_ji weight_ji (dy_hat_j/dx_i - grad_x_ji)^2] / sum w.
+
+        Parameters
+        ----------
+        x, y, params, n_threads
+            As in `value_and_grad`; the loss has to be squared_error.
+        grad_x : (n_samples, n_L, n_0) array_like
+            Or (n_samples, n_0) where n_L is 1: the input gradients to fit.
+        weight : float or (n_L, n_0) array_like
+            >= 0. Where it is 0, grad_x is not looked at.
+        sample_weight : (n_samples,) array_like, optional
+        out : (n_params,) array of the network's dtype, optional
+
+        Returns
+        -------
+        loss : float
+        grad : (n_params,) array
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where an argument is refused, or the loss is another one.
+
+        References
+        ----------
+        W. Czarnecki et al., Sobolev training for neural networks, NeurIPS (2017).
+        """
+        result = self._quick(_SOBOLEV_VALUE_AND_GRAD, x, y, params, sample_weight, out, n_threads, grad_x, weight)
+        if result is not None:
+            return result
+        self._need_squared_error("sobolev_value_and_grad")
+        self._need_second("sobolev_value_and_grad")
+        n_threads = threads.resolve(n_threads)
+        y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)
+        if weights is not None and weights.array.ndim == 2:
+            raise ValueError(
+                f"sample_weight: expected shape ({x_.shape[0]},) in sobolev_value_and_grad, got {weights.array.shape}"
+            )
+        shape = (self._sizes[-1], self._sizes[0])
+        target = _validate.input_gradients(grad_x, x_.shape[0], shape, self._dtype)
+        grad_weight = _validate.gradient_weight(weight, shape)
+        grad = self._result(
+            out,
+            (self.n_params,),
+            {
+                **_validate.inputs(x, x_, y, y_, params, theta, sample_weight, weights),
+                "grad_x": (grad_x, target),
+                "weight": (weight, grad_weight),
+            },
+        )
+        loss = self._plan.run(
+            _SOBOLEV_VALUE_AND_GRAD,
+            theta,
+            x_,
+            y_,
+            grad,
+            weights,
+            n_threads,
+            operand=target,
+            grad_weight=grad_weight,
+        )
+        return loss, grad
