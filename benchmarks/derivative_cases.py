@@ -17,6 +17,7 @@ TARGETS = {  # times the best peer
     "jvp": 3.0,
     "vjp": 3.0,
     "hvp": 3.0,
+    "hessp": 3.0,
     "gauss_newton_vp": 3.0,
     "sobolev": 3.0,
     "hessian": 5.0,
@@ -31,7 +32,8 @@ class DerivativeCase:
     Attributes
     ----------
     call : str
-        A key of TARGETS: a method of `Network`, or "sobolev" or "ensemble" for a `value_and_grad`.
+        A key of TARGETS: a method of `Network`, "sobolev" or "ensemble" for a `value_and_grad`, or "hessp" for that of
+        an objective, asked again at one theta.
     network : Case
     k : int
         Networks of an ensemble.
@@ -70,6 +72,7 @@ class DerivativeCase:
             "jvp": forward + everything + hidden,
             "vjp": forward + everything + weights,
             "hvp": forward + hidden + everything + hidden + 2 * hidden + weights + hidden,
+            "hessp": everything + hidden + 2 * hidden + weights + hidden,
             "gauss_newton_vp": forward + everything + hidden + hidden + weights,
             # One sweep back serves the loss and all outputs: what it carries is linear in them.
             "sobolev": forward + n_out * (unit + first + everything + weights) + hidden + weights,
@@ -129,8 +132,9 @@ CASES = [
     *_cases(["input_jacobian"], ("7-64-64-3@256", "tanh")),
     *_cases(["jacobian", "normal_equations"], ("4-16-16-2@200", "tanh")),
     *_cases(["jacobian"], ("2-50x4-1@1000", "tanh")),
-    *_cases(["jvp", "vjp", "hvp", "gauss_newton_vp"], ("20-100-100-3@1000", "tanh"), ("4-16-16-1@32", "silu")),
+    *_cases(["jvp", "vjp", "hvp", "hessp", "gauss_newton_vp"], ("20-100-100-3@1000", "tanh"), ("4-16-16-1@32", "silu")),
     *_cases(["hvp", "gauss_newton_vp"], ("64-100-10@200", "gelu", CE)),
+    *_cases(["hvp", "hessp"], ("784-128-10@1000", "relu", CE), ("64-100-10@1000", "tanh", CE)),
     *_cases(["sobolev"], ("4-32-32-1@1000", "tanh"), ("7-64-64-3@256", "tanh")),
     *_cases(["hessian"], ("2-8-8-1@100", "tanh"), ("4-16-1@200", "tanh")),
     *_cases(["ensemble"], ("8-32-32-1@256", "tanh"), ("8-64-64-1@256", "tanh"), k=8),

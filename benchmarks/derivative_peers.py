@@ -40,6 +40,7 @@ def make_ours(problem, n_threads):
     if case.call in NORMS:
         problem.max_norm = float(np.median(net.per_sample_gradient_norms(x, y)))
     max_norm = problem.max_norm
+    fun, theta = net.objective(x, y), net.params
     call = {
         "per_sample_gradients": lambda: net.per_sample_gradients(x, y, out=out),
         "per_sample_gradient_norms": lambda: net.per_sample_gradient_norms(x, y, out=out),
@@ -51,6 +52,7 @@ def make_ours(problem, n_threads):
         "jvp": lambda: net.jvp(x, v, out=out),
         "vjp": lambda: net.vjp(x, c),
         "hvp": lambda: net.hvp(x, y, v, out=out),
+        "hessp": lambda: fun.hessp(theta, v),
         "gauss_newton_vp": lambda: net.gauss_newton_vp(x, y, v, out=out),
         "sobolev": lambda: net.sobolev_value_and_grad(x, y, grad_x, weight, out=out),
         "hessian": lambda: net.hessian(x, y, out=out),
@@ -77,7 +79,7 @@ def _shape_result(call, result):
     """A library's result as a list of arrays like ours."""
     if call in ("per_sample_gradients", "jacobian"):
         return [_vectors(result, 1 if call == "per_sample_gradients" else 2)]
-    if call in ("clipped_gradient", "hvp", "gauss_newton_vp"):
+    if call in ("clipped_gradient", "hvp", "hessp", "gauss_newton_vp"):
         return [_vectors(result, 0)]
     if call == "vjp":
         return [_vectors(result[0], 0), np.asarray(result[1])]
@@ -170,7 +172,7 @@ class _Torch:
 def make_func(problem, n_threads):
     """`torch.func`."""
     t = _Torch(problem, n_threads)
-    from torch.func import grad, grad_and_value, hessian, jacrev, jvp, vjp, vmap
+    from torch.func import grad, grad_and_value, hessian, jacrev, jvp, linearize, vjp, vmap
 
     p, v, x, y, call = t.p, t.v, t.x, t.y, problem.case.call
     each = vmap(grad(t.losses), (None, 0, 0))
@@ -198,6 +200,7 @@ def make_func(problem, n_threads):
         return value, grads
 
     members = vmap(grad_and_value(t.loss), (0, None, None))
+    along = linearize(grad(lambda p: t.loss(p, x, y)), p)[1] if call == "hessp" else None
     calls = {
         "per_sample_gradients": lambda: each(p, x, y),
         "per_sample_gradient_norms": norms,
@@ -209,6 +212,7 @@ def make_func(problem, n_threads):
         "jvp": lambda: jvp(lambda p: t.forward(p, x), (p,), (v,))[1],
         "vjp": lambda: vjp(t.forward, p, x)[1](t.c),
         "hvp": lambda: jvp(grad(lambda p: t.loss(p, x, y)), (p,), (v,))[1],
+        "hessp": lambda: along(v),
         "gauss_newton_vp": gauss_newton,
         "sobolev": sobolev,
         "hessian": lambda: hessian(lambda theta: t.loss(t.unflatten(theta), x, y))(theta),
@@ -245,11 +249,12 @@ def make_torch(problem, n_threads):
     from torch.autograd import forward_ad, functional, grad
 
     p, v, x, y, call = t.p, t.v, t.x, t.y, problem.case.call
-    if call in ("vjp", "hvp", "gauss_newton_vp", "sobolev", "ensemble"):
+    if call in ("vjp", "hvp", "hessp", "gauss_newton_vp", "sobolev", "ensemble"):
         p = [part.requires_grad_() for part in p]
     if call in ("vjp", "input_gradient", "input_jacobian", "sobolev"):
         x.requires_grad_()
     theta = torch.cat([part.flatten() for part in p]) if call == "hessian" else None
+    kept = grad(t.loss(p, x, y), p, create_graph=True) if call == "hessp" else None
 
     def each():
         y_hat, preactivations, inputs = _by_layer(t)
@@ -321,6 +326,7 @@ def make_torch(problem, n_threads):
         "jvp": lambda: tangent()[1],
         "vjp": vjp,
         "hvp": hvp,
+        "hessp": lambda: grad(kept, p, v, retain_graph=True),
         "gauss_newton_vp": gauss_newton,
         "sobolev": sobolev,
         "hessian": lambda: functional.hessian(lambda theta: t.loss(t.unflatten(theta), x, y), theta, vectorize=True),
@@ -449,6 +455,8 @@ def make_jax(problem, _n_threads):
 
         return jax.value_and_grad(total)(p)
 
+    along = jax.linearize(jax.grad(lambda p: j.loss(p, x, y)), p)[1] if call == "hessp" else None
+
     calls = {
         "per_sample_gradients": (each, p, x, y),
         "per_sample_gradient_norms": (lambda p, x, y: j.norms(each(p, x, y)), p, x, y),
@@ -460,6 +468,7 @@ def make_jax(problem, _n_threads):
         "jvp": (lambda p, x, v: jax.jvp(lambda p: j.forward(p, x), (p,), (v,))[1], p, x, v),
         "vjp": (lambda p, x, c: jax.vjp(j.forward, p, x)[1](c), p, x, j.c),
         "hvp": (lambda p, x, y, v: jax.jvp(jax.grad(lambda p: j.loss(p, x, y)), (p,), (v,))[1], p, x, y, v),
+        "hessp": (along, v),
         "gauss_newton_vp": (gauss_newton, p, x, y, v),
         "sobolev": (sobolev, p, x, y, j.grad_x),
         "hessian": (

@@ -58,6 +58,7 @@ TESTS = [  # those that fail soonest come first
     "tests/test_ensemble.py",
     "tests/test_derivatives.py",
     "tests/test_quick_calls.py",
+    "tests/test_hessp.py",
 ]
 LIMIT = 900  # seconds for a build or a run of the tests; a mutant that loops for ever is killed then
 
@@ -68,6 +69,7 @@ VECTOR, TABLE = "_kernels_vector.h", "_kernel_table.pxd"
 CORE, INSPECT, WORKSPACE = "_core.pyx", "_core_inspect.pxi", "_core_workspace.pxi"
 CALLS, PLAN, RUN, THREADS = (f"_core_{part}.pxi" for part in ("calls", "plan", "run", "threads"))
 SWEEPS, MODES, ENSEMBLE = "_core_sweeps.pxi", "_core_modes.pxi", "_core_ensemble.pxi"
+LINEARIZATION = "_core_linearization.pxi"
 
 
 class Mutation(NamedTuple):
@@ -556,6 +558,16 @@ MUTATIONS = [Mutation(*row) for row in [
      "if v != NULL and hidden_sum(", "if False and hidden_sum("),
     ("R{grad_W} without grad_a t_h^T", SWEEPS,
      "if lower != NULL and weight_gradient(", "if False and weight_gradient("),
+    ("hessp: rows of another theta kept", LINEARIZATION,
+     "            memset(self.kept.is_filled, 0, self.kept.n_rows)\n", ""),
+    ("hessp: a tile kept beyond the end", LINEARIZATION, "tile.rows[0] + tile.n_rows > kept.n_rows", "False"),
+    ("hessp: all tiles kept in one place", LINEARIZATION,
+     "kept.rows + tile.rows[0] * bytes_of_kept_row(plan)", "kept.rows"),
+    ("hessp: half a tile counts as kept", MODES, "is_filled[0] = not stopped", "is_filled[0] = True"),
+    ("hessp: the workspace keeps the place of a tile", MODES,
+     "lay_out_kept(plan, work.capacity, aligned(work.block), work)", "pass"),
+    ("hessp: W never packed", SWEEPS,
+     "PACKED if work.is_packed or work.is_v_packed else PACK_AND_KEEP\n    for", "PACKED\n    for"),
     # What is looked at before
     ("label n_out accepted", INSPECT, "if not 0 <= labels[s] < n_out", "if not 0 <= labels[s] <= n_out"),
     ("label -1 accepted", INSPECT, "if not 0 <= labels[s] < n_out", "if not labels[s] < n_out"),

@@ -63,6 +63,7 @@ class Plan:
         max_norm: float = 0.0,
         grad_weight: _Array | None = None,
         rows: _Array | None = None,
+        linearization: Linearization | None = None,
     ) -> float: ...
     def quick_value_and_grad(
         self,
@@ -123,6 +124,10 @@ class Plan:
         n_threads: object,
         get_num_threads: Callable[[], int],
     ) -> tuple[_Array, _Array] | None: ...
+
+@disjoint_base
+class Linearization:
+    def __new__(cls, n_bytes: int) -> Self: ...
 
 @disjoint_base
 class Workspaces:

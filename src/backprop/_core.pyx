@@ -35,7 +35,7 @@ cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport frexp, isfinite, ldexp, sqrt
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from backprop._kernel_table cimport (
@@ -79,6 +79,7 @@ cdef struct Request:
     char* grad                   # the sums over samples: (n_params,) but for Hessians and normal equations
     char* rows                   # what each sample has of its own: forward's y_hat, input gradients, ...
     const char* v                # (n_params,): the direction of a derivative
+    KeptRows* kept               # of hvp: what earlier calls at these parameters left
     const char* cotangent        # (n_samples, n_L)
     double max_norm
     const char* target_grad_x    # (n_samples, n_L, n_0)
@@ -305,6 +306,8 @@ cdef int forward_sweep(const Layers* plan, const Request* request, Workspace* wo
         keep(plan, tile, request.keep_a, i, a_of(plan, work, tile, i), layer.ld, 1)
         if activate:
             keep(plan, tile, request.keep_h, i, output_of(plan, work, tile, i), layer.ld, 1)
+    if tile.packing == PACK_AND_KEEP:
+        work.is_packed = True
     return 0
 
 
@@ -471,7 +474,6 @@ cdef int chunk_sums(const Layers* plan, const Request* request, Workspace* work,
                 return 1
             if divisor != 0 and done + tile.n_rows == n_rows:
                 plan.kernels.finish(request.n_sums, grad, divisor, grad)
-        work.is_packed = True
         for s in range(tile.n_rows):
             loss[0] += work.row_loss[s]
         done += tile.n_rows
@@ -549,7 +551,6 @@ cdef int forward_of_tile(const Layers* plan, const Request* request, Workspace* 
     tile.is_workers = is_workers
     if forward_sweep(plan, request, work, &tile, False, clock):
         return 1
-    work.is_packed = True
     if plan.loss_acts_on_a:
         activation(plan, work, &tile, L, plan.link, False)
         keep(plan, &tile, request.keep_h, L, work.h[L], plan.layers[L].ld, 1)
@@ -558,6 +559,7 @@ cdef int forward_of_tile(const Layers* plan, const Request* request, Workspace* 
     return 0
 
 
+include "_core_linearization.pxi"
 include "_core_sweeps.pxi"
 include "_core_modes.pxi"
 include "_core_threads.pxi"

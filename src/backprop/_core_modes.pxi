@@ -74,12 +74,31 @@ cdef void norms_of_tile(const Layers* plan, Workspace* work, const Tile* tile) n
 
 cdef int hvp_of_tile(const Layers* plan, const Request* request, Workspace* work, Tile* tile, char* grad, bint add,
                      Clock* clock) noexcept nogil:
-    """The Hessian of the summed loss times v."""
+    """The Hessian of the summed loss times v; what does not depend on v is computed once where the tile is kept."""
+    cdef char* is_filled = place_in_kept_rows(plan, request, work, tile)
+    cdef bint stopped = False
+    if is_filled == NULL or not is_filled[0]:
+        stopped = linearize(plan, request, work, tile, clock)
+        if is_filled != NULL:
+            is_filled[0] = not stopped
+    stopped = stopped or hessian_times_v(plan, request, work, tile, grad, add, clock)
+    if is_filled != NULL:
+        lay_out_kept(plan, work.capacity, aligned(work.block), work)
+    return stopped
+
+
+cdef int linearize(const Layers* plan, const Request* request, Workspace* work, Tile* tile,
+                   Clock* clock) noexcept nogil:
+    """All that a product with the Hessian needs beside its direction: h, g'(a), grad_a and curve of every layer."""
     if forward_sweep(plan, request, work, tile, True, clock):
         return 1
     loss_gradient(plan, request, work, tile, True)
-    if cotangent_sweep(plan, request, work, tile, 1, True, clock):
-        return 1
+    return cotangent_sweep(plan, request, work, tile, 1, True, clock)
+
+
+cdef int hessian_times_v(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, char* grad,
+                         bint add, Clock* clock) noexcept nogil:
+    """After `linearize`: the tangents along v, and the second sweep."""
     if tangent_sweep(plan, request, work, tile, request.v, NULL, 1, clock):
         return 1
     output_second(plan, request, work, tile)
@@ -122,10 +141,7 @@ cdef int hessian_of_tile(const Layers* plan, const Request* request, Workspace* 
     cdef Py_ssize_t i, u, s, row, P = plan.n_params
     cdef const Layer* layer
     cdef char* q
-    if forward_sweep(plan, request, work, tile, True, clock):
-        return 1
-    loss_gradient(plan, request, work, tile, True)
-    if cotangent_sweep(plan, request, work, tile, 1, True, clock):
+    if linearize(plan, request, work, tile, clock):
         return 1
     for i in range(1, plan.n_layers + 1):
         layer = &plan.layers[i]
@@ -297,7 +313,6 @@ cdef int rows_of_tile_into(const Layers* plan, const Request* request, Workspace
         output_gradient(plan, request, work, &tile, work.a[L], work.row_loss, True)
         if backward_sweep(plan, request, work, &tile, NULL, False, 0, clock):
             return 1
-    work.is_packed = True
     if request.mode == JVP:
         if tangent_sweep(plan, request, work, &tile, request.v, NULL, 1, clock):
             return 1

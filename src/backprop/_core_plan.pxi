@@ -60,12 +60,14 @@ cdef class Plan:
         free(self.layers.sizes)
 
     def run(self, Call call, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y, cnp.ndarray out, weights, int n_threads,
-            cnp.ndarray operand=None, double max_norm=0, cnp.ndarray grad_weight=None, cnp.ndarray rows=None):
+            cnp.ndarray operand=None, double max_norm=0, cnp.ndarray grad_weight=None, cnp.ndarray rows=None,
+            Linearization linearization=None):
         """A call of the table in _core_calls.pxi into out; returns the loss, where there is one.
 
         weights is None, or (array, scale, sum, n_kept) as `inspect_weights` makes it; from a call by sample rows of
         weight 0 must have been left out. rows is for results by sample beside sums, operand is v, cotangent or grad_x.
         Each is None where the call has no such thing.
+        linearization is hvp's, and keeps what does not depend on v.
         """
         cdef Request request
         start_request(&self.layers, &request, params, x)
@@ -80,7 +82,13 @@ cdef class Plan:
             set_call(&self.layers, &request, call, None, out)
         else:
             set_call(&self.layers, &request, call, out, rows)
-        return run_call(self, call, &request, n_threads)
+        if linearization is not None:
+            linearization.take(&self.layers, &request)
+        try:
+            return run_call(self, call, &request, n_threads)
+        finally:
+            if request.kept != NULL:
+                linearization.give_back()
 
     def quick_value_and_grad(self, cnp.ndarray own, params, x, y, weight, out, n_threads, get_num_threads):
         """`quick` for value_and_grad: of the smallest calls, each argument less saves a hundredth."""

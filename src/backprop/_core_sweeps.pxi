@@ -81,6 +81,8 @@ cdef int tangent_sweep(const Layers* plan, const Request* request, Workspace* wo
     cdef Py_ssize_t i
     cdef const Layer* layer
     cdef const char* lower
+    # After tiles that were kept no forward sweep has packed W, but a tangent sweep all W_i that the next one needs.
+    cdef int packing = PACKED if work.is_packed or work.is_v_packed else PACK_AND_KEEP
     for i in range(first, plan.n_layers + 1):
         layer = &plan.layers[i]
         lower = tangent_x
@@ -90,8 +92,8 @@ cdef int tangent_sweep(const Layers* plan, const Request* request, Workspace* wo
                                        work.packed_v[i], PACKED if work.is_v_packed else PACK_AND_KEEP,
                                        work.tangent_a[i], OVERWRITE, clock):
             return 1
-        if lower != NULL and preactivation(plan, tile, i, request.params + layer.W, NULL, lower, work.packed[i], PACKED,
-                                           work.tangent_a[i], OVERWRITE if v == NULL else ADD, clock):
+        if lower != NULL and preactivation(plan, tile, i, request.params + layer.W, NULL, lower, work.packed[i],
+                                           packing, work.tangent_a[i], OVERWRITE if v == NULL else ADD, clock):
             return 1
         if i < plan.n_layers or not plan.loss_acts_on_a:
             product_into(plan, tile, i, work.a[i], work.tangent_a[i], work.tangent_h[i])

@@ -77,6 +77,13 @@ cdef struct Workspace:
     Py_ssize_t* rows
 
 
+cdef struct KeptRows:
+    # h, g'(a), grad_a and curve of the first samples, tile by tile, at the place of a tile's first row.
+    char* rows
+    char* is_filled              # (n_rows,), at a tile's first row: whether all of the tile is there
+    Py_ssize_t n_rows
+
+
 cdef struct Totals:
     # The sums over chunks.
     Totals* next
@@ -162,12 +169,38 @@ cdef Py_ssize_t rows_of_tile(const Layers* plan, Py_ssize_t n_kept) noexcept nog
     return min(n_rows, (rows + CHAIN_ROWS - 1) // CHAIN_ROWS * CHAIN_ROWS)
 
 
-cdef void take_bytes(char* block, Py_ssize_t* end, Py_ssize_t n_bytes, void** buffer) noexcept:
+cdef inline void take_bytes(char* block, Py_ssize_t* end, Py_ssize_t n_bytes, void** buffer) noexcept nogil:
     """The next n_bytes of the block, aligned to cache lines; with block NULL only `end` moves."""
     buffer[0] = NULL
     if block != NULL:
         buffer[0] = block + end[0]
     end[0] += (n_bytes + ROW_BYTES - 1) // ROW_BYTES * ROW_BYTES
+
+
+cdef inline char* aligned(char* block) noexcept nogil:
+    """The first cache line after the start of a block."""
+    return block + (ROW_BYTES - <size_t>block % ROW_BYTES)
+
+
+cdef inline Py_ssize_t bytes_of_kept_row(const Layers* plan) noexcept nogil:
+    """One sample's part of `lay_out_kept`: grad_a and curve are as large as a and h."""
+    return 2 * plan.row_bytes
+
+
+cdef Py_ssize_t lay_out_kept(const Layers* plan, Py_ssize_t rows, char* block, Workspace* work) noexcept nogil:
+    """Place a and h, and grad_a and curve if there are any, and return the bytes they take.
+
+    They come first in a workspace, so that these four can be placed elsewhere and back: what they hold depends on the
+    parameters, but on no direction.
+    """
+    cdef Py_ssize_t end = 0, i
+    for i in range(1, plan.n_layers + 1):
+        take_bytes(block, &end, rows * plan.layers[i].ld * plan.itemsize, <void**>&work.a[i])
+        take_bytes(block, &end, rows * plan.layers[i].ld * plan.itemsize, <void**>&work.h[i])
+        if work.kind >= OF_DERIVATIVES:
+            take_bytes(block, &end, rows * plan.layers[i].ld * plan.itemsize, <void**>&work.grad_a[i])
+            take_bytes(block, &end, rows * plan.layers[i].ld * plan.itemsize, <void**>&work.curve[i])
+    return end
 
 
 cdef Py_ssize_t lay_out_workspace(const Layers* plan, Py_ssize_t rows, int n_scratch, char* block,
@@ -176,18 +209,15 @@ cdef Py_ssize_t lay_out_workspace(const Layers* plan, Py_ssize_t rows, int n_scr
 
     With block NULL only the sum is worked out. Nothing depends on the number of samples.
     """
-    cdef Py_ssize_t end = 0, i, widest = plan.sizes[0], L = plan.n_layers, scratch = 0, packed
+    cdef Py_ssize_t end = lay_out_kept(plan, rows, block, work)
+    cdef Py_ssize_t i, widest = plan.sizes[0], L = plan.n_layers, scratch = 0, packed
     for i in range(1, L + 1):
-        take_bytes(block, &end, rows * plan.layers[i].ld * plan.itemsize, <void**>&work.a[i])
-        take_bytes(block, &end, rows * plan.layers[i].ld * plan.itemsize, <void**>&work.h[i])
         packed = plan.kernels.packed_size(plan.layers[i].n_in, plan.layers[i].n_out)
         take_bytes(block, &end, packed * plan.itemsize, <void**>&work.packed[i])
         if work.kind >= OF_DERIVATIVES:
-            take_bytes(block, &end, rows * plan.layers[i].ld * plan.itemsize, <void**>&work.grad_a[i])
             take_bytes(block, &end, rows * plan.layers[i].ld * plan.itemsize, <void**>&work.tangent_a[i])
             take_bytes(block, &end, rows * plan.layers[i].ld * plan.itemsize, <void**>&work.tangent_h[i])
             take_bytes(block, &end, rows * plan.layers[i].ld * plan.itemsize, <void**>&work.g_second[i])
-            take_bytes(block, &end, rows * plan.layers[i].ld * plan.itemsize, <void**>&work.curve[i])
             take_bytes(block, &end, packed * plan.itemsize, <void**>&work.packed_v[i])
         widest = max(widest, plan.layers[i].ld)
         scratch = max(scratch, plan.kernels.scratch_size(rows, plan.layers[i].n_in, plan.layers[i].n_out))
@@ -233,7 +263,7 @@ cdef Workspace* new_workspace(const Layers* plan, Py_ssize_t rows, int n_scratch
     if work.block == NULL:
         free_workspace(work)
         return NULL
-    lay_out_workspace(plan, rows, n_scratch, work.block + (ROW_BYTES - <size_t>work.block % ROW_BYTES), work)
+    lay_out_workspace(plan, rows, n_scratch, aligned(work.block), work)
     return work
 
 

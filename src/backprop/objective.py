@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _validate, threads
+from backprop import _core, _validate, threads
 from backprop import params as _params
 
 if TYPE_CHECKING:
     from backprop.network import Network
 
 Array = npt.NDArray[Any]
+
+_HVP = _core.CALLS["hvp"]
+
+# What `hessp` keeps of a theta at most: a process should not grow with its batch. 17,000 samples of 20-100-100-3 in
+# float32 fit; a product with 16,000 takes 0.83 of hvp's time, out of memory, with 1000 0.78, out of the cache.
+_KEPT_BYTES = 64 << 20
 
 
 class Objective:
@@ -28,7 +34,9 @@ class Objective:
     Notes
     -----
     Safe from many threads. The last theta and its results are remembered, so that `value` and `grad` at one theta cost
-    one evaluation; each gradient handed out is an array of its own, since SciPy keeps old ones.
+    one evaluation; each gradient handed out is an array of its own, since SciPy keeps old ones. After the first `hessp`
+    at a theta, others there do without the forward sweep and the gradient's: what these leave of the first samples is
+    kept, 64 MiB at most. x, y and the weights are not copied where they fit, and must not be changed afterwards.
     """
 
     def __init__(
@@ -54,6 +62,7 @@ class Objective:
         for W, _ in _params.unflatten(self._is_weight, net.sizes):
             W[...] = True
         self._last: tuple[Array, float, Array] | None = None
+        self._linearization = _core.Linearization(_KEPT_BYTES)
 
     @property
     def n_free(self) -> int:
@@ -108,15 +117,21 @@ class Objective:
         TypeError, ValueError
             Where theta or v is refused.
         """
-        full = self._full_params(_validate.params(theta, self.n_free, self._net.dtype, "theta"))
-        direction = _validate.params(v, self.n_free, self._net.dtype, "v")
+        net = self._net
+        net._need_second("hessp")
+        full = self._full_params(_validate.params(theta, self.n_free, net.dtype, "theta"))
+        direction = _validate.params(v, self.n_free, net.dtype, "v")
         if self._free is not None:  # fixed parameters do not move
-            whole = np.zeros(self._net.n_params, self._net.dtype)
+            whole = np.zeros(net.n_params, net.dtype)
             whole[self._free] = direction
             direction = whole
-        product = self._net.hvp(
-            self._x, self._y, direction, params=full, sample_weight=self._sample_weight, n_threads=self._n_threads
-        ).astype(np.float64)
+        y, x, full, weights = net._inputs(self._x, self._y, full, self._sample_weight)
+        product = net._result(None, (net.n_params,), {})
+        n_threads = threads.resolve(self._n_threads)
+        net._plan.run(
+            _HVP, full, x, y, product, weights, n_threads, operand=direction, linearization=self._linearization
+        )
+        product = product.astype(np.float64)
         if self._l2:
             with np.errstate(all="ignore"):
                 product += self._l2 * np.where(self._is_weight, direction, 0.0)

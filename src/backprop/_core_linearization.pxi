@@ -1,0 +1,76 @@
+# What the products of one Hessian share, kept from one direction to the next: `hessp` of an objective.
+
+cdef class Linearization:
+    """The tiles of a loss at one theta, as `linearize` leaves them, of as many samples as n_bytes hold.
+
+    It serves one network on one set of samples, targets and weights, one call at a time: others do without meanwhile.
+    The rows beyond n_bytes are computed again by each call.
+    """
+
+    cdef KeptRows kept
+    cdef char* block
+    cdef char* params            # theta, as the last call had it: NULL before the first
+    cdef Py_ssize_t n_bytes
+    cdef int is_taken
+
+    def __cinit__(self, Py_ssize_t n_bytes):
+        self.n_bytes = n_bytes
+
+    def __dealloc__(self):
+        self.release()
+
+    def __reduce__(self):
+        """A copy starts without rows."""
+        return Linearization, (self.n_bytes,)
+
+    cdef void release(self) noexcept:
+        free(self.block)
+        free(self.kept.is_filled)
+        free(self.params)
+        self.block = self.kept.is_filled = self.params = NULL
+
+    cdef void take(self, const Layers* plan, Request* request) noexcept:
+        """Give the call the rows, emptied where its theta is another one, and theta in a copy that nobody changes.
+
+        It goes without where another call has them, in the child of a fork for ever, and where memory is short.
+        """
+        cdef Py_ssize_t n_bytes = plan.n_params * plan.itemsize
+        if not try_lock(&self.is_taken):
+            return
+        if self.params == NULL and not self.allocate(plan, request.n_samples):
+            self.give_back()
+            return
+        if memcmp(self.params, request.params, n_bytes) != 0:
+            memset(self.kept.is_filled, 0, self.kept.n_rows)
+            memcpy(self.params, request.params, n_bytes)
+        request.params = self.params
+        request.kept = &self.kept
+
+    cdef bint allocate(self, const Layers* plan, Py_ssize_t n_samples) noexcept:
+        """Memory for the rows; false where it is short. It takes up space only as rows are filled."""
+        cdef Py_ssize_t n_rows = min(n_samples, self.n_bytes // bytes_of_kept_row(plan))
+        self.block = <char*>calloc(n_rows * bytes_of_kept_row(plan) + ROW_BYTES, 1)
+        self.kept.is_filled = <char*>calloc(n_rows + 1, 1)
+        self.params = <char*>calloc(plan.n_params, plan.itemsize)
+        if self.block == NULL or self.kept.is_filled == NULL or self.params == NULL:
+            self.release()
+            return False
+        self.kept.rows = aligned(self.block)
+        self.kept.n_rows = n_rows
+        return True
+
+    cdef void give_back(self) noexcept:
+        store_int(&self.is_taken, 0)
+
+
+cdef inline char* place_in_kept_rows(const Layers* plan, const Request* request, Workspace* work,
+                                     const Tile* tile) noexcept nogil:
+    """Let the workspace's a, h, grad_a and curve be those kept for the tile; where its flag is, or NULL if it has none.
+
+    A tile is known by its first source row: how samples fall into tiles depends on their number and weights alone.
+    """
+    cdef KeptRows* kept = request.kept
+    if kept == NULL or tile.rows[0] + tile.n_rows > kept.n_rows:
+        return NULL
+    lay_out_kept(plan, tile.n_rows, kept.rows + tile.rows[0] * bytes_of_kept_row(plan), work)
+    return kept.is_filled + tile.rows[0]
