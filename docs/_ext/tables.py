@@ -1,0 +1,52 @@
+"""The tables of activations and losses, made from the tables that the code itself uses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from backprop.activations import ACTIVATIONS
+from backprop.losses import LOSSES
+
+
+def _spec(row: Any) -> str:
+    """What a user writes."""
+    return f'``"{row.name}"``' if row.parameter_name is None else f'``("{row.name}", {row.default:g})``'
+
+
+def _activations() -> list[tuple[str, ...]]:
+    rows = [("name", "g(a)", "g'(a)", "g''(a)")]
+    for row in ACTIVATIONS.values():
+        rows.append((_spec(row), *(f"``{f}``" for f in (row.formula, row.formula_prime, row.formula_second))))
+    return rows
+
+
+def _losses() -> list[tuple[str, ...]]:
+    rows = [("name", "l, with d = y_hat - y", "y may be", "acts on", "``forward`` gives")]
+    for row in LOSSES.values():
+        where = ("a_L", f"{row.link or 'identity'}(a_L)") if row.acts_on_a else ("y_hat", "y_hat")
+        rows.append((_spec(row), f"``{row.formula}``", row.domain, *(f"``{text}``" for text in where)))
+    return rows
+
+
+class Table(SphinxDirective):
+    """``.. code-table:: activations`` or ``losses``."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Write the list-table and parse it."""
+        rows = {"activations": _activations, "losses": _losses}[self.arguments[0]]()
+        lines = [".. list-table::", "   :header-rows: 1", ""]
+        for row in rows:
+            lines += [f"   {'* -' if k == 0 else '  -'} {cell}" for k, cell in enumerate(row)]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the directive."""
+    app.add_directive("code-table", Table)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,93 @@
+"""The documentation names what is there: code, tests and calls; and the examples of the docstrings run.
+
+The examples of the pages are collected by pytest from docs/ itself.
+"""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import backprop
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted(DOCS.rglob("*.rst"))
+
+sys.path.insert(0, str(DOCS / "_ext"))
+excerpts = importlib.import_module("excerpts")
+sys.path.remove(str(DOCS / "_ext"))
+
+TARGETS = sorted({target for page in PAGES for target in excerpts.targets_of(page.read_text(encoding="utf-8"))})
+
+
+def calls():
+    """Every public name of the package, and every public method of its classes that are called."""
+    names = [name for name in backprop.__all__ if name != "__version__"]
+    for kind in (backprop.Network, backprop.Objective, backprop.Ensemble):
+        names += [
+            f"{kind.__name__}.{name}"
+            for name, member in inspect.getmembers(kind, inspect.isfunction)
+            if not name.startswith("_")
+        ]
+    return names
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_a_page_names_is_there(target):
+    if "::" in target:
+        assert excerpts.find(target).text
+    else:
+        assert excerpts.read(target)
+
+
+def test_an_excerpt_is_the_whole_definition_and_nothing_else():
+    found = excerpts.find("src/backprop/_core.pyx::g_prime_product_loops")
+    lines = found.text.splitlines()
+    assert lines[0].startswith("cdef void g_prime_product_loops(")
+    assert lines[-1] == "            g_prime[s, j] *= grad_h[s, j]"
+    assert excerpts.read(found.path)[found.first - 1] == lines[0]
+    test = excerpts.find("tests/test_docs.py::test_what_a_page_names_is_there").text.splitlines()
+    assert test[0].startswith("@pytest.mark.parametrize")
+    assert test[-1] == "        assert excerpts.read(target)"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "src/backprop/_core.pyx::no_such_function",
+        "src/backprop/no_such_file.pyx::hidden_sum",
+        "src/backprop/_core.pyx::sum",  # a part of names
+        "tests/test_docs.py::target",  # an argument
+    ],
+)
+def test_what_is_gone_is_an_error(target):
+    with pytest.raises(excerpts.NotFoundError, match=re.escape(target.split("::")[0])):
+        excerpts.find(target)
+
+
+def test_every_equation_has_its_code():
+    text = (DOCS / "equations.rst").read_text(encoding="utf-8").split("To see the numbers")[0]
+    _, *equations = re.split(r"^   :label: ", text, flags=re.MULTILINE)
+    assert len(equations) == 8
+    for equation in equations:
+        assert any("_core.pyx::" in target for target in excerpts.targets_of(equation)), equation.splitlines()[0]
+
+
+@pytest.mark.parametrize("name", calls())
+def test_every_call_has_a_page_with_an_example(name):
+    page = (DOCS / "reference" / f"{name}.rst").read_text(encoding="utf-8")
+    assert re.search(rf"^\.\. auto(class|method|function):: {re.escape(name)}$", page, re.MULTILINE)
+    assert ">>> " in page
+    assert f"   {name}\n" in (DOCS / "reference" / "index.rst").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(backprop.__path__, "backprop.")])
+def test_examples_of_docstrings(name):
+    if name.startswith("backprop._kernels_"):
+        pytest.skip("has no Python functions, and may be of another CPU")
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
