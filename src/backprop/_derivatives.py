@@ -39,7 +39,7 @@ class Derivatives(Calls):
         params: npt.ArrayLike | None = None,
         n_threads: int | None = None,
     ) -> tuple[Array, Array]:
-        """Gradients of sum_s cotangent_s . y_hat_s: for a loss of one's own, cotangent is its gradient by y_hat.
+        """Gradients of sum_sk cotangent_sk y_hat_sk: for a loss of one's own, cotangent is its gradient by y_hat.
 
         Parameters
         ----------
