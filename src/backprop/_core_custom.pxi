@@ -7,6 +7,9 @@ cdef enum Derivative:
     FIRST
     SECOND
 
+ctypedef int (*NumpyActivation)(const Layer* layer, Py_ssize_t itemsize, Derivative which, Py_ssize_t n_rows,
+                                const char* a, char* result, Py_ssize_t ld) noexcept
+
 
 cdef int custom_activation(const Layer* layer, Py_ssize_t itemsize, Derivative which, Py_ssize_t n_rows, const char* a,
                            char* result, Py_ssize_t ld) noexcept nogil:
@@ -15,7 +18,9 @@ cdef int custom_activation(const Layer* layer, Py_ssize_t itemsize, Derivative w
     cdef Py_ssize_t s, j
     if function == NULL:
         with gil:
-            return numpy_activation(layer, itemsize, which, n_rows, a, result, ld)
+            # Called as one that raises nothing, so that what it raised waits for the end of the call. Caught here, it
+            # would crash where the memory for its traceback is missing (Cython 3.3.1).
+            return (<NumpyActivation>numpy_activation)(layer, itemsize, which, n_rows, a, result, ld)
     for s in range(n_rows):
         for j in range(layer.n_out):
             if itemsize == 4:
@@ -26,36 +31,32 @@ cdef int custom_activation(const Layer* layer, Py_ssize_t itemsize, Derivative w
 
 
 cdef int numpy_activation(const Layer* layer, Py_ssize_t itemsize, Derivative which, Py_ssize_t n_rows, const char* a,
-                          char* result, Py_ssize_t ld) noexcept:
-    """The same by a NumPy function: nonzero where it raised, and then the exception waits."""
+                          char* result, Py_ssize_t ld) except 1:
+    """The same by a NumPy function."""
     cdef cnp.npy_intp shape[2]
     cdef cnp.ndarray argument, value
     cdef double* numbers
     cdef Py_ssize_t s, j, n = layer.n_out
-    try:
-        shape[0] = n_rows
-        shape[1] = n
-        argument = cnp.PyArray_EMPTY(2, shape, cnp.NPY_FLOAT64, 0)
-        numbers = <double*>cnp.PyArray_DATA(argument)
-        for s in range(n_rows):
-            for j in range(n):
-                if itemsize == 4:
-                    numbers[s * n + j] = (<const float*>a)[s * ld + j]
-                else:
-                    numbers[s * n + j] = (<const double*>a)[s * ld + j]
-        returned = (<object>layer.functions)[<int>which](argument)
-        value = cnp.PyArray_FROMANY(returned, cnp.NPY_FLOAT64, 0, 0, cnp.NPY_ARRAY_CARRAY_RO)
-        if cnp.PyArray_NDIM(value) != 2 or value.shape[0] != n_rows or value.shape[1] != n:
-            got = tuple([value.shape[i] for i in range(value.ndim)])
-            raise ValueError(f"an activation of one's own: expected a result of shape ({n_rows}, {n}), got {got}")
-        numbers = <double*>cnp.PyArray_DATA(value)
-        for s in range(n_rows):
-            for j in range(n):
-                if itemsize == 4:
-                    (<float*>result)[s * ld + j] = <float>numbers[s * n + j]
-                else:
-                    (<double*>result)[s * ld + j] = numbers[s * n + j]
-        return 0
-    except BaseException as error:
-        set_pending(type(error), error)
-        return 1
+    shape[0] = n_rows
+    shape[1] = n
+    argument = cnp.PyArray_EMPTY(2, shape, cnp.NPY_FLOAT64, 0)
+    numbers = <double*>cnp.PyArray_DATA(argument)
+    for s in range(n_rows):
+        for j in range(n):
+            if itemsize == 4:
+                numbers[s * n + j] = (<const float*>a)[s * ld + j]
+            else:
+                numbers[s * n + j] = (<const double*>a)[s * ld + j]
+    returned = (<object>layer.functions)[<int>which](argument)
+    value = cnp.PyArray_FROMANY(returned, cnp.NPY_FLOAT64, 0, 0, cnp.NPY_ARRAY_CARRAY_RO)
+    if cnp.PyArray_NDIM(value) != 2 or value.shape[0] != n_rows or value.shape[1] != n:
+        got = tuple([value.shape[i] for i in range(value.ndim)])
+        raise ValueError(f"an activation of one's own: expected a result of shape ({n_rows}, {n}), got {got}")
+    numbers = <double*>cnp.PyArray_DATA(value)
+    for s in range(n_rows):
+        for j in range(n):
+            if itemsize == 4:
+                (<float*>result)[s * ld + j] = <float>numbers[s * n + j]
+            else:
+                (<double*>result)[s * ld + j] = numbers[s * n + j]
+    return 0

@@ -6,7 +6,6 @@ cdef extern from "Python.h":
     """
     int check_signals "PyErr_CheckSignals"() noexcept  # leaves what a handler raised to raise_pending
     int raise_pending "bp_raise_pending"() except -1
-    void set_pending "PyErr_SetObject"(object kind, object error) noexcept
 
 
 cdef struct Layer:

@@ -1,0 +1,277 @@
+"""Calls whose allocations fail, one after another: run by tests/test_faults.py in processes of their own; no test.
+
+    LD_PRELOAD=... python tests/fault_injection.py allocations 2   # calls on two threads
+    LD_PRELOAD=... python tests/fault_injection.py threads
+
+The library to preload is fault_injection.c. In a trial of a call the k-th allocation fails that the compiled modules
+ask for, themselves or through Python and NumPy, for k = 1, 2, ... until a call gets to its end without a failure; once
+with that one allocation failing, and once with all from the k-th on. Each must raise MemoryError, or succeed with the
+right bits (some failures have a way around them: a call without workers). Then the parameters must be as before, the
+next call right, and when the network is gone, no block may be left of what the modules asked for, and no array. One
+line of JSON a trial: its name, the number of failures, and what was wrong.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import faulthandler
+import functools
+import gc
+import json
+import os
+import pickle
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from derivative_peers import CALLS, FIRST_PART, random_data
+
+import backprop
+from backprop import Activation, Ensemble, Network, _core
+
+OURS, INDIRECT, THREADS, INTERPRETER, NUMPY = range(5)  # fault_injection.c
+ALLOCATIONS = 1 << OURS | 1 << INDIRECT
+MOST_FAILURES = 3000  # of one trial: far more than a call makes allocations
+WATCH = 30  # seconds for a trial
+
+# The library ----------------------------------------------------------------------------------------------------------
+
+
+def load():
+    """The preloaded library, which knows from here on who asks for memory."""
+    faults = ctypes.PyDLL(os.environ["LD_PRELOAD"])
+    faults.faults_call.restype = ctypes.py_object
+    faults.faults_call.argtypes = [ctypes.py_object, ctypes.c_long, ctypes.c_int, ctypes.c_int, ctypes.c_int]
+    faults.faults_watch.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
+    faults.faults_watch.restype = faults.faults_hook_python.restype = None
+    for name in ("faults_seen", "faults_failed", "faults_alive"):
+        getattr(faults, name).restype = ctypes.c_long
+    ours = str(Path(_core.__file__).parent) + os.sep
+    shim = os.environ["LD_PRELOAD"]
+    python = {str(Path(sys.executable).resolve()), shim}  # the library's own functions lie between
+    seen = set()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, access, *_, path = line.split(maxsplit=5) if line.count("/") else (line.split()[0], "", "")
+        who = None
+        if path.startswith(ours):
+            who = OURS
+        elif "_multiarray_umath" in path:
+            who = NUMPY
+        elif path in python or "/libpython" in path:
+            who = INTERPRETER
+        if "x" in access and who is not None:
+            faults.faults_watch(*(int(address, 16) for address in span.split("-")), who)
+            seen.add(Path(path).name.split(".")[0])
+    assert {"_core", "_multiarray_umath"} <= seen, seen
+    return faults
+
+
+# The trials -----------------------------------------------------------------------------------------------------------
+
+
+def bits(result):
+    """What a call returned, as something that can be compared bit for bit."""
+    if result is None or isinstance(result, str | int):
+        return result
+    if isinstance(result, backprop.LayerGradients):
+        return bits([result.loss, result.a, result.h, result.grad_a, result.grad_h, result.grad_W, result.grad_b])
+    if isinstance(result, tuple | list):
+        return [bits(part) for part in result]
+    return np.asarray(result).tobytes()
+
+
+class Trial:
+    """One call, of fresh networks.
+
+    Parameters
+    ---------
+    make : callable
+        make() -> a network (or an Ensemble) as the call finds it.
+    call : callable
+        call(net, n_threads) -> the result.
+    """
+
+    def __init__(self, make, call):
+        self.make, self.call = make, call
+
+    def attempt(self, faults, k, from_then_on, n_threads, expected):
+        """One call with the k-th failure: (whether anything failed, what was wrong or "")."""
+        net = self.make()
+        before = net.params.tobytes()
+        call = functools.partial(self.call, net, n_threads)
+        try:
+            result = bits(faults.faults_call(call, k, from_then_on, ALLOCATIONS, 0))
+        except MemoryError:
+            result = None
+        except BaseException as other:
+            return faults.faults_failed(), f"{type(other).__name__}: {other}"
+        failed = faults.faults_failed()
+        if result is None and not failed and expected is not None:
+            return failed, "MemoryError where no allocation failed"
+        if result not in (None, expected):
+            return failed, "succeeded with other bits"
+        if net.params.tobytes() != before:
+            return failed, "the parameters have changed"
+        if bits(call()) != expected:
+            return failed, "the next call has other bits"
+        return failed, ""
+
+    def run(self, faults, n_threads):
+        """All failures of both kinds: a summary."""
+        wrong, n_failures = [], [0, 0]
+        expected = bits(self.call(self.make(), 1))
+        gc.collect()
+        alive = faults.faults_alive()
+        for from_then_on in (0, 1):
+            for k in range(1, MOST_FAILURES):
+                failed, what = self.attempt(faults, k, from_then_on, n_threads, expected)
+                if faults.faults_alive() != alive:
+                    gc.collect()
+                if faults.faults_alive() != alive:
+                    what = f"{what or 'leak'}: {faults.faults_alive() - alive} blocks left"
+                    alive = faults.faults_alive()
+                if what:
+                    wrong.append(f"k = {k}{' and on' * from_then_on}: {what}")
+                if not failed:
+                    break
+                n_failures[from_then_on] += 1
+            else:
+                wrong.append(f"no end after {MOST_FAILURES} failures")
+        return {"failures": n_failures, "wrong": wrong}
+
+
+def trials(n_threads):
+    """All calls by name; those on two threads have as much work as two threads take."""
+    n_samples = 3000 if n_threads > 1 else 60
+    rng = np.random.default_rng(0)
+    found = {}
+
+    def add(name, net, call):
+        state = pickle.dumps(net)
+        found[name] = Trial(lambda: pickle.loads(state), call)
+
+    for name, call in (FIRST_PART | CALLS).items():
+        few = 300 if name == "hessian" and n_threads > 1 else n_samples
+        for weight in (None, "sample") if call.has_y else (None,):
+            options = {"activations": ["tanh"], "loss": "squared_error", "weight": weight, "dtype": "float32"}
+            data = random_data(np.random.default_rng(0), [5, 19, 7, 2], call, n_samples=few, **options)
+            run = lambda net, n_threads, call=call, data=data: call.run(net, data, n_threads=n_threads)  # noqa: E731
+            add(f"{name}, weights" if weight else name, data.problem.net, run)
+
+    x = rng.normal(size=(n_samples, 5))
+    y = rng.normal(size=(n_samples, 2))
+    labels = rng.integers(0, 2, n_samples)
+    net = Network([5, 19, 7, 2], activations="tanh", rng=1)
+    classifier = Network([5, 19, 7, 2], loss="cross_entropy", rng=1)
+    wide = Network([64, 256, 256, 8], dtype="float32", rng=1)  # its threads take strips
+    wide_x = rng.normal(size=(200 if n_threads > 1 else 20, 64)).astype("float32")
+    wide_y = rng.normal(size=(len(wide_x), 8)).astype("float32")
+    own = Network([5, 19, 7, 2], activations=Activation("my_sin", np.sin, np.cos), rng=1)
+    add("loss", net, lambda net, n_threads: net.loss(x, y))
+    add("value_and_grad, strips", wide, lambda net, n_threads: net.value_and_grad(wide_x, wide_y, n_threads=n_threads))
+    add("value_and_grad, labels", classifier, lambda net, n_threads: net.value_and_grad(x, labels, n_threads=n_threads))
+    add("value_and_grad, lists", net, lambda net, n_threads: net.value_and_grad(x[:9].tolist(), y[:9].tolist()))
+    add("value_and_grad, own g", own, lambda net, n_threads: net.value_and_grad(x, y, n_threads=n_threads))
+    add("layer_gradients", net, lambda net, n_threads: net.layer_gradients(x, y))
+    add("find_nonfinite", net, lambda net, n_threads: net.find_nonfinite(x, y))
+    add("objective", net, lambda net, n_threads: net.objective(x, y, l2=0.1, n_threads=n_threads)(net.params))
+    add(
+        "ensemble.value_and_grad",
+        Ensemble(net, 3, rng=1),
+        lambda e, n_threads: e.value_and_grad(x, y, n_threads=n_threads),
+    )
+    add("ensemble.forward", Ensemble(net, 3, rng=1), lambda e, n_threads: e.forward(x, n_threads=n_threads))
+    add("Network", net, lambda net, n_threads: Network([5, 19, 7, 2], activations="tanh", rng=1).params)
+    add("Ensemble", net, lambda net, n_threads: Ensemble(net, 3, rng=1).params)
+    add("pickle", net, lambda net, n_threads: pickle.loads(pickle.dumps(net)).params)
+    add("hidden_gradient", net, lambda net, n_threads: backprop.hidden_gradient(net.weights[1], x[:, [0] * 7]))
+    add("preactivation_gradient", net, lambda net, n_threads: backprop.preactivation_gradient(y, y, "tanh"))
+    return found
+
+
+def allocations(faults, n_threads):
+    """Every trial."""
+    found = trials(n_threads)
+    faults.faults_hook_python()
+    unraisable = []
+    sys.unraisablehook = lambda what: unraisable.append(f"{what.exc_type.__name__} in {what.object!r}")
+    for name, trial in found.items():
+        faulthandler.dump_traceback_later(WATCH, exit=True)
+        summary = trial.run(faults, n_threads)
+        summary["wrong"] += [f"lost: {what}" for what in unraisable]
+        unraisable.clear()
+        print(json.dumps({"name": name, **summary}), flush=True)
+
+
+# Threads --------------------------------------------------------------------------------------------------------------
+
+
+ERRORS = {"EAGAIN": errno.EAGAIN, "EINVAL": errno.EINVAL}  # EINVAL: too small a stack, and another is tried
+N_THREADS = 4
+
+
+def threads(faults):
+    """Creations of threads that fail; each in a child of its own, which has no workers yet."""
+    rng = np.random.default_rng(0)
+    problems = []
+    for sizes, n_samples in (([4, 16, 16, 1], 2000), ([64, 128, 128, 8], 200)):  # chunks, strips
+        net = Network(sizes, activations="tanh", dtype="float32", rng=1)
+        x = rng.normal(size=(n_samples, sizes[0])).astype("float32")
+        y = rng.normal(size=(n_samples, sizes[-1])).astype("float32")
+        problems.append((net, x, y, bits(net.value_and_grad(x, y, n_threads=1))))
+    faulthandler.register(signal.SIGALRM, chain=True)  # a child that hangs shows where, and dies
+    for from_then_on in (0, 1):
+        for error, number in ERRORS.items():
+            for k in range(1, N_THREADS + 1):
+                reader, writer = os.pipe()
+                pid = os.fork()
+                if pid == 0:
+                    signal.alarm(WATCH)
+                    os.write(writer, json.dumps(threads_of_child(faults, problems, k, from_then_on, number)).encode())
+                    os._exit(0)
+                os.close(writer)
+                with os.fdopen(reader) as pipe:
+                    said = pipe.read()
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                answer = json.loads(said) if said else {"wrong": []}
+                if code:
+                    answer["wrong"].append(f"status {code}")
+                print(json.dumps({"name": f"{error}, k = {k}{' and on' * from_then_on}", **answer}), flush=True)
+
+
+def threads_of_child(faults, problems, k, from_then_on, error):
+    """Calls while the k-th thread is not to be had, and calls after."""
+    wrong = []
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    expected = [right for _, _, _, right in problems * 3]
+
+    def calls():
+        return [bits(net.value_and_grad(x, y, n_threads=N_THREADS)) for net, x, y, _ in problems * 3]
+
+    if faults.faults_call(calls, k, from_then_on, 1 << THREADS, error) != expected:
+        wrong.append("other bits while threads fail")
+    failures, workers = faults.faults_failed(), _core.worker_threads()
+    if signal.pthread_sigmask(signal.SIG_BLOCK, []) != mask:
+        wrong.append("the caller's signals are blocked otherwise than before")
+    deadline = time.monotonic() + WATCH / 2
+    while _core.worker_threads() < N_THREADS - 1 and time.monotonic() < deadline:  # tried again after a thousand runs
+        if calls() != expected:
+            wrong.append("other bits after threads failed")
+            break
+    return {"wrong": wrong, "failures": failures, "workers": workers, "later": _core.worker_threads()}
+
+
+def main():
+    faults = load()
+    if sys.argv[1] == "allocations":
+        allocations(faults, int(sys.argv[2]))
+    else:
+        threads(faults)
+
+
+if __name__ == "__main__":
+    main()

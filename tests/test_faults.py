@@ -1,0 +1,189 @@
+"""Faults: memory and threads that are not to be had, forks, crowds, and the floating-point unit.
+
+Each trial runs in a process of its own, with a watchdog that prints where its threads stand after 30 s.
+"""
+
+import ctypes
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from derivative_peers import CALLS, FIRST_PART, arrays, random_data
+
+from backprop import Activation, Network
+
+HERE = Path(__file__).parent
+STRESS = HERE.parent / "tools" / "stress.py"
+
+
+def compile_c(name, folder, *libraries):
+    """A C file of this folder as a shared library."""
+    compiler = shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    path = folder / f"{name}.so"
+    command = [compiler, "-O2", "-shared", "-fPIC", "-pthread", "-o", path, HERE / f"{name}.c", *libraries]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def run(*arguments, **environment):
+    inherited = {k: v for k, v in os.environ.items() if k not in {"BACKPROP_NUM_THREADS", "OMP_NUM_THREADS"}}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *map(str, arguments)],
+        capture_output=True, text=True, timeout=300, check=False, env=inherited | environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return done
+
+
+# Memory and threads ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory):
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("needs glibc, whose allocator can be reached by names of its own")
+    if "LD_PRELOAD" in os.environ:
+        pytest.skip("another library stands in front of the allocator")
+    return str(compile_c("fault_injection", tmp_path_factory.mktemp("faults"), "-ldl", "-lgcc_s"))
+
+
+def injected(faults, *arguments):
+    """The trials of fault_injection.py by name; nothing may have been wrong, and nothing printed as unraisable."""
+    done = run(HERE / "fault_injection.py", *arguments, LD_PRELOAD=faults)
+    assert not done.stderr, done.stderr[-3000:]
+    trials = {trial.pop("name"): trial for trial in map(json.loads, done.stdout.splitlines())}
+    wrong = {name: trial["wrong"][:5] for name, trial in trials.items() if trial["wrong"]}
+    assert not wrong, wrong
+    return trials
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_each_allocation_fails_once_and_for_ever(faults, n_threads):
+    trials = injected(faults, "allocations", n_threads)
+    assert {*CALLS, *FIRST_PART} <= trials.keys()
+    for name, trial in trials.items():
+        once, for_ever = trial["failures"]
+        assert once >= 3 or name == "Ensemble", name  # its memory is NumPy's, asked for by Python code
+        assert for_ever >= min(once, 1), name
+
+
+def test_each_thread_that_cannot_be_made(faults):
+    trials = injected(faults, "threads")
+    for name, trial in trials.items():
+        error, k = re.fullmatch(r"(\w+), k = (\d)(?: and on)?", name).groups()
+        k = int(k)
+        failures = 0 if k > 3 else 2 if error == "EINVAL" and name.endswith("on") else 1
+        made = 3 if k > 3 or (error == "EINVAL" and failures == 1) else k - 1
+        assert (trial["failures"], trial["workers"], trial["later"]) == (failures, made, 3), name
+
+
+# Processes and threads ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("trial", "n"), [("forks", 20), ("crowd", 20)])
+def test_short_forms_of_the_stress_test(trial, n):
+    """Forks before, beside, after and in children; 64 callers while set_num_threads changes."""
+    if not STRESS.exists():
+        pytest.skip("tools/stress.py is not there")
+    out = run(STRESS, trial, "--n", n).stdout
+    n_trials = 64 * n if trial == "crowd" else n
+    assert f"{trial}: {n_trials} of {n_trials}" in out
+
+
+# The floating-point unit ----------------------------------------------------------------------------------------------
+
+CONTROL = 0xFFC0  # of MXCSR: flushing, rounding, masks of exceptions; the others are flags, which calls may raise
+FLUSH = 0x8040  # subnormal results and arguments become 0
+ROUND_UP = 0x4000
+
+needs_x86 = pytest.mark.skipif(platform.machine().lower() not in {"x86_64", "amd64"}, reason="MXCSR is x86's")
+
+
+@pytest.fixture(scope="module")
+def float_state(tmp_path_factory):
+    library = ctypes.CDLL(str(compile_c("float_state", tmp_path_factory.mktemp("float_state"))))
+    for name in ("float_record", "float_one", "float_zero"):
+        getattr(library, name).restype, getattr(library, name).argtypes = ctypes.c_double, [ctypes.c_double]
+    return library
+
+
+@pytest.fixture
+def mxcsr(float_state):
+    """Set this thread's control bits, for one test."""
+    before = float_state.float_mxcsr()
+    yield lambda bits: float_state.float_set_mxcsr(before & ~(FLUSH | 0x6000) | bits)
+    float_state.float_set_mxcsr(before)
+
+
+@needs_x86
+def test_import_leaves_the_control_words(float_state):
+    run("-c", f"""if 1:
+        import ctypes, sys
+        state = ctypes.CDLL({float_state._name!r})
+        words = lambda: (state.float_mxcsr() & {CONTROL}, state.float_x87())
+        before = words()
+        import backprop
+        assert "numpy" in sys.modules and words() == before == (0x1F80, 0x37F), (words(), before)
+        state.float_set_mxcsr(0x1F80 | {FLUSH | ROUND_UP})
+        from backprop import _core
+        import importlib
+        importlib.reload(backprop)
+        assert state.float_mxcsr() & {CONTROL} == 0x1F80 | {FLUSH | ROUND_UP}
+    """)  # fmt: skip
+
+
+@needs_x86
+@pytest.mark.parametrize("bits", [0, FLUSH, ROUND_UP], ids=["default", "flush", "round up"])
+@pytest.mark.parametrize("name", [*FIRST_PART, *CALLS])
+def test_calls_leave_the_control_words(float_state, mxcsr, name, bits):
+    call = (FIRST_PART | CALLS)[name]
+    options = {"activations": ["gelu"], "loss": "squared_error", "weight": None, "dtype": "float32"}
+    data = random_data(np.random.default_rng(0), [5, 19, 7, 2], call, n_samples=300, **options)
+    mxcsr(bits)
+    words = float_state.float_mxcsr() & CONTROL, float_state.float_x87()
+    results = []
+    for n_threads in (1, 2):
+        result = call.run(data.problem.net, data, n_threads=n_threads)
+        assert (float_state.float_mxcsr() & CONTROL, float_state.float_x87()) == words
+        results.append([part.tobytes() for part in arrays(result)])
+    assert results[0] == results[1]  # workers round and flush as their caller does
+
+
+@needs_x86
+def test_workers_take_the_callers_mode(float_state, mxcsr):
+    own = Activation("recorded", float_state.float_record, float_state.float_one, float_state.float_zero)
+    net = Network([64, 64, 1], activations=own, rng=0)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(4000, 64)), rng.normal(size=(4000, 1))
+    for bits in (0, FLUSH, ROUND_UP, 0):  # the last one: nothing of an earlier caller stays
+        mxcsr(bits)
+        words = float_state.float_mxcsr() & CONTROL, float_state.float_x87()
+        float_state.float_expect(2)
+        net.value_and_grad(x, y, n_threads=2)
+        n = float_state.float_seen()
+        assert n >= 2
+        seen = {(float_state.float_seen_mxcsr(i) & CONTROL, float_state.float_seen_x87(i)) for i in range(n)}
+        assert seen == {words}
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_subnormals_are_honoured(dtype, n_threads):
+    tiny = np.finfo(dtype).smallest_subnormal
+    net = Network([64, 64], dtype=dtype, rng=0)  # y_hat = x
+    net.weights[0][...] = np.eye(64)
+    x = tiny * np.random.default_rng(0).integers(-1000, 1000, (1000, 64)).astype(dtype)
+    np.testing.assert_array_equal(net.forward(x, n_threads=n_threads), x)
+    grad, grad_x = net.vjp(np.eye(64, dtype=dtype), x[:64], n_threads=n_threads)
+    np.testing.assert_array_equal(grad_x, x[:64])
+    np.testing.assert_array_equal(net.unflatten(grad)[0][0], x[:64].T)
