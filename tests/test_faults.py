@@ -1,9 +1,10 @@
-"""Faults: memory and threads that are not to be had, forks, crowds, and the floating-point unit.
+"""Faults: memory and threads that are not to be had, forks, crowds, subinterpreters, and the floating-point unit.
 
 Each trial runs in a process of its own, with a watchdog that prints where its threads stand after 30 s.
 """
 
 import ctypes
+import importlib.util
 import json
 import os
 import platform
@@ -98,6 +99,37 @@ def test_short_forms_of_the_stress_test(trial, n):
     out = run(STRESS, trial, "--n", n).stdout
     n_trials = 64 * n if trial == "crowd" else n
     assert f"{trial}: {n_trials} of {n_trials}" in out
+
+
+SUBINTERPRETER = """
+import {module} as interpreters
+code = '''
+try:
+    import backprop
+except ImportError as error:
+    assert "expected to be imported by the main interpreter" in str(error), error
+else:
+    raise AssertionError("a subinterpreter has imported backprop")
+'''
+if {first}:
+    import backprop
+problem = interpreters.run_string(interpreters.create({kind}), code)
+assert problem is None, problem
+from backprop import Network, _core  # the main one is not locked out
+assert Network([2, 3, 1], rng=0).forward([[1.0, 2.0]]).shape == (1, 1)
+"""
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["after", "before"])
+@pytest.mark.parametrize("isolated", [False, True], ids=["legacy", "isolated"])
+def test_subinterpreters_are_refused(isolated, first):
+    if importlib.util.find_spec("_interpreters"):
+        module, kind = "_interpreters", repr("isolated" if isolated else "legacy")
+    elif importlib.util.find_spec("_xxsubinterpreters"):
+        module, kind = "_xxsubinterpreters", f"isolated={isolated}"
+    else:
+        pytest.skip("this Python makes no subinterpreters")
+    run("-c", SUBINTERPRETER.format(module=module, kind=kind, first=first))
 
 
 # The floating-point unit ----------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@
 Start with `Network`. Arrays hold one sample a row; everything is of one dtype, float32 or float64.
 """
 
+from backprop import _interpreter  # isort: skip  # noqa: F401  # before NumPy and all that is compiled
+
 from backprop import _after_import
 from backprop._inspection import LayerGradients
 from backprop.custom import Activation
