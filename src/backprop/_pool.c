@@ -224,20 +224,10 @@ static void *worker_main(void *argument)
     return NULL;
 }
 
-#ifdef BP_POOL_TEST
-static int creations, fail_creation;
-void bp_pool_test_fail_creation(int k) { creations = 0; fail_creation = k; pool.skip_creation = 0; }
-#endif
-
 static int create_thread(int id, size_t stack_bytes)  /* an errno value, 0 if it runs */
 {
     pthread_t thread;
     pthread_attr_t attributes;
-#ifdef BP_POOL_TEST
-    creations++;
-    if (fail_creation && (fail_creation > 0 ? creations == fail_creation : creations >= -fail_creation))
-        return EAGAIN;
-#endif
     int status = pthread_attr_init(&attributes);
     if (status)
         return status;

@@ -48,11 +48,6 @@ BP_POOL_HIDDEN void bp_pool_release(bp_pool_lease *lease);
 /* Worker threads alive now. */
 BP_POOL_HIDDEN int bp_pool_size(void);
 
-#ifdef BP_POOL_TEST
-/* Tests: the k-th creation of a thread from now fails (k > 0), or every one from the k-th on (-k); 0: none. */
-BP_POOL_HIDDEN void bp_pool_test_fail_creation(int k);
-#endif
-
 #ifdef __cplusplus
 }
 #endif
