@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from backprop import Network, hidden_gradient, num_threads, preactivation_gradient, set_num_threads
+from backprop import Ensemble, Network, hidden_gradient, num_threads, preactivation_gradient, set_num_threads
 
 N_SAMPLES, N_IN, N_OUT = 5, 3, 3
 WITH_LOSS = ["value_and_grad", "loss", "layer_gradients", "objective"]
@@ -341,6 +341,11 @@ def misaligned(n):
     return np.zeros(8 * n + 8, np.uint8)[4 : 4 + 8 * n].view(np.float64)[:n]
 
 
+def claiming(shape):
+    """A subclass of arrays that gives another shape than its memory has."""
+    return type("Claiming", (np.ndarray,), {"shape": property(lambda self: shape)})
+
+
 BAD_OUT = {
     "float32": (lambda n: np.zeros(n, np.float32), ValueError),
     "integers": (lambda n: np.zeros(n, np.int64), ValueError),
@@ -361,6 +366,8 @@ BAD_OUT = {
     "a list": (lambda n: [0.0] * n, TypeError),
     "a memoryview": (lambda n: memoryview(np.zeros(n)), TypeError),
     "True": (lambda n: True, TypeError),
+    "masked": (lambda n: np.ma.masked_array(np.zeros(n), np.ones(n, bool)), TypeError),
+    "a subclass that claims to be longer": (lambda n: np.zeros(n - 1).view(claiming((n,))), ValueError),
 }
 
 
@@ -671,6 +678,67 @@ def test_hidden_gradient(W_next, grad_a_next, error, argument):
 def test_preactivation_gradient(grad_h, a, activation, error, argument):
     with pytest.raises(error, match=rf"^{argument}: expected .*got"):
         preactivation_gradient(grad_h, a, activation)
+
+
+# Objects that raise, and shapes without memory ------------------------------------------------------------------------
+
+
+class Raising:
+    """An object whose `__array__` raises, and which cannot be shown either."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __array__(self, dtype=None, copy=None):
+        raise self.error
+
+    def __repr__(self):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyError, AttributeError, ZeroDivisionError, ValueError])
+def test_an_object_whose_array_raises(error):
+    """A PyTorch tensor that requires a gradient raises RuntimeError."""
+    y, expected = Y["squared_error"], ValueError if error is ValueError else TypeError
+    assert_refused("value_and_grad", make(), (Raising(error("why")), y), expected, "x: ")
+    assert_refused("loss", make(), (X, Raising(error("why"))), expected, "y: ")
+    for arguments, name in (((Raising(error("why")), y), "x"), ((X, Raising(error("why"))), "y")):
+        with pytest.raises(expected, match=rf"^{name}: expected .*got Raising without a repr: .*why"):
+            Ensemble(make(), 2).value_and_grad(*arguments)
+
+
+def test_memory_that_is_not_there_is_named():
+    """Broadcast arrays take no memory until they are converted; an object's array may not fit either."""
+    endless = np.broadcast_to(np.float64(1), (1 << 50, N_IN))
+    y = Y["squared_error"]
+    for value in (endless, Raising(MemoryError())):
+        with pytest.raises(MemoryError, match=r"^x: .*memory"):
+            make().loss(value, y)
+    with pytest.raises(MemoryError, match=r"^y: .*memory"):
+        make().loss(X, Raising(MemoryError()))
+
+
+@pytest.mark.parametrize("name", ["x", "y", "sample_weight"])
+def test_an_ensemble_drops_no_mask(name):
+    for shape in ((), (2,)):  # shared, and one a member
+        values = {"x": X, "y": Y["squared_error"], "sample_weight": np.ones(N_SAMPLES)}
+        values = {key: np.broadcast_to(value, (*shape, *value.shape)) for key, value in values.items()}
+        values[name] = np.ma.masked_array(values[name], np.ones(values[name].shape, bool))
+        with pytest.raises(TypeError, match=rf"^{name}: expected a plain array, got a masked one"):
+            Ensemble(make(), 2).value_and_grad(values.pop("x"), values.pop("y"), **values)
+
+
+def test_an_ensemble_makes_one_array_of_an_object():
+    class Changing:
+        n_calls = 0
+
+        def __array__(self, dtype=None, copy=None):
+            self.n_calls += 1
+            return np.array(X) if self.n_calls == 1 else np.zeros((1, 1))
+
+    ensemble = Ensemble(make(), 2, rng=0)
+    losses, _ = ensemble.value_and_grad(Changing(), Y["squared_error"])
+    assert np.array_equal(losses, ensemble.value_and_grad(X, Y["squared_error"])[0])
 
 
 # A refused call between two good ones --------------------------------------------------------------------------------

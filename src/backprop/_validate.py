@@ -36,7 +36,10 @@ def describe(value: object) -> str:
     """What came, in a few words."""
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape} and dtype {value.dtype}"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # of an object that cannot even be shown: its type is what there is to say
+        text = "without a repr"
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
@@ -188,30 +191,35 @@ def loss_and_output(loss: object, output: object) -> tuple[Loss, float, str, tup
 # Arrays --------------------------------------------------------------------------------------------------------------
 
 
-def _as_array(value: object, name: str) -> Array:
+def as_array(value: object, name: str) -> Array:
     """An array of numbers, as it came."""
     if isinstance(value, np.ma.MaskedArray):
         hint = "; give sample_weight 0 to what is missing" if name in ("x", "y") else ""
         raise TypeError(f"{name}: expected a plain array, got a masked one{hint}")
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError, OverflowError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
+    except MemoryError as error:
+        raise MemoryError(f"{name}: an array made of {describe(value)} does not fit into memory") from error
+    except Exception as error:  # an object's own __array__ may raise anything: a PyTorch tensor raises RuntimeError
+        kind = ValueError if isinstance(error, ValueError | OverflowError) else TypeError
         raise kind(f"{name}: expected an array of numbers, got {describe(value)}: {error}") from error
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
     return array
 
 
-def _convert(array: Array, dtype: npt.DTypeLike) -> Array:
+def _convert(array: Array, dtype: npt.DTypeLike, name: str) -> Array:
     """The one place where arrays are converted: C order, aligned, native, of the dtype; no copy where all fits."""
-    with np.errstate(all="ignore"):
-        return np.require(array, dtype, ["C", "A"])
+    try:
+        with np.errstate(all="ignore"):
+            return np.require(array, dtype, ["C", "A"])
+    except MemoryError as error:  # broadcast to a shape that has no memory behind it
+        raise MemoryError(f"{name}: {describe(array)} does not fit into memory as {np.dtype(dtype)}") from error
 
 
 def samples(value: object, n_in: int, dtype: np.dtype, name: str = "x") -> Array:
     """x: (n_samples, n_0), at least one sample."""
-    array = _as_array(value, name)
+    array = as_array(value, name)
     if array.ndim != 2:
         hint = "; one sample is x[None]" if array.ndim == 1 else ""
         raise ValueError(f"{name}: expected shape (n_samples, {n_in}), got {array.shape}{hint}")
@@ -219,28 +227,28 @@ def samples(value: object, n_in: int, dtype: np.dtype, name: str = "x") -> Array
         raise ValueError(f"{name}: expected {n_in} columns, the size of layer 0, got {array.shape[1]}")
     if array.shape[0] == 0:
         raise ValueError(f"{name}: expected at least one sample, got 0: the mean of no samples is not defined")
-    return _convert(array, dtype)
+    return _convert(array, dtype, name)
 
 
 def params(value: object, n_params: int, dtype: np.dtype, name: str = "params") -> Array:
     """A flat vector of parameters."""
-    array = _as_array(value, name)
+    array = as_array(value, name)
     if array.shape != (n_params,):
         raise ValueError(f"{name}: expected shape ({n_params},), got {array.shape}")
-    return _convert(array, dtype)
+    return _convert(array, dtype, name)
 
 
 def rows(value: object, n_samples: int, shape: tuple[int, ...], dtype: np.dtype, name: str) -> Array:
     """An array with a row of the given shape for each sample."""
-    array = _as_array(value, name)
+    array = as_array(value, name)
     if array.shape != (n_samples, *shape):
         raise ValueError(f"{name}: expected shape {(n_samples, *shape)}, got {array.shape}")
-    return _convert(array, dtype)
+    return _convert(array, dtype, name)
 
 
 def input_gradients(value: object, n_samples: int, shape: tuple[int, int], dtype: np.dtype) -> Array:
     """grad_x: (n_samples, n_L, n_0), or (n_samples, n_0) where n_L is 1."""
-    array = _as_array(value, "grad_x")
+    array = as_array(value, "grad_x")
     if shape[0] == 1 and array.ndim == 2:
         array = array[:, None, :]
     return rows(array, n_samples, shape, dtype, "grad_x")
@@ -248,10 +256,10 @@ def input_gradients(value: object, n_samples: int, shape: tuple[int, int], dtype
 
 def gradient_weight(value: object, shape: tuple[int, int]) -> Array:
     """weight: a number, or (n_L, n_0); finite and >= 0."""
-    array = _as_array(value, "weight")
+    array = as_array(value, "weight")
     if array.shape not in ((), shape):
         raise ValueError(f"weight: expected a number or shape {shape}, got shape {array.shape}")
-    weight = _convert(np.broadcast_to(array, shape), np.float64)
+    weight = _convert(np.broadcast_to(array, shape), np.float64, "weight")
     if not (np.isfinite(weight) & (weight >= 0)).all():
         raise ValueError("weight: expected finite numbers >= 0, got others among them")
     return weight
@@ -264,7 +272,7 @@ def _labels(array: Array, n_samples: int, n_out: int, weight: Array | None) -> A
     fits = array
     if array.dtype.kind == "u" and array.dtype.itemsize == 8:  # beyond intp, a label would wrap
         fits = np.minimum(array, np.uint64(np.iinfo(np.intp).max))
-    labels = _convert(fits, np.intp)
+    labels = _convert(fits, np.intp, "y")
     row = _core.first_bad_label(labels, n_out, weight)
     if row >= 0:
         raise ValueError(f"y: expected labels from 0 to {n_out - 1}, got {array[row]} in row {row}")
@@ -273,7 +281,7 @@ def _labels(array: Array, n_samples: int, n_out: int, weight: Array | None) -> A
 
 def targets(value: object, loss: Loss, n_samples: int, n_out: int, dtype: np.dtype, weights: Weights | None) -> Array:
     """y: (n_samples, n_out) of the network's dtype, or labels (n_samples,) as intp; within the loss's domain."""
-    array = _as_array(value, "y")
+    array = as_array(value, "y")
     weight = None if weights is None else weights.array
     if loss.name == "cross_entropy":
         if array.dtype.kind in "iu" and array.ndim != 2:
@@ -292,7 +300,7 @@ def targets(value: object, loss: Loss, n_samples: int, n_out: int, dtype: np.dty
         if array.ndim and array.shape[0] != n_samples:
             raise ValueError(f"y: expected {n_samples} rows, as x has, got {array.shape[0]} (shape {array.shape})")
         raise ValueError(f"y: expected shape {' or '.join(map(str, shapes))}, got {array.shape}")
-    y = _convert(array.reshape(n_samples, n_out), dtype)
+    y = _convert(array.reshape(n_samples, n_out), dtype, "y")
     bad = _core.first_bad_target(loss.code, y, weight)
     if bad is not None:
         row, j = bad
@@ -312,12 +320,12 @@ def sample_weight(value: object, loss: Loss, n_samples: int, n_out: int) -> Weig
     """Weights by sample, or by sample and output where the loss is a mean over outputs."""
     if value is None:
         return None
-    array = _as_array(value, "sample_weight")
+    array = as_array(value, "sample_weight")
     shapes = [(n_samples,)] if loss.name == "cross_entropy" else [(n_samples,), (n_samples, n_out)]
     if array.shape not in shapes:
         expected = " or ".join(map(str, shapes))
         raise ValueError(f"sample_weight: expected shape {expected} with the loss {loss.name!r}, got {array.shape}")
-    weight = _convert(array, np.float64)
+    weight = _convert(array, np.float64, "sample_weight")
     n_per_row = n_out if weight.ndim == 2 else 1
     bad, largest, scale, total, n_kept = _core.inspect_weights(weight.reshape(-1), n_per_row)
     if bad >= 0:
@@ -336,22 +344,25 @@ def out(value: object, shape: tuple[int, ...], dtype: np.dtype, others: dict[str
     """
     if not isinstance(value, np.ndarray):
         raise TypeError(f"out: expected a numpy array, got {describe(value)}")
-    if value.dtype != dtype or not value.dtype.isnative:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError("out: expected a plain array, got a masked one, whose mask would hide results")
+    array = np.asarray(value)  # a subclass may say of itself what it likes: this is the memory that is written
+    if array.dtype != dtype or not array.dtype.isnative:
         raise ValueError(
-            f"out: expected dtype {dtype}, got {value.dtype.newbyteorder('=').name}"
-            f"{'' if value.dtype.isnative else ' in foreign byte order'}"
+            f"out: expected dtype {dtype}, got {array.dtype.newbyteorder('=').name}"
+            f"{'' if array.dtype.isnative else ' in foreign byte order'}"
         )
-    if value.shape != shape:
-        raise ValueError(f"out: expected shape {shape}, got {value.shape}")
-    if not value.flags.c_contiguous:
-        raise ValueError(f"out: expected a contiguous array, got strides {value.strides}")
-    if not value.flags.aligned:
+    if array.shape != shape:
+        raise ValueError(f"out: expected shape {shape}, got {array.shape}")
+    if not array.flags.c_contiguous:
+        raise ValueError(f"out: expected a contiguous array, got strides {array.strides}")
+    if not array.flags.aligned:
         raise ValueError("out: expected an aligned array, got one at an odd address")
-    if not value.flags.writeable:
+    if not array.flags.writeable:
         raise ValueError("out: expected a writeable array, got a read-only one")
     for name, arrays in others.items():
         for other in arrays:
-            if isinstance(other, np.ndarray) and np.may_share_memory(value, other) and np.shares_memory(value, other):
+            if isinstance(other, np.ndarray) and np.may_share_memory(array, other) and np.shares_memory(array, other):
                 raise ValueError(f"out: expected memory of its own, got an array that overlaps {name}")
     return value
 
@@ -377,7 +388,7 @@ def inputs(
 
 def matrix(value: object, name: str, dtype: np.dtype | None = None) -> Array:
     """A 2-D array of floats that keeps its dtype: float32 or float64 (integers become float64)."""
-    array = _as_array(value, name)
+    array = as_array(value, name)
     if array.ndim != 2:
         raise ValueError(f"{name}: expected a 2-D array, got shape {array.shape}")
     native = array.dtype.newbyteorder("=")
@@ -392,7 +403,7 @@ def free_mask(value: object, n_params: int) -> npt.NDArray[np.bool_] | None:
     """The mask of free parameters."""
     if value is None:
         return None
-    array = _as_array(value, "free")
+    array = as_array(value, "free")
     if array.dtype != np.bool_:
         raise TypeError(f"free: expected a boolean mask, got dtype {array.dtype}")
     if array.shape != (n_params,):

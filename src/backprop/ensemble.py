@@ -173,9 +173,10 @@ class Ensemble:
 
     def _samples(self, x: npt.ArrayLike) -> Array:
         """x, shared or one a member."""
-        if np.ndim(x) != 3:  # type: ignore[arg-type]
-            return _validate.samples(x, self._net.sizes[0], self._net.dtype)
-        rows = self._one_a_member(x, "x")
+        array = _validate.as_array(x, "x")  # once: an object may make another array each time
+        if array.ndim != 3:
+            return _validate.samples(array, self._net.sizes[0], self._net.dtype)
+        rows = self._one_a_member(array, "x")
         flat = _validate.samples(rows.reshape(-1, rows.shape[2]), self._net.sizes[0], self._net.dtype)
         return flat.reshape(rows.shape)
 
@@ -183,7 +184,7 @@ class Ensemble:
         """Weights of each member, accepted."""
         if sample_weight is None:
             return None
-        weight = np.asarray(sample_weight)
+        weight = _validate.as_array(sample_weight, "sample_weight")
         n_out, loss, k = self._net.sizes[-1], self._net._loss, len(self)
         own = weight.ndim == 3 or (weight.ndim == 2 and weight.shape == (k, n_samples) != (n_samples, n_out))
         if not own:
@@ -195,12 +196,12 @@ class Ensemble:
     def _targets(self, y: npt.ArrayLike, n_samples: int, weights: list[_validate.Weights | None] | None) -> Array:
         """y, shared or one a member: looked at member by member where the weights differ."""
         n_out, loss, dtype = self._net.sizes[-1], self._net._loss, self._net.dtype
-        array = np.asarray(y)
+        array = _validate.as_array(y, "y")
         labels = loss.name == "cross_entropy" and array.dtype.kind in "iu"
         if array.ndim != (2 if labels else 3):
-            first = _validate.targets(y, loss, n_samples, n_out, dtype, None if weights is None else weights[0])
+            first = _validate.targets(array, loss, n_samples, n_out, dtype, None if weights is None else weights[0])
             for other in [] if weights is None or weights[-1] is weights[0] else weights[1:]:
-                _validate.targets(y, loss, n_samples, n_out, dtype, other)
+                _validate.targets(array, loss, n_samples, n_out, dtype, other)
             return first
         rows = [
             _validate.targets(row, loss, n_samples, n_out, dtype, None if weights is None else weights[m])
@@ -208,8 +209,7 @@ class Ensemble:
         ]
         return np.ascontiguousarray(rows)
 
-    def _one_a_member(self, value: npt.ArrayLike, name: str) -> Array:
-        array = np.asarray(value)
+    def _one_a_member(self, array: Array, name: str) -> Array:
         if array.shape[0] != len(self):
             raise ValueError(f"{name}: expected one for each of the {len(self)} networks, got shape {array.shape}")
         return array
