@@ -1,0 +1,83 @@
+"""A few thousand argument sets of tools/fuzz.py, always the same ones, and whether it sees what is wrong."""
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backprop import Network, _validate
+
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
+if not TOOLS.is_dir():
+    pytest.skip("the tools are not here", allow_module_level=True)
+sys.path.insert(0, str(TOOLS))
+
+import fuzz  # noqa: E402
+from fuzz_rounds import Round  # noqa: E402
+
+N_ROUNDS = 8  # of 150 sets
+
+
+def outcomes(first, n_rounds=1):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return [outcome for seed in range(first, first + n_rounds) for outcome in Round(seed).run()]
+
+
+@pytest.mark.parametrize("first", range(0, 64, N_ROUNDS))
+def test_arguments_at_random(first):
+    found = outcomes(first, N_ROUNDS)
+    assert [text for text in found if isinstance(text, str)] == []
+    assert found.count(True) > 0.3 * len(found)
+    assert found.count(False) > 0.3 * len(found)
+
+
+def findings(first=0, n_rounds=4):
+    return [text for text in outcomes(first, n_rounds) if isinstance(text, str)]
+
+
+def test_a_wrong_result_is_found(monkeypatch):
+    hvp = Network.hvp
+    monkeypatch.setattr(Network, "hvp", lambda *args, **options: 1.01 * hvp(*args, **options))
+    assert any("off by" in text for text in findings())
+
+
+def test_another_bit_is_found(monkeypatch):
+    forward = Network.forward
+
+    def bit_off(net, x, **options):
+        y_hat = forward(net, x, **options)
+        return y_hat if type(x) is np.ndarray else np.nextafter(y_hat, np.inf, dtype=y_hat.dtype)
+
+    monkeypatch.setattr(Network, "forward", bit_off)
+    assert any("other bits" in text for text in findings())
+
+
+def test_an_overlap_is_found(monkeypatch):
+    out = _validate.out
+    monkeypatch.setattr(_validate, "out", lambda value, shape, dtype, others: out(value, shape, dtype, {}))
+    assert any("'out'" in text for text in findings(n_rounds=16))
+
+
+def test_a_message_without_a_name_is_found(monkeypatch):
+    rows = _validate.rows
+    monkeypatch.setattr(_validate, "rows", lambda *args: rows(*args[:-1], "it"))
+    assert any("names none of ['cotangent']" in text for text in findings())
+
+
+def test_a_crash_is_reported_with_its_seed_and_the_rest_goes_on(tmp_path, capfd):
+    program = tmp_path / "crashing.py"
+    program.write_text(
+        f"import os, sys\nsys.path.insert(0, {str(TOOLS)!r})\nimport fuzz, fuzz_rounds\n"
+        "sets = fuzz.Round.one_set\n"
+        "def one_set(self):\n    if self.seed == 3 and self.index == 7:\n        os.kill(os.getpid(), 11)\n"
+        "    return sets(self)\n"
+        "fuzz.Round.one_set = one_set\nfuzz_rounds.SETS_PER_ROUND = 20\nfuzz.main()\n"
+    )
+    assert not fuzz.fuzz(0, 5 * fuzz.SETS_PER_ROUND, 1, program=str(program))
+    printed = capfd.readouterr().out
+    assert "seed 3, set 7: ended with -11" in printed
+    assert "87 argument sets" in printed  # 4 rounds of 20, and 7 before the crash
+    assert "0 wrong, 1 crashes" in printed

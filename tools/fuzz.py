@@ -1,0 +1,136 @@
+"""Random arguments for every public call: each answer compared with the NumPy reference, each refusal looked at.
+
+    python tools/fuzz.py --sets 1000000         # two processes; exits with 1 where anything is wrong
+    python tools/fuzz.py --replay SEED          # one round again, call by call
+    python tools/fuzz.py --minutes 30 --first 5000000
+
+A round is one random network with data; a set is one call on it with arguments in forms drawn at random (see
+fuzz_arguments.py), of which one or two may be wrong. A set passes where
+
+- all arguments are good: the call returns what the NumPy reference computes from the same numbers, and where these are
+  the round's own, it returns the very bits that plain arrays give;
+- one is wrong: TypeError, ValueError or MemoryError, whose message names a wrong argument;
+- either way: inputs, params and the memory around out are as they were, and after a refusal out too.
+
+Rounds run in processes of their own, which write the seed before each round and the call before each set to a mapped
+file: where one crashes, or does nothing for a minute, the seed is known, and the next process goes on behind it.
+"""
+
+import argparse
+import faulthandler
+import mmap
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from fuzz_rounds import SETS_PER_ROUND, Round
+
+SILENCE = 60  # seconds without a new set before a process counts as hung
+JOURNAL = struct.Struct("qqqqq")  # seed, set, accepted, refused, findings
+
+
+# Processes ------------------------------------------------------------------------------------------------------------
+
+
+def work(journal, first, last, step):
+    """Run rounds first, first + step, ... up to last, with a journal in a mapped file."""
+    warnings.simplefilter("error")
+    faulthandler.enable()
+    with open(journal, "r+b") as file:
+        mapped = mmap.mmap(file.fileno(), JOURNAL.size)
+    counts = dict(zip((True, False, str), JOURNAL.unpack(mapped[:])[2:], strict=True))
+    for seed in range(first, last, step):
+        round_ = Round(seed)
+        mapped[:] = JOURNAL.pack(seed, 0, *counts.values())
+        for outcome in round_.run():
+            if isinstance(outcome, str):
+                print(f"seed {seed}, {outcome}", flush=True)
+            counts[str if isinstance(outcome, str) else outcome] += 1
+            mapped[:] = JOURNAL.pack(seed, round_.index + 1, *counts.values())
+    return 0
+
+
+def watch(process, journal):
+    """Wait for a process; kill it where its journal stands still. Whether it hung."""
+    last, since = b"", time.monotonic()
+    while True:
+        try:
+            process.wait(0.5)
+            return False
+        except subprocess.TimeoutExpired:
+            now = journal.read_bytes()
+            if now != last:
+                last, since = now, time.monotonic()
+            elif time.monotonic() - since > SILENCE:
+                process.kill()
+                process.wait()
+                return True
+
+
+def fuzz(first, n_sets, n_processes, minutes=None, program=__file__):
+    """Run rounds from the seed `first` on; print what was found and the counts. Whether all was right."""
+    last = first + -(-n_sets // SETS_PER_ROUND)
+    start, crashes = time.monotonic(), []
+    end = None if minutes is None else start + 60 * minutes
+
+    def one(k, directory):
+        journal = directory / str(k)
+        journal.write_bytes(JOURNAL.pack(first + k, 0, 0, 0, 0))
+        seed = first + k
+        while seed < last and (end is None or time.monotonic() < end):
+            stop = last if end is None else min(last, seed + 200 * n_processes)
+            command = [sys.executable, program, "--work", str(journal), str(seed), str(stop), str(n_processes)]
+            process = subprocess.Popen(command)
+            hung = watch(process, journal)
+            reached, index, *_ = JOURNAL.unpack(journal.read_bytes())
+            if process.returncode:
+                what = "hung" if hung else f"ended with {process.returncode}"
+                crashes.append(f"seed {reached}, set {index}: {what}")
+                print(crashes[-1], flush=True)
+                seed = reached + n_processes
+            else:
+                seed += n_processes * len(range(seed, stop, n_processes))
+        return JOURNAL.unpack(journal.read_bytes())[2:]
+
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(n_processes) as pool:
+        counts = list(pool.map(lambda k: one(k, Path(name)), range(n_processes)))
+    accepted, refused, findings = (sum(column) for column in zip(*counts, strict=True))
+    n, seconds = accepted + refused + findings, time.monotonic() - start
+    print(
+        f"{n:,} argument sets from seed {first} in {seconds:.0f} s ({n / seconds:,.0f} a second): {accepted:,} accepted"
+        f" and equal to the reference, {refused:,} refused, {findings} wrong, {len(crashes)} crashes"
+    )
+    return not findings and not crashes
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sets", type=int, default=100_000, help="argument sets")
+    parser.add_argument("--first", type=int, default=0, help="the first round's seed")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--minutes", type=float, help="stop after so many, whatever --sets says")
+    parser.add_argument("--replay", type=int, metavar="SEED", help="one round, call by call")
+    parser.add_argument("--work", nargs=4, metavar=("JOURNAL", "FIRST", "LAST", "STEP"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        return work(options.work[0], *map(int, options.work[1:]))
+    if options.replay is not None:
+        warnings.simplefilter("error")
+        faulthandler.enable()
+        round_ = Round(options.replay)
+        print(round_.net)
+        for outcome in round_.run():
+            print(outcome, *(round_.description if isinstance(outcome, bool) else ()), flush=True)
+        return 0
+    return int(not fuzz(options.first, options.sets, options.processes, options.minutes))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""The calls of tools/fuzz.py: their arguments, their references, and the arguments that are not arrays."""
+
+import numpy as np
+
+GOOD_COUNTS = [None, 1, 2, 3, 8, np.int64(2), np.uint8(3), 10**6, 1 << 70]
+BAD_COUNTS = [0, -1, 2.5, 2.0, np.nan, "2", True, np.True_, [2], 1j, -(1 << 70), np.array([2, 3]), b"1"]
+GOOD_NETWORKS = {
+    "sizes": [[2, 3], (1, 1), np.array([3, 2]), [np.int8(3), 2, 1], range(1, 4)],
+    "activations": ["tanh", ("leaky_relu", 0.2), "gelu"],
+    "output": ["identity", "tanh", ("elu", 0.5)],
+    "loss": ["squared_error", ("huber", 0.5), ("quantile", np.float32(0.5))],
+    "dtype": ["float32", np.float64, "f8", np.dtype("f4"), float],
+    "rng": [0, None, np.int64(3), 1 << 70, np.random.default_rng(0)],
+}
+# fmt: off
+BAD_NETWORKS = {
+    "sizes": [
+        [], [3], [0, 1], [-1, 2], [2.5, 1], [2.0, 1], "23", b"23", {2: 3, 3: 4}, None, 5, [True, 2], [[2], 3],
+        [None, 2], ["2", 3], [1j, 2], [np.nan, 1], [1 << 62, 1], [1 << 40, 1 << 40], [1 << 31, 1 << 31, 1 << 31], [1 << 70, 1],
+        [1 << 58, 4], [(1 << 63) - 1, (1 << 63) - 1, 2], [1 << 44, 1], [1, 1 << 44],
+    ],
+    "activations": [
+        "tahn", 3, None, ["tanh"] * 7, [], {"tanh"}, ("leaky_relu", "x"), ("leaky_relu", np.nan), ("relu", 1.0),
+        ("leaky_relu", 1, 2), ["tanh", 1], object(), ("elu", True), ("elu", 1 << 2000),
+    ],
+    "output": ["softmax", "no", None, 1, ("tanh", 2), ("elu", np.inf), ["elu"], [], object()],
+    "loss": [
+        "mse", None, ("huber", -1), ("huber", 0), ("quantile", 1), ("quantile", np.nan), ("huber", None), 7,
+        ("squared_error", 1.0), ["huber"], ("huber", "1"), ("cross_entropy", -0.1),
+    ],
+    "dtype": ["float16", "f2", ">f8", None, "complex", int, "x", 5, "O", [("a", "f8")], np.longdouble],
+    "rng": [-1, 1.5, "0", [1], True, np.random.RandomState(0)],
+}
+# fmt: on
+
+
+# name -> (arguments, shape of out, the reference of the round's numbers); a shape is of names in `Round.dimensions`
+
+_LOSS = ("x", "y", "sample_weight")
+CALLS = {
+    "value_and_grad": (_LOSS, "P", lambda r, d: r.value_and_grad()),
+    "loss": (_LOSS, None, lambda r, d: r.value_and_grad()[0]),
+    "forward": (("x",), None, lambda r, d: r.forward()),
+    "layer_gradients": (_LOSS, None, lambda r, d: layers_of(r)),
+    "vjp": (("x", "cotangent"), None, lambda r, d: r.vjp(d["cotangent"])),
+    "jvp": (("x", "v"), "nk", lambda r, d: r.jvp(d["v"])),
+    "input_gradient": (_LOSS, "ni", lambda r, d: r.input_gradient()),
+    "input_jacobian": (("x",), "nki", lambda r, d: r.input_jacobian()),
+    "jacobian": (("x",), "nkP", lambda r, d: r.jacobian()),
+    "per_sample_gradients": (_LOSS, "nP", lambda r, d: r.per_sample_gradients()),
+    "per_sample_gradient_norms": (_LOSS, "n", lambda r, d: r.per_sample_gradient_norms()),
+    "clipped_gradient": ((*_LOSS, "max_norm"), "P", lambda r, d: r.clipped_gradient(d["max_norm"])),
+    "hvp": ((*_LOSS, "v"), "P", lambda r, d: r.hvp(d["v"])),
+    "gauss_newton_vp": ((*_LOSS, "v"), "P", lambda r, d: r.gauss_newton_vp(d["v"])),
+    "hessian": (_LOSS, "PP", lambda r, d: r.hessian()),
+    "residuals": ((*_LOSS, "theta"), None, lambda r, d: r.residuals()),
+    "normal_equations": (_LOSS, None, lambda r, d: r.normal_equations()),
+    "sobolev_value_and_grad": (
+        (*_LOSS, "grad_x", "weight"), "P", lambda r, d: r.sobolev_value_and_grad(d["grad_x"], d["weight"])
+    ),
+    "objective": ((*_LOSS, "theta"), None, lambda r, d: r.value_and_grad()),
+    "hessp": ((*_LOSS, "theta", "v"), None, lambda r, d: r.hvp(d["v"])),
+    "hvp_operator": ((*_LOSS, "v"), None, lambda r, d: r.hvp(d["v"])),
+    "find_nonfinite": (_LOSS, None, lambda r, d: ()),
+    "ensemble": (_LOSS, "1P", lambda r, d: [np.array([part]) for part in r.value_and_grad()]),
+    "ensemble_forward": (("x",), None, lambda r, d: r.forward()[None]),
+}  # fmt: skip
+SQUARED_ONLY = {"residuals", "normal_equations", "sobolev_value_and_grad"}
+WITHOUT_PARAMS = {"residuals", "objective", "hessp", "ensemble", "ensemble_forward"}
+POSITIONAL = ("x", "y", "cotangent", "v", "max_norm", "grad_x", "weight")
+ALONE = {"forward", "jvp", "input_jacobian", "jacobian", "ensemble_forward"}
+BESIDE_X = ["y", "sample_weight", "cotangent", "grad_x"]  # what is at odds with x where x has another number of rows
+MANY_ENTRIES = {"hessian": 60, "jacobian": 300, "normal_equations": 100, "residuals": 300, "sobolev_value_and_grad": 60}
+
+
+def layers_of(r):
+    """The lists of `layer_gradients` in one, from the reference."""
+    result = r.layer_gradients
+    h = [*result.h[:-1], r.forward()]
+    return [result.loss, *result.a[1:], *h, *result.grad_a[1:], *(g for g in result.grad_h if g is not None),
+            *result.grad_W[1:], *result.grad_b[1:]]  # fmt: skip
+
+
+def call(net, ensemble, name, values, options):
+    """Make the call; its results as a list of arrays and numbers."""
+    if name in ("ensemble", "ensemble_forward"):
+        made = ensemble.forward if name == "ensemble_forward" else ensemble.value_and_grad
+        result = made(*values.values(), **options)
+    elif name in ("objective", "hessp"):
+        theta, v = values.pop("theta"), [values.pop("v")] if name == "hessp" else []
+        fun = net.objective(*values.values(), **options)
+        result = fun.hessp(theta, *v) if v else fun(theta)
+    elif name == "residuals":
+        theta = values.pop("theta")
+        result = [function(theta) for function in net.residuals(*values.values(), **options)]
+    elif name == "hvp_operator":
+        v = values.pop("v")
+        result = net.hvp_operator(*values.values(), **options) @ v
+    else:
+        result = getattr(net, name)(*values.values(), **options)
+    if name == "layer_gradients":
+        lists = (result.a, result.h, result.grad_a, result.grad_h, result.grad_W, result.grad_b)
+        return [result.loss, *(part for some in lists for part in some if part is not None)]
+    if name == "find_nonfinite":
+        return [] if result is None else [result.value]
+    return list(result) if isinstance(result, tuple | list) else [result]

@@ -1,0 +1,489 @@
+"""The rounds of tools/fuzz.py: one network with data, calls on it with arguments in all forms, and what must hold."""
+
+import copy
+import pickle
+import random
+import re
+import sys
+import traceback
+from pathlib import Path
+
+import fuzz_arguments as arguments
+import numpy as np
+from fuzz_calls import (
+    ALONE,
+    BAD_COUNTS,
+    BAD_NETWORKS,
+    BESIDE_X,
+    CALLS,
+    GOOD_COUNTS,
+    GOOD_NETWORKS,
+    MANY_ENTRIES,
+    POSITIONAL,
+    SQUARED_ONLY,
+    WITHOUT_PARAMS,
+    call,
+)
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from problems import LOSS_NAMES, PARAMETERS, Problem, limit_preactivations, random_targets, random_weights
+from reference_calls import ReferenceCalls
+
+import backprop
+from backprop.activations import ACTIVATIONS
+
+SETS_PER_ROUND = 150
+MOST_BYTES = 1 << 20  # of an argument that is compared with what it was before the call
+TOLERANCE = {"float64": 1e-9, "float32": 2e-3}  # of results up to 1, and relative to larger ones
+
+
+class FuzzError(AssertionError):
+    """What must not happen."""
+
+
+# A round --------------------------------------------------------------------------------------------------------------
+
+
+class Round:
+    """One network with data, from one seed."""
+
+    def __init__(self, seed):
+        self.seed, self.index = seed, 0
+        self.random, rng = random.Random(seed), np.random.default_rng(seed)
+        self.rng = rng
+        r = self.random
+        most = 5 if r.random() < 0.9 else 40
+        sizes = [r.randrange(1, most + 1) for _ in range(r.choice([2, 2, 3, 3, 3, 4]))]
+        names = list(ACTIVATIONS)
+        hidden = [self._spec(r.choice(names)) for _ in sizes[2:]]
+        loss = self._spec(r.choice(LOSS_NAMES + ["squared_error"] * 3))
+        loss_name = loss[0] if isinstance(loss, tuple) else loss
+        output = "identity"
+        if loss_name in ("squared_error", "absolute_error", "huber", "quantile"):
+            output = self._spec(r.choice(names))
+        self.dtype = np.dtype(r.choice(["float32", "float64"]))
+        net = backprop.Network(sizes, activations=hidden, output=output, loss=loss, dtype=self.dtype, rng=rng)
+        for b in net.biases:
+            b[...] = rng.normal(0, 0.3, b.shape)
+        n = r.choice([1, 2, 3, 4, 5]) if r.random() < 0.95 else r.choice([63, 65, 130])
+        self.by = r.choice([None, "sample", "entry"])
+        if loss_name == "cross_entropy" and self.by:
+            self.by = "sample"
+        x = self._numbers((n, sizes[0]))
+        y = random_targets(rng, loss, n, sizes[-1], self.dtype, r.random() < 0.6)
+        y = y if y.dtype.kind == "i" else y.astype(float)
+        weight = random_weights(rng, self.by, n, sizes[-1])
+        problem = Problem(net, hidden, output, loss, x, y, y, weight)
+        limit_preactivations(problem, 4.0)
+        self.net, self.problem, self.loss_name = net, problem, loss_name
+        self.theta = net.params.astype(float)
+        self.dimensions = {"n": n, "i": sizes[0], "k": sizes[-1], "P": net.n_params, "1": 1}
+        self.ensemble = backprop.Ensemble(net, 1, rng=0)
+        self.ensemble.params = self.theta[None]
+        P, k, i = net.n_params, sizes[-1], sizes[0]
+        self.numbers = {
+            "x": x, "y": y, "sample_weight": weight, "params": self.theta, "theta": self.theta,
+            "v": self._numbers((P,)), "cotangent": self._numbers((n, k)), "grad_x": self._numbers((n, k, i)),
+            "weight": np.array(abs(self._numbers(()))) if r.random() < 0.5 else abs(self._numbers((k, i))),
+            "max_norm": np.array(float(rng.uniform(0.1, 3))),
+        }  # fmt: skip
+        shapes = {name: {value.shape} for name, value in self.numbers.items() if value is not None}
+        shapes["y"] |= {(n,)} if k == 1 and loss_name != "cross_entropy" else set()
+        shapes["grad_x"] |= {(n, i)} if k == 1 else set()
+        shapes["weight"] |= {(), (k, i)}
+        if weight is not None and loss_name != "cross_entropy":
+            shapes["sample_weight"] |= {(n,), (n, k)}
+        self.shapes = shapes
+        self.cache = {}
+
+    def _spec(self, name):
+        return (name, PARAMETERS[name]) if name in PARAMETERS and self.random.random() < 0.4 else name
+
+    def _numbers(self, shape):
+        """Bits, small integers, eighths, or any numbers of the dtype: few of the first need rounding anywhere."""
+        form = self.random.randrange(4)
+        if form == 0:
+            return self.rng.integers(0, 2, shape).astype(float)
+        if form == 1:
+            return self.rng.integers(-3, 4, shape).astype(float)
+        if form == 2:
+            return self.rng.integers(-16, 17, shape) / 8.0
+        return np.asarray(self.rng.normal(size=shape).astype(self.dtype), float)
+
+    def reference(self, numbers):
+        """The reference at these numbers."""
+        y = numbers.get("y", self.numbers["y"])
+        if y.dtype.kind in "iu":
+            y = np.eye(self.dimensions["k"])[y]
+        y = y.reshape(-1, self.dimensions["k"])
+        theta = numbers.get("theta", numbers.get("params", self.theta))
+        return ReferenceCalls(self.problem.specification, theta, numbers["x"], y, numbers.get("sample_weight"))
+
+    def plain(self, name, keys):
+        """Results on plain arrays, which the reference confirms, once a round; keys are the arguments given."""
+        if (name, keys) not in self.cache:
+            values = {}
+            for key in keys:
+                number = self.numbers[key]
+                is_own = key in ("sample_weight", "weight", "max_norm") or number.dtype.kind in "iu"
+                values[key] = number if is_own else number.astype(self.dtype)
+                if key == "max_norm":
+                    values[key] = float(number)
+            options = {key: values.pop(key) for key in keys if key not in POSITIONAL and key != "theta"}
+            result = call(self.net, self.ensemble, name, values, options)
+            self.compare(name, result, {key: self.numbers[key] for key in keys})
+            self.cache[name, keys] = [np.array(part) for part in result]
+        return self.cache[name, keys]
+
+    def compare(self, name, result, numbers):
+        """Compare with the reference."""
+        if name == "find_nonfinite":
+            if result:
+                raise FuzzError(f"find_nonfinite of finite numbers: {result}")
+            return
+        with np.errstate(all="ignore"):
+            expected = CALLS[name][2](self.reference(numbers), numbers)
+        expected = list(expected) if isinstance(expected, tuple | list) else [expected]
+        if len(result) != len(expected):
+            raise FuzzError(f"{len(result)} results, expected {len(expected)}")
+        for place, pair in enumerate(zip(result, expected, strict=True)):
+            part, right = (np.asarray(value, float) for value in pair)
+            if part.shape != right.shape:
+                raise FuzzError(f"result {place}: shape {part.shape}, expected {right.shape}")
+            error = np.abs(part - right).max(initial=0)
+            if not error <= TOLERANCE[self.dtype.name] * max(1.0, np.abs(right).max(initial=0)):
+                raise FuzzError(f"result {place}: off by {error}, got {part!r}, expected {right!r}")
+
+    # One set ----------------------------------------------------------------------------------------------------------
+
+    def _possible_calls(self):
+        return [
+            name for name in CALLS
+            if (self.loss_name == "squared_error" or name not in SQUARED_ONLY)
+            and (self.by != "entry" or name != "sobolev_value_and_grad")
+            and self.dimensions["P"] <= MANY_ENTRIES.get(name, 10**9)
+        ]  # fmt: skip
+
+    def draw(self, name, key, is_refused):
+        """One argument."""
+        r, values = self.random, self.numbers[key]
+        if key == "max_norm":
+            number = float(values)
+            if is_refused:
+                bad = r.choice([0, -1.0, np.nan, -np.inf, "1", None, True, [1.0], 1j, np.ones(1), np.array(1.0)])
+                return arguments.Argument(bad, None, repr(bad))
+            return arguments.Argument(r.choice([number, np.float64(number)]), values, "number")
+        if is_refused:
+            if key == "sample_weight" and r.random() < 0.4:
+                return self._wrong_weights(values)
+            if key == "y" and r.random() < 0.4:
+                wrong = self._wrong_targets(values)
+                if wrong is not None:
+                    return wrong
+            shapes = self.shapes[key]
+            if name.startswith("ensemble"):  # one a member has one dimension more
+                shapes = shapes | {(1, *shape) for shape in shapes}
+            alone = key == "x" and name in ALONE  # any number of rows will do
+            return arguments.refused(r, values, self._taken_as(key), shapes, any_rows=alone)
+        may_round = () if key in ("y", "sample_weight", "weight") else arguments.FLOATS
+        if key not in ("params", "theta"):  # integers there would put a on the kinks of g
+            may_round = may_round and arguments.FLOATS + arguments.INTEGERS
+        probabilities = key == "y" and self.loss_name == "cross_entropy"  # integers would be labels
+        argument = arguments.taken(r, values, self._taken_as(key), may_round=may_round, floats_only=probabilities)
+        if name == "hvp_operator" and key == "v":  # SciPy takes arrays alone
+            argument.value = np.asarray(argument.value)
+        return argument
+
+    def _taken_as(self, key):
+        return np.dtype(float) if key in ("sample_weight", "weight") else self.dtype
+
+    def _wrong_weights(self, values):
+        wrong = values.copy()
+        form = self.random.randrange(5)
+        if form == 0:
+            wrong[...] = 0
+        else:
+            wrong.flat[self.random.randrange(wrong.size)] = [0, -1.0, np.nan, np.inf, -5e-324][form]
+        return arguments.Argument(wrong, None, "weights that are none")
+
+    def _wrong_targets(self, values):
+        """Targets outside of the loss's domain, in a row that counts."""
+        values = np.asarray(values)
+        weight = self.numbers["sample_weight"]
+        counts = np.ones(values.shape) if weight is None else np.broadcast_to(weight.T, values.shape[::-1]).T
+        places = np.flatnonzero(counts)
+        wrong = values.copy()
+        k = self.dimensions["k"]
+        if values.dtype.kind == "i":
+            bad = self.random.choice([-1, k, -100, 1 << 32, 1 << 62, -(1 << 63)])
+        else:
+            bad = {"hinge": 0.5, "poisson": -1.0, "binary_cross_entropy": 2.0, "cross_entropy": -0.5}
+            bad = bad.get(self.loss_name)
+        if bad is None:
+            return None
+        wrong.flat[places[self.random.randrange(len(places))]] = bad
+        return arguments.Argument(wrong, None, f"a target of {bad}")
+
+    def one_set(self):
+        """One call; True where it was accepted."""
+        r = self.random
+        name = r.choice(self._possible_calls())
+        chosen, wrong = self._draw_arguments(name)
+        values = {key: argument.value for key, argument in chosen.items()}
+        options = {key: values.pop(key) for key in chosen if key not in POSITIONAL and key != "theta"}
+        self.description = name, {key: argument.kind for key, argument in chosen.items()}, wrong
+        if "n_threads" in wrong:
+            options["n_threads"] = r.choice(BAD_COUNTS)
+        elif r.random() < 0.3:
+            options["n_threads"] = r.choice(GOOD_COUNTS)
+        if "keyword" in wrong:
+            options["sample_weights"] = None
+        out = self._draw_out(name, values, options, "out" in wrong)
+        given = [(key, value) for key, value in {**values, **options}.items() if key != "out"]
+        before = [
+            (f"{key} was", value, value.tobytes())
+            for key, value in [*given, ("params", self.net.params), ("the ensemble's params", self.ensemble.params)]
+            if isinstance(value, np.ndarray) and value.nbytes < MOST_BYTES
+        ]
+        error = None
+        try:
+            result = call(self.net, self.ensemble, name, values, options)
+        except Exception as caught:
+            error = caught
+        for what, value, bytes_before in before:
+            if value.tobytes() != bytes_before:
+                raise FuzzError(f"{what} written")
+        if out is not None and not (out.guards_are_untouched() if error is None else out.is_untouched()):
+            raise FuzzError("memory around out was written" if error is None else "out was written by a refused call")
+        if error is not None:
+            self.judge_refusal(error, wrong)
+            return False
+        if wrong:
+            raise FuzzError(f"accepted, though {wrong} was wrong")
+        if out is not None and not any(part is out.value for part in result):
+            raise FuzzError("out was not returned")
+        if all(np.array_equal(argument.numbers, self.numbers[key]) for key, argument in chosen.items()):
+            for part, right in zip(result, self.plain(name, tuple(chosen)), strict=True):
+                if np.asarray(part).tobytes() != right.tobytes():
+                    raise FuzzError(f"other bits than of plain arrays: {part!r} and {right!r}")
+        else:
+            self.compare(name, result, {key: argument.numbers for key, argument in chosen.items()})
+        return True
+
+    def _draw_arguments(self, name):
+        """The arrays of a call by name, and which of its arguments are wrong."""
+        r = self.random
+        keys, out_shape, _ = CALLS[name]
+        keys = [key for key in keys if key != "sample_weight" or (self.by and r.random() < 0.6)]
+        if name not in WITHOUT_PARAMS and r.random() < 0.4:
+            keys.append("params")
+        keys.sort(key=lambda key: POSITIONAL.index(key) if key in POSITIONAL else len(POSITIONAL))
+        n_wrong = r.choice([0, 0, 1, 1, 1, 2]) if r.random() < 0.8 else 0
+        candidates = [*keys, "n_threads", "keyword", *(["out"] * 2 if out_shape else [])]
+        wrong = {r.choice(candidates) for _ in range(n_wrong)}
+        if "x" in wrong:
+            wrong -= set(BESIDE_X)  # two that are wrong may fit each other
+        if name == "hvp_operator":
+            wrong.discard("v")  # SciPy looks at it
+        return {key: self.draw(name, key, key in wrong) for key in keys}, wrong
+
+    def _draw_out(self, name, values, options, is_refused):
+        """An out, often, where the call takes one; it goes into the options."""
+        out_shape = CALLS[name][1]
+        if not (is_refused or (out_shape and self.random.random() < 0.4)):
+            return None
+        shape = tuple(self.dimensions[letter] for letter in out_shape)
+        own = self.ensemble.params if name == "ensemble" else self.net.params
+        inputs = [*values.values(), *options.values(), own, own]
+        out = arguments.Out(self.random, shape, self.dtype, is_refused=is_refused, inputs=inputs)
+        options["out"] = out.value
+        self.description[1]["out"] = out.kind
+        return out
+
+    def judge_refusal(self, error, wrong):
+        """A refusal is of the right type, names what was wrong, and something was."""
+        if not isinstance(error, TypeError | ValueError | MemoryError):
+            raise FuzzError(f"{type(error).__name__}: {error}") from error
+        if not wrong:
+            raise FuzzError(f"refused, though nothing was wrong: {type(error).__name__}: {error}") from error
+        names = ["sample_weights" if name == "keyword" else name for name in wrong] + BESIDE_X * ("x" in wrong)
+        if not any(re.search(rf"\b{name}\b", str(error)) for name in names):
+            raise FuzzError(f"names none of {names}: {type(error).__name__}: {error}") from error
+
+    # Calls that are not on data of the round ------------------------------------------------------------------------
+
+    def make_network(self):
+        """A constructor with one argument that is right or wrong."""
+        r = self.random
+        options = {key: r.choice(values) for key, values in GOOD_NETWORKS.items() if r.random() < 0.5}
+        options.setdefault("sizes", [2, 3, 1])
+        wrong = r.choice(list(BAD_NETWORKS)) if r.random() < 0.6 else None
+        if wrong:
+            options[wrong] = r.choice(BAD_NETWORKS[wrong])
+        if wrong == "activations":
+            options["sizes"] = [2, 3, 1]  # without hidden layers [] is right
+        self.description = "Network", {key: repr(value)[:60] for key, value in options.items()}, {wrong}
+        sizes = options.pop("sizes")
+        try:
+            net = backprop.Network(sizes, **options)
+        except Exception as error:
+            if isinstance(error, MemoryError) and wrong == "sizes" and "parameters" in str(error):
+                return False
+            self.judge_refusal(error, {wrong} - {None})
+            return False
+        if wrong:
+            raise FuzzError("accepted")
+        again = eval(repr(net), {"Network": backprop.Network})
+        if (again.sizes, again.activations, again.loss_name) != (net.sizes, net.activations, net.loss_name):
+            raise FuzzError(f"{net!r} is not {again!r}")
+        return True
+
+    def copies(self):
+        """Copies, pickles, views and assignments keep every bit."""
+        r, net = self.random, self.net
+        self.description = "copies", {}, set()
+        how = r.choice([copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it, r.randrange(2, 6)))])
+        it = r.choice([net, self.ensemble])
+        again = how(it)
+        if again.params.tobytes() != it.params.tobytes() or np.shares_memory(again.params, it.params):
+            raise FuzzError("params of a copy")
+        wrong = r.random() < 0.5
+        argument = self.draw("copies", "params", wrong)
+        self.description = "params =", argument.kind, {"params"} if wrong else set()
+        copied = copy.copy(net)
+        try:
+            copied.params = argument.value
+        except Exception as error:
+            if copied.params.tobytes() != net.params.tobytes():
+                raise FuzzError("params written though refused") from error
+            self.judge_refusal(error, {"params"} if wrong else set())
+            return False
+        if wrong:
+            raise FuzzError("accepted")
+        if not np.array_equal(copied.params, argument.numbers.astype(self.dtype)):
+            raise FuzzError(f"other params: {copied.params!r}")
+        flat = np.concatenate([part.ravel() for pair in copied.unflatten(copied.params) for part in pair])
+        views = [part.ravel() for pair in zip(copied.weights, copied.biases, strict=True) for part in pair]
+        if flat.tobytes() != copied.params.tobytes() or np.concatenate(views).tobytes() != flat.tobytes():
+            raise FuzzError("views of params")
+        return True
+
+    def equations(self):
+        """`hidden_gradient` and `preactivation_gradient`."""
+        r, n, k, i = self.random, *(self.dimensions[letter] for letter in "nki")
+        hidden = r.random() < 0.5
+        numbers = dict(zip(("W_next", "grad_a_next") if hidden else ("grad_h", "a"), (
+            (self.theta[: k * i] if len(self.net.sizes) == 2 else self.rng.normal(size=k * i)).reshape(k, i),
+            self.numbers["cotangent"],
+        ) if hidden else (self.numbers["cotangent"], self._numbers((n, k))), strict=True))  # fmt: skip
+        wrong = r.choice([None, None, *numbers])
+        chosen = {}
+        for key, value in numbers.items():
+            plain = value.astype(self.dtype)
+            if key == wrong:
+                given, kind = arguments.wrong_kind(r, plain)
+            else:
+                given, kind = arguments.with_strides(r, plain)
+            chosen[key] = arguments.Argument(given, plain.astype(float), kind)
+        self.description = "equations", {key: argument.kind for key, argument in chosen.items()}, {wrong}
+        name = r.choice(list(ACTIVATIONS))
+        first, second = (argument.value for argument in chosen.values())
+        try:
+            if hidden:
+                result = backprop.hidden_gradient(first, second)
+            else:
+                result = backprop.preactivation_gradient(first, second, name)
+        except Exception as error:
+            self.judge_refusal(error, {wrong} - {None})
+            return False
+        if wrong:
+            raise FuzzError("accepted")
+        first, second = (argument.numbers for argument in chosen.values())
+        right = second @ first if hidden else first * ACTIVATIONS[name].g_prime(second, ACTIVATIONS[name].default)
+        error = np.abs(result - right).max(initial=0)
+        if result.dtype != self.dtype or not error <= TOLERANCE[self.dtype.name] * max(1, np.abs(right).max(initial=0)):
+            raise FuzzError(f"off by {error}")
+        return True
+
+    def counts(self):
+        """`set_num_threads`, `num_threads` and `Ensemble(net, k)`."""
+        r = self.random
+        wrong = r.random() < 0.7
+        count = r.choice(BAD_COUNTS if wrong else [1, 2, 3, np.int64(5)])
+        which = r.choice(["n", "k"])
+        self.description = f"count {which}", repr(count), {which} if wrong else set()
+        before = backprop.get_num_threads()
+        try:
+            if which == "k":
+                huge = not wrong and r.random() < 0.3
+                made = len(backprop.Ensemble(self.net, r.choice([1 << 50, 1 << 70]) if huge else count, rng=0))
+                if huge:
+                    raise FuzzError("an ensemble beyond memory")
+            elif r.random() < 0.5:
+                with backprop.num_threads(count):
+                    made = backprop.get_num_threads()
+            else:
+                backprop.set_num_threads(count)
+                made = backprop.get_num_threads()
+                backprop.set_num_threads(before)
+        except FuzzError:
+            raise
+        except Exception as error:
+            if isinstance(error, MemoryError) and not wrong and which == "k":
+                return False
+            self.judge_refusal(error, {which} if wrong else set())
+            return False
+        if wrong or made != count or backprop.get_num_threads() != before:
+            raise FuzzError(f"got {made} of {count}")
+        return True
+
+    def special(self):
+        """NaN, infinities and subnormals: never hidden, the same bits from every layout."""
+        r, net = self.random, self.net
+        x = self.numbers["x"].astype(self.dtype)
+        tiny = float(np.finfo(self.dtype).smallest_subnormal)
+        value = r.choice([np.nan, np.inf, -np.inf, tiny, 3 * tiny, float(np.finfo(self.dtype).max)])
+        row, column = r.randrange(len(x)), r.randrange(x.shape[1])
+        x[row, column] = value
+        self.description = "special", {"x": value}, set()
+        given, kind = arguments.with_strides(r, x)
+        y = self.numbers["y"] if self.numbers["y"].dtype.kind == "i" else self.numbers["y"].astype(self.dtype)
+        with np.errstate(all="ignore"):
+            loss, grad = net.value_and_grad(x, y)
+            again_loss, again = net.value_and_grad(given, y, n_threads=3)
+            alone = net.forward(x[row : row + 1])
+            together = net.forward(given)
+            right = self.reference({"x": x.astype(float)}).value_and_grad()
+        if not np.array_equal([loss, *grad], [again_loss, *again], equal_nan=True):
+            raise FuzzError(f"other bits of {kind}")
+        if not np.array_equal(together[row], alone[0], equal_nan=True):
+            raise FuzzError(f"row {row} alone: {alone[0]!r}, in the batch {together[row]!r}")
+        if np.isnan(value) and not (np.isnan(loss) and np.isnan(grad[: net.weights[0].size]).any()):
+            raise FuzzError(f"NaN hidden: {loss}, {grad!r}")
+        if 0 < abs(value) < 1e-30:
+            self.compare("value_and_grad", [loss, grad], {"x": x.astype(float)})
+        elif (
+            np.isfinite(right[0])
+            and np.isfinite(right[1]).all()
+            and abs(value) == np.inf
+            and (not np.isfinite(loss) or not np.isfinite(grad).all())
+        ):
+            raise FuzzError(f"not finite, though the reference is: {loss} and {right[0]}")  # fmt: skip
+        return True
+
+    def run(self):
+        """All sets of the round: yields True for an accepted one, False for a refused one, a text for a finding."""
+        others = [self.make_network, self.copies, self.equations, self.counts, self.special]
+        self.description = "round", {}, set()
+        for index in range(SETS_PER_ROUND):
+            self.index = index
+            self.description = "drawing", {}, set()
+            what = self.random.choice(others) if self.random.random() < 0.15 else self.one_set
+            try:
+                yield what()
+            except Exception as error:
+                last = traceback.extract_tb(error.__traceback__)[-1]
+                place = "" if isinstance(error, FuzzError) else f" at {Path(last.filename).name}:{last.lineno}"
+                name, forms, wrong = self.description
+                yield f"set {index}: {name} {forms} wrong {wrong}: {type(error).__name__}{place}: {error}"
