@@ -269,7 +269,7 @@ def wrong_kind(random, plain):
     if form == 6:
         return random.choice(["x", b"x", {"x": 1}, {1.0, 2.0}, 1j, NotImplemented, type, print]), "no array"
     if form == 7:
-        return (row for row in plain), "generator"
+        return (row for row in plain.ravel()), "generator"
     if form == 8:
         return [[1.0, 2.0], [3.0], []], "ragged"
     if form == 9:
