@@ -1,13 +1,16 @@
 """Errors of every g, g' and g'' in units in the last place, against mpmath, and the float64 kernels for float32.
 
 ``python tools/ulp.py`` checks random and log-spaced arguments; ``--every N`` each N-th of all 2^32 float32 ones instead
-(1: all of them, about two minutes a function).
+(1: all of them, about two minutes a function), ``--float64 10000000`` so many float64 ones against long double. What
+these two find is kept in tools/ulp.json, and ``--table docs/tables/ulp.rst`` writes it down.
 Near a zero of g' or g'' the error is given in units of u = 2^-53 or 2^-24 instead, as "abs".
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 
 import mpmath as mp
 import numpy as np
@@ -108,6 +111,8 @@ SECOND = {
 }
 EXACT = {name: (*functions, SECOND[name]) for name, functions in EXACT.items()}
 LABELS = ("g", "gp", "gpp")
+KEPT = Path(__file__).with_suffix(".json")
+N_AGAIN = 100  # of the largest float64 errors are computed again with 60 digits
 BOUND = {"exp": 709.0, "sin": 1e300, "hardswish": 1e300, "softsign": 1e300}  # others: 1e3, limits beyond it
 
 
@@ -158,37 +163,6 @@ def worst(name: str, which: int, a: np.ndarray, values: np.ndarray, dtype: type)
     return largest, place, largest_absolute
 
 
-def exhaustive(name: str, every: int) -> None:
-    """Compare the float32 kernel with the float64 one at each N-th float32, and print the largest errors."""
-    largest, places, largest_absolute = [0.0] * 3, [0.0] * 3, [0.0] * 3
-    chunk = 1 << 22
-    for start in range(0, 1 << 32, chunk * every):
-        bits = np.arange(start, min(start + chunk * every, 1 << 32), every, dtype=np.uint64).astype(np.uint32)
-        a = bits.view(np.float32)
-        a = a[np.isfinite(a)]
-        if a.size == 0:
-            continue
-        values, exact = kernel(name, a), kernel(name, a.astype(np.float64))
-        for which in range(3):
-            with np.errstate(all="ignore"):
-                spacing = np.maximum(np.spacing(np.abs(exact[which]).astype(np.float32)), np.float32(2.0**-149))
-                difference = np.abs(values[which] - exact[which])
-                error = np.where(np.isfinite(values[which]), difference / spacing, 0.0)
-            near = near_zero(name, which, a) | ((which == 1 and name == "sin") & (difference <= 2.0**-23))
-            largest_absolute[which] = max(
-                largest_absolute[which], float(np.where(near, difference, 0.0).max()) * 2.0**24
-            )
-            error = np.where(near, 0.0, error)
-            at = int(error.argmax())
-            if error[at] > largest[which]:
-                largest[which], places[which] = float(error[at]), float(a[at])
-    parts = [
-        f"{LABELS[k]} {largest[k]:.3f} ({places[k]:.5g})" + f" abs {largest_absolute[k]:.2f}" * (k > 0)
-        for k in range(3)
-    ]
-    print(f"float32 {name:<12} every {every}  " + "  ".join(parts), flush=True)
-
-
 def near_zero(name: str, which: int, a: np.ndarray) -> np.ndarray:
     """Where g' or g'' is near a zero, so that only the absolute error counts."""
     if which == 0:
@@ -199,17 +173,126 @@ def near_zero(name: str, which: int, a: np.ndarray) -> np.ndarray:
     return np.isin(name, ["gelu", "gelu_tanh", "silu", "mish", "hardswish"]) & (a > -3) & (a < -0.5)
 
 
+def float32_errors(name: str, starts: range, size: int, every: int) -> list[list[float]]:
+    """The largest errors of the float32 kernels at each N-th of the float32 in the blocks, by the float64 kernels.
+
+    A block is `size` numbers whose bits follow each other. For g, g' and g'': ulp, its argument, and u near a zero.
+    """
+    worst_of = [[0.0, 0.0, 0.0] for _ in LABELS]
+    for start in starts:
+        a = np.arange(start, start + size, every, dtype=np.uint64).astype(np.uint32).view(np.float32)
+        a = a[np.isfinite(a)]
+        if not a.size:
+            continue
+        for which, (value, exact) in enumerate(zip(kernel(name, a), kernel(name, a.astype(np.float64)), strict=True)):
+            with np.errstate(all="ignore"):
+                difference = np.abs(value - exact)
+                spacing = np.maximum(np.spacing(np.abs(exact).astype(np.float32)), np.float32(2.0**-149))
+                error = np.where(np.isfinite(value), difference / spacing, 0.0)
+            near = near_zero(name, which, a) | ((which == 1 and name == "sin") & (difference <= 2.0**-23))
+            if near.any():
+                worst_of[which][2] = max(worst_of[which][2], float(difference[near].max()) * 2.0**24)
+                error[near] = 0.0
+            at = int(error.argmax())
+            if error[at] > worst_of[which][0]:
+                worst_of[which][:2] = float(error[at]), float(a[at])
+    return worst_of
+
+
+def every_float32(name: str, every: int) -> list[list[float]]:
+    """`float32_errors` over all finite float32."""
+    size = every << 17  # 2^17 numbers at a time stay in the cache
+    return float32_errors(name, range(0, 1 << 32, size), size, every)
+
+
+def float64_errors(name: str, n: int) -> list[list[float]]:
+    """The largest errors of the float64 kernels at n arguments: by long double, the worst 100 again by mpmath."""
+    from ulp_longdouble import exact_values
+
+    worst_of = [[0.0, 0.0, 0.0] for _ in LABELS]
+    candidates: list[list[tuple[float, float, float]]] = [[] for _ in LABELS]
+    chunk = 1 << 16
+    bound = min(BOUND.get(name, 1e3), 1e300)
+    for start in range(0, n, chunk):
+        a = arguments(np.random.default_rng([7, start]), min(chunk, n - start), bound, np.float64)
+        for which, (value, exact) in enumerate(zip(kernel(name, a), exact_values(name, a), strict=True)):
+            with np.errstate(all="ignore"):
+                difference = np.abs(value - exact)
+                error = difference / np.maximum(np.spacing(np.abs(exact).astype(np.float64)), 2.0**-1074)
+                error[~np.isfinite(value) | (np.abs(exact) > np.finfo(float).max)] = 0
+            near = near_zero(name, which, a) | ((which == 1 and name == "sin") & (difference <= 2.0**-52))
+            if near.any():
+                worst_of[which][2] = max(worst_of[which][2], float(difference[near].max()) * 2.0**53)
+                error[near] = 0
+            order = np.argpartition(error, -N_AGAIN)[-N_AGAIN:] if len(error) > N_AGAIN else np.arange(len(error))
+            candidates[which] += zip(error[order].tolist(), a[order].tolist(), value[order].tolist(), strict=True)
+            candidates[which] = sorted(candidates[which], reverse=True)[:N_AGAIN]
+    for which, some in enumerate(candidates):
+        _, at, values = (np.array(column) for column in zip(*some, strict=True))
+        worst_of[which][:2] = worst(name, which, at, values, np.float64)[:2]
+    return worst_of
+
+
+def text(largest: float, place: float, absolute: float) -> str:
+    """An entry of the table."""
+    return f"{largest:.3f} ({place:.4g})" + (f"; {absolute:.2f} u" if absolute else "")
+
+
+def table(kept: dict) -> str:
+    """The table in reStructuredText of what has been measured."""
+    lines = [
+        ".. Made by python tools/ulp.py --table docs/tables/ulp.rst; not to be edited.",
+        "",
+        "Largest error in units of the last place, with its argument; near a zero of g' or g'', where only the "
+        f"absolute error counts, in u = 2^-24 or 2^-53 (instruction set {kept['simd']}):",
+        "",
+        ".. list-table::",
+        "   :header-rows: 1",
+        "",
+        "   * - g",
+        "     - inputs",
+        *(f"     - {label}" for label in ("g", "g'", "g''")),
+    ]
+    for dtype in ("float32", "float64"):
+        for name in EXACT:
+            if name not in kept[dtype]:
+                continue
+            inputs, entries = kept[dtype][name]
+            lines += [f"   * - {name}", f"     - {inputs}", *(f"     - {text(*entry)}" for entry in entries)]
+    lines += [
+        "",
+        "float32 by ``python tools/ulp.py --every N``, against the float64 kernels; float64 by ``python tools/ulp.py "
+        "--float64 N``, against long double, the worst 100 again with 60 digits. identity, relu, leaky_relu, hardtanh "
+        "and relu6 do not round but for a product with a slope.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--points", type=int, default=4000, help="arguments a function")
     parser.add_argument("--every", type=int, default=0, help="float32: each N-th of all arguments")
+    parser.add_argument("--float64", type=int, default=0, metavar="N", help="float64: N arguments against long double")
+    parser.add_argument("--table", type=Path, help="write the table of what --every and --float64 gave")
     parser.add_argument("names", nargs="*", help="activations (default: all that round)")
     options = parser.parse_args()
     print(f"instruction set {_core.simd}; largest error in ulp (argument), near a zero of g' or g'' in u")
-    if options.every:
+    if options.every or options.float64 or options.table:
+        kept = json.loads(KEPT.read_text()) if KEPT.exists() else {"float32": {}, "float64": {}}
+        kept["simd"] = _core.simd
         for name in options.names or EXACT:
-            exhaustive(name, options.every)
+            if options.every:
+                which = "all" if options.every == 1 else f"each {options.every}th"
+                kept["float32"][name] = f"{which} float32", every_float32(name, options.every)
+                print("float32", name, *map(text, *zip(*kept["float32"][name][1], strict=True)), flush=True)
+            if options.float64:
+                kept["float64"][name] = f"{options.float64:,} float64", float64_errors(name, options.float64)
+                print("float64", name, *map(text, *zip(*kept["float64"][name][1], strict=True)), flush=True)
+            KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+        if options.table:
+            options.table.parent.mkdir(parents=True, exist_ok=True)
+            options.table.write_text(table(kept))
         return
     for dtype in (np.float32, np.float64):
         for name in options.names or EXACT:

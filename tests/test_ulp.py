@@ -1,0 +1,61 @@
+"""The short form of tools/ulp.py: largest errors in the active range, where no function is constant or linear."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
+if not TOOLS.is_dir():
+    pytest.skip("the tools are not here", allow_module_level=True)
+sys.path.insert(0, str(TOOLS))
+
+import ulp  # noqa: E402
+
+LONGDOUBLE_IS_WIDE = np.finfo(np.longdouble).nmant >= 63
+WITHOUT_FMA = ulp._core.simd in {"v2", "generic"}
+EVERY = 97  # of the float32 in [2^-7, 2^7) and their negatives
+# g, g', g'' in ulp, as measured over more arguments (docs/tables/ulp.rst), and u near a zero of g' or g''
+BARS = {
+    "float32": {"gelu": (1.5, 2, 2), "gelu_tanh": (2, 2, 2), "silu": (1.5, 2, 2), "mish": (1.5, 2, 2)},
+    "float64": {"gelu": (2, 2, 2), "gelu_tanh": (2, 2, 2), "silu": (1.5, 2, 2), "mish": (1.5, 2, 2)},
+}
+OTHERS = {"float32": (1.0, 2, 2), "float64": (1.1, 2, 2)}
+ABSOLUTE = 2
+
+
+def assert_within(name, dtype, found):
+    for (largest, place, absolute), bar in zip(found, BARS[dtype].get(name, OTHERS[dtype]), strict=True):
+        assert largest <= bar * (1.5 if WITHOUT_FMA else 1), place
+        assert absolute <= ABSOLUTE
+
+
+@pytest.mark.parametrize("name", ulp.EXACT)
+def test_float32_in_the_active_range(name):
+    low, high = (int(np.float32(v).view(np.uint32)) for v in (2.0**-7, 2.0**7))
+    size = EVERY << 17
+    for sign in (0, 1 << 31):
+        assert_within(name, "float32", ulp.float32_errors(name, range(sign + low, sign + high, size), size, EVERY))
+
+
+@pytest.mark.skipif(not LONGDOUBLE_IS_WIDE, reason="long double is no wider than float64 here")
+@pytest.mark.parametrize("name", ulp.EXACT)
+def test_float64(name):
+    assert_within(name, "float64", ulp.float64_errors(name, 30_000))
+
+
+def test_long_double_against_60_digits():
+    """The reference of float64 is right to a twentieth of its last place, but for the tails of gelu_tanh."""
+    for name in ulp.EXACT:
+        from ulp_longdouble import exact_values
+
+        a = np.linspace(-12.03, 12.01, 61)
+        for which, values in enumerate(exact_values(name, a)):
+            for x, value in zip(a.tolist(), values, strict=True):
+                true = ulp.EXACT[name][which](ulp.mp.mpf(x))
+                if true == 0 or ulp.near_zero(name, which, np.float64(x)):
+                    continue
+                high = float(value)
+                error = ulp.mp.mpf(high) + ulp.mp.mpf(float(value - high)) - true
+                assert abs(error / true) * 2**53 <= 0.1, (name, which, x)
