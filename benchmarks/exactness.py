@@ -1,26 +1,46 @@
 """Error of the gradient against the number of samples: 30-100-100-1, tanh, squared error, all 13,301 parameters.
 
-    python benchmarks/exactness.py [--largest 1000000]
+    python benchmarks/exactness.py                              # 10, 1,000 and 100,000 samples: a minute
+    python benchmarks/exactness.py --samples 10000000           # some ten minutes and 8 GB
+    python benchmarks/exactness.py --samples --table docs/tables/exactness.rst
 
-Two sets of data: a smooth teacher, where roundings average out, and ten rows repeated, where they do not. The error is
-||g - reference|| / ||reference||. The reference is NumPy's float64 recursion (`backprop._reference`) at the very same
-parameters and inputs, over tiles of 1,000 rows that are added in long double; its own noise is about 1e-16 (3e-16 where
-there is one tile alone). For repeated rows it is the recursion over the ten rows in long double throughout.
+Two sets of data: a smooth teacher of random rows, where roundings average out, and one block of ten rows repeated,
+where they do not. The error is ||g - reference|| / ||reference||. The reference has the very same parameters and
+inputs: for repeated rows, and up to 1,000 rows, it is the recursion in long double; for more rows NumPy's float64
+recursion (`backprop._reference`) over tiles of 1,000 rows that are added in long double, whose own noise is 1e-16.
+
+This library takes all samples in one call. The others keep the activations of a whole batch: from 1,000,000 rows on
+they get them in parts of so many rows, and the parts' gradients are added in the network's dtype. Results are kept in
+benchmarks/exactness.json, and the table is made of all that is there.
 """
 
 import argparse
+import json
 import platform
 import time
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
+import peers
+from cases import Case, Problem
 
 import backprop
-from backprop import _reference
+from backprop import _core, _reference
 from backprop.activations import ACTIVATIONS
 from backprop.losses import LOSSES
 
-SIZES = [30, 100, 100, 1]
+SIZES = (30, 100, 100, 1)
 TILE = 1000
+PART = 1_000_000
+KEPT = Path(__file__).with_suffix(".json")
+LIBRARIES = {
+    "backprop": ("backprop-cpu", peers.make_ours),
+    "PyTorch": ("torch", peers.make_torch),
+    "JAX": ("jax", peers.make_jax),
+    "NumPy by hand": ("numpy", peers.make_numpy),
+}
+DATA = {"random": "random rows", "repeated": "ten rows repeated"}
 
 
 def teacher(n_samples):
@@ -28,7 +48,11 @@ def teacher(n_samples):
     rng = np.random.default_rng(n_samples)
     x = rng.standard_normal((n_samples, SIZES[0]), np.float32)
     directions = rng.normal(size=(SIZES[0], 4)) / np.sqrt(SIZES[0])
-    return x, np.sin(2 * x @ directions).sum(axis=1, keepdims=True).astype(np.float32)
+    y = np.empty((n_samples, 1), np.float32)
+    for start in range(0, n_samples, PART):
+        part = slice(start, start + PART)
+        y[part] = np.sin(2 * x[part] @ directions).sum(axis=1, keepdims=True)
+    return x, y
 
 
 def tiled_reference(theta, x, y):
@@ -43,9 +67,9 @@ def tiled_reference(theta, x, y):
     return total / len(x)
 
 
-def longdouble_reference(net, x, y):
+def longdouble_reference(layers, x, y):
     """The same recursion in long double throughout, for a few rows."""
-    layers = [(W.astype(np.longdouble), b.astype(np.longdouble)) for W, b in zip(net.weights, net.biases, strict=True)]
+    layers = [(W.astype(np.longdouble), b.astype(np.longdouble)) for W, b in layers]
     h, primes = [x.astype(np.longdouble)], []
     for W, b in layers[:-1]:
         a = h[-1] @ W.T + b
@@ -68,39 +92,104 @@ def relative_error(value, expected):
     return float(np.sqrt((difference**2).sum() / (expected**2).sum()))
 
 
+def gradient(library, layers, x, y, dtype):
+    """The library's mean gradient, flat; by parts where it keeps the activations of a whole batch."""
+    _, make = LIBRARIES[library]
+    layers = [(W.astype(dtype), b.astype(dtype)) for W, b in layers]
+    rows = len(x) if library == "backprop" else min(len(x), PART)
+    total = np.zeros(sum(W.size + b.size for W, b in layers), dtype)
+    for start in range(0, len(x), rows):
+        x_part, y_part = (array[start : start + rows].astype(dtype, copy=False) for array in (x, y))
+        case = Case(f"{start}", SIZES, len(x_part), "tanh")
+        _, grads = make(Problem(case, np.dtype(dtype), x_part, y_part, layers), 1).result()
+        flat = np.concatenate([np.ravel(part) for pair in grads for part in pair])
+        total += flat * np.asarray(len(x_part) / len(x), dtype)
+    return total
+
+
+def measure(data, n_samples, libraries):
+    """Errors by library and dtype, float32 first, and the seconds that each took."""
+    net = backprop.Network(SIZES, activations="tanh", dtype="float32", rng=0)
+    layers = list(zip(net.weights, net.biases, strict=True))
+    x, y = teacher(n_samples if data == "random" else 10)
+    few = len(x) <= TILE
+    expected = longdouble_reference(layers, x, y) if few else tiled_reference(net.params.astype(float), x, y)
+    if data == "repeated":
+        x, y = np.tile(x, (n_samples // 10, 1)), np.tile(y, (n_samples // 10, 1))
+    result = {}
+    for library in libraries:
+        errors, seconds = [], []
+        for dtype in (np.float32, np.float64):
+            start = time.perf_counter()
+            errors.append(relative_error(gradient(library, layers, x, y, dtype), expected))
+            seconds.append(time.perf_counter() - start)
+        result[library] = errors
+        print(
+            f"| {DATA[data]} | {n_samples:,} | {library} | {errors[0]:.2e} | {errors[1]:.2e} | "
+            f"{seconds[0]:.2g}, {seconds[1]:.2g} |",
+            flush=True,
+        )
+    return result
+
+
+def table(kept):
+    """The table in reStructuredText."""
+    lines = [
+        ".. Made by python benchmarks/exactness.py --table docs/tables/exactness.rst; not to be edited.",
+        "",
+        "Relative error of the gradient, ||g - reference|| / ||reference||, of 30-100-100-1, tanh, squared error "
+        f"({kept['machine']}):",
+        "",
+        ".. list-table::",
+        "   :header-rows: 1",
+        "",
+    ]
+    libraries = [name for name in LIBRARIES if name in kept["versions"]]
+    header = [
+        "rows",
+        "samples",
+        *(f"{name} {kept['versions'][name]}, {d}" for d in ("f32", "f64") for name in libraries),
+    ]
+    rows = [header]
+    for data, title in DATA.items():
+        for n_samples in sorted(int(n) for n in kept["errors"].get(data, {})):
+            errors = kept["errors"][data][str(n_samples)]
+            cells = [f"{errors[name][d]:.1e}" if name in errors else "-" for d in (0, 1) for name in libraries]
+            rows.append([title, f"{n_samples:,}", *cells])
+    for row in rows:
+        lines += [f"   {'* -' if i == 0 else '  -'} {cell}" for i, cell in enumerate(row)]
+    lines += [
+        "",
+        "Each line by ``python benchmarks/exactness.py --samples N``. This library takes all samples in one call; the "
+        f"others get parts of {PART:,} rows, whose gradients are added in the network's dtype.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main():
-    """Print the table."""
+    """Measure, keep, and print or write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--largest", type=int, default=1_000_000, help="the largest number of samples")
-    largest = parser.parse_args().largest
-    net32 = backprop.Network(SIZES, activations="tanh", dtype="float32", rng=0)
-    net64 = backprop.Network(SIZES, activations="tanh", dtype="float64")
-    net64.params = net32.params
-    backprop.show_config()
-    print(f"NumPy {np.__version__}, {platform.machine()}, long double eps {float(np.finfo(np.longdouble).eps):.1e}\n")
-    print("| data | samples | float32 | float64 | seconds (float32, float64) |\n|---|---|---|---|---|")
-    ten_x, ten_y = teacher(10)
-    of_ten = longdouble_reference(net64, ten_x, ten_y)
-    for data in ("teacher", "ten rows repeated"):
-        for n_samples in (10, 1000, 100_000, 1_000_000):
-            if n_samples > largest:
-                continue
-            if data == "teacher":
-                x, y = teacher(n_samples)
-                expected = tiled_reference(net64.params, x, y)
-            else:
-                x, y = np.tile(ten_x, (n_samples // 10, 1)), np.tile(ten_y, (n_samples // 10, 1))
-                expected = of_ten
-            errors, seconds = [], []
-            for net in (net32, net64):
-                start = time.perf_counter()
-                _, grad = net.value_and_grad(x, y)
-                seconds.append(time.perf_counter() - start)
-                errors.append(relative_error(grad, expected))
-            print(
-                f"| {data} | {n_samples:,} | {errors[0]:.2e} | {errors[1]:.2e} | {seconds[0]:.2g}, {seconds[1]:.2g} |",
-                flush=True,
-            )
+    parser.add_argument("--samples", type=int, nargs="*", default=[10, 1000, 100_000], help="numbers of samples")
+    parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
+    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
+    parser.add_argument("--table", type=Path, help="write the table of all results that are kept")
+    options = parser.parse_args()
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {"versions": {}, "errors": {}}
+    if options.samples:
+        backprop.show_config()
+        print(
+            "\n| data | samples | library | float32 | float64 | seconds (float32, float64) |\n|---|---|---|---|---|---|"
+        )
+    for data in options.data:
+        for n_samples in options.samples:
+            errors = kept["errors"].setdefault(data, {}).setdefault(str(n_samples), {})
+            errors |= measure(data, n_samples, options.libraries)
+            kept["machine"] = f"{platform.machine()}, {_core.simd}, one thread"
+            kept["versions"] |= {name: version(LIBRARIES[name][0]) for name in options.libraries}
+            KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+    if options.table:
+        options.table.parent.mkdir(parents=True, exist_ok=True)
+        options.table.write_text(table(kept))
 
 
 if __name__ == "__main__":
