@@ -50,7 +50,7 @@ cdef int numpy_activation(const Layer* layer, Py_ssize_t itemsize, Derivative wh
     returned = (<object>layer.functions)[<int>which](argument)
     value = cnp.PyArray_FROMANY(returned, cnp.NPY_FLOAT64, 0, 0, cnp.NPY_ARRAY_CARRAY_RO)
     if cnp.PyArray_NDIM(value) != 2 or value.shape[0] != n_rows or value.shape[1] != n:
-        got = tuple([value.shape[i] for i in range(value.ndim)])
+        got = (<object>value).shape
         raise ValueError(f"an activation of one's own: expected a result of shape ({n_rows}, {n}), got {got}")
     numbers = <double*>cnp.PyArray_DATA(value)
     for s in range(n_rows):

@@ -107,9 +107,10 @@ cdef class Plan:
 
     def result_shape(self, Call call, Py_ssize_t n_samples):
         """The shape of a call's result: of the sums where it has rows too."""
-        cdef cnp.npy_intp[3] shape
+        cdef cnp.npy_intp[3] shape = [0, 0, 0]
         cdef int n = shape_of(&self.layers, call.rows if call.sums == NULL else call.sums, n_samples, 1, shape)
-        return tuple([shape[d] for d in range(n)])
+        # No list comprehension: in Cython 3.3.1 one whose append runs out of memory releases its last item twice.
+        return (shape[0], shape[1], shape[2])[:n]
 
     def layer_gradients(self, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y, cnp.ndarray y_hat, cnp.ndarray out,
                         weights, int n_threads, a, h, grad_a, grad_h):
