@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from backprop import Network, checking
+from backprop import Network, _judge, checking
 from backprop.activations import ACTIVATIONS
 from backprop.losses import LOSSES
 
@@ -88,7 +88,7 @@ CORRUPTIONS = {
 @pytest.mark.parametrize("every_entry", [True, False])
 def test_finds_a_corruption(corrupt, every_entry, seed, monkeypatch):
     if not every_entry:
-        monkeypatch.setattr(checking, "MAX_COST_OF_ALL_ENTRIES", 0)
+        monkeypatch.setattr(_judge, "MAX_COST_OF_ALL_ENTRIES", 0)
     net, x, y = make([5, 8, 8, 1], cls=Corrupted, activations="tanh", seed=seed)
     assert net.check_gradient(x, y).ok
     net.corrupt = corrupt
@@ -115,7 +115,7 @@ def test_judges_a_monkeypatched_value_and_grad(monkeypatch):
 @pytest.mark.parametrize("every_entry", [True, False])
 def test_names_the_worst_entry(every_entry, dtype, monkeypatch):
     if not every_entry:
-        monkeypatch.setattr(checking, "MAX_COST_OF_ALL_ENTRIES", 0)
+        monkeypatch.setattr(_judge, "MAX_COST_OF_ALL_ENTRIES", 0)
     net, x, y = make([6, 30, 20, 3], cls=Corrupted, activations="tanh", dtype=dtype)
     right = net.value_and_grad(x, y)[1]
 
@@ -137,7 +137,7 @@ def test_every_activation_passes(activation, dtype):
     net, x, y = make([4, 7, 5, 3], activations=[activation, "tanh"], output=activation, dtype=dtype)
     report = net.check_gradient(x, y)
     assert report.ok, str(report)
-    assert report.tolerance == checking.TOLERANCE[dtype]
+    assert report.tolerance == _judge.TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -145,7 +145,7 @@ def test_every_activation_passes(activation, dtype):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_passes(loss, every_entry, dtype, monkeypatch):
     if not every_entry:
-        monkeypatch.setattr(checking, "MAX_COST_OF_ALL_ENTRIES", 0)
+        monkeypatch.setattr(_judge, "MAX_COST_OF_ALL_ENTRIES", 0)
     net, x, y = make([4, 9, 8, 3], activations=["gelu", "softplus"], loss=loss, dtype=dtype)
     report = net.check_gradient(x, y)
     assert report.ok, str(report)
@@ -200,7 +200,7 @@ def test_large_network_along_directions():
 @pytest.mark.parametrize("every_entry", [True, False])
 def test_a_gradient_that_is_not_finite_is_wrong(every_entry, value, monkeypatch):
     if not every_entry:
-        monkeypatch.setattr(checking, "MAX_COST_OF_ALL_ENTRIES", 0)
+        monkeypatch.setattr(_judge, "MAX_COST_OF_ALL_ENTRIES", 0)
     net, x, y = make([5, 8, 8, 1], cls=Corrupted, activations="tanh")
 
     def corrupt(gradient):

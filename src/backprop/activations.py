@@ -45,6 +45,8 @@ class Activation:
         None for an activation without a parameter.
     default : float
         The parameter's default.
+    kinks : tuple of float
+        Where g' jumps.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Activation:
     initialization: str = "glorot"
     parameter_name: str | None = None
     default: float = 0.0
+    kinks: tuple[float, ...] = ()
 
 
 def _pieces(a: Array, conditions: list[npt.NDArray[np.bool_]], values: list[Array | float]) -> Array:
@@ -184,19 +187,20 @@ _TABLE = [
         "relu", 1, "max(0, a)", "1 if a > 0 else 0", "0",
         lambda a, p: _pieces(a, [a.real > 0], [a, 0.0]),
         lambda a, p: _pieces(a, [a.real > 0], [1.0, 0.0]),
-        lambda a, p: _zero(a), "he",
+        lambda a, p: _zero(a), "he", kinks=(0.0,),
     ),
     Activation(
         "leaky_relu", 2, "a if a > 0 else slope a", "1 if a > 0 else slope", "0",
         lambda a, p: _pieces(a, [a.real > 0], [a, p * a]),
         lambda a, p: _pieces(a, [a.real > 0], [1.0, p]),
-        lambda a, p: _zero(a), "he", "slope", 0.01,
+        lambda a, p: _zero(a), "he", "slope", 0.01, kinks=(0.0,),
     ),
     Activation(
         "elu", 3, "a if a > 0 else alpha (exp(a) - 1)", "1 if a > 0 else alpha exp(a)", "alpha exp(a) if a < 0 else 0",
         lambda a, p: _pieces(a, [a.real > 0], [a, p * np.expm1(np.where(a.real > 0, 0.0, a))]),
         lambda a, p: _pieces(a, [a.real > 0], [1.0, p * np.exp(np.where(a.real > 0, 0.0, a))]),
         lambda a, p: _pieces(a, [a.real >= 0], [0.0, p * np.exp(np.where(a.real > 0, 0.0, a))]), "he", "alpha", 1.0,
+        kinks=(0.0,),
     ),
     Activation(
         "selu", 4, "lambda (a if a > 0 else alpha (exp(a) - 1))", "lambda (1 if a > 0 else alpha exp(a))",
@@ -209,7 +213,7 @@ _TABLE = [
         ),
         lambda a, p: _pieces(
             a, [a.real >= 0], [0.0, SELU_ALPHA_SCALE * np.exp(np.where(a.real > 0, 0.0, a))]
-        ), "lecun",
+        ), "lecun", kinks=(0.0,),
     ),
     Activation(
         "gelu", 5, "a Phi(a)", "Phi(a) + a phi(a)", "phi(a) (2 - a^2)",
@@ -256,26 +260,26 @@ _TABLE = [
         "hardtanh", 13, "min(max(a, -1), 1)", "1 if -1 < a < 1 else 0", "0",
         lambda a, p: _pieces(a, [a.real <= -1, a.real >= 1], [-1.0, 1.0, a]),
         lambda a, p: _pieces(a, [(a.real > -1) & (a.real < 1)], [1.0, 0.0]),
-        lambda a, p: _zero(a),
+        lambda a, p: _zero(a), kinks=(-1.0, 1.0),
     ),
     Activation(
         "hardsigmoid", 14, "min(max(a + 3, 0), 6) / 6", "1/6 if -3 < a < 3 else 0", "0",
         lambda a, p: _pieces(a, [a.real <= -3, a.real >= 3], [0.0, 1.0, (a + 3.0) / 6.0]),
         lambda a, p: _pieces(a, [(a.real > -3) & (a.real < 3)], [1.0 / 6.0, 0.0]),
-        lambda a, p: _zero(a),
+        lambda a, p: _zero(a), kinks=(-3.0, 3.0),
     ),
     Activation(
         "hardswish", 15, "a min(max(a + 3, 0), 6) / 6", "0 if a <= -3, 1 if a >= 3, else (2a + 3) / 6",
         "1/3 if -3 < a < 3 else 0",
         lambda a, p: _pieces(a, [a.real <= -3, a.real >= 3], [0.0, a, a * (a + 3.0) / 6.0]),
         lambda a, p: _pieces(a, [a.real <= -3, a.real >= 3], [0.0, 1.0, (2.0 * a + 3.0) / 6.0]),
-        lambda a, p: _pieces(a, [(a.real > -3) & (a.real < 3)], [1.0 / 3.0, 0.0]), "he",
+        lambda a, p: _pieces(a, [(a.real > -3) & (a.real < 3)], [1.0 / 3.0, 0.0]), "he", kinks=(-3.0, 3.0),
     ),
     Activation(
         "relu6", 16, "min(max(a, 0), 6)", "1 if 0 < a < 6 else 0", "0",
         lambda a, p: _pieces(a, [a.real <= 0, a.real >= 6], [0.0, 6.0, a]),
         lambda a, p: _pieces(a, [(a.real > 0) & (a.real < 6)], [1.0, 0.0]),
-        lambda a, p: _zero(a), "he",
+        lambda a, p: _zero(a), "he", kinks=(0.0, 6.0),
     ),
     Activation(
         "sin", 17, "sin(a)", "cos(a)", "-sin(a)",

@@ -42,6 +42,8 @@ class Loss:
     parameter_name : str or None
     parameter_domain : str
     default : float
+    has_kink : bool
+        Whether dl/dz jumps where z = y (of hinge, y a = 1 is a = y for y in {-1, 1}).
     """
 
     name: str
@@ -56,6 +58,7 @@ class Loss:
     parameter_name: str | None = None
     parameter_domain: str = ""
     default: float = 0.0
+    has_kink: bool = False
 
     def parameter_is_valid(self, parameter: float) -> bool:
         """Whether the parameter lies in its domain."""
@@ -142,7 +145,7 @@ _TABLE = [
     Loss(
         "absolute_error", 1, "|d|",
         lambda z, y, p: (z - y) * np.sign(z.real - y), lambda z, y, p: np.sign(z.real - y),
-        lambda z, y, t, p: _unless_nan(z, y, 0.0) * t,
+        lambda z, y, t, p: _unless_nan(z, y, 0.0) * t, has_kink=True,
     ),
     Loss(
         "huber", 2, "d^2/2 if |d| <= delta, else delta (|d| - delta/2)",
@@ -153,13 +156,13 @@ _TABLE = [
         "quantile", 3, "max(-tau d, (1 - tau) d)",
         lambda z, y, p: _quantile_slope(z, y, p) * (z - y), _quantile_slope,
         lambda z, y, t, p: _unless_nan(z, y, 0.0) * t,
-        parameter_name="tau", parameter_domain="a number with 0 < tau < 1", default=0.5,
+        parameter_name="tau", parameter_domain="a number with 0 < tau < 1", default=0.5, has_kink=True,
     ),
     Loss(
         "hinge", 4, "max(0, 1 - y a)",
         lambda a, y, p: np.where(1.0 - y * a.real > 0, 1.0 - y * a, 0.0 * y * a), _hinge_slope,
         lambda a, y, t, p: _unless_nan(a, y, 0.0) * t,
-        acts_on_a=True, domain="-1 or +1",
+        acts_on_a=True, domain="-1 or +1", has_kink=True,
     ),
     Loss(
         "poisson", 5, "exp(a) - y a",
