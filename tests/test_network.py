@@ -575,7 +575,7 @@ def test_importing_and_calling_keeps_subnormals():
             assert np.float64(1e-310) * 1.0 == 1e-310
         kept()
         for dtype in ("float32", "float64"):
-            for name in backprop.network._validate.ACTIVATIONS:
+            for name in backprop.activations.ACTIVATIONS:
                 net = backprop.Network([2, 9, 1], activations=name, dtype=dtype, rng=0)
                 for n_threads in (1, 2):
                     net.value_and_grad(np.ones((3000, 2)), np.ones((3000, 1)), n_threads=n_threads)

@@ -1,4 +1,4 @@
-"""The only place that inspects users' arguments, and every error message.
+"""The only place that inspects users' arrays and numbers, with every error message; architectures: _architecture.py.
 
 Arrays are converted here, once and without a warning: to the network's dtype, native byte order, C order. An array that
 fits is used as it is. Labels become intp, weights float64. What is returned is what the compiled calls expect.
@@ -7,16 +7,14 @@ fits is used as it is. Labels become intp, weights float64. What is returned is 
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from backprop import _core
-from backprop.activations import ACTIVATIONS, Activation
-from backprop.losses import LOSSES, Loss
+from backprop.losses import Loss
 
 Array = npt.NDArray[Any]
 
@@ -43,20 +41,7 @@ def describe(value: object) -> str:
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
-# The network's own arguments -----------------------------------------------------------------------------------------
-
-
-def sizes(value: object) -> tuple[int, ...]:
-    """At least two positive integers, n_0, ..., n_L, whose parameters can be counted."""
-    if isinstance(value, str | bytes | dict) or not isinstance(value, Iterable):
-        raise TypeError(f"sizes: expected a sequence of at least two positive integers, got {describe(value)}")
-    result = tuple(positive_integer(n, f"sizes[{i}]") for i, n in enumerate(value))
-    if len(result) < 2:
-        raise ValueError(f"sizes: expected at least two positive integers, got {len(result)}: {list(result)}")
-    n_params = sum(n_out * (n_in + 1) for n_in, n_out in pairwise(result))
-    if 16 * n_params > np.iinfo(np.intp).max:
-        raise ValueError(f"sizes: expected a network that fits into memory, got {n_params} parameters")
-    return result
+# Numbers -------------------------------------------------------------------------------------------------------------
 
 
 def positive_integer(value: object, name: str) -> int:
@@ -70,53 +55,7 @@ def positive_integer(value: object, name: str) -> int:
     return int(value)
 
 
-def dtype(value: object) -> np.dtype:
-    """float32 or float64, in native byte order."""
-    try:
-        result = np.dtype(value)  # type: ignore[call-overload]
-    except TypeError:
-        result = None
-    if value is None or result is None or result not in (np.dtype("float32"), np.dtype("float64")):
-        raise ValueError(f'dtype: expected "float32" or "float64", got {describe(value)}')
-    return result
-
-
-def random_generator(value: object) -> np.random.Generator:
-    """A generator from an int seed, a Generator, or None."""
-    if isinstance(value, np.random.Generator):
-        return value
-    if value is None:
-        return np.random.default_rng()
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        if value < 0:
-            raise ValueError(f"rng: expected an int >= 0, a numpy Generator or None, got {int(value)}")
-        return np.random.default_rng(int(value))
-    raise TypeError(f"rng: expected an int >= 0, a numpy Generator or None, got {describe(value)}")
-
-
-def _name_and_parameter(value: object, argument: str, known: Iterable[str]) -> tuple[str, object]:
-    """Split a name, or a (name, parameter) pair, and refuse a name that is not known."""
-    parameter: object = None
-    name = value
-    if isinstance(value, tuple | list):
-        if len(value) != 2:
-            raise ValueError(f"{argument}: expected a name or a pair (name, parameter), got {describe(value)}")
-        name, parameter = value
-        if parameter is None:
-            raise TypeError(f"{argument}: expected a number as the parameter of {name!r}, got None")
-    if not isinstance(name, str):
-        raise TypeError(f"{argument}: expected a name or a pair (name, parameter), got {describe(value)}")
-    names = list(known)
-    if name not in names:
-        import difflib
-
-        nearest = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"{argument}: expected one of {', '.join(names)}, got {name!r}{hint}")
-    return name, parameter
-
-
-def _as_float(value: numbers.Real) -> float:
+def as_float(value: numbers.Real) -> float:
     """The nearest float; inf for an integer or fraction that is beyond all floats."""
     try:
         return float(value)
@@ -124,68 +63,24 @@ def _as_float(value: numbers.Real) -> float:
         return float("inf")
 
 
-def _parameter(value: object, row: Activation | Loss, argument: str) -> float:
-    """The parameter as a float, the default where none was given."""
-    if value is None:
-        return row.default
-    if row.parameter_name is None:
-        raise ValueError(f"{argument}: expected no parameter for {row.name!r}, got {value!r}")
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        raise TypeError(
-            f"{argument}: expected a number for {row.parameter_name} of {row.name!r}, got {describe(value)}"
-        )
-    result = _as_float(value)
-    if not np.isfinite(result):
-        raise ValueError(f"{argument}: expected a finite {row.parameter_name} of {row.name!r}, got {result}")
-    if isinstance(row, Loss) and not row.parameter_is_valid(result):
-        raise ValueError(
-            f"{argument}: expected {row.parameter_domain} for {row.parameter_name} of {row.name!r}, got {result}"
-        )
+def non_negative(value: object, name: str) -> float:
+    """A finite number >= 0."""
+    if isinstance(value, bool | np.bool_ | str) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a finite number >= 0, got {describe(value)}")
+    result = as_float(value)
+    if not 0 <= result < np.inf:
+        raise ValueError(f"{name}: expected a finite number >= 0, got {result}")
     return result
 
 
-def activation(value: object, argument: str) -> tuple[Activation, float]:
-    """A row of the table and its parameter, from a name or a (name, parameter) pair; or an activation of one's own."""
-    if isinstance(value, Activation):
-        return value, 0.0
-    name, parameter = _name_and_parameter(value, argument, ACTIVATIONS)
-    return ACTIVATIONS[name], _parameter(parameter, ACTIVATIONS[name], argument)
-
-
-def hidden_activations(value: object, n_hidden: int) -> list[tuple[Activation, float]]:
-    """One activation for all hidden layers, or a list with one for each."""
-    is_pair = isinstance(value, tuple) and len(value) == 2 and not isinstance(value[1], str | tuple | list)
-    if isinstance(value, str | Activation) or is_pair:
-        return [activation(value, "activations")] * n_hidden
-    if not isinstance(value, list | tuple):
-        raise TypeError(
-            f"activations: expected a name, a pair (name, parameter) or a list of them, got {describe(value)}"
-        )
-    if len(value) != n_hidden:
-        raise ValueError(f"activations: expected {n_hidden}, one for each hidden layer, got {len(value)}")
-    return [activation(item, f"activations[{i}]") for i, item in enumerate(value)]
-
-
-def loss_and_output(loss: object, output: object) -> tuple[Loss, float, str, tuple[Activation, float]]:
-    """The loss, its parameter, the name of the output as given, and the function applied before the loss."""
-    name, parameter = _name_and_parameter(loss, "loss", LOSSES)
-    row = LOSSES[name]
-    loss_parameter = _parameter(parameter, row, "loss")
-    if isinstance(output, Activation):
-        output_name = output.name
-    else:
-        output_name, _ = _name_and_parameter(output, "output", [*ACTIVATIONS, "softmax"])
-    if row.acts_on_a:
-        allowed = ["identity"] if row.link is None else ["identity", row.link]
-        if output_name not in allowed or not isinstance(output, str):
-            raise ValueError(
-                f"output: expected {' or '.join(map(repr, allowed))} with the loss {name!r}, which works on a_L, "
-                f"got {output!r}"
-            )
-        return row, loss_parameter, output_name, (ACTIVATIONS["identity"], 0.0)
-    if output_name == "softmax":
-        raise ValueError(f"output: expected 'softmax' with the loss 'cross_entropy' alone, got it with {name!r}")
-    return row, loss_parameter, output_name, activation(output, "output")
+def positive(value: object, name: str) -> float:
+    """A number > 0; inf is one."""
+    if isinstance(value, bool | np.bool_ | str) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number > 0, got {describe(value)}")
+    result = as_float(value)
+    if not result > 0:
+        raise ValueError(f"{name}: expected a number > 0, got {result}")
+    return result
 
 
 # Arrays --------------------------------------------------------------------------------------------------------------
@@ -411,26 +306,6 @@ def free_mask(value: object, n_params: int) -> npt.NDArray[np.bool_] | None:
     if not array.any():
         raise ValueError("free: expected at least one free parameter, got none")
     return array.copy()
-
-
-def non_negative(value: object, name: str) -> float:
-    """A finite number >= 0."""
-    if isinstance(value, bool | np.bool_ | str) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a finite number >= 0, got {describe(value)}")
-    result = _as_float(value)
-    if not 0 <= result < np.inf:
-        raise ValueError(f"{name}: expected a finite number >= 0, got {result}")
-    return result
-
-
-def positive(value: object, name: str) -> float:
-    """A number > 0; inf is one."""
-    if isinstance(value, bool | np.bool_ | str) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a number > 0, got {describe(value)}")
-    result = _as_float(value)
-    if not result > 0:
-        raise ValueError(f"{name}: expected a number > 0, got {result}")
-    return result
 
 
 def same_shape(names: Sequence[str], arrays: Sequence[Array]) -> None:

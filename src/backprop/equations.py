@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _core, _validate
+from backprop import _architecture, _core, _validate
 
 Array = npt.NDArray[Any]
 
@@ -61,7 +61,7 @@ def preactivation_gradient(grad_h: npt.ArrayLike, a: npt.ArrayLike, activation: 
     TypeError, ValueError
         Where the shapes or dtypes differ, or the activation is not known.
     """
-    g, parameter = _validate.activation(activation, "activation")
+    g, parameter = _architecture.activation(activation, "activation")
     preactivations = _validate.matrix(a, "a")
     gradients = _validate.matrix(grad_h, "grad_h", preactivations.dtype)
     _validate.same_shape(["a", "grad_h"], [preactivations, gradients])

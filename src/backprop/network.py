@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _core, _validate, threads
+from backprop import _architecture, _core, _validate, threads
 from backprop import params as _params
+from backprop._architecture import Spec
 from backprop._derivatives import Derivatives
 from backprop._inspection import Inspection
 from backprop._second_derivatives import SecondDerivatives
 from backprop._squared_errors import SquaredErrors
 from backprop.activations import Activation
 from backprop.custom import Activation as Custom
-from backprop.losses import Loss, link_code
+from backprop.losses import link_code
 
 if TYPE_CHECKING:
     from backprop.objective import Objective
 
 Array = npt.NDArray[Any]
-Spec = str | tuple[str, float]
 
 _VALUE_AND_GRAD = _core.CALLS["value_and_grad"]
 _LOSS = _core.CALLS["loss"]
@@ -96,7 +96,7 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         rng: int | np.random.Generator | None = None,
     ) -> None:
         self._specify(sizes, activations, output, loss, dtype)
-        generator = _validate.random_generator(rng)
+        generator = _architecture.random_generator(rng)
         self._allocate()
         _params.initialize(self._params, self._sizes, [layer for layer, _ in self._layers], generator)
 
@@ -104,11 +104,11 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         self, sizes: Sequence[int], activations: Spec | Sequence[Spec], output: Spec, loss: Spec, dtype: npt.DTypeLike
     ) -> None:
         """Accept the architecture, or refuse it; nothing of the parameters' size is made yet."""
-        self._sizes = _validate.sizes(sizes)
-        hidden = _validate.hidden_activations(activations, len(self._sizes) - 2)
-        self._loss, self._loss_parameter, self._output_name, last = _validate.loss_and_output(loss, output)
+        self._sizes = _architecture.sizes(sizes)
+        hidden = _architecture.hidden_activations(activations, len(self._sizes) - 2)
+        self._loss, self._loss_parameter, self._output_name, last = _architecture.loss_and_output(loss, output)
         self._layers: list[tuple[Activation, float]] = [*hidden, last]
-        self._dtype = _validate.dtype(dtype)
+        self._dtype = _architecture.dtype(dtype)
 
     def _allocate(self) -> None:
         """Make the plan of the layers and an empty vector of parameters with its views."""
@@ -144,12 +144,12 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
     @property
     def activations(self) -> tuple[Spec, ...]:
         """The hidden layers' activations."""
-        return tuple(_spec(*layer) for layer in self._layers[:-1])
+        return tuple(_architecture.spec(*layer) for layer in self._layers[:-1])
 
     @property
     def output(self) -> Spec:
         """The output function O, as it was given."""
-        return self._output_name if self._loss.acts_on_a else _spec(*self._layers[-1])
+        return self._output_name if self._loss.acts_on_a else _architecture.spec(*self._layers[-1])
 
     @property
     def loss_name(self) -> str:
@@ -182,7 +182,7 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
             shown = "relu"
         return (
             f"Network({list(self._sizes)}, activations={shown!r}, output={self.output!r}, "
-            f"loss={_spec(self._loss, self._loss_parameter)!r}, dtype={self._dtype.name!r})"
+            f"loss={_architecture.spec(self._loss, self._loss_parameter)!r}, dtype={self._dtype.name!r})"
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
             "sizes": self._sizes,
             "activations": list(self.activations),
             "output": self.output,
-            "loss": _spec(self._loss, self._loss_parameter),
+            "loss": _architecture.spec(self._loss, self._loss_parameter),
             "dtype": self._dtype.name,
             "params": self._params,
         }
@@ -405,10 +405,3 @@ def _plan_of_layer(layer: Activation, parameter: float) -> tuple[Any, ...]:
     if isinstance(layer, Custom):
         return layer.code, parameter, layer.functions, layer.is_c
     return layer.code, parameter
-
-
-def _spec(row: Activation | Loss, parameter: float) -> Any:
-    """The name, the pair where the parameter is not the default, or the activation itself where it is a user's own."""
-    if isinstance(row, Custom):
-        return row
-    return row.name if row.parameter_name is None or parameter == row.default else (row.name, parameter)
