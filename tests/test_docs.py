@@ -15,7 +15,9 @@ import pytest
 
 import backprop
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+SOURCE = ROOT / "src" / "backprop"
 PAGES = sorted(DOCS.rglob("*.rst"))
 
 sys.path.insert(0, str(DOCS / "_ext"))
@@ -76,6 +78,18 @@ def test_every_equation_has_its_code():
     assert len(equations) == 8
     for equation in equations:
         assert any("_core.pyx::" in target for target in excerpts.targets_of(equation)), equation.splitlines()[0]
+
+
+def test_the_architecture_names_what_is_there():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    picture = (DOCS / "_static" / "architecture.svg").read_text(encoding="utf-8")
+    code = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.glob("*.p[xy]*"))
+    for name in re.findall(r"`([\w./]+)`", text) + re.findall(r"\b\w+\.(?:py[xi]?|pxi|c|h)\b", picture):
+        if "/" in name or name.endswith((".py", ".pyx", ".pxi", ".pxd", ".c", ".h")):
+            found = [ROOT / name, *SOURCE.glob(f"*{name.strip('/')}")]  # the picture shortens the second of two files
+            assert any(path.exists() for path in found), name
+        else:
+            assert re.search(rf"\b{name.split('.')[-1]}\b", code), name
 
 
 @pytest.mark.parametrize("name", calls())
