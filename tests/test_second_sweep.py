@@ -110,6 +110,33 @@ def test_gradients_by_sample_are_outer_products(rng, n_in, dtype):
                 assert same_bits(grad_b, grad_a[0])
 
 
+def square_sums(rows):
+    """The sums of squares of rows as the kernel adds them: eight lanes of float64, folded onto each other."""
+    lanes = np.zeros((len(rows), 8))
+    for j in range(0, rows.shape[1], 8):
+        part = rows[:, j : j + 8].astype(float) ** 2
+        lanes[:, : part.shape[1]] += part
+    for half in (4, 2, 1):
+        lanes = lanes[:, :half] + lanes[:, half:]
+    return lanes[:, 0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [*range(1, 20), 33])
+def test_norms_are_sums_in_a_fixed_order(rng, width, dtype):
+    net, x, y = problem(rng, [width, width + 3, 2], 11, dtype, activations="tanh")
+    out = np.full(13, 7.0, dtype)  # what lies before and behind must stay
+    net.per_sample_gradient_norms(x, y, out=out[1:12])
+    assert (out[[0, 12]] == 7).all()
+    alone = [net.layer_gradients(x[s : s + 1], y[s : s + 1]) for s in range(11)]  # divided by 1
+    squares = np.zeros(11)
+    for i in (1, 2):
+        grad_a = np.concatenate([layers.grad_a[i] for layers in alone])
+        h = np.concatenate([layers.h[i - 1] for layers in alone])
+        squares += square_sums(grad_a) * (1 + square_sums(h))
+    assert same_bits(out[1:12], np.sqrt(squares).astype(dtype))
+
+
 @pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 97])
 def test_mirror(rng, n):
     H = rng.standard_normal((n, n))

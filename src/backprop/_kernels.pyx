@@ -124,7 +124,8 @@ cdef extern from "_kernels_vector.h" nogil:
     real divide_scalar "bp_divide_scalar"(real sum, double divisor, double reciprocal) noexcept
     double exp "bp_exp"(double x) noexcept
     void exp_differences "bp_exp_differences"(Py_ssize_t n, const real* a, double top, double* e) noexcept
-    double square_sum "bp_square_sum"(Py_ssize_t n, const real* a) noexcept
+    void square_sums_of_rows "bp_square_sums"(int n_rows, Py_ssize_t n, const real* a, Py_ssize_t ld,
+                                              double* sums) noexcept
     double log1p "bp_log1p"(double t) noexcept
     real tree_sum "bp_tree_sum"(const vec* part) noexcept
     void two_sum "bp_two_sum"(double a, double b, double* sum, double* error) noexcept

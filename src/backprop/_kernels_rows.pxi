@@ -49,9 +49,13 @@ cdef void outer_product(Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a_, 
 cdef void square_sums(Py_ssize_t n_rows, Py_ssize_t n, const void* a_, Py_ssize_t ld, double* sums) noexcept nogil:
     """sums[s] = sum_j a[s][j]^2, in float64, in an order that depends on n alone."""
     cdef const real* a = <const real*>a_
-    cdef Py_ssize_t s
-    for s in range(n_rows):
-        sums[s] = square_sum(n, a + s * ld)
+    cdef Py_ssize_t s = 0
+    while s + 4 <= n_rows:
+        square_sums_of_rows(4, n, a + s * ld, ld, sums + s)
+        s += 4
+    while s < n_rows:
+        square_sums_of_rows(1, n, a + s * ld, ld, sums + s)
+        s += 1
 
 
 cdef void scale_rows(Py_ssize_t n_rows, Py_ssize_t n, void* a_, Py_ssize_t ld, const double* factor) noexcept nogil:

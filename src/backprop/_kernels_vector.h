@@ -487,19 +487,63 @@ static inline double bp_log1p(double t)
     return high + (s + (low + power * BP_DOUBLE_LN2[1]));
 }
 
-/* sum a[j]^2 in eight lanes of float64 and one fixed tree. */
-static inline double bp_square_sum(ptrdiff_t n, const bp_real *a)
+/* Eight reals and eight float64: sums of squares have so many lanes on every instruction set. */
+typedef bp_real bp_eight __attribute__((vector_size(8 * sizeof(bp_real))));
+typedef double bp_wide __attribute__((vector_size(64)));
+
+/* The first n < 8 of eight reals from memory, zeros after them; nothing else is touched. */
+static inline bp_eight bp_first_of_eight(const bp_real *p, ptrdiff_t n)
 {
-    typedef double lanes __attribute__((vector_size(64)));
-    typedef bp_real reals __attribute__((vector_size(8 * sizeof(bp_real))));
-    lanes sum = {0};
-    for (ptrdiff_t j = 0; j < n; j += 8) {
-        reals v = {0};
-        memcpy(&v, a + j, (size_t)(n - j < 8 ? n - j : 8) * sizeof(bp_real));
-        lanes wide = __builtin_convertvector(v, lanes);
-        sum += wide * wide;
+#if BP_SIMD == 4 && BP_FLOAT64
+    return (bp_eight)_mm512_maskz_loadu_pd((1u << n) - 1, p);
+#elif BP_SIMD == 4
+    return (bp_eight)_mm256_maskz_loadu_ps((1u << n) - 1, p);
+#else
+    bp_eight v;
+    for (int i = 0; i < 8; i += BP_LANES) {
+        bp_vec part = bp_load_first(p + i, n - i);
+        memcpy((bp_real *)&v + i, &part, sizeof part);
     }
-    return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+    return v;
+#endif
+}
+
+static inline bp_wide bp_add_squares(bp_wide sum, bp_eight v)
+{
+#if BP_SIMD == 4 && !BP_FLOAT64 /* GCC 12 converts and joins two halves */
+    bp_wide wide = (bp_wide)_mm512_cvtps_pd((__m256)v);
+#else
+    bp_wide wide = __builtin_convertvector(v, bp_wide);
+#endif
+    return sum + wide * wide;
+}
+
+/* sums[r] = sum_j a[r ld + j]^2 for n_rows (1 or 4, a constant) rows: eight lanes of float64 each and one fixed tree. The
+ * chains of four rows run beside one another: one alone waits for its last addition most of the time. */
+static inline void bp_square_sums(int n_rows, ptrdiff_t n, const bp_real *a, ptrdiff_t ld, double *sums)
+{
+    bp_wide sum[4] = {{0}, {0}, {0}, {0}};
+    bp_eight v;
+    ptrdiff_t j = 0;
+    for (; j + 8 <= n; j += 8)
+        for (int r = 0; r < n_rows; r++) {
+            memcpy(&v, a + r * ld + j, sizeof v);
+            sum[r] = bp_add_squares(sum[r], v);
+        }
+    if (j < n)
+        for (int r = 0; r < n_rows; r++)
+            sum[r] = bp_add_squares(sum[r], bp_first_of_eight(a + r * ld + j, n - j));
+    for (int r = 0; r < n_rows; r++) {
+        typedef double half __attribute__((vector_size(32)));
+        typedef double quarter __attribute__((vector_size(16)));
+        half h[2];
+        quarter q[2];
+        memcpy(h, &sum[r], sizeof h);
+        h[0] = h[0] + h[1];
+        memcpy(q, &h[0], sizeof q);
+        q[0] = q[0] + q[1];
+        sums[r] = q[0][0] + q[0][1];
+    }
 }
 
 /* s + error = a + b exactly (Knuth, TAOCP 2, 4.2.2, theorem B). */
