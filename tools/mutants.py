@@ -27,7 +27,6 @@ Left out, since no result changes, or less than its rounding:
 """
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
@@ -36,7 +35,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+import built_copy
+from built_copy import ROOT
+
 PACKAGE = Path("src", "backprop")
 TREE = ["src", "tests", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"]
 TESTS = [  # those that fail soonest come first
@@ -588,11 +589,11 @@ MUTATIONS = [Mutation(*row) for row in [
 
 def run(command, tree, simd):
     """Exit status and output of a command in the tree, whose package comes first on the path; -1 if it takes long."""
-    ours = {"PYTHONPATH": str(tree / "src"), "BACKPROP_SIMD": simd, "BACKPROP_BUILD_SIMD": simd}
     try:
         done = subprocess.run(
-            command, cwd=tree, env=os.environ | ours, capture_output=True, text=True, check=False, timeout=LIMIT
-        )
+            command, cwd=tree, env=built_copy.environment(tree, simd), capture_output=True, text=True, check=False,
+            timeout=LIMIT,
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         return -1, f"no end after {LIMIT} s"
     return done.returncode, done.stdout + done.stderr
@@ -605,10 +606,6 @@ def supported_simd(tree, simd):
     if status:
         raise SystemExit(f"the unchanged tree cannot be imported:\n{output}")
     return output.split()
-
-
-def build(tree, simd):
-    return run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], tree, simd)
 
 
 def judge(tree, simd, tests):
@@ -628,16 +625,8 @@ def pristine_copy(directory, simd, tests):
     Copies of it keep its times, so that only what changed is built.
     """
     tree = directory / f"pristine_{simd}"
-    tree.mkdir()
-    ignore = shutil.ignore_patterns("*.so", "_core.c", "_kernels*.c", "__pycache__", "*.egg-info")
-    for name in TREE:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, tree / name, ignore=ignore)
-        elif (ROOT / name).exists():
-            shutil.copy2(ROOT / name, tree / name)
-    setup = tree / "setup.py"
-    setup.write_text(setup.read_text().replace('"-O3"', '"-O1"'))
-    status, output = build(tree, simd)
+    built_copy.copy(tree, TREE, {'"-O3"': '"-O1"'})
+    status, output = built_copy.build(tree, simd)
     if status:
         raise SystemExit(f"the unchanged tree does not build:\n{output}")
     status, output = run([sys.executable, "-c", "import backprop; print(backprop.__file__)"], tree, simd)
@@ -668,7 +657,7 @@ def try_mutation(mutation, pristine, directory, simd, tests):
     try:
         path = tree / PACKAGE / mutation.file
         path.write_text(path.read_text().replace(mutation.old, mutation.new))
-        status, output = build(tree, simd)
+        status, output = built_copy.build(tree, simd)
         if status:
             return False, "does not build: " + last_failure(output)
         status, output = judge(tree, simd, tests)
