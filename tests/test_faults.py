@@ -36,13 +36,13 @@ def compile_c(name, folder, *libraries):
     return path
 
 
-def run(*arguments, **environment):
+def run(*arguments, status=0, **environment):
     inherited = {k: v for k, v in os.environ.items() if k not in {"BACKPROP_NUM_THREADS", "OMP_NUM_THREADS"}}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", *map(str, arguments)],
         capture_output=True, text=True, timeout=300, check=False, env=inherited | environment,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    assert done.returncode == status, done.stdout[-3000:] + done.stderr[-6000:]
     return done
 
 
@@ -99,6 +99,33 @@ def test_short_forms_of_the_stress_test(trial, n):
     out = run(STRESS, trial, "--n", n).stdout
     n_trials = 64 * n if trial == "crowd" else n
     assert f"{trial}: {n_trials} of {n_trials}" in out
+
+
+LEAVE = """
+import ctypes, faulthandler, sys, threading, time
+import numpy as np
+from backprop import Activation, Network
+
+libc, slow = ctypes.CDLL(None), ctypes.CDLL({library!r})
+for name in ("slow_value", "slow_one"):
+    getattr(slow, name).restype, getattr(slow, name).argtypes = ctypes.c_double, [ctypes.c_double]
+net = Network([8, 64, 64, 1], activations=Activation("slow", slow.slow_value, slow.slow_one), rng=0)
+x, y = np.ones((400_000, 8)), np.ones((400_000, 1))
+libc.on_exit(libc.sleep, None)  # sleep(the exit status) when the interpreter has gone
+slow.slow_next({n_threads})
+threading.Thread(target=net.value_and_grad, args=(x, y), kwargs=dict(n_threads={n_threads}), daemon=True).start()
+while slow.slow_left() > 0:
+    time.sleep(0.001)
+sys.exit(2)
+"""
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_call_that_looks_for_signals_when_the_interpreter_has_gone(n_threads, tmp_path):
+    """A daemon thread is inside a call all through the interpreter's end, and the process lives on for 2 s."""
+    if not hasattr(ctypes.CDLL(None), "on_exit"):
+        pytest.skip("needs on_exit of glibc")
+    run("-c", LEAVE.format(library=str(compile_c("slow_activation", tmp_path)), n_threads=n_threads), status=2)
 
 
 SUBINTERPRETER = """

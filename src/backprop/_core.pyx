@@ -51,6 +51,7 @@ ctypedef fused floating:
     double
 
 include "_core_simd.pxi"
+include "_core_gil.pxi"
 include "_core_workspace.pxi"
 include "_core_inspect.pxi"
 include "_core_custom.pxi"
@@ -483,23 +484,25 @@ cdef int chunk_sums(const Layers* plan, const Request* request, Workspace* work,
 
 
 cdef int value_and_grad_in_order(const Layers* plan, const Request* request, Workspace* work, Totals* totals,
-                                 Clock* clock) except -1 nogil:
-    """One chunk after another, on one thread; signals are polled where there is a clock."""
+                                 Clock* clock) noexcept nogil:
+    """One chunk after another, on one thread, with signals polled where there is a clock; nonzero where one raised."""
     cdef Py_ssize_t row = 0, done = 0, n_rows = rows_of_chunk(plan, request.n_kept), k
     cdef Py_ssize_t n_sums = 0 if totals.wide == NULL else n_parts_of_sums(request)
     cdef double loss
     while done < request.n_kept:
         if chunk_sums(plan, request, work, &row, min(n_rows, request.n_kept - done), request.grad,
                       request.divisor if totals.wide == NULL else 0, &loss, False, clock):
-            return raise_without_gil()
+            return 1
         add_loss(totals, loss)
         for k in range(n_sums):
             accumulate(plan, request, totals, k, done == 0)
-            poll_signals(clock)
+            if signal_is_pending(clock):
+                return 1
         done += n_rows
     for k in range(n_sums):
         divide(plan, request, totals, k)
-        poll_signals(clock)
+        if signal_is_pending(clock):
+            return 1
     return 0
 
 

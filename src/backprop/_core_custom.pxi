@@ -8,7 +8,7 @@ cdef enum Derivative:
     SECOND
 
 ctypedef int (*NumpyActivation)(const Layer* layer, Py_ssize_t itemsize, Derivative which, Py_ssize_t n_rows,
-                                const char* a, char* result, Py_ssize_t ld) noexcept
+                                const char* a, char* result, Py_ssize_t ld) noexcept nogil
 
 
 cdef int custom_activation(const Layer* layer, Py_ssize_t itemsize, Derivative which, Py_ssize_t n_rows, const char* a,
@@ -16,11 +16,14 @@ cdef int custom_activation(const Layer* layer, Py_ssize_t itemsize, Derivative w
     """result = g(a), g'(a) or g''(a), in float64; nonzero where a NumPy function raised. result may be a."""
     cdef ScalarFunction function = <ScalarFunction>layer.c_functions[<int>which]
     cdef Py_ssize_t s, j
+    cdef int raised
     if function == NULL:
-        with gil:
-            # Called as one that raises nothing, so that what it raised waits for the end of the call. Caught here, it
-            # would crash where the memory for its traceback is missing (Cython 3.3.1).
-            return (<NumpyActivation>numpy_activation)(layer, itemsize, which, n_rows, a, result, ld)
+        take_gil()
+        # Called as one that raises nothing, so that what it raised waits for the end of the call. Caught here, it
+        # would crash where the memory for its traceback is missing (Cython 3.3.1).
+        raised = (<NumpyActivation><void*>numpy_activation)(layer, itemsize, which, n_rows, a, result, ld)
+        give_gil()
+        return raised
     for s in range(n_rows):
         for j in range(layer.n_out):
             if itemsize == 4:

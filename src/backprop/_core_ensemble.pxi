@@ -14,8 +14,8 @@ cdef void network_task(void* context, Py_ssize_t m, int worker) noexcept nogil:
     loss_of_network(run, m, worker, NULL)
 
 
-cdef int loss_of_network(EnsembleRun* run, Py_ssize_t m, int worker, Clock* clock) except -1 nogil:
-    """The same, with signals polled where there is a clock."""
+cdef int loss_of_network(EnsembleRun* run, Py_ssize_t m, int worker, Clock* clock) noexcept nogil:
+    """The same, with signals polled where there is a clock; nonzero where one raised."""
     cdef Totals only_loss
     cdef Totals* totals = run.totals[worker]
     if totals == NULL:
@@ -24,7 +24,8 @@ cdef int loss_of_network(EnsembleRun* run, Py_ssize_t m, int worker, Clock* cloc
     totals.loss = 0
     totals.loss_error = 0
     run.work[worker].is_packed = False
-    value_and_grad_in_order(run.plan, &run.requests[m], run.work[worker], totals, clock)
+    if value_and_grad_in_order(run.plan, &run.requests[m], run.work[worker], totals, clock):
+        return 1
     run.losses[m] = mean_loss(totals, run.requests[m].divisor)
     return 0
 
@@ -86,8 +87,8 @@ cdef int run_ensemble(Plan self, const Request* requests, Py_ssize_t n_networks,
             pool_release(&lease)
         else:
             for m in range(n_networks):
-                loss_of_network(&run, m, 0, &clock)
-                poll_signals(&clock)
+                if loss_of_network(&run, m, 0, &clock) or signal_is_pending(&clock):
+                    break
     if clock.raised:
         raise_pending()
     if status == POOL_LOST:

@@ -59,7 +59,7 @@ def first_bad_target(int loss, const floating[:, ::1] y, weight=None):
 def first_bad_sum(const floating[:, ::1] y, double tolerance, weight=None):
     """The first row of probabilities that do not sum to 1 within the tolerance, or -1; weight 0 drops a row."""
     cdef const double[::1] w = weight
-    cdef Py_ssize_t s, j
+    cdef Py_ssize_t s, j, bad = -1
     cdef double total
     with nogil:
         for s in range(y.shape[0]):
@@ -67,9 +67,9 @@ def first_bad_sum(const floating[:, ::1] y, double tolerance, weight=None):
             for j in range(y.shape[1]):
                 total = total + y[s, j]
             if not -tolerance <= total - 1 <= tolerance and (w is None or w[s] != 0):
-                with gil:
-                    return s
-    return -1
+                bad = s
+                break
+    return bad
 
 
 cdef struct WeightSums:

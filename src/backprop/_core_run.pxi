@@ -113,6 +113,8 @@ cdef int run_in_order(Plan self, const Request* request, Totals* totals, Py_ssiz
     try:
         with nogil:
             value_and_grad_in_order(plan, request, work, totals, &clock)
+        if clock.raised:
+            raise_pending()
     finally:
         give_workspace(self, work)
     return 0

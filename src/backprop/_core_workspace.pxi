@@ -1,13 +1,5 @@
 # The layers of a network, and the workspace: every buffer of a call in one block, sized by one function.
 
-cdef extern from "Python.h":
-    """
-    static int bp_raise_pending(void) { return -1; }
-    """
-    int check_signals "PyErr_CheckSignals"() noexcept  # leaves what a handler raised to raise_pending
-    int raise_pending "bp_raise_pending"() except -1
-
-
 cdef struct Layer:
     Py_ssize_t n_in, n_out
     Py_ssize_t ld                # row length of a_i and h_i in a tile, in reals: n_out rounded up to 64 bytes
@@ -332,19 +324,9 @@ cdef int signal_is_pending(Clock* clock) noexcept nogil:
         clock.last_poll = now
     if (now.tv_sec - clock.last_poll.tv_sec) * 1000000000 + now.tv_nsec - clock.last_poll.tv_nsec > POLL_NANOSECONDS:
         clock.last_poll = now
-        with gil:
-            raised = check_signals()
+        take_gil()
+        raised = check_signals()
+        give_gil()
         if raised:
             store_int(&clock.raised, 1)
     return raised
-
-
-cdef inline int poll_signals(Clock* clock) except -1 nogil:
-    """The same, as an exception: Ctrl-C raises KeyboardInterrupt here."""
-    return raise_without_gil() if signal_is_pending(clock) else 0
-
-
-cdef int raise_without_gil() except -1 nogil:
-    """Raise what a signal handler raised."""
-    with gil:
-        return raise_pending()
