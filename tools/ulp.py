@@ -1,8 +1,9 @@
 """Errors of every g, g' and g'' in units in the last place, against mpmath, and the float64 kernels for float32.
 
 ``python tools/ulp.py`` checks random and log-spaced arguments; ``--every N`` each N-th of all 2^32 float32 ones instead
-(1: all of them, about two minutes a function), ``--float64 10000000`` so many float64 ones against long double. What
-these two find is kept in tools/ulp.json, and ``--table docs/tables/ulp.rst`` writes it down.
+(1: all of them, some three minutes a function), ``--float64 10000000`` so many float64 ones against long double, ten
+seconds a function. What these two find is kept in tools/ulp.json, function by function, so that a run that was stopped
+goes on with the names that are left; ``--table docs/tables/ulp.rst`` writes it down.
 Near a zero of g' or g'' the error is given in units of u = 2^-53 or 2^-24 instead, as "abs".
 """
 
@@ -111,8 +112,10 @@ SECOND = {
     "hardsigmoid": lambda a: mp.mpf(0),
 }
 EXACT = {name: (*functions, SECOND[name]) for name, functions in EXACT.items()}
-LABELS = ("g", "gp", "gpp")
+LABELS, TITLES = ("g", "gp", "gpp"), ("g", "g'", "g''")
 KEPT = Path(__file__).with_suffix(".json")
+GOALS = {"silu": 1.5, "gelu": 1.5, "mish": 1.5, "gelu_tanh": 2.0}  # of g in ulp, others 1
+GOAL_OF_DERIVATIVES = 2.0  # in ulp, or in u near a zero
 N_AGAIN = 100  # of the largest float64 errors are computed again with 60 digits
 BOUND = {"exp": 709.0, "sin": 1e300, "hardswish": 1e300, "softsign": 1e300}  # others: 1e3, limits beyond it
 
@@ -252,8 +255,40 @@ def text(largest: float, place: float, absolute: float) -> str:
     return f"{largest:.3f} ({place:.4g})" + (f"; {absolute:.2f} u" if absolute else "")
 
 
+def read_kept() -> dict:
+    """What has been measured: {dtype: {name: [inputs, [entries of g, g', g'']]}}."""
+    return json.loads(KEPT.read_text()) if KEPT.exists() else {"float32": {}, "float64": {}}
+
+
+def measure(dtype: str, name: str, count: int) -> None:
+    """Print and keep the errors of one function: at each count-th float32, or at so many float64."""
+    if dtype == "float32":
+        inputs = "all float32" if count == 1 else f"each {count}th float32"
+        entries = every_float32(name, count)
+    else:
+        inputs, entries = f"{count:,} float64", float64_errors(name, count)
+    print(dtype, name, inputs, *(text(*entry) for entry in entries), flush=True)
+    kept = read_kept()
+    kept["simd"] = _core.simd
+    kept[dtype][name] = inputs, entries
+    KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def beyond_goals(kept: dict) -> list[str]:
+    """What is above its goal."""
+    found = []
+    for dtype in ("float32", "float64"):
+        for name, (_, entries) in kept[dtype].items():
+            goals = GOALS.get(name, 1.0), GOAL_OF_DERIVATIVES, GOAL_OF_DERIVATIVES
+            for label, goal, (largest, _, absolute) in zip(TITLES, goals, entries, strict=True):
+                if largest > goal or absolute > GOAL_OF_DERIVATIVES:
+                    found.append(f"{label} of {name} in {dtype} ({max(largest, absolute):.3f})")
+    return found
+
+
 def table(kept: dict) -> str:
     """The table in reStructuredText of what has been measured."""
+    goals = ", ".join(f"{name} {goal:g}" for name, goal in GOALS.items())
     lines = [
         ".. Made by python tools/ulp.py --table docs/tables/ulp.rst; not to be edited.",
         "",
@@ -263,9 +298,9 @@ def table(kept: dict) -> str:
         ".. list-table::",
         "   :header-rows: 1",
         "",
-        "   * - g",
+        "   * - function",
         "     - inputs",
-        *(f"     - {label}" for label in ("g", "g'", "g''")),
+        *(f"     - {label}" for label in TITLES),
     ]
     for dtype in ("float32", "float64"):
         for name in EXACT:
@@ -274,6 +309,9 @@ def table(kept: dict) -> str:
             inputs, entries = kept[dtype][name]
             lines += [f"   * - {name}", f"     - {inputs}", *(f"     - {text(*entry)}" for entry in entries)]
     lines += [
+        "",
+        f"The goals: 1 for g ({goals}), {GOAL_OF_DERIVATIVES:g} for g' and g''. Above its goal is "
+        f"{'; '.join(beyond_goals(kept)) or 'none'}.",
         "",
         "float32 by ``python tools/ulp.py --every N``, against the float64 kernels; float64 by ``python tools/ulp.py "
         "--float64 N``, against long double, the worst 100 again with 60 digits. identity, relu, leaky_relu, hardtanh "
@@ -292,21 +330,14 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="activations (default: all that round)")
     options = parser.parse_args()
     print(f"instruction set {_core.simd}; largest error in ulp (argument), near a zero of g' or g'' in u")
+    for name in options.names or EXACT:
+        for dtype, count in (("float32", options.every), ("float64", options.float64)):
+            if count:
+                measure(dtype, name, count)
+    if options.table:
+        options.table.parent.mkdir(parents=True, exist_ok=True)
+        options.table.write_text(table(read_kept()))
     if options.every or options.float64 or options.table:
-        kept = json.loads(KEPT.read_text()) if KEPT.exists() else {"float32": {}, "float64": {}}
-        kept["simd"] = _core.simd
-        for name in options.names or EXACT:
-            if options.every:
-                which = "all" if options.every == 1 else f"each {options.every}th"
-                kept["float32"][name] = f"{which} float32", every_float32(name, options.every)
-                print("float32", name, *map(text, *zip(*kept["float32"][name][1], strict=True)), flush=True)
-            if options.float64:
-                kept["float64"][name] = f"{options.float64:,} float64", float64_errors(name, options.float64)
-                print("float64", name, *map(text, *zip(*kept["float64"][name][1], strict=True)), flush=True)
-            KEPT.write_text(json.dumps(kept, indent=1) + "\n")
-        if options.table:
-            options.table.parent.mkdir(parents=True, exist_ok=True)
-            options.table.write_text(table(kept))
         return
     for dtype in (np.float32, np.float64):
         for name in options.names or EXACT:
