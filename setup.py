@@ -2,17 +2,26 @@
 
 The kernels' C code, made by Cython from one source, is included by a small C file per build that sets the dtype and the
 instruction set: six objects of one source would otherwise have one name.
+
+From Python 3.12 on the modules keep to the limited API, so that one wheel (cp312-abi3) serves all later versions. Not
+with free threads: they have no limited API before 3.15.
 """
 
 import os
 import platform
+import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 PACKAGE = Path("src", "backprop")
+LIMITED_API = sys.version_info >= (3, 12) and not sysconfig.get_config_var("Py_GIL_DISABLED")
+API_MACROS = [("Py_LIMITED_API", "0x030C0000")] if LIMITED_API else []
+NUMPY_MACROS = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_1_25_API_VERSION")]
 
 # No -ffast-math: at link time GCC turns off subnormals in the whole process with it. No contraction: where a product
 # and a sum become one fma is said in the source, so that all instruction sets round alike.
@@ -49,7 +58,8 @@ def extensions():
             [str(PACKAGE / "_core.pyx"), str(PACKAGE / "_pool.c")],
             include_dirs=include,
             extra_compile_args=core_flags,
-            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+            define_macros=[*API_MACROS, *NUMPY_MACROS],
+            py_limited_api=LIMITED_API,
         ),
         Extension("backprop._kernels", [str(PACKAGE / "_kernels.pyx")]),
     ]
@@ -69,11 +79,38 @@ def extensions():
                     [str(wrapper)],
                     include_dirs=[str(PACKAGE)],
                     depends=[str(c_file), *map(str, PACKAGE.glob("_kernels*.h"))],
-                    define_macros=[("BP_FLOAT64", str(float64)), ALWAYS_INLINE],
+                    define_macros=[*API_MACROS, ("BP_FLOAT64", str(float64)), ALWAYS_INLINE],
                     extra_compile_args=[*FLAGS, *SIMD_FLAGS[simd]],
+                    py_limited_api=LIMITED_API,
                 )
             )
     return [core, *builds]
 
 
-setup(ext_modules=extensions(), options={"build_ext": {"parallel": os.cpu_count()}})
+class Build(build_ext):
+    """On Windows clang-cl in the place of cl: the kernels' vectors are GCC's and Clang's."""
+
+    def build_extensions(self):
+        """Change the compiler once it is known."""
+        if self.compiler.compiler_type == "msvc":
+            self.compiler.initialize()
+            self.compiler.cc = os.environ.get("CC", "clang-cl")
+            self.compiler.compile_options = [o for o in self.compiler.compile_options if o not in {"/GL", "/W3"}]
+            self.compiler.ldflags_shared = [o for o in self.compiler.ldflags_shared if o != "/LTCG"]
+            for extension in self.extensions:
+                extension.extra_compile_args = [
+                    "/std:c11",
+                    *(f"/clang:{o}" for o in extension.extra_compile_args if o != "-fvisibility=hidden"),
+                ]
+                extension.libraries = [*extension.libraries, "synchronization"]  # WaitOnAddress
+        super().build_extensions()
+
+
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": Build},
+    options={
+        "build_ext": {"parallel": os.cpu_count()},
+        "bdist_wheel": {"py_limited_api": "cp312"} if LIMITED_API else {},
+    },
+)

