@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from derivative_peers import CALLS
+from slowness import SLOWNESS
 
 SETUP = """
 import faulthandler, os, signal, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 
-faulthandler.dump_traceback_later(60, exit=True)  # a hang shows where
+faulthandler.dump_traceback_later(60 * SLOWNESS, exit=True)  # a hang shows where
 sys.path.insert(0, TESTS)
 import numpy as np
 from derivative_peers import CALLS, arrays, random_data
@@ -28,9 +29,9 @@ def make(sizes, n_samples):
 
 def make_big():  # a call takes a tenth of a second, or as long as its result of 100 MB does
     if NAME in {"hessian", "normal_equations"}:
-        return make([7, 24, 2], 30_000)
+        return make([7, 24, 2], 30_000 // SLOWNESS)
     by_row = {"jacobian": 2000, "residuals.jac": 2000, "per_sample_gradients": 4000}
-    return make([7, 96, 64, 2], by_row.get(NAME, 200_000))
+    return make([7, 96, 64, 2], by_row.get(NAME, 200_000) // SLOWNESS)
 
 
 def result(data, n_threads):
@@ -55,10 +56,10 @@ def child_is_right(*counts):
 
 def run(name, code):
     environment = {k: v for k, v in os.environ.items() if k not in {"BACKPROP_NUM_THREADS", "OMP_NUM_THREADS"}}
-    setup = f"NAME, TESTS = {name!r}, {str(Path(__file__).parent)!r}\n{SETUP}"
+    setup = f"SLOWNESS, NAME, TESTS = {SLOWNESS}, {name!r}, {str(Path(__file__).parent)!r}\n{SETUP}"
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", setup + textwrap.dedent(code)],
-        capture_output=True, text=True, timeout=90, check=False, env=environment,
+        capture_output=True, text=True, timeout=90 * SLOWNESS, check=False, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from derivative_peers import CALLS, FIRST_PART, arrays, random_data
+from slowness import SLOWNESS
 
 from backprop import Activation, Network
 
@@ -40,7 +41,7 @@ def run(*arguments, status=0, **environment):
     inherited = {k: v for k, v in os.environ.items() if k not in {"BACKPROP_NUM_THREADS", "OMP_NUM_THREADS"}}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", *map(str, arguments)],
-        capture_output=True, text=True, timeout=300, check=False, env=inherited | environment,
+        capture_output=True, text=True, timeout=300 * SLOWNESS, check=False, env=inherited | environment,
     )  # fmt: skip
     assert done.returncode == status, done.stdout[-3000:] + done.stderr[-6000:]
     return done

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from scipy import optimize, special
+from slowness import SLOWNESS
 
 import backprop
 from backprop import Network
@@ -38,7 +39,7 @@ SPECIMENS = [
 def run(code):
     """What code prints in a process of its own, which must succeed."""
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300 * SLOWNESS)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -6,17 +6,19 @@ import sys
 import textwrap
 
 import pytest
+from slowness import SLOWNESS
 
 SETUP = """
 import faulthandler, os, signal, sys, threading, time
 import numpy as np
 from backprop import Network
 
-faulthandler.dump_traceback_later(60, exit=True)  # a hang shows where
+faulthandler.dump_traceback_later(60 * SLOWNESS, exit=True)  # a hang shows where
 rng = np.random.default_rng(0)
 net = Network([30, 100, 100, 1], activations="tanh", dtype="float32", rng=1)
-x = rng.standard_normal((4000, 30), np.float32)
-y = rng.standard_normal((4000, 1), np.float32)
+n = 4000 // SLOWNESS
+x = rng.standard_normal((n, 30), np.float32)
+y = rng.standard_normal((n, 1), np.float32)
 expected = net.value_and_grad(x, y, n_threads=1)
 
 
@@ -32,9 +34,10 @@ def n_os_threads():
 
 def run(code, timeout=90):
     environment = {k: v for k, v in os.environ.items() if k not in {"BACKPROP_NUM_THREADS", "OMP_NUM_THREADS"}}
+    code = f"SLOWNESS = {SLOWNESS}\n{SETUP}{textwrap.dedent(code)}"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SETUP + textwrap.dedent(code)],
-        capture_output=True, text=True, timeout=timeout, check=False, env=environment,
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code],
+        capture_output=True, text=True, timeout=timeout * SLOWNESS, check=False, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -108,9 +111,9 @@ def test_ctrl_c_many_times():
     out = run("""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for background jobs
     big = Network([64, 256, 256, 4], dtype="float32", rng=2)
-    bx = rng.standard_normal((60000, 64), np.float32)
-    by = rng.standard_normal((60000, 4), np.float32)
-    right = big.value_and_grad(bx[:3000], by[:3000], n_threads=1)
+    bx = rng.standard_normal((60000 // SLOWNESS, 64), np.float32)
+    by = rng.standard_normal((60000 // SLOWNESS, 4), np.float32)
+    right = big.value_and_grad(bx[: 3000 // SLOWNESS], by[: 3000 // SLOWNESS], n_threads=1)
     before = big.params.copy()
     interrupted, latest = 0, 0.0
     for k in range(40):
@@ -130,7 +133,7 @@ def test_ctrl_c_many_times():
             latest = max(latest, time.monotonic() - sent[0])
         timer.join()
         assert np.array_equal(big.params, before)
-        loss, grad = big.value_and_grad(bx[:3000], by[:3000], n_threads=2)
+        loss, grad = big.value_and_grad(bx[: 3000 // SLOWNESS], by[: 3000 // SLOWNESS], n_threads=2)
         assert loss == right[0] and np.array_equal(grad, right[1])
     print(interrupted, latest)
     """)
@@ -154,8 +157,8 @@ def test_exit_while_a_thread_computes(daemon):
 @pytest.mark.parametrize(("width", "n_samples"), [(256, 40000), (640, 12000)], ids=["chunks", "strips"])
 def test_a_signal_handler_that_forks_and_calls(width, n_samples):
     run(f"""
-    width, n_samples = {width}, {n_samples}
-    big = Network([64, width, width, 4], dtype="float32", rng=2)
+    n_samples = {n_samples} // SLOWNESS
+    big = Network([64, {width}, {width}, 4], dtype="float32", rng=2)
     bx = rng.standard_normal((n_samples, 64), np.float32)
     by = rng.standard_normal((n_samples, 4), np.float32)
     right = big.value_and_grad(bx, by, n_threads=1)
@@ -207,9 +210,10 @@ def test_signals_are_heard_inside_long_products(sizes, n_samples, n_threads):
 @pytest.mark.parametrize(("width", "n_samples"), [(256, 40000), (640, 12000)], ids=["chunks", "strips"])
 def test_a_child_that_a_signal_handler_forked_exits(width, n_samples):
     run(f"""
+    n_samples = {n_samples} // SLOWNESS
     big = Network([64, {width}, {width}, 4], dtype="float32", rng=2)
-    bx = rng.standard_normal(({n_samples}, 64), np.float32)
-    by = rng.standard_normal(({n_samples}, 4), np.float32)
+    bx = rng.standard_normal((n_samples, 64), np.float32)
+    by = rng.standard_normal((n_samples, 4), np.float32)
     right = big.value_and_grad(bx, by, n_threads=1)
     codes = []
 

@@ -33,7 +33,7 @@ import numpy as np
 from backprop import Network, _core, get_num_threads, set_num_threads
 
 DEFAULTS = {"forks": 1000, "interrupts": 200, "crowd": 1000, "exit": 20}  # crowd: calls of each thread
-WATCH = 30  # seconds
+WATCH = 30 * int(os.environ.get("BACKPROP_TEST_SLOWNESS", "1"))  # seconds; tests/slowness.py
 LATEST = 0.2  # seconds from a signal to its KeyboardInterrupt: a poll every 50 ms, and what runs in between
 MOST_WORKERS = 12
 N_CALLERS = 64
