@@ -1,0 +1,207 @@
+"""Run the tests on a build that watches memory, undefined behaviour or threads, and count what it reports.
+
+    python tools/sanitize.py address                       # AddressSanitizer and UBSan over the whole suite
+    python tools/sanitize.py thread                        # ThreadSanitizer over the tests that use threads
+    python tools/sanitize.py address --short               # what .ci/run does: little more than a minute each
+    python tools/sanitize.py thread tests/test_pool.py     # arguments of pytest
+    python tools/sanitize.py address --keep /tmp/tree      # the tree stays there, for the next build
+    python tools/sanitize.py thread --run python tools/stress.py crowd --n 50    # any command instead of pytest
+
+The package is built for one instruction set in a copy of the tree, with line numbers of the Cython files. Python and
+NumPy are not built anew, so the sanitizer's library is preloaded: it sees their allocations, copies and locks, but none
+of their own loads and stores. Child processes are watched like their parents. Each report is printed (equal ones once)
+with the number of times it was made; the exit status is 1 where there was one, or where a test failed.
+"""
+
+import argparse
+import collections
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import built_copy
+
+TREE = ["src", "tests", "tools", "docs", "examples", "benchmarks", "setup.py", "pyproject.toml", "README.md"]
+TREE += ["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", ".ci"]
+SUPPRESSIONS = Path("tools", "thread_sanitizer.supp")
+
+# The bits of each level are those of -O3. -O1 is built in half the time, and runs at half the speed.
+LEVELS = {"short": "-O1", "whole": "-O2"}
+REPLACEMENTS = {
+    '"-g0"': '"-g"',
+    'include_path=["src"]': 'include_path=["src"], emit_linenums=True',
+}
+# Without UBSan's looks at each pointer, most of which AddressSanitizer takes by itself: with them the build takes twice
+# as long, and the kernels run at half the speed.
+UNCHECKED = "-fno-sanitize=alignment,null,object-size,pointer-overflow"
+FLAGS = {"address": f"-fsanitize=address,undefined,float-cast-overflow {UNCHECKED}", "thread": "-fsanitize=thread"}
+# libstdc++, too: a library loaded later (SciPy's, PyTorch's) could not throw, because AddressSanitizer looks for
+# __cxa_throw when the process starts.
+LIBRARIES = {"address": ["libasan.so", "libubsan.so", "libstdc++.so.6"], "thread": ["libtsan.so", "libstdc++.so.6"]}
+ADDRESS = {
+    "detect_leaks": 0,  # Python leaves much to the end of the process; tests/fault_injection.py counts our blocks
+    "allocator_may_return_null": 1,  # MemoryError, as tests of huge sizes expect
+    "abort_on_error": 1,  # so that faulthandler prints where Python stands
+    "handle_segv": 2,  # 2: faulthandler must not take these signals away
+    "handle_sigbus": 2,
+    "handle_sigfpe": 2,
+    "check_initialization_order": 1,
+    "strict_init_order": 1,
+}
+UNDEFINED = {"print_stacktrace": 1}
+THREAD = {
+    "halt_on_error": 0,
+    "exitcode": 66,
+    "die_after_fork": 0,  # else a child of a process with threads could not make any
+    "history_size": 4,
+    "second_deadlock_stack": 1,
+    "allocator_may_return_null": 1,
+}
+REPORT = re.compile(
+    r"ERROR: AddressSanitizer|WARNING: ThreadSanitizer|runtime error: |FATAL: \w+Sanitizer|Sanitizer: CHECK failed"
+    r"|Sanitizer:DEADLYSIGNAL"
+)
+
+SLOWNESS = {"address": 10, "thread": 20}  # of a gradient, in times of a plain build (tests/slowness.py)
+
+# Tests that measure what a sanitizer changes, by the reason.
+LEFT_OUT = {
+    "the time until signals are heard, which is that of some FLOPs": [
+        "tests/test_pool.py::test_signals_are_heard_inside_long_products",
+        "tests/test_derivatives_pool.py::test_signals_are_heard_within_the_products_of_a_wide_layer",
+    ],
+    "resident memory, to which a sanitizer adds its own": [
+        "tests/test_exactness.py::test_memory_does_not_grow_with_the_samples",
+        "tests/test_hessp.py::test_memory_is_bounded_and_may_be_short",
+    ],
+    "limits on addresses, of which a sanitizer takes terabytes": ["tests/test_saving.py::test_under_a_limit_of_memory"],
+}
+
+THREAD_TESTS = [f"tests/test_{name}.py" for name in ("pool", "threads", "derivatives_pool", "hessp", "ensemble")]
+THREAD_TESTS += ["tests/test_faults.py"]
+SHORT = {
+    "address": [
+        *(f"tests/test_{name}.py" for name in ("worked_example", "hard_inputs", "bad_input", "custom_activation")),
+        "tests/test_fuzz.py::test_arguments_at_random[0]",
+        "tests/test_pool.py::test_exit_while_a_thread_computes",
+        "tests/test_faults.py::test_a_call_that_looks_for_signals_when_the_interpreter_has_gone",
+    ],
+    "thread": [
+        "tests/test_pool.py::test_64_callers_at_once_and_few_threads_left",
+        "tests/test_pool.py::test_fork_before_after_and_nested",
+        "tests/test_pool.py::test_exit_while_a_thread_computes",
+        "tests/test_derivatives_pool.py::test_forks_and_a_crowd_of_callers[hvp]",
+        "tests/test_threads.py::test_the_bits_do_not_depend_on_who_calls",
+    ],
+}
+WHOLE = {"address": ["tests", "docs"], "thread": THREAD_TESTS}
+
+
+def library(name):
+    """Where the compiler has a run-time library."""
+    compiler = shlex.split(os.environ.get("CC", "gcc"))
+    try:
+        path = subprocess.run(
+            [*compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SystemExit(f"needs GCC, or CC that names it: {error}") from None
+    if not Path(path).is_absolute():
+        raise SystemExit(f"{shlex.join(compiler)} has no {name}: GCC and its sanitizers' libraries are needed")
+    return path
+
+
+def settings(options, logs):
+    return ":".join(f"{name}={value}" for name, value in {**options, "log_path": logs / "report"}.items())
+
+
+def watched(kind, tree, simd, logs):
+    """The variables of a watched process, and what stands before its command."""
+    variables = built_copy.environment(tree, simd)
+    variables["LD_PRELOAD"] = " ".join(library(name) for name in LIBRARIES[kind])
+    variables["BACKPROP_TEST_SLOWNESS"] = str(SLOWNESS[kind])
+    variables["PYTHONUNBUFFERED"] = "1"  # each test is seen when it ends
+    if kind == "address":
+        variables["ASAN_OPTIONS"] = settings(ADDRESS, logs)
+        variables["UBSAN_OPTIONS"] = settings(UNDEFINED, logs)
+        variables["PYTHONMALLOC"] = "malloc"  # each object in a block of its own, with its own ends
+        return variables, []
+    variables["TSAN_OPTIONS"] = settings({**THREAD, "suppressions": tree / SUPPRESSIONS}, logs)
+    # GCC's library knows the addresses of Linux before 6.6, which moved libraries at random by more.
+    return variables, ["setarch", "-R"] if shutil.which("setarch") else []
+
+
+def reports_in(logs):
+    """The reports: {what each is called: the text of each}."""
+    found = collections.defaultdict(list)
+    for path in sorted(logs.iterdir()):
+        text = path.read_text(errors="replace")
+        starts = [match.start() for match in REPORT.finditer(text)]
+        for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+            report = text[text.rfind("\n", 0, start) + 1 : end]
+            summary = re.search(r"^SUMMARY: (.*)$", report, re.MULTILINE)
+            found[summary[1] if summary else report.splitlines()[0]].append(report)
+    return found
+
+
+def run(command, tree, variables):
+    """Run a command in the tree: its exit status and the last line that it printed."""
+    last = ""
+    with subprocess.Popen(
+        command, cwd=tree, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            last = line.strip() or last
+    return process.returncode, last
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kind", choices=FLAGS)
+    parser.add_argument("--short", action="store_true", help="a selection of the tests")
+    parser.add_argument("--simd", default="v3", help="the instruction set (v3)")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="where the tree is made, and stays")
+    parser.add_argument("--run", nargs=argparse.REMAINDER, metavar="COMMAND", help="instead of pytest: the line's rest")
+    parser.add_argument("--gdb", action="store_true", help="start gdb with the command, ready to run")
+    arguments, tests = parser.parse_known_args()
+    if all(argument.startswith("-") for argument in tests):
+        tests += (SHORT if arguments.short else WHOLE)[arguments.kind]
+    left_out = [f"--deselect={test}" for some in LEFT_OUT.values() for test in some]
+    command = arguments.run or [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *left_out, *tests]
+    with tempfile.TemporaryDirectory() as name:
+        tree = arguments.keep.resolve() if arguments.keep else Path(name, "tree")
+        logs = tree / "reports"
+        shutil.rmtree(logs, ignore_errors=True)
+        start = time.monotonic()
+        level = LEVELS["short" if arguments.short else "whole"]
+        built_copy.copy(tree, TREE, {**REPLACEMENTS, '"-O3"': f'"{level}", "-fno-omit-frame-pointer"'})
+        logs.mkdir()
+        flags = FLAGS[arguments.kind]
+        failed, output = built_copy.build(tree, arguments.simd, CFLAGS=flags, LDFLAGS=flags)
+        if failed:
+            raise SystemExit(f"the tree does not build:\n{output}")
+        print(f"built with {flags} for {arguments.simd} in {time.monotonic() - start:.0f} s", flush=True)
+        variables, before = watched(arguments.kind, tree, arguments.simd, logs)
+        if arguments.gdb:
+            preload = shlex.quote(f"LD_PRELOAD={variables.pop('LD_PRELOAD')}")  # not for gdb itself
+            first = [f"set exec-wrapper env {preload}", "set breakpoint pending on"]
+            gdb = ["gdb", *(part for setting in first for part in ("-ex", setting)), "--args", *command]
+            return subprocess.run(gdb, cwd=tree, env=variables, check=False).returncode
+        status, last = run([*before, *command], tree, variables)
+        reports = reports_in(logs)
+    for summary, texts in reports.items():
+        print(f"\n{len(texts)} times: {summary}\n{texts[0][:6000]}")
+    n_reports = sum(map(len, reports.values()))
+    print(f"\n{arguments.kind}: {n_reports} reports, {time.monotonic() - start:.0f} s; status {status}: {last}")
+    return int(bool(n_reports or status))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
