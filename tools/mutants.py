@@ -1,4 +1,4 @@
-"""Break the compiled code on purpose, one line at a time, and see whether the tests notice.
+"""Break the compiled code and the validation on purpose, one line at a time, and see whether the tests notice.
 
     python tools/mutants.py                 # all mutations; the process exits with 1 where one survives
     python tools/mutants.py --only bias     # those with "bias" in their names
@@ -70,7 +70,7 @@ VECTOR, TABLE = "_kernels_vector.h", "_kernel_table.pxd"
 CORE, INSPECT, WORKSPACE = "_core.pyx", "_core_inspect.pxi", "_core_workspace.pxi"
 CALLS, PLAN, RUN, THREADS = (f"_core_{part}.pxi" for part in ("calls", "plan", "run", "threads"))
 SWEEPS, MODES, ENSEMBLE = "_core_sweeps.pxi", "_core_modes.pxi", "_core_ensemble.pxi"
-LINEARIZATION = "_core_linearization.pxi"
+LINEARIZATION, VALIDATE = "_core_linearization.pxi", "_validate.py"
 
 
 class Mutation(NamedTuple):
@@ -583,6 +583,53 @@ MUTATIONS = [Mutation(*row) for row in [
      "if not (weight[p] >= 0 and isfinite(weight[p])):", "if not weight[p] >= 0:"),
     ("weights not scaled in their sum", INSPECT, "weight[q] * sums.scale, &sums.total", "weight[q], &sums.total"),
     ("rows of weight 0 counted as kept", INSPECT, "n_kept += not empty\n", "n_kept += 1\n"),
+    ("validation: no samples accepted", VALIDATE, "if array.shape[0] == 0:", "if False:"),
+    ("validation: more columns than inputs accepted", VALIDATE,
+     "if array.shape[1] != n_in:", "if array.shape[1] < n_in:"),
+    ("validation: more parameters accepted", VALIDATE,
+     "array = as_array(value, name)\n    if array.shape != (n_params,):",
+     "array = as_array(value, name)\n    if array.size < n_params:"),
+    ("validation: rows beside the samples unchecked", VALIDATE,
+     "if array.shape != (n_samples, *shape):", "if array.shape[1:] != shape:"),
+    ("validation: a row of y for each sample unchecked", VALIDATE,
+     "if array.shape not in shapes:\n        if array.ndim",
+     "if array.size != n_samples * n_out:\n        if array.ndim"),
+    ("validation: the mask of an array dropped", VALIDATE,
+     "if isinstance(value, np.ma.MaskedArray):\n        hint", "if False:\n        hint"),
+    ("validation: complex numbers accepted", VALIDATE, 'kind not in "biuf"', 'kind not in "biufc"'),
+    ("validation: bool is a number", VALIDATE,
+     "if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral",
+     "if not isinstance(value, numbers.Integral"),
+    ("validation: infinity is finite", VALIDATE, "if not 0 <= result < np.inf:", "if not 0 <= result:"),
+    ("validation: arrays in any order", VALIDATE,
+     'np.require(array, dtype, ["C", "A"])', 'np.require(array, dtype, ["A"])'),
+    ("validation: labels of uint64 wrap", VALIDATE,
+     'if array.dtype.kind == "u" and array.dtype.itemsize == 8:', "if False:"),
+    ("validation: a bad label unheeded", VALIDATE,
+     "row = _core.first_bad_label(labels, n_out, weight)\n    if row >= 0:",
+     "row = _core.first_bad_label(labels, n_out, weight)\n    if row > 0:"),
+    ("validation: a bad target unheeded", VALIDATE, "if bad is not None:", "if bad is not None and bad[0]:"),
+    ("validation: float32's tolerance of sums for float64", VALIDATE, '"float64": 1e-6', '"float64": 1e-4'),
+    ("validation: labels of weight 0 looked at", VALIDATE,
+     "weight = None if weights is None else weights.array\n    if loss", "weight = None\n    if loss"),
+    ("validation: all weights 0 accepted", VALIDATE, "if largest == 0:", "if False:"),
+    ("validation: weights by output for cross_entropy", VALIDATE,
+     'if loss.name == "cross_entropy" else [(n_samples,), (n_samples, n_out)]',
+     'if False else [(n_samples,), (n_samples, n_out)]'),
+    ("validation: negative weights of slopes accepted", VALIDATE,
+     "(np.isfinite(weight) & (weight >= 0)).all()", "np.isfinite(weight).all()"),
+    ("validation: out of another dtype", VALIDATE,
+     "if array.dtype != dtype or not array.dtype.isnative:", "if array.dtype.itemsize != dtype.itemsize:"),
+    ("validation: out of more dimensions", VALIDATE,
+     'if array.shape != shape:\n        raise ValueError(f"out:',
+     'if array.size != np.prod(shape):\n        raise ValueError(f"out:'),
+    ("validation: out with strides", VALIDATE, "if not array.flags.c_contiguous:", "if False:"),
+    ("validation: out at an odd address", VALIDATE, "if not array.flags.aligned:", "if False:"),
+    ("validation: out that is read-only", VALIDATE, "if not array.flags.writeable:", "if False:"),
+    ("validation: out that overlaps", VALIDATE,
+     "np.may_share_memory(array, other) and np.shares_memory(array, other)", "array is other"),
+    ("validation: the mask of free parameters is the caller's", VALIDATE, "return array.copy()", "return array"),
+    ("validation: no free parameter", VALIDATE, "if not array.any():", "if False:"),
 ]]
 # fmt: on
 
