@@ -24,7 +24,7 @@ extensions = [
     "tables",
     "figures",
 ]
-exclude_patterns = ["_ext"]
+exclude_patterns = ["_ext", "tables"]  # the tables are parts of pages
 default_role = "py:obj"  # docstrings name calls in single backticks
 highlight_language = "python"
 smartquotes = False  # a prime is no quotation mark
@@ -54,7 +54,7 @@ html_theme_options = {
     "footer_end": [],
     "show_nav_level": 2,
 }
-ALONE = "index start equations choosing promises benchmarks kernels contributing migrating/* source/**"
+ALONE = "index start equations choosing promises figures benchmarks kernels contributing migrating/* source/**"
 html_sidebars = {name: [] for name in ALONE.split()}  # what has no pages below it needs no list of them, or the room
 
 

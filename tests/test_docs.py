@@ -92,6 +92,25 @@ def test_the_architecture_names_what_is_there():
             assert re.search(rf"\b{name.split('.')[-1]}\b", code), name
 
 
+def test_each_of_the_fifteen_checks_names_what_holds_it():
+    text = (DOCS / "tables" / "checks.rst").read_text(encoding="utf-8")
+    _, _, *rows = re.split(r"^   \* - ", text, flags=re.MULTILINE)
+    assert [row.split()[0] for row in rows] == [str(n) for n in range(1, 16)]
+    for row in rows:
+        assert excerpts.targets_of(row), row
+
+
+def test_every_command_of_a_page_is_there():
+    """The script, and its options."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    commands = re.findall(r"``python\s+((?:tools|benchmarks|tests)/\S+?\.py)([^`]*)``", text)
+    assert len(commands) > 5
+    for script, arguments in commands:
+        lines = "\n".join(excerpts.read(script))
+        for option in re.findall(r"--[a-z0-9-]+", arguments):
+            assert f'"{option}"' in lines, (script, option)
+
+
 @pytest.mark.parametrize("name", calls())
 def test_every_call_has_a_page_with_an_example(name):
     page = (DOCS / "reference" / f"{name}.rst").read_text(encoding="utf-8")
