@@ -34,9 +34,9 @@ import os
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport frexp, isfinite, ldexp, sqrt
+from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from backprop._kernel_table cimport (
     ADD, BINARY_CROSS_ENTROPY, CHAIN_ROWS, CHUNK_ROWS, CROSS_ENTROPY, CUSTOM, HINGE, NO_WEIGHT, OVERWRITE, PACKED,

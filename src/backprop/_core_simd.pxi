@@ -2,17 +2,21 @@
 
 cdef extern from *:
     """
-    #if defined(__x86_64__) && defined(__GNUC__)
+    #if defined(__x86_64__)
+    #include <cpuid.h>
+    /* By hand: __builtin_cpu_supports needs a library of the compiler's that clang-cl does not link. */
     static int bp_cpu_level(void)
     {
-        __builtin_cpu_init();
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-            __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("bmi2"))
-            return 4;
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"))
+        unsigned a, b, c, d, state;
+        if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_AVX) || !(c & bit_FMA))
+            return 2;
+        __asm__("xgetbv" : "=a"(state), "=d"(d) : "c"(0)); /* what the system saves of a thread's registers */
+        if ((state & 0x6) != 0x6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & bit_AVX2) || !(b & bit_BMI2))
+            return 2;
+        if ((state & 0xe6) != 0xe6 || !(b & bit_AVX512F) || !(b & bit_AVX512VL) || !(b & bit_AVX512BW) ||
+            !(b & bit_AVX512DQ) || !(b & bit_AVX512CD))
             return 3;
-        return 2;
+        return 4;
     }
     #else
     static int bp_cpu_level(void) { return 0; }

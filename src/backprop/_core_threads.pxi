@@ -15,14 +15,19 @@ cdef extern from "_pool.h" nogil:
     int pool_run "bp_pool_lease_run"(const Lease* lease, Py_ssize_t n_tasks, PoolTask task, void* context,
                                      int (*poll)(void*) noexcept nogil, void* poll_context) noexcept
     void pool_release "bp_pool_release"(Lease* lease) noexcept
+    void pool_yield "bp_pool_yield"() noexcept
     enum:
         POOL_LOST "BP_POOL_LOST"
 
 cdef extern from *:
     """
-    #include <sched.h>
+    #ifdef _WIN32
+    #define BP_EXPORT __declspec(dllexport)
+    #else
+    #define BP_EXPORT __attribute__((visibility("default")))
+    #endif
     /* Exported: by this symbol threadpoolctl knows the library (_threadpoolctl.py). */
-    __attribute__((visibility("default"))) int backprop_worker_threads(void) { return bp_pool_size(); }
+    BP_EXPORT int backprop_worker_threads(void) { return bp_pool_size(); }
     /* All seq_cst: in chunk_task a thread sets its flag and then looks at the others' words, and they do the same the
        other way round; one of the two must see the other. Weaker orders lost a chunk in one of some 10^4 calls. */
     static inline int bp_load_int(const int *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
@@ -37,7 +42,6 @@ cdef extern from *:
     Py_ssize_t load_size "bp_load_size"(const Py_ssize_t* p) noexcept nogil
     void store_size "bp_store_size"(Py_ssize_t* p, Py_ssize_t v) noexcept nogil
     int try_lock "bp_try_lock"(int* p) noexcept nogil
-    int sched_yield() noexcept nogil
 
 cdef enum:
     # Two threads pay from 4 MFLOP on, 40 us of serial work (1-32-32-32-1 at 256 samples: 1.8 times the rate); at 2.4
@@ -94,7 +98,7 @@ cdef void chunk_task(void* context, Py_ssize_t c, int worker) noexcept nogil:
     while c >= load_size(&run.n_added) + totals.n_slots:  # the slot is taken: chunk c - n_slots is in another's hands
         if load_int(&run.clock.raised):  # and will never be ready
             return
-        sched_yield()
+        pool_yield()
     if run.starts != NULL:
         row = run.starts[c]
     if chunk_sums(run.plan, run.request, run.work[worker], &row,

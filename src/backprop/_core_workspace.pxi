@@ -1,5 +1,9 @@
 # The layers of a network, and the workspace: every buffer of a call in one block, sized by one function.
 
+cdef extern from "_pool.h" nogil:
+    int64_t pool_now "bp_pool_now"() noexcept
+
+
 cdef struct Layer:
     Py_ssize_t n_in, n_out
     Py_ssize_t ld                # row length of a_i and h_i in a tile, in reals: n_out rounded up to 64 bytes
@@ -301,7 +305,7 @@ cdef void free_totals(Totals* totals) noexcept:
 
 cdef struct Clock:
     bint is_running              # it starts with the first look at it: short calls never pay for that
-    timespec last_poll
+    int64_t last_poll            # in nanoseconds
     int raised                   # a signal handler raised; the other threads of the call look at this
 
 
@@ -312,17 +316,17 @@ cdef inline void reset_clock(Clock* clock) noexcept nogil:
 
 cdef int signal_is_pending(Clock* clock) noexcept nogil:
     """Every 50 ms, let Python run its signal handlers; nonzero where one raised. On the caller's thread alone."""
-    cdef timespec now
+    cdef int64_t now
     cdef int raised = 0
     if clock == NULL:
         return 0
     if clock.raised:
         return 1
-    clock_gettime(CLOCK_MONOTONIC, &now)
+    now = pool_now()
     if not clock.is_running:
         clock.is_running = True
         clock.last_poll = now
-    if (now.tv_sec - clock.last_poll.tv_sec) * 1000000000 + now.tv_nsec - clock.last_poll.tv_nsec > POLL_NANOSECONDS:
+    if now - clock.last_poll > POLL_NANOSECONDS:
         clock.last_poll = now
         take_gil()
         raised = check_signals()

@@ -14,6 +14,16 @@
 #if BP_SIMD
 #include <immintrin.h>
 #endif
+#ifdef __aarch64__
+#include <arm_neon.h>
+#endif
+
+/* Whether __builtin_fma is an instruction. Clang does not say so for arm64, where it always is. */
+#if defined(__FMA__) || defined(__aarch64__) || (defined(__FP_FAST_FMA) && defined(__FP_FAST_FMAF))
+#define BP_HAS_FMA 1
+#else
+#define BP_HAS_FMA 0
+#endif
 
 #if BP_FLOAT64
 typedef double bp_real;
@@ -73,7 +83,7 @@ enum { BP_HAS_HALF = 0 };
 /* float64 scalars; v2 has no fma: two roundings, and never a call of the C library. */
 static inline double bp_fma_double(double a, double b, double c)
 {
-#if defined(__FMA__) || defined(__FP_FAST_FMA)
+#if BP_HAS_FMA
     return __builtin_fma(a, b, c);
 #else
     return a * b + c;
@@ -85,20 +95,26 @@ static inline void bp_copy_block(bp_real *to, const bp_real *from) { memcpy(to, 
 
 /* Four reals, for transposing. */
 typedef bp_real bp_quad __attribute__((vector_size(4 * sizeof(bp_real)), aligned(sizeof(bp_real)), may_alias));
+
+/* Clang has one form of shuffles, GCC before 12 the other. */
+#if defined(__clang__) || __GNUC__ >= 12
+#define BP_SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
 typedef bp_int bp_quad_int __attribute__((vector_size(4 * sizeof(bp_int))));
+#define BP_SHUFFLE(a, b, i, j, k, l) __builtin_shuffle(a, b, (bp_quad_int){i, j, k, l})
+#endif
 
 /* to[k][j] = from[j][k] for 4 x 4 reals. */
 static inline void bp_transpose_quad(const bp_real *from, ptrdiff_t from_row, bp_real *to, ptrdiff_t to_row)
 {
-    const bp_quad_int low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, first = {0, 1, 4, 5}, second = {2, 3, 6, 7};
     bp_quad a = *(const bp_quad *)from, b = *(const bp_quad *)(from + from_row),
             c = *(const bp_quad *)(from + 2 * from_row), d = *(const bp_quad *)(from + 3 * from_row);
-    bp_quad ab0 = __builtin_shuffle(a, b, low), ab1 = __builtin_shuffle(a, b, high),
-            cd0 = __builtin_shuffle(c, d, low), cd1 = __builtin_shuffle(c, d, high);
-    *(bp_quad *)to = __builtin_shuffle(ab0, cd0, first);
-    *(bp_quad *)(to + to_row) = __builtin_shuffle(ab0, cd0, second);
-    *(bp_quad *)(to + 2 * to_row) = __builtin_shuffle(ab1, cd1, first);
-    *(bp_quad *)(to + 3 * to_row) = __builtin_shuffle(ab1, cd1, second);
+    bp_quad ab0 = BP_SHUFFLE(a, b, 0, 4, 1, 5), ab1 = BP_SHUFFLE(a, b, 2, 6, 3, 7),
+            cd0 = BP_SHUFFLE(c, d, 0, 4, 1, 5), cd1 = BP_SHUFFLE(c, d, 2, 6, 3, 7);
+    *(bp_quad *)to = BP_SHUFFLE(ab0, cd0, 0, 1, 4, 5);
+    *(bp_quad *)(to + to_row) = BP_SHUFFLE(ab0, cd0, 2, 3, 6, 7);
+    *(bp_quad *)(to + 2 * to_row) = BP_SHUFFLE(ab1, cd1, 0, 1, 4, 5);
+    *(bp_quad *)(to + 3 * to_row) = BP_SHUFFLE(ab1, cd1, 2, 3, 6, 7);
 }
 
 static inline bp_vec bp_load(const bp_real *p) { return *(const bp_memory *)p; }
@@ -113,9 +129,13 @@ static inline bp_vec bp_fma(bp_vec a, bp_vec b, bp_vec c)
     return (bp_vec)BP_CAT(_mm512_fmadd_, BP_SUFFIX)(a, b, c);
 #elif BP_SIMD == 3
     return (bp_vec)BP_CAT(_mm256_fmadd_, BP_SUFFIX)(a, b, c);
-#elif defined(__FP_FAST_FMA) && defined(__FP_FAST_FMAF)
+#elif defined(__aarch64__) && BP_FLOAT64
+    return (bp_vec)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+#elif defined(__aarch64__)
+    return (bp_vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#elif BP_HAS_FMA
     bp_vec r;
-    for (int i = 0; i < BP_LANES; i++) /* one instruction a vector on arm64 */
+    for (int i = 0; i < BP_LANES; i++)
         r[i] = BP_FLOAT64 ? __builtin_fma(a[i], b[i], c[i]) : __builtin_fmaf(a[i], b[i], c[i]);
     return r;
 #else

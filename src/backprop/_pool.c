@@ -38,8 +38,7 @@
 
 #define _GNU_SOURCE  /* sched_yield, sigset_t and syscall under -std=c11 */
 #include "_pool.h"
-
-#include <stdint.h>
+#include "_pool_system.h"
 
 static int run_alone(ptrdiff_t n_tasks, bp_pool_task task, void *context, int (*poll)(void *), void *poll_context)
 {
@@ -50,36 +49,6 @@ static int run_alone(ptrdiff_t n_tasks, bp_pool_task task, void *context, int (*
     }
     return BP_POOL_DONE;
 }
-
-#if defined(_WIN32)  /* no POSIX threads: the same results on the caller's thread */
-
-int bp_pool_acquire(bp_pool_lease *lease, int n_threads)
-{
-    (void)n_threads;
-    lease->forks = 0;
-    return lease->n_threads = 1;
-}
-
-int bp_pool_lease_run(const bp_pool_lease *lease, ptrdiff_t n_tasks, bp_pool_task task, void *context,
-                      int (*poll)(void *), void *poll_context)
-{
-    (void)lease;
-    return run_alone(n_tasks, task, context, poll, poll_context);
-}
-
-int bp_pool_run(int n_threads, ptrdiff_t n_tasks, bp_pool_task task, void *context,
-                int (*poll)(void *), void *poll_context)
-{
-    (void)n_threads;
-    return run_alone(n_tasks, task, context, poll, poll_context);
-}
-
-void bp_pool_release(bp_pool_lease *lease) { (void)lease; }
-int bp_pool_size(void) { return 0; }
-
-#else
-
-#include "_pool_system.h"
 
 #define TASK_BITS 24
 #define MAX_TASKS (((ptrdiff_t)1 << TASK_BITS) - 1)  /* of one job; a run of more is cut into several jobs */
@@ -181,11 +150,7 @@ static void *worker_main(void *argument)
     int id = (int)(intptr_t)argument;
     int64_t start = now();
     detour way = {0};
-#if defined(__APPLE__)
-    pthread_setname_np("backprop");
-#elif defined(__linux__)
-    pthread_setname_np(pthread_self(), "backprop");
-#endif
+    name_thread("backprop");
     leave_callers_cpu(&way);
     for (;;) {
         uint64_t claim = 0;
@@ -200,7 +165,7 @@ static void *worker_main(void *argument)
             int64_t idle = now() - start;
             if (idle < SPIN_NS) {
                 if (idle > QUIET_NS)
-                    sched_yield();  /* a fresh worker may sit on the caller's own CPU while another is idle */
+                    yield();  /* a fresh worker may sit on the caller's own CPU while another is idle */
                 continue;
             }
             keep_off(&way, LOAD(cpu, relaxed));
@@ -224,45 +189,17 @@ static void *worker_main(void *argument)
     return NULL;
 }
 
-static int create_thread(int id, size_t stack_bytes)  /* an errno value, 0 if it runs */
-{
-    pthread_t thread;
-    pthread_attr_t attributes;
-    int status = pthread_attr_init(&attributes);
-    if (status)
-        return status;
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    if (stack_bytes)
-        pthread_attr_setstacksize(&attributes, stack_bytes);
-    status = pthread_create(&thread, &attributes, worker_main, (void *)(intptr_t)id);
-    pthread_attr_destroy(&attributes);
-    return status;
-}
-
 static void create_worker(void)
 {
     int id = LOAD(alive, relaxed) + 1;
-    sigset_t blocked, callers;
     if (pool.skip_creation)
         return;
-    /* The worker inherits this mask. Signals that a thread raises by its own fault stay open: blocked, they would kill
-       the process without the traceback of a handler (Python's faulthandler). */
-    sigfillset(&blocked);
-    sigdelset(&blocked, SIGSEGV);
-    sigdelset(&blocked, SIGBUS);
-    sigdelset(&blocked, SIGFPE);
-    sigdelset(&blocked, SIGILL);
-    pthread_sigmask(SIG_SETMASK, &blocked, &callers);
-    int status = create_thread(id, STACK_BYTES);
-    if (status == EINVAL)  /* the libraries of this process keep more thread-local data than such a stack holds */
-        status = create_thread(id, 0);
-    pthread_sigmask(SIG_SETMASK, &callers, NULL);
-    if (status)
+    if (start_thread(worker_main, (void *)(intptr_t)id)) {
         pool.skip_creation = SKIP_CREATION;
-    else
-        STORE(alive, id, relaxed);
-    if (!status)
-        sched_yield();  /* if it is queued on this CPU, let it run and find another (J); once in its life */
+        return;
+    }
+    STORE(alive, id, relaxed);
+    yield();  /* if it is queued on this CPU, let it run and find another (J); once in its life */
 }
 
 /* ---- The caller ---- */
@@ -294,7 +231,7 @@ static int acquire(bp_pool_lease *lease, int n_threads)
     /* Before the lock is taken, so that no fork finds it held and no handler. Two callers may both get here: then the
        handler runs twice, which does no harm. */
     if (!LOAD(registered, acquire)) {
-        if (pthread_atfork(NULL, NULL, after_fork_in_child))
+        if (on_fork(after_fork_in_child))
             return 1;
         STORE(registered, 1, release);
     }
@@ -334,7 +271,7 @@ static int wait_finished(uint32_t n, unsigned forks, int status, int (*poll)(voi
         int64_t waited = now() - start;
         if (waited < SPIN_NS) {
             if (waited > QUIET_NS)
-                sched_yield();
+                yield();
             continue;
         }
         STORE(caller_asleep, 1, seq_cst);
@@ -409,5 +346,5 @@ int bp_pool_run(int n_threads, ptrdiff_t n_tasks, bp_pool_task task, void *conte
 }
 
 int bp_pool_size(void) { return LOAD(alive, relaxed); }
-
-#endif
+int64_t bp_pool_now(void) { return now(); }
+void bp_pool_yield(void) { yield(); }

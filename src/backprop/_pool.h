@@ -3,6 +3,7 @@
 #define BP_POOL_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #if defined(__GNUC__) && !defined(_WIN32)
 #define BP_POOL_HIDDEN __attribute__((visibility("hidden")))
@@ -47,6 +48,10 @@ BP_POOL_HIDDEN void bp_pool_release(bp_pool_lease *lease);
 
 /* Worker threads alive now. */
 BP_POOL_HIDDEN int bp_pool_size(void);
+
+/* Nanoseconds of a clock that never goes back; and let another thread have this CPU. */
+BP_POOL_HIDDEN int64_t bp_pool_now(void);
+BP_POOL_HIDDEN void bp_pool_yield(void);
 
 #ifdef __cplusplus
 }

@@ -1,14 +1,21 @@
-/* What the pool needs of the system: pause, floating-point state, clock, placement, sleep. Included by _pool.c only. */
+/* What the pool needs of the system: pause, floating-point state, clock, threads, placement, sleep. Included by _pool.c
+   only. Three ways to sleep: a futex on Linux, WaitOnAddress on Windows, condition variables elsewhere. */
 #ifndef BP_POOL_SYSTEM_H
 #define BP_POOL_SYSTEM_H
 
+#include <stdatomic.h>
+#include <stdint.h>
+#ifdef _WIN32
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+#include <process.h>
+#else
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdatomic.h>
-#include <stdint.h>
 #include <time.h>
+#endif
 #if defined(__linux__) && !defined(BP_POOL_NO_FUTEX)
 #include <linux/futex.h>
 #include <sys/syscall.h>
@@ -70,12 +77,98 @@ static void set_float_mode(uint64_t mode)
 #endif
 }
 
+/* ---- Clock and threads ---- */
+
+#ifdef _WIN32
+
+static int64_t now(void)
+{
+    LARGE_INTEGER frequency, t;  /* the frequency is fixed at boot, and reading it is no system call */
+    QueryPerformanceFrequency(&frequency);
+    QueryPerformanceCounter(&t);
+    return t.QuadPart / frequency.QuadPart * 1000000000 +
+           t.QuadPart % frequency.QuadPart * 1000000000 / frequency.QuadPart;
+}
+
+static void yield(void) { SwitchToThread(); }
+static void name_thread(const char *name) { (void)name; }
+static int on_fork(void (*in_child)(void)) { return (void)in_child, 0; }  /* there is no fork */
+
+static void *(*thread_main)(void *);
+static unsigned __stdcall enter_thread(void *argument) { return thread_main(argument) != NULL; }
+
+/* A thread that nobody joins; nonzero where there is none. Windows has no signals that it could take from others. */
+static int start_thread(void *(*main)(void *), void *argument)
+{
+    thread_main = main;
+    uintptr_t thread = _beginthreadex(NULL, (unsigned)STACK_BYTES, enter_thread, argument,
+                                      STACK_SIZE_PARAM_IS_A_RESERVATION, NULL);
+    if (!thread)
+        return 1;
+    CloseHandle((HANDLE)thread);
+    return 0;
+}
+
+#else
+
 static int64_t now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
+
+static void yield(void) { sched_yield(); }
+static int on_fork(void (*in_child)(void)) { return pthread_atfork(NULL, NULL, in_child); }
+
+static void name_thread(const char *name)
+{
+#if defined(__APPLE__)
+    pthread_setname_np(name);
+#elif defined(__linux__)
+    pthread_setname_np(pthread_self(), name);
+#else
+    (void)name;
+#endif
+}
+
+static int create_thread(void *(*main)(void *), void *argument, size_t stack_bytes)  /* an errno value, 0 if it runs */
+{
+    pthread_t thread;
+    pthread_attr_t attributes;
+    int status = pthread_attr_init(&attributes);
+    if (status)
+        return status;
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    if (stack_bytes)
+        pthread_attr_setstacksize(&attributes, stack_bytes);
+    status = pthread_create(&thread, &attributes, main, argument);
+    pthread_attr_destroy(&attributes);
+    return status;
+}
+
+/* A thread that nobody joins and that takes no signals from others; nonzero where there is none. */
+static int start_thread(void *(*main)(void *), void *argument)
+{
+    sigset_t blocked, callers;
+    /* The thread inherits this mask. Signals that a thread raises by its own fault stay open: blocked, they would kill
+       the process without the traceback of a handler (Python's faulthandler). */
+    sigfillset(&blocked);
+    sigdelset(&blocked, SIGSEGV);
+    sigdelset(&blocked, SIGBUS);
+    sigdelset(&blocked, SIGFPE);
+    sigdelset(&blocked, SIGILL);
+    pthread_sigmask(SIG_SETMASK, &blocked, &callers);
+    int status = create_thread(main, argument, STACK_BYTES);
+    if (status == EINVAL)  /* the libraries of this process keep more thread-local data than such a stack holds */
+        status = create_thread(main, argument, 0);
+    pthread_sigmask(SIG_SETMASK, &callers, NULL);
+    return status;
+}
+
+#endif
+
+/* ---- Placement ---- */
 
 #ifdef __linux__
 
@@ -111,7 +204,26 @@ static void keep_off(detour *d, int cpu) { (void)d, (void)cpu; }
 
 #endif
 
-#ifdef USE_FUTEX
+/* ---- Sleep ---- */
+
+#if defined(_WIN32)
+
+/* Sleep while *word == value, for at most ns if that is not 0; may return early. id: who sleeps, 0 the caller. */
+static void sleep_on(int id, _Atomic uint32_t *word, uint32_t value, int64_t ns)
+{
+    (void)id;
+    WaitOnAddress((volatile void *)word, &value, sizeof value, ns ? (DWORD)((ns + 999999) / 1000000) : INFINITE);
+}
+
+static void wake(int id, _Atomic uint32_t *word)
+{
+    (void)id;
+    WakeByAddressSingle((void *)word);
+}
+
+static void reset_sleep(void) { }
+
+#elif defined(USE_FUTEX)
 
 /* Sleep while *word == value, for at most ns if that is not 0; may return early. id: who sleeps, 0 the caller. */
 static void sleep_on(int id, _Atomic uint32_t *word, uint32_t value, int64_t ns)
