@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.numpy
 from conftest import require_peer
 from problems import ACTIVATION_NAMES, LOSS_NAMES, PARAMETERS, same_bits
 from test_torch import torch_activation
@@ -22,6 +21,7 @@ from test_torch import torch_activation
 import backprop
 from backprop import Network, saving
 
+safetensors_numpy = pytest.importorskip("safetensors.numpy", reason="the extra `save`, which some Pythons lack")
 DTYPES = ["float64", "float32"]
 
 
@@ -166,7 +166,7 @@ def test_torch_takes_the_tensors(path, options, dtype):
     for n_in, n_out, spec in zip(net.sizes[:-1], net.sizes[1:], [*net.activations, net.output], strict=True):
         modules += [torch.nn.Linear(n_in, n_out), torch.nn.Identity() if spec == "identity" else Function(spec)]
     sequential = torch.nn.Sequential(*modules).to(getattr(torch, dtype))
-    tensors = safetensors.numpy.load_file(path)
+    tensors = safetensors_numpy.load_file(path)
     sequential.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})  # strict
     x = np.random.default_rng(3).normal(size=(5, 3)).astype(dtype)
     y_hat = sequential(torch.from_numpy(x)).detach()
