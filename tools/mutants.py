@@ -71,6 +71,7 @@ CORE, INSPECT, WORKSPACE = "_core.pyx", "_core_inspect.pxi", "_core_workspace.px
 CALLS, PLAN, RUN, THREADS = (f"_core_{part}.pxi" for part in ("calls", "plan", "run", "threads"))
 SWEEPS, MODES, ENSEMBLE = "_core_sweeps.pxi", "_core_modes.pxi", "_core_ensemble.pxi"
 LINEARIZATION, VALIDATE = "_core_linearization.pxi", "_validate.py"
+FREE_LISTS, SIGNALS = "_core_free_lists.pxi", "_core_signals.pxi"
 
 
 class Mutation(NamedTuple):
@@ -535,11 +536,11 @@ MUTATIONS = [Mutation(*row) for row in [
     ("kept dL/dx not divided", CORE,
      "keep(plan, tile, request.keep_grad_h, 0, work.grad_h, plan.sizes[0], request.divisor)",
      "keep(plan, tile, request.keep_grad_h, 0, work.grad_h, plan.sizes[0], 1)"),
-    ("a small workspace for a large batch", RUN,
-     "if work.capacity >= rows and work.n_scratch >= n_scratch", "if work.n_scratch >= n_scratch"),
-    ("a workspace that was used counts as packed", RUN, "            work.is_packed = False\n", ""),
-    ("sums over chunks not set to zero", RUN, "            totals.loss = 0\n", ""),
-    ("Ctrl-C unheard", WORKSPACE, "raised = check_signals()", "raised = 0"),
+    ("a small workspace for a large batch", FREE_LISTS,
+     "if link[0].capacity >= rows and link[0].n_scratch >= n_scratch", "if link[0].n_scratch >= n_scratch"),
+    ("a workspace that was used counts as packed", FREE_LISTS, "    work.is_packed = False\n", ""),
+    ("sums over chunks not set to zero", RUN, "    totals.loss = 0\n", ""),
+    ("Ctrl-C unheard", SIGNALS, "raised = check_signals()", "raised = 0"),
     # The other derivatives
     ("norms: the biases forgotten", MODES, "of_grad_a[s] * (1 + of_h[s])", "of_grad_a[s] * of_h[s]"),
     ("clipping: by the square of the norm", MODES,

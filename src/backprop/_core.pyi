@@ -130,13 +130,5 @@ class Linearization:
     def __new__(cls, n_bytes: int) -> Self: ...
 
 @disjoint_base
-class Workspaces:
-    def __new__(cls, plan: Plan, rows: int, n_threads: int, kind: int) -> Self: ...
-
-@disjoint_base
-class ThreadTotals:
-    def __new__(cls, plan: Plan, n_threads: int, with_wide: bool) -> Self: ...
-
-@disjoint_base
 class Pointers:
     def __new__(cls, arrays: Sequence[_Array | None] | None) -> Self: ...

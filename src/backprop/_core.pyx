@@ -53,6 +53,8 @@ ctypedef fused floating:
 include "_core_simd.pxi"
 include "_core_gil.pxi"
 include "_core_workspace.pxi"
+include "_core_free_lists.pxi"
+include "_core_signals.pxi"
 include "_core_inspect.pxi"
 include "_core_custom.pxi"
 
@@ -86,6 +88,8 @@ cdef struct Request:
     const char* target_grad_x    # (n_samples, n_L, n_0)
     const double* grad_weight    # (n_L, n_0)
     bint with_second             # g''(a) is needed too
+    bint is_by_sample            # rows alone are asked for: tiles know nothing of one another
+    int kind                     # of the workspace that this takes
     void** keep_a                # layer_gradients: arrays (n_samples, n_i) by layer 0..L, NULL entries are skipped
     void** keep_h
     void** keep_grad_a
@@ -203,20 +207,6 @@ cdef inline Py_ssize_t ld_of_input(const Layers* plan, Py_ssize_t i) noexcept no
     return plan.sizes[0] if i == 1 else plan.layers[i - 1].ld
 
 
-cdef inline bint is_stopped(const Tile* tile, Clock* clock) noexcept nogil:
-    """Whether a signal handler raised: the caller's thread polls, and workers hear of it."""
-    if clock == NULL:
-        return False
-    return load_int(&clock.raised) if tile.is_workers else signal_is_pending(clock)
-
-
-cdef inline int stop(Clock* clock) noexcept nogil:
-    """A user's function raised, on the caller's thread, which has a clock."""
-    if clock != NULL:
-        clock.raised = 1
-    return 1
-
-
 cdef inline Py_ssize_t next_part(const Layers* plan, Py_ssize_t n_rows, Py_ssize_t depth,
                                  Py_ssize_t n_left) noexcept nogil:
     """Columns of a product that come before the next poll: whole panels, and no stump at the end."""
@@ -244,7 +234,7 @@ cdef int preactivation(const Layers* plan, const Tile* tile, Py_ssize_t i, const
         if b != NULL:
             b += n * plan.itemsize
         j += n
-        if plan.is_long and is_stopped(tile, clock):
+        if plan.is_long and is_stopped(tile.is_workers, clock):
             return 1
     return 0
 
@@ -346,7 +336,7 @@ cdef int hidden_sum(const Layers* plan, const Tile* tile, Py_ssize_t i, const ch
                                 params + next_layer.W + j * plan.itemsize, next_layer.n_in,
                                 grad_h + j * plan.itemsize, ld_of_input(plan, i + 1), epilogue, tile.scratch)
         j += n
-        if plan.is_long and is_stopped(tile, clock):
+        if plan.is_long and is_stopped(tile.is_workers, clock):
             return 1
     return 0
 
@@ -374,7 +364,7 @@ cdef int weight_gradient(const Layers* plan, const Tile* tile, Py_ssize_t i, con
                                      ld_of_input(plan, i), grad + layer.W + unit * layer.n_in * plan.itemsize,
                                      layer.n_in, add, divisor, tile.scratch)
         unit += n
-        if plan.is_long and is_stopped(tile, clock):
+        if plan.is_long and is_stopped(tile.is_workers, clock):
             return 1
     return 0
 
@@ -478,30 +468,30 @@ cdef int chunk_sums(const Layers* plan, const Request* request, Workspace* work,
         for s in range(tile.n_rows):
             loss[0] += work.row_loss[s]
         done += tile.n_rows
-        if n_rows > work.tile_rows and is_stopped(&tile, clock):
+        if n_rows > work.tile_rows and is_stopped(is_workers, clock):
             return 1
     return 0
 
 
-cdef int value_and_grad_in_order(const Layers* plan, const Request* request, Workspace* work, Totals* totals,
-                                 Clock* clock) noexcept nogil:
-    """One chunk after another, on one thread, with signals polled where there is a clock; nonzero where one raised."""
+cdef int sums_in_order(const Layers* plan, const Request* request, Workspace* work, Totals* totals, bint is_workers,
+                       Clock* clock) noexcept nogil:
+    """One chunk after another, on one thread; nonzero where a signal handler raised."""
     cdef Py_ssize_t row = 0, done = 0, n_rows = rows_of_chunk(plan, request.n_kept), k
     cdef Py_ssize_t n_sums = 0 if totals.wide == NULL else n_parts_of_sums(request)
     cdef double loss
     while done < request.n_kept:
         if chunk_sums(plan, request, work, &row, min(n_rows, request.n_kept - done), request.grad,
-                      request.divisor if totals.wide == NULL else 0, &loss, False, clock):
+                      request.divisor if totals.wide == NULL else 0, &loss, is_workers, clock):
             return 1
         add_loss(totals, loss)
         for k in range(n_sums):
             accumulate(plan, request, totals, k, done == 0)
-            if signal_is_pending(clock):
+            if is_stopped(is_workers, clock):
                 return 1
         done += n_rows
     for k in range(n_sums):
         divide(plan, request, totals, k)
-        if signal_is_pending(clock):
+        if is_stopped(is_workers, clock):
             return 1
     return 0
 

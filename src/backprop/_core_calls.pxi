@@ -92,7 +92,7 @@ define("sobolev_value_and_grad",    SOBOLEV,                   b"soi", b"p",  NU
 cdef Call call_of_value_and_grad = CALLS["value_and_grad"]
 
 
-cdef inline double cost_of(const Layers* plan, int mode) noexcept:
+cdef inline double cost_of(const Layers* plan, int mode) noexcept nogil:
     """What a sample costs, in gradients: of this the number of threads depends, not the bits."""
     cdef double n_out = plan.sizes[plan.n_layers]
     if mode == FORWARD:
@@ -184,6 +184,8 @@ cdef void set_call(const Layers* plan, Request* request, Call call, cnp.ndarray 
     """What is asked for, and where it goes; targets and weights come before."""
     request.mode = call.mode
     request.with_second = call.needs_second
+    request.is_by_sample = call.sums == NULL
+    request.kind = call.kind
     if call.share != OF_MEAN:
         request.divisor = 1
     if call.share == OF_SAMPLE:
@@ -327,16 +329,31 @@ cdef inline bint overlap(cnp.ndarray a, b) noexcept:
 
 # Running it -----------------------------------------------------------------------------------------------------------
 
-cdef double run_call(Plan self, Call call, const Request* request, int n_threads) except? -1:
+cdef enum:
+    SHORT_FLOPS = 1000           # half a microsecond: to release the GIL and take it again costs a tenth of that
+
+
+cdef inline bint is_short(const Layers* plan, const Request* request) noexcept:
+    """Whether the call is not worth releasing the GIL for. Functions of a user's own may take long, or the GIL."""
+    return (request.kind == OF_GRADIENT and not plan.has_own
+            and <double>request.n_samples * (6.0 * plan.n_params + FLOPS_A_UNIT * plan.n_units) < SHORT_FLOPS)
+
+
+cdef inline double run_call(const Layers* plan, const Request* request, int n_threads) except? -1:
     """The call on up to n_threads threads; the loss, where there is one."""
-    cdef double cost
-    if call.mode == VALUE_AND_GRAD:
-        return run_value_and_grad(self, request, n_threads)
-    cost = cost_of(&self.layers, call.mode)
-    if call.sums == NULL:
-        return run_rows(self, request, n_threads, cost, call.kind)
-    return run_sums(self, request, useful_threads(&self.layers, <Py_ssize_t>(request.n_kept * cost), n_threads),
-                    call.kind)
+    cdef Clock clock
+    cdef double loss = 0
+    cdef int status
+    cdef bint keeps_gil = is_short(plan, request)
+    reset_clock(&clock, keeps_gil)
+    if keeps_gil:
+        status = run(plan, request, 1, &clock, &loss)
+    else:
+        with nogil:
+            status = run(plan, request, n_threads, &clock, &loss)
+    if status != DONE:
+        raise_for(status)
+    return loss
 
 
 cdef quick_call(Plan self, Call call, cnp.ndarray own, params, x, y, weight, out, n_threads, get_num_threads, operand,
@@ -386,7 +403,7 @@ cdef quick_call(Plan self, Call call, cnp.ndarray own, params, x, y, weight, out
     set_call(plan, &request, call, sums, rows)
     if useful_threads(plan, <Py_ssize_t>(n_samples * cost_of(plan, call.mode)), 2) > 1:
         threads = get_num_threads() if n_threads is None else n_threads  # looked up only where it matters
-    loss = run_call(self, call, &request, threads)
+    loss = run_call(plan, &request, threads)
     if call.gives_loss:
         return loss if sums is None else (loss, sums)
     if sums is None:

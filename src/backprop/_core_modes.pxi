@@ -165,7 +165,7 @@ cdef int hessian_of_tile(const Layers* plan, const Request* request, Workspace* 
             row = layer.b + u * plan.itemsize
             plan.kernels.bias_gradient(tile.n_rows, P - layer.W // plan.itemsize, q, plan.ld_params,
                                        grad + row * P + layer.W, add, 0)
-            if is_stopped(tile, clock):
+            if is_stopped(tile.is_workers, clock):
                 return 1
     return 0
 

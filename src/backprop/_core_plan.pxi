@@ -1,15 +1,14 @@
-# `Plan`: what the Python layer holds and calls. Memory is taken here, with the GIL, before the loops start.
+# `Plan`: what the Python layer holds and calls. The GIL is released here, and exceptions raised.
 
 cdef class Plan:
     """What depends on a network's shape alone, worked out once: layers, offsets, kernels, size of the tile.
 
     Its methods take arrays that _validate.py has accepted: C-contiguous, aligned, of the network's dtype. They may be
-    called by many threads at once: each call takes its buffers from the free lists, which the GIL guards.
+    called by many threads at once: each call takes its buffers from the free lists.
     """
 
     cdef Layers layers
-    cdef Workspace* free_workspaces
-    cdef Totals* free_totals
+    cdef FreeLists free_lists
     cdef list functions          # of activations of the user's own, which layers point to
     cdef bint has_second         # whether all of these have a g''
 
@@ -19,6 +18,7 @@ cdef class Plan:
         An activation of the user's own adds a tuple of its three functions, and whether they are addresses in C.
         """
         cdef Layers* plan = &self.layers
+        plan.free_lists = &self.free_lists
         plan.kernels = kernel_table(itemsize)
         plan.itemsize = itemsize
         plan.n_layers = len(sizes) - 1
@@ -38,6 +38,7 @@ cdef class Plan:
                 self.functions.append(functions)
                 self.has_second = self.has_second and functions[2] is not None
                 plan.layers[i].functions = <void*>functions
+                plan.has_own = True
                 plan.is_serial = plan.is_serial or not is_c
                 if is_c:
                     for k in range(3):
@@ -46,16 +47,7 @@ cdef class Plan:
         plan_layers(plan)
 
     def __dealloc__(self):
-        cdef Workspace* work
-        cdef Totals* totals
-        while self.free_workspaces != NULL:
-            work = self.free_workspaces
-            self.free_workspaces = work.next
-            free_workspace(work)
-        while self.free_totals != NULL:
-            totals = self.free_totals
-            self.free_totals = totals.next
-            free_totals(totals)
+        free_lists_of(&self.free_lists)
         free(self.layers.layers)
         free(self.layers.sizes)
 
@@ -85,7 +77,7 @@ cdef class Plan:
         if linearization is not None:
             linearization.take(&self.layers, &request)
         try:
-            return run_call(self, call, &request, n_threads)
+            return run_call(&self.layers, &request, n_threads)
         finally:
             if request.kept != NULL:
                 linearization.give_back()
@@ -123,12 +115,12 @@ cdef class Plan:
         set_call(&self.layers, &forward, <Call>CALLS["forward"], None, y_hat)
         forward.keep_a = kept_a.pointers
         forward.keep_h = kept_h.pointers
-        run_call(self, <Call>CALLS["forward"], &forward, n_threads)
+        run_call(&self.layers, &forward, n_threads)
         set_targets(&self.layers, &backward, y, weights)
         set_call(&self.layers, &backward, <Call>CALLS["value_and_grad"], out, None)
         backward.keep_grad_a = kept_grad_a.pointers
         backward.keep_grad_h = kept_grad_h.pointers
-        return run_call(self, <Call>CALLS["value_and_grad"], &backward, 1)  # chunks on threads have no place for them
+        return run_call(&self.layers, &backward, 1)  # chunks on threads have no place for them
 
     def ensemble_value_and_grad(self, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y, cnp.ndarray losses,
                                 cnp.ndarray out, weights, int n_threads):
@@ -140,6 +132,9 @@ cdef class Plan:
         cdef Py_ssize_t n_networks = cnp.PyArray_DIM(params, 0), m, n_samples
         cdef Py_ssize_t x_step = 0, y_step = 0
         cdef Request* requests = <Request*>calloc(n_networks, sizeof(Request))
+        cdef double* loss = <double*>cnp.PyArray_DATA(losses)
+        cdef Clock clock
+        cdef int status
         if requests == NULL:
             raise MemoryError("the requests of the networks do not fit into memory")
         n_samples = cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 2)
@@ -161,7 +156,11 @@ cdef class Plan:
                 if requests[m].labels != NULL:
                     requests[m].labels = <const Py_ssize_t*>(<const char*>requests[m].labels + m * y_step)
                 requests[m].grad = cnp.PyArray_BYTES(out) + m * plan.n_params * plan.itemsize
-            run_ensemble(self, requests, n_networks, <double*>cnp.PyArray_DATA(losses), n_threads)
+            with nogil:
+                reset_clock(&clock, False)
+                status = run_ensemble(plan, requests, n_networks, loss, n_threads, &clock)
+            if status != DONE:
+                raise_for(status)
         finally:
             free(requests)
 

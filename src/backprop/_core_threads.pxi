@@ -35,6 +35,7 @@ cdef extern from *:
     static inline Py_ssize_t bp_load_size(const Py_ssize_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
     static inline void bp_store_size(Py_ssize_t *p, Py_ssize_t v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
     static inline int bp_try_lock(int *p) { return !__atomic_exchange_n(p, 1, __ATOMIC_SEQ_CST); }
+    static inline void bp_unlock(int *p) { __atomic_store_n(p, 0, __ATOMIC_RELEASE); }
     """
     int backprop_worker_threads() noexcept nogil
     int load_int "bp_load_int"(const int* p) noexcept nogil
@@ -42,6 +43,7 @@ cdef extern from *:
     Py_ssize_t load_size "bp_load_size"(const Py_ssize_t* p) noexcept nogil
     void store_size "bp_store_size"(Py_ssize_t* p, Py_ssize_t v) noexcept nogil
     int try_lock "bp_try_lock"(int* p) noexcept nogil
+    void unlock "bp_unlock"(int* p) noexcept nogil  # not for locks whose owner looks at something afterwards
 
 cdef enum:
     # Two threads pay from 4 MFLOP on, 40 us of serial work (1-32-32-32-1 at 256 samples: 1.8 times the rate); at 2.4

@@ -1,9 +1,5 @@
 # The layers of a network, and the workspace: every buffer of a call in one block, sized by one function.
 
-cdef extern from "_pool.h" nogil:
-    int64_t pool_now "bp_pool_now"() noexcept
-
-
 cdef struct Layer:
     Py_ssize_t n_in, n_out
     Py_ssize_t ld                # row length of a_i and h_i in a tile, in reals: n_out rounded up to 64 bytes
@@ -14,6 +10,8 @@ cdef struct Layer:
     void* c_functions[3]         # g, g', g'' of an activation of the user's own, or NULL
     void* functions              # the same as a Python tuple that the plan holds
 
+
+cdef struct FreeLists
 
 cdef struct Layers:
     # What depends on the shape of the network alone.
@@ -26,10 +24,12 @@ cdef struct Layers:
     Py_ssize_t row_bytes         # of a and h, one sample
     Py_ssize_t n_units           # of all layers but the input
     bint is_long                 # a tile may take milliseconds: signals are polled within it
+    bint has_own                 # an activation of the user's own, which may take any time
     bint is_serial               # some activation is a Python function
     int loss, link
     double loss_parameter
     bint loss_acts_on_a
+    FreeLists* free_lists        # buffers for calls (_core_free_lists.pxi)
 
 
 cdef enum WorkspaceKind:         # each has the buffers of those before it
@@ -40,6 +40,7 @@ cdef enum WorkspaceKind:         # each has the buffers of those before it
 
 cdef struct Workspace:
     Workspace* next
+    bint is_listed               # whether it goes to the free list
     char* block
     Py_ssize_t n_bytes
     Py_ssize_t capacity          # rows that it holds
@@ -82,6 +83,7 @@ cdef struct KeptRows:
 cdef struct Totals:
     # The sums over chunks.
     Totals* next
+    bint is_listed               # whether they go to the free list
     Py_ssize_t n_sums            # n_params, for a gradient
     double loss, loss_error
     double* wide                 # (n_sums,), or NULL where there is one chunk only
@@ -105,7 +107,6 @@ cdef enum:
     SMALL_BYTES = 131072         # of a gradient that is added to wide sums at the cost of some rows of its network
     LONG_FLOPS = 100000000       # of all products of a kind with a tile: a millisecond on one core
     PART_FLOPS = 2000000000      # of a product between two polls: 17 ms on one core in float32, 34 ms in float64
-    POLL_NANOSECONDS = 50000000  # a Ctrl-C waits for at most this, and one part of a product
 
 
 cdef int plan_layers(Layers* plan) except -1:
@@ -199,7 +200,7 @@ cdef Py_ssize_t lay_out_kept(const Layers* plan, Py_ssize_t rows, char* block, W
 
 
 cdef Py_ssize_t lay_out_workspace(const Layers* plan, Py_ssize_t rows, int n_scratch, char* block,
-                                  Workspace* work) noexcept:
+                                  Workspace* work) noexcept nogil:
     """Place every buffer for tiles of so many rows in the block and return the bytes they take.
 
     With block NULL only the sum is worked out. Nothing depends on the number of samples.
@@ -234,7 +235,7 @@ cdef Py_ssize_t lay_out_workspace(const Layers* plan, Py_ssize_t rows, int n_scr
     return end
 
 
-cdef Workspace* new_workspace(const Layers* plan, Py_ssize_t rows, int n_scratch, int kind) noexcept:
+cdef Workspace* new_workspace(const Layers* plan, Py_ssize_t rows, int n_scratch, int kind) noexcept nogil:
     """A workspace for tiles of so many rows, with scratch for so many threads; NULL where memory is short."""
     cdef Workspace* work = <Workspace*>calloc(1, sizeof(Workspace))
     cdef Py_ssize_t n_pointers = plan.n_layers + 1
@@ -262,14 +263,14 @@ cdef Workspace* new_workspace(const Layers* plan, Py_ssize_t rows, int n_scratch
     return work
 
 
-cdef void free_workspace(Workspace* work) noexcept:
+cdef void free_workspace(Workspace* work) noexcept nogil:
     if work != NULL:
         free(work.block)
         free(work.a)
         free(work)
 
 
-cdef Totals* new_totals(const Layers* plan, Py_ssize_t n_sums, bint with_wide, Py_ssize_t n_slots) noexcept:
+cdef Totals* new_totals(const Layers* plan, Py_ssize_t n_sums, bint with_wide, Py_ssize_t n_slots) noexcept nogil:
     """Sums over chunks, with wide accumulators and slots for chunks if needed; NULL where memory is short."""
     cdef Totals* totals = <Totals*>calloc(1, sizeof(Totals))
     if totals == NULL:
@@ -293,7 +294,7 @@ cdef Totals* new_totals(const Layers* plan, Py_ssize_t n_sums, bint with_wide, P
     return totals
 
 
-cdef void free_totals(Totals* totals) noexcept:
+cdef void free_totals(Totals* totals) noexcept nogil:
     if totals != NULL:
         free(totals.wide)
         free(totals.wide_error)
@@ -301,36 +302,3 @@ cdef void free_totals(Totals* totals) noexcept:
         free(totals.slot_loss)
         free(totals.slot_is_ready)
         free(totals)
-
-
-cdef struct Clock:
-    bint is_running              # it starts with the first look at it: short calls never pay for that
-    int64_t last_poll            # in nanoseconds
-    int raised                   # a signal handler raised; the other threads of the call look at this
-
-
-cdef inline void reset_clock(Clock* clock) noexcept nogil:
-    clock.is_running = False
-    clock.raised = 0
-
-
-cdef int signal_is_pending(Clock* clock) noexcept nogil:
-    """Every 50 ms, let Python run its signal handlers; nonzero where one raised. On the caller's thread alone."""
-    cdef int64_t now
-    cdef int raised = 0
-    if clock == NULL:
-        return 0
-    if clock.raised:
-        return 1
-    now = pool_now()
-    if not clock.is_running:
-        clock.is_running = True
-        clock.last_poll = now
-    if now - clock.last_poll > POLL_NANOSECONDS:
-        clock.last_poll = now
-        take_gil()
-        raised = check_signals()
-        give_gil()
-        if raised:
-            store_int(&clock.raised, 1)
-    return raised

@@ -1,0 +1,149 @@
+# Buffers that calls have given back and the next ones take: without the GIL, by any number of threads.
+
+cdef struct FreeLists:
+    int is_taken                 # a lock, held for a few instructions
+    Workspace* workspaces
+    Totals* totals
+
+
+cdef enum:
+    # A lock that is not to be had is held by a thread that was interrupted just there, or, in the child of a fork, by
+    # one that is no more. Then buffers are allocated for this call alone.
+    FIRST_TRIES = 50             # one after another, a microsecond: far longer than the lock is held
+    MOST_TRIES = 100             # then letting others run in between
+
+
+cdef inline bint lock_lists(FreeLists* lists) noexcept nogil:
+    """Take the lock; false where it is not to be had."""
+    cdef int k
+    for k in range(MOST_TRIES):
+        if try_lock(&lists.is_taken):
+            return True
+        if k >= FIRST_TRIES:
+            pool_yield()
+    return False
+
+
+cdef Workspace* take_workspace(const Layers* plan, Py_ssize_t rows, int n_scratch, int kind) noexcept nogil:
+    """A free workspace that is large enough, else a new one in the place of one that is too small; NULL: no memory."""
+    cdef FreeLists* lists = plan.free_lists
+    cdef Workspace** link = &lists.workspaces
+    cdef Workspace* work = NULL
+    cdef Workspace* too_small = NULL
+    cdef bint is_locked = lock_lists(lists)
+    if is_locked:
+        while link[0] != NULL:
+            if link[0].capacity >= rows and link[0].n_scratch >= n_scratch and link[0].kind >= kind:
+                work = link[0]
+                link[0] = work.next
+                break
+            link = &link[0].next
+        if work == NULL and lists.workspaces != NULL:
+            too_small = lists.workspaces
+            lists.workspaces = too_small.next
+        unlock(&lists.is_taken)
+    if work == NULL:
+        free_workspace(too_small)
+        work = new_workspace(plan, rows, n_scratch, kind)
+        if work == NULL:
+            return NULL
+        work.is_listed = is_locked
+    work.tile_rows = rows
+    work.is_packed = False
+    work.is_v_packed = False
+    return work
+
+
+cdef void give_workspace(const Layers* plan, Workspace* work) noexcept nogil:
+    """Into the list, which holds no more than were in use at once: one made without a look at the list is freed."""
+    cdef FreeLists* lists = plan.free_lists
+    if work == NULL:
+        return
+    if work.is_listed and lock_lists(lists):
+        work.next = lists.workspaces
+        lists.workspaces = work
+        unlock(&lists.is_taken)
+    else:
+        free_workspace(work)
+
+
+cdef Workspace** take_workspaces(const Layers* plan, Py_ssize_t rows, int n_threads, int kind) noexcept nogil:
+    """One workspace a thread; NULL where memory is short."""
+    cdef Workspace** work = <Workspace**>calloc(n_threads, sizeof(Workspace*))
+    cdef int i
+    if work == NULL:
+        return NULL
+    for i in range(n_threads):
+        work[i] = take_workspace(plan, rows, 1, kind)
+        if work[i] == NULL:
+            give_workspaces(plan, work, n_threads)
+            return NULL
+    return work
+
+
+cdef void give_workspaces(const Layers* plan, Workspace** work, int n_threads) noexcept nogil:
+    cdef int i
+    if work == NULL:
+        return
+    for i in range(n_threads):
+        give_workspace(plan, work[i])
+    free(work)
+
+
+cdef Totals* take_totals(const Layers* plan, Py_ssize_t n_sums, bint with_wide, Py_ssize_t n_slots) noexcept nogil:
+    """Free sums over chunks that have what is needed, else new ones in the place of others; set to zero; or NULL."""
+    cdef FreeLists* lists = plan.free_lists
+    cdef Totals** link = &lists.totals
+    cdef Totals* totals = NULL
+    cdef Totals* other = NULL
+    cdef Py_ssize_t slot
+    cdef bint is_locked = lock_lists(lists)
+    if is_locked:
+        while link[0] != NULL:
+            if ((link[0].wide != NULL) == with_wide and link[0].n_slots >= n_slots and link[0].n_sums == n_sums):
+                totals = link[0]
+                link[0] = totals.next
+                break
+            link = &link[0].next
+        if totals == NULL and lists.totals != NULL:
+            other = lists.totals
+            lists.totals = other.next
+        unlock(&lists.is_taken)
+    if totals == NULL:
+        free_totals(other)
+        totals = new_totals(plan, n_sums, with_wide, n_slots)
+        if totals == NULL:
+            return NULL
+        totals.is_listed = is_locked
+    totals.loss = 0
+    totals.loss_error = 0
+    for slot in range(totals.n_slots):
+        totals.slot_is_ready[slot] = 0
+    return totals
+
+
+cdef void give_totals(const Layers* plan, Totals* totals) noexcept nogil:
+    """As `give_workspace`."""
+    cdef FreeLists* lists = plan.free_lists
+    if totals == NULL:
+        return
+    if totals.is_listed and lock_lists(lists):
+        totals.next = lists.totals
+        lists.totals = totals
+        unlock(&lists.is_taken)
+    else:
+        free_totals(totals)
+
+
+cdef void free_lists_of(FreeLists* lists) noexcept nogil:
+    """All that is in the lists, when no call can come any more."""
+    cdef Workspace* work
+    cdef Totals* totals
+    while lists.workspaces != NULL:
+        work = lists.workspaces
+        lists.workspaces = work.next
+        free_workspace(work)
+    while lists.totals != NULL:
+        totals = lists.totals
+        lists.totals = totals.next
+        free_totals(totals)
