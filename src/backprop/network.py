@@ -111,17 +111,21 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         self._dtype = _architecture.dtype(dtype)
 
     def _allocate(self) -> None:
-        """Make the plan of the layers and an empty vector of parameters with its views."""
+        """Make an empty vector of parameters with its views, and the plan of the layers.
+
+        In this order: the plan's offsets and rows are products of the sizes, which overflow where parameters of these
+        sizes fit into no memory.
+        """
+        try:
+            self._set_params_array(np.zeros(_params.count(self._sizes), self._dtype))
+        except (MemoryError, ValueError) as error:
+            raise MemoryError(f"the {_params.count(self._sizes)} parameters do not fit into memory") from error
         self._plan = _core.Plan(
             self._sizes,
             [_plan_of_layer(*layer) for layer in self._layers],
             (self._loss.code, self._loss_parameter, self._loss.acts_on_a, link_code(self._loss)),
             self._dtype.itemsize,
         )
-        try:
-            self._set_params_array(np.zeros(_params.count(self._sizes), self._dtype))
-        except (MemoryError, ValueError) as error:
-            raise MemoryError(f"the {_params.count(self._sizes)} parameters do not fit into memory") from error
 
     def _set_params_array(self, array: Array) -> None:
         self._params = array
