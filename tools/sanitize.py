@@ -141,7 +141,7 @@ def reports_in(logs):
     for path in sorted(logs.iterdir()):
         text = path.read_text(errors="replace")
         starts = [match.start() for match in REPORT.finditer(text)]
-        for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+        for start, end in zip(starts, [*starts, len(text)][1:], strict=True):
             report = text[text.rfind("\n", 0, start) + 1 : end]
             summary = re.search(r"^SUMMARY: (.*)$", report, re.MULTILINE)
             found[summary[1] if summary else report.splitlines()[0]].append(report)
