@@ -16,7 +16,7 @@ import ulp  # noqa: E402
 LONGDOUBLE_IS_WIDE = np.finfo(np.longdouble).nmant >= 63
 WITHOUT_FMA = ulp._core.simd in {"v2", "generic"}
 EVERY = 97  # of the float32 in [2^-7, 2^7) and their negatives
-ABOVE_ITS_GOAL = {("tanh", "float64"): 1.1}  # as measured over more arguments (docs/tables/ulp.rst)
+ABOVE_ITS_GOAL = {("tanh", "float64"): 1.15, ("gelu", "float64"): 1.7}  # as measured: docs/tables/ulp.rst
 
 
 def assert_within(name, dtype, found):
