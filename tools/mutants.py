@@ -604,8 +604,6 @@ MUTATIONS = [Mutation(*row) for row in [
     ("validation: infinity is finite", VALIDATE, "if not 0 <= result < np.inf:", "if not 0 <= result:"),
     ("validation: arrays in any order", VALIDATE,
      'np.require(array, dtype, ["C", "A"])', 'np.require(array, dtype, ["A"])'),
-    ("validation: labels of uint64 wrap", VALIDATE,
-     'if array.dtype.kind == "u" and array.dtype.itemsize == 8:', "if False:"),
     ("validation: a bad label unheeded", VALIDATE,
      "row = _core.first_bad_label(labels, n_out, weight)\n    if row >= 0:",
      "row = _core.first_bad_label(labels, n_out, weight)\n    if row > 0:"),

@@ -164,10 +164,7 @@ def _labels(array: Array, n_samples: int, n_out: int, weight: Array | None) -> A
     """Integer labels 0..n_out-1, of any integer dtype."""
     if array.shape != (n_samples,):
         raise ValueError(f"y: expected {n_samples} labels, one for each row of x, got shape {array.shape}")
-    fits = array
-    if array.dtype.kind == "u" and array.dtype.itemsize == 8:  # beyond intp, a label would wrap
-        fits = np.minimum(array, np.uint64(np.iinfo(np.intp).max))
-    labels = _convert(fits, np.intp, "y")
+    labels = _convert(array, np.intp, "y")  # uint64 beyond intp wraps below 0, and is refused like all labels there
     row = _core.first_bad_label(labels, n_out, weight)
     if row >= 0:
         raise ValueError(f"y: expected labels from 0 to {n_out - 1}, got {array[row]} in row {row}")
