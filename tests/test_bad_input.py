@@ -186,6 +186,28 @@ def test_the_message_names_the_row(case, row):
     assert f"got {value} " in str(caught.value)
 
 
+BAD_ROW = {
+    "label": ("cross_entropy", LABELS, 3),
+    "label as int8": ("cross_entropy", LABELS.astype(np.int8), -1),
+    "probability": ("cross_entropy", PROBABILITIES, [-0.5, 1.0, 0.5]),
+    "sum of probabilities": ("cross_entropy", PROBABILITIES, [0.5, 0.5, 0.5]),
+    "hinge": ("hinge", Y["hinge"], [1.0, 1.0, 0.0]),
+    "poisson": ("poisson", Y["poisson"], [0.0, -1.0, 0.0]),
+    "binary": ("binary_cross_entropy", Y["binary_cross_entropy"], [2.0, 0.0, 0.0]),
+}
+
+
+@pytest.mark.parametrize("row", range(N_SAMPLES))
+@pytest.mark.parametrize("case", BAD_ROW)
+def test_no_row_is_left_out(case, row):
+    loss, y, value = BAD_ROW[case]
+    for x in (X, X.tolist()):  # looked at in C alone, and in Python before
+        net, out = make(loss), nan_pattern(make(loss).n_params, "float64")
+        with pytest.raises(ValueError, match=rf"^y: expected .*got .* in row {row}\b"):
+            net.value_and_grad(x, changed(y, row, value), out=out)
+        assert out.tobytes() == nan_pattern(net.n_params, "float64").tobytes()
+
+
 @pytest.mark.parametrize("y", [Y["squared_error"][:, :2], Y["squared_error"][:4, :1], np.zeros((1, 5)), np.zeros(4)])
 def test_y_for_one_output(y):
     assert_refused("value_and_grad", make(n_out=1), (X, y), ValueError, "y: ")
