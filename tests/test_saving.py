@@ -46,6 +46,26 @@ def at_once():
         signal.signal(signal.SIGALRM, old)
 
 
+def test_where_directories_have_no_descriptors_the_file_is_replaced_all_the_same(path, monkeypatch):
+    """As on Windows, which these tests do not run on."""
+    monkeypatch.setattr(os, "supports_dir_fd", set())
+    monkeypatch.delattr(os, "fchmod")
+    first, second = Network([2, 3, 1], rng=0), Network([2, 3, 1], rng=1)
+    first.save(path)
+    second.save(path)
+    assert same_bits(backprop.load(path).params, second.params)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+    def refuse(*arguments, **keywords):
+        raise PermissionError(13, "in use")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(PermissionError, match=path.name):
+        first.save(path)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert same_bits(backprop.load(path).params, second.params)
+
+
 def make(sizes=(3, 4, 2), dtype="float64", **options):
     net = Network(sizes, dtype=dtype, rng=1, **options)
     for b in net.biases:

@@ -177,7 +177,9 @@ def _tensor_shapes(sizes: tuple[int, ...]) -> dict[str, list[int]]:
 
 def _open_at_once(name: str, flags: int) -> int:
     """Open a file without waiting: a pipe that nobody writes to would block."""
-    return os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)
+    for flag in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):  # a system has the first two or the last
+        flags |= getattr(os, flag, 0)
+    return os.open(name, flags)
 
 
 def _read(file: BinaryIO, size: int, library: ModuleType) -> Network:
@@ -322,17 +324,23 @@ def _replace(path: str, data: bytes) -> None:
     folder, name = os.path.split(path)
     temporary = f".{KEY}-{os.urandom(8).hex()}.tmp"  # no part of the name: that may be as long as names may be
     try:
-        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        directory = None
+        if os.open in os.supports_dir_fd:
+            directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        else:  # Windows: whole paths, and directories cannot be flushed
+            temporary, name = os.path.join(folder, temporary), path
         try:
             _write_new(directory, temporary, data, old_mode)
             os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-            _flush_directory(directory)
+            if directory is not None:
+                _flush_directory(directory)
         except BaseException:
             with suppress(OSError):
                 os.unlink(temporary, dir_fd=directory)
             raise
         finally:
-            os.close(directory)
+            if directory is not None:
+                os.close(directory)
     except OSError as error:
         error.filename, error.filename2 = path, None  # what the caller named, not the temporary file
         raise
@@ -353,13 +361,13 @@ def _mode_of_old(path: str) -> int | None:
     return mode & 0o777
 
 
-def _write_new(directory: int, temporary: str, data: bytes, mode: int | None) -> None:
+def _write_new(directory: int | None, temporary: str, data: bytes, mode: int | None) -> None:
     """Write a file of that name in the directory and flush it; it gets the name last, where the system can do that."""
-    unnamed = _open_unnamed(directory)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    unnamed = None if directory is None else _open_unnamed(directory)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     file = os.open(temporary, flags, 0o666, dir_fd=directory) if unnamed is None else unnamed  # less the umask
     try:
-        if mode is not None:
+        if mode is not None and hasattr(os, "fchmod"):
             os.fchmod(file, mode)
         rest = memoryview(data)
         while rest:
