@@ -3,8 +3,9 @@
 The kernels' C code, made by Cython from one source, is included by a small C file per build that sets the dtype and the
 instruction set: six objects of one source would otherwise have one name.
 
-From Python 3.12 on the modules keep to the limited API, so that one wheel (cp312-abi3) serves all later versions. Not
-with free threads: they have no limited API before 3.15.
+From Python 3.12 on the modules keep to the limited API, so that one wheel (cp312-abi3) serves all later versions. A
+call of a 1-1 network with out= then takes 1.47 times as long as np.add with out=, instead of 1.31 times (3.12.1, each
+in three processes). Not with free threads: they have no limited API before 3.15.
 """
 
 import os
