@@ -9,7 +9,7 @@ from backprop import _core
 
 DTYPES = ["float64", "float32"]
 TOLERANCE = {"float64": 1e-13, "float32": 2e-5}
-SHAPES = [[3, 1], [2, 8, 8, 1], [4, 16, 3], [1, 5, 2], [17, 9, 18, 2], [9, 1, 7, 1]]
+SHAPES = [[3, 1], [2, 8, 8, 1], [2, 70, 1], [4, 16, 3], [1, 5, 2], [17, 9, 18, 2], [9, 1, 7, 1]]
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_sobolev_of_weight_0_is_the_gradient(rng, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n_in", [*range(1, 20), 33])
+@pytest.mark.parametrize("n_in", [*range(1, 20), 31, 32, 33, 48, 49, 63, 64, 65, 97])
 def test_gradients_by_sample_are_outer_products(rng, n_in, dtype):
     for n_out in (1, 2, 5, 17):
         net, x, y = problem(rng, [n_in, n_out, 1], 3, dtype, activations="tanh")
@@ -108,6 +108,27 @@ def test_gradients_by_sample_are_outer_products(rng, n_in, dtype):
             ):
                 assert same_bits(grad_W, np.outer(grad_a[0], h[0]))
                 assert same_bits(grad_b, grad_a[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("sizes", "n_samples"), [([4, 33, 1], 22000), ([9, 40, 70, 3], 1300), ([300, 301, 2], 50), ([17000, 17, 1], 15)]
+)
+def test_large_gradients_by_sample_are_those_of_few_samples(rng, sizes, n_samples, dtype):
+    """From 16 MiB on they go past the caches: rows that end within a line, many in a piece, many pieces in a row."""
+    net, x, y = problem(rng, sizes, n_samples, dtype, activations="tanh")
+    for call, row in [
+        (net.per_sample_gradients, (net.n_params,)),
+        (lambda x, y, **keywords: net.jacobian(x, **keywords), (sizes[-1], net.n_params)),
+    ]:
+        n = -(-(1 << 24) // (np.prod(row) * np.dtype(dtype).itemsize))  # the fewest samples that are so large
+        assert n <= n_samples
+        out = np.full((n + 2, *row), 7.0, dtype)  # what lies before and behind must stay
+        call(x[:n], y[:n], out=out[1:-1], n_threads=2)
+        assert (out[[0, -1]] == 7).all()
+        for first in range(0, n, max(1, n // 8)):
+            part = slice(first, min(n, first + max(1, n // 8)))
+            assert same_bits(out[1:-1][part], call(x[part], y[part]))
 
 
 def square_sums(rows):

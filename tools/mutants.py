@@ -15,6 +15,7 @@ Left out, since no result changes, or less than its rounding:
 - other splits in `next_rows` and `next_panel`, another TILE_BYTES, PACK_COLUMNS, COPY_ROWS or FAR_BYTES, the stride
   that avoids 2 KiB: speed alone;
 - another FEW_INPUTS: lanes over units or over inputs, the chains are the same;
+- another KEPT_VECTORS, GRADIENT_BYTES or STREAM_BYTES: the same products are stored in another order, or another way;
 - another ROW_BLOCK, or `n >= ROW_BLOCK` where a row's exponentials are computed again: they are equal;
 - panels of W and x that are not copied where they end beyond a row: what is read there falls into unused lanes;
 - a tail taken as whole in the forward product and in the hidden sum of inner layers: the lanes in excess fall into
@@ -57,14 +58,16 @@ TESTS = [  # those that fail soonest come first
     "tests/test_threads.py::test_products_cut_for_signals_have_the_bits_of_whole_ones",
     "tests/test_bits.py",
     "tests/test_ensemble.py",
+    "tests/test_second_sweep.py",
     "tests/test_derivatives.py",
     "tests/test_quick_calls.py",
     "tests/test_hessp.py",
 ]
 LIMIT = 900  # seconds for a build or a run of the tests; a mutant that loops for ever is killed then
 
-BLOCK, PRODUCTS, LOSSES, ACTIVATIONS, SECOND, CURVATURE, SUMS = (
-    f"_kernels_{part}.pxi" for part in ("block", "products", "losses", "activations", "second", "curvature", "sums")
+BLOCK, PRODUCTS, LOSSES, ACTIVATIONS, SECOND, CURVATURE, SUMS, ROWS = (
+    f"_kernels_{part}.pxi"
+    for part in ("block", "products", "losses", "activations", "second", "curvature", "sums", "rows")
 )
 VECTOR, TABLE = "_kernels_vector.h", "_kernel_table.pxd"
 CORE, INSPECT, WORKSPACE = "_core.pyx", "_core_inspect.pxi", "_core_workspace.pxi"
@@ -558,6 +561,24 @@ MUTATIONS = [Mutation(*row) for row in [
      "    run.work[worker].is_packed = False\n", ""),
     ("an ensemble's gradients in the first one's place", PLAN,
      "cnp.PyArray_BYTES(out) + m * plan.n_params", "cnp.PyArray_BYTES(out) + 0 * plan.n_params"),
+    ("norms: the rest of a row left out", VECTOR,
+     "    if (j < n)\n        for (int r = 0", "    if (0)\n        for (int r = 0"),
+    ("norms: one row four times", ROWS,
+     "square_sums_of_rows(4, n, a + s * ld, ld, sums + s)", "square_sums_of_rows(4, n, a + s * ld, 0, sums + s)"),
+    ("outer products: a vector stored beyond the end", ROWS, "if whole + LANES <= n_left:", "if True:"),
+    ("outer products: no grad_b behind them", ROWS,
+     "store_first(gradient + j, load_first(grad_a + j, n_out - j), n_out - j)", "pass"),
+    ("outer products: the second without its last vector", ROWS, "product = vfma(g_2, last_2, product)", "pass"),
+    ("outer products: the second without its kept vectors", ROWS, "product = vfma(g_2, row_2[c], product)", "pass"),
+    ("outer products: the second of a long row forgotten", ROWS, "product = vfma(g_2, load(h_2 + j), product)", "pass"),
+    ("gradients of more rows than the tile has", MODES,
+     "(ld * plan.itemsize)), tile.n_rows - s)", "(ld * plan.itemsize)), tile.n_rows)"),
+    ("past the caches: from the next line on", VECTOR, "from + i, (size_t)(n - i)", "from + i, (size_t)0"),
+    ("past the caches: whole lines where they are not", VECTOR,
+     "(ptrdiff_t)(-(uintptr_t)to % 64 / sizeof(bp_real))", "(ptrdiff_t)0"),
+    ("past the caches: all outputs in the first one's place", MODES, " + (ld - plan.n_params) * plan.itemsize", ""),
+    ("past the caches: pieces of several outputs", MODES,
+     "if ld > plan.n_params or s == tile.n_rows - 1:", "if s == tile.n_rows - 1:"),
     ("R{grad_a} without g'' grad_h t_a", SWEEPS,
      "plan.kernels.multiply_add(tile.n_rows, plan.sizes[i - 1], work.curve[i - 1]",
      "plan.kernels.multiply_add(tile.n_rows, plan.sizes[i - 1], work.a[i - 1]"),

@@ -199,8 +199,9 @@ cdef int normal_equations_of_tile(const Layers* plan, const Request* request, Wo
         through_output(plan, work, tile, work.grad_a[L])
         if cotangent_sweep(plan, request, work, tile, 1, False, clock):
             return 1
-        for s in range(tile.n_rows):
-            gradient_of_row(plan, work, tile, work.grad_a, s, work.jacobian + (s * n_out + k) * ld_J * plan.itemsize)
+        if gradients_of_rows(plan, work, tile, work.grad_a, work.jacobian + k * ld_J * plan.itemsize, n_out * ld_J,
+                             clock):
+            return 1
     while p < P:
         plan.kernels.weight_gradient(tile.n_rows * n_out, P - p, min(<Py_ssize_t>TRIANGLE_ROWS, P - p),
                                      work.jacobian + p * plan.itemsize, ld_J, work.jacobian + p * plan.itemsize, ld_J,
@@ -270,19 +271,83 @@ cdef void gradient_errors(const Layers* plan, const Request* request, const Tile
 
 # Modes of rows --------------------------------------------------------------------------------------------------------
 
-cdef void gradient_of_row(const Layers* plan, Workspace* work, const Tile* tile, char** grad_a, Py_ssize_t s,
-                          char* gradient) noexcept nogil:
-    """One sample's (7) and (8)."""
-    cdef Py_ssize_t i
-    cdef const char* row
+cdef enum:
+    STREAM_BYTES = 16777216      # from here on a result would not stay in the caches
+
+
+cdef int gradients_of_rows(const Layers* plan, Workspace* work, const Tile* tile, char** grad_a, char* gradients,
+                           Py_ssize_t ld, Clock* clock) noexcept nogil:
+    """Each row's own (7) and (8); the rows' gradients lie ld reals apart. Nonzero where a signal handler raised.
+
+    So many rows as fill GRADIENT_BYTES at a time: a call for each row and layer would take as long as what it does in a
+    small network, and with more rows their gradients would have left the cache when the next layer comes to them.
+    """
+    cdef Py_ssize_t s = 0, i, n
     cdef const Layer* layer
-    for i in range(1, plan.n_layers + 1):
-        layer = &plan.layers[i]
-        row = grad_a[i] + s * layer.ld * plan.itemsize
-        plan.kernels.outer_product(layer.n_in, layer.n_out, row,
-                                   input_of(plan, work, tile, i) + s * ld_of_input(plan, i) * plan.itemsize,
-                                   NULL, NULL, gradient + layer.W)
-        memcpy(gradient + layer.b, row, layer.n_out * plan.itemsize)
+    while s < tile.n_rows:
+        n = min(max(<Py_ssize_t>1, GRADIENT_BYTES // (ld * plan.itemsize)), tile.n_rows - s)
+        for i in range(1, plan.n_layers + 1):
+            layer = &plan.layers[i]
+            plan.kernels.outer_products(n, layer.n_in, layer.n_out, grad_a[i] + s * layer.ld * plan.itemsize, layer.ld,
+                                        input_of(plan, work, tile, i) + s * ld_of_input(plan, i) * plan.itemsize,
+                                        ld_of_input(plan, i), NULL, NULL, gradients + layer.W, ld)
+        gradients += n * ld * plan.itemsize
+        s += n
+        if plan.is_long and is_stopped(tile, clock):
+            return 1
+    return 0
+
+
+cdef int stream_gradients_of_rows(const Layers* plan, Workspace* work, const Tile* tile, char** grad_a,
+                                  char* gradients, Py_ssize_t ld, Clock* clock) noexcept nogil:
+    """The same for large results: piece by piece in work.gradients, from where they go to memory past the caches."""
+    cdef Py_ssize_t s, i, u, n, filled = 0, most = reals_at_a_time(plan)
+    cdef const Layer* layer
+    cdef const char* row
+    cdef const char* h
+    for s in range(tile.n_rows):
+        for i in range(1, plan.n_layers + 1):
+            layer = &plan.layers[i]
+            h = input_of(plan, work, tile, i) + s * ld_of_input(plan, i) * plan.itemsize
+            row = grad_a[i] + s * layer.ld * plan.itemsize
+            u = 0
+            while u <= layer.n_out:  # some rows of grad_W at a time; grad_b comes last
+                n = min((most - filled) // (layer.n_in + 1), layer.n_out - u)
+                if u < layer.n_out and n > 0:
+                    plan.kernels.outer_products(1, layer.n_in, n, row + u * plan.itemsize, 0, h, 0, NULL, NULL,
+                                                work.gradients + filled * plan.itemsize, 0)
+                    filled += n * layer.n_in
+                    u += n
+                elif u == layer.n_out and filled + layer.n_out <= most:
+                    memcpy(work.gradients + filled * plan.itemsize, row, layer.n_out * plan.itemsize)
+                    filled += layer.n_out
+                    u += 1
+                else:
+                    gradients = stream_filled(plan, work, gradients, &filled)
+        if ld > plan.n_params or s == tile.n_rows - 1:
+            gradients = stream_filled(plan, work, gradients, &filled) + (ld - plan.n_params) * plan.itemsize
+        if plan.is_long and is_stopped(tile, clock):
+            return 1
+    return 0
+
+
+cdef inline char* stream_filled(const Layers* plan, Workspace* work, char* gradients,
+                                Py_ssize_t* filled) noexcept nogil:
+    """What fills work.gradients goes to its place; returns where the next piece belongs."""
+    cdef Py_ssize_t n = filled[0]
+    plan.kernels.stream(n, work.gradients, gradients)
+    filled[0] = 0
+    return gradients + n * plan.itemsize
+
+
+cdef int gradients_into_rows(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
+                             char** grad_a, Py_ssize_t row, Py_ssize_t k, Py_ssize_t n, Clock* clock) noexcept nogil:
+    """Each row's own gradient into place k of n of its result, from source row `row` on."""
+    cdef Py_ssize_t n_bytes = plan.n_params * plan.itemsize
+    cdef char* gradients = request.rows + (row * n + k) * n_bytes
+    if request.n_samples * n * n_bytes >= STREAM_BYTES:
+        return stream_gradients_of_rows(plan, work, tile, grad_a, gradients, n * plan.n_params, clock)
+    return gradients_of_rows(plan, work, tile, grad_a, gradients, n * plan.n_params, clock)
 
 
 cdef int grad_x_into_rows(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
@@ -300,7 +365,7 @@ cdef int rows_of_tile_into(const Layers* plan, const Request* request, Workspace
                            Py_ssize_t n_rows, bint is_workers, Clock* clock) noexcept nogil:
     """The results of some rows of a call by sample."""
     cdef Tile tile
-    cdef Py_ssize_t L = plan.n_layers, s, k, n_out = plan.sizes[L], n_bytes = plan.n_params * plan.itemsize
+    cdef Py_ssize_t L = plan.n_layers, s, k, n_out = plan.sizes[L]
     fill_tile(plan, request, work, &tile, row, n_rows)
     tile.is_workers = is_workers
     tile.packing = PACKED if work.is_packed else PACK_AND_KEEP
@@ -331,15 +396,12 @@ cdef int rows_of_tile_into(const Layers* plan, const Request* request, Workspace
             if request.mode == INPUT_JACOBIAN:
                 if grad_x_into_rows(plan, request, work, &tile, work.grad_a[1], k, n_out, clock):
                     return 1
-            else:
-                for s in range(n_rows):
-                    gradient_of_row(plan, work, &tile, work.grad_a, s,
-                                    request.rows + (tile.rows[s] * n_out + k) * n_bytes)
+            elif gradients_into_rows(plan, request, work, &tile, work.grad_a, row, k, n_out, clock):
+                return 1
     elif request.mode == INPUT_GRADIENT:
         return grad_x_into_rows(plan, request, work, &tile, work.a[1], 0, 1, clock)
     elif request.mode == PER_SAMPLE_GRADIENTS:
-        for s in range(n_rows):
-            gradient_of_row(plan, work, &tile, work.a, s, request.rows + tile.rows[s] * n_bytes)
+        return gradients_into_rows(plan, request, work, &tile, work.a, row, 0, 1, clock)
     else:
         norms_of_tile(plan, work, &tile)
         for s in range(n_rows):

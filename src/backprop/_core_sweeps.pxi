@@ -138,18 +138,10 @@ cdef void second_of_rows(const Layers* plan, Workspace* work, const Tile* tile, 
                          const char* lower) noexcept nogil:
     """R{grad_W_i} and R{grad_b_i} of each row into work.jacobian; lower is t_{h_{i-1}}, or NULL."""
     cdef const Layer* layer = &plan.layers[i]
-    cdef Py_ssize_t s, ld = layer.ld * plan.itemsize, ld_h = ld_of_input(plan, i) * plan.itemsize
-    cdef char* row
-    cdef const char* grad_a = NULL
-    for s in range(tile.n_rows):
-        row = work.jacobian + s * plan.ld_params * plan.itemsize
-        if lower != NULL:
-            grad_a = work.grad_a[i] + s * ld
-        plan.kernels.outer_product(layer.n_in, layer.n_out, work.tangent_h[i] + s * ld,
-                                   input_of(plan, work, tile, i) + s * ld_h, grad_a, lower, row + layer.W)
-        if lower != NULL:
-            lower += ld_h
-        memcpy(row + layer.b, work.tangent_h[i] + s * ld, layer.n_out * plan.itemsize)
+    plan.kernels.outer_products(tile.n_rows, layer.n_in, layer.n_out, work.tangent_h[i], layer.ld,
+                                input_of(plan, work, tile, i), ld_of_input(plan, i),
+                                NULL if lower == NULL else work.grad_a[i], lower, work.jacobian + layer.W,
+                                plan.ld_params)
 
 
 cdef int sum_layer_gradients(const Layers* plan, Workspace* work, const Tile* tile, char** grad_a, char* grad,

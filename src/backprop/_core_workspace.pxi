@@ -59,6 +59,7 @@ cdef struct Workspace:
     char** curve
     char** packed_v              # V_i^T in panels
     char* jacobian               # (rows of a tile times n_L, ld_params): of the normal equations, or of Hessians
+    char* gradients              # what `stream_gradients_of_rows` copies at a time
     char* residual               # (rows of a tile times n_L,)
     double* row_norm             # of a tile's rows
     double* row_square           # twice as many
@@ -107,6 +108,7 @@ cdef enum:
     SMALL_BYTES = 131072         # of a gradient that is added to wide sums at the cost of some rows of its network
     LONG_FLOPS = 100000000       # of all products of a kind with a tile: a millisecond on one core
     PART_FLOPS = 2000000000      # of a product between two polls: 17 ms on one core in float32, 34 ms in float64
+    GRADIENT_BYTES = 65536       # of gradients by sample that are written layer by layer, or copied at a time
 
 
 cdef int plan_layers(Layers* plan) except -1:
@@ -199,6 +201,14 @@ cdef Py_ssize_t lay_out_kept(const Layers* plan, Py_ssize_t rows, char* block, W
     return end
 
 
+cdef inline Py_ssize_t reals_at_a_time(const Layers* plan) noexcept nogil:
+    """The size of work.gradients: a row of grad_W_i and one of grad_b_i fit in."""
+    cdef Py_ssize_t i, n = GRADIENT_BYTES // plan.itemsize
+    for i in range(plan.n_layers + 1):
+        n = max(n, plan.sizes[i] + 1)
+    return n
+
+
 cdef Py_ssize_t lay_out_workspace(const Layers* plan, Py_ssize_t rows, int n_scratch, char* block,
                                   Workspace* work) noexcept nogil:
     """Place every buffer for tiles of so many rows in the block and return the bytes they take.
@@ -217,6 +227,8 @@ cdef Py_ssize_t lay_out_workspace(const Layers* plan, Py_ssize_t rows, int n_scr
             take_bytes(block, &end, packed * plan.itemsize, <void**>&work.packed_v[i])
         widest = max(widest, plan.layers[i].ld)
         scratch = max(scratch, plan.kernels.scratch_size(rows, plan.layers[i].n_in, plan.layers[i].n_out))
+    if work.kind >= OF_DERIVATIVES:
+        take_bytes(block, &end, reals_at_a_time(plan) * plan.itemsize, <void**>&work.gradients)
     if work.kind >= OF_NORMAL_EQUATIONS:
         scratch = max(scratch, plan.kernels.scratch_size(rows * plan.sizes[L], plan.n_params, plan.n_params))
         take_bytes(block, &end, rows * plan.sizes[L] * plan.ld_params * plan.itemsize, <void**>&work.jacobian)

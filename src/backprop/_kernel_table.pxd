@@ -104,10 +104,13 @@ cdef struct KernelTable:
                         void* out) noexcept nogil
     void (*finish)(Py_ssize_t n, const void* partial, double divisor, void* out) noexcept nogil
 
-    # One sample's grad_W = grad_a h^T, plus grad_a_2 h_2^T where that is not NULL; row by row the sum of squares in
-    # float64; rows times a factor each.
-    void (*outer_product)(Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a, const void* h,
-                          const void* grad_a_2, const void* h_2, void* grad_W) noexcept nogil
+    # Row by row: the row's own grad_W = grad_a h^T, plus grad_a_2 h_2^T where these are not NULL, with grad_b = grad_a
+    # behind it, the rows' gradients ld reals apart; a copy that goes past the caches; the sum of squares in float64; a
+    # times a factor.
+    void (*outer_products)(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a, Py_ssize_t ld_a,
+                           const void* h, Py_ssize_t ld_h, const void* grad_a_2, const void* h_2, void* gradients,
+                           Py_ssize_t ld) noexcept nogil
+    void (*stream)(Py_ssize_t n, const void* source, void* target) noexcept nogil
     void (*square_sums)(Py_ssize_t n_rows, Py_ssize_t n, const void* a, Py_ssize_t ld, double* sums) noexcept nogil
     void (*scale_rows)(Py_ssize_t n_rows, Py_ssize_t n, void* a, Py_ssize_t ld, const double* factor) noexcept nogil
 

@@ -124,6 +124,7 @@ cdef extern from "_kernels_vector.h" nogil:
     real divide_scalar "bp_divide_scalar"(real sum, double divisor, double reciprocal) noexcept
     double exp "bp_exp"(double x) noexcept
     void exp_differences "bp_exp_differences"(Py_ssize_t n, const real* a, double top, double* e) noexcept
+    void stream_reals "bp_stream"(Py_ssize_t n, const real* source, real* target) noexcept
     void square_sums_of_rows "bp_square_sums"(int n_rows, Py_ssize_t n, const real* a, Py_ssize_t ld,
                                               double* sums) noexcept
     double log1p "bp_log1p"(double t) noexcept
@@ -157,7 +158,8 @@ _table.accumulate = accumulate
 _table.finish_wide = finish_wide
 _table.finish = finish
 _table.fill_with_ones = fill_with_ones
-_table.outer_product = outer_product
+_table.outer_products = outer_products
+_table.stream = stream
 _table.square_sums = square_sums
 _table.scale_rows = scale_rows
 _table.scaled_product = scaled_product

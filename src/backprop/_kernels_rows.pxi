@@ -1,49 +1,108 @@
 # What the derivatives by sample do with the rows of a tile, each on its own.
 
-cdef inline void outer_product_of_narrow(Py_ssize_t n_in, Py_ssize_t n_out, const real* grad_a, const real* h,
-                                         const real* grad_a_2, const real* h_2, real* grad_W) noexcept nogil:
-    """The same for at most a vector of inputs: what a store spills over the row's end, the next row overwrites.
+cdef enum:
+    KEPT_VECTORS = 4         # of a row of h, in registers while its products with grad_a are stored
 
-    Masked stores take longer; the last rows need them, so that nothing beyond grad_W is written.
+
+cdef inline void outer_product(const int n_vectors, const bint is_sum, Py_ssize_t n_in, Py_ssize_t n_out,
+                               const real* grad_a, const real* h, const real* grad_a_2, const real* h_2,
+                               real* gradient) noexcept nogil:
+    """One sample's grad_W, row by row, and grad_b behind it; h has n_vectors vectors, the last of them perhaps partial.
+
+    What the last vector spills over a row's end, the next row or grad_b overwrites: masked stores take longer. Where it
+    would spill over the end of grad_b, nothing is written there. n_vectors is a constant, or 0 where h has more than
+    KEPT_VECTORS.
     """
-    cdef Py_ssize_t u
-    cdef vec row = load_first(h, n_in), row_2 = broadcast(0), product
-    if grad_a_2 != NULL:
-        row_2 = load_first(h_2, n_in)
+    cdef Py_ssize_t whole = (n_in - 1) // LANES * LANES  # where the last vector of a row starts
+    cdef Py_ssize_t n_left = n_out * (n_in + 1)          # reals from here to the end of grad_b
+    cdef Py_ssize_t u, j
+    cdef int c
+    cdef vec row[KEPT_VECTORS]
+    cdef vec row_2[KEPT_VECTORS]
+    cdef vec g, g_2 = broadcast(0), product
+    cdef vec last = load_first(h + whole, n_in - whole), last_2 = broadcast(0)
+    if is_sum:
+        last_2 = load_first(h_2 + whole, n_in - whole)
+    for c in range(n_vectors - 1):
+        row[c] = load(h + c * LANES)
+        if is_sum:
+            row_2[c] = load(h_2 + c * LANES)
     for u in range(n_out):
-        product = broadcast(grad_a[u]) * row
-        if grad_a_2 != NULL:
-            product = vfma(broadcast(grad_a_2[u]), row_2, product)
-        if (n_out - u) * n_in >= LANES:
-            store(grad_W, product)
+        g = broadcast(grad_a[u])
+        if is_sum:
+            g_2 = broadcast(grad_a_2[u])
+        if n_vectors == 0:
+            j = 0
+            while j < whole:
+                product = g * load(h + j)
+                if is_sum:
+                    product = vfma(g_2, load(h_2 + j), product)
+                store(gradient + j, product)
+                j += LANES
         else:
-            store_first(grad_W, product, n_in)
-        grad_W += n_in
+            for c in range(n_vectors - 1):
+                product = g * row[c]
+                if is_sum:
+                    product = vfma(g_2, row_2[c], product)
+                store(gradient + c * LANES, product)
+        product = g * last
+        if is_sum:
+            product = vfma(g_2, last_2, product)
+        if whole + LANES <= n_left:
+            store(gradient + whole, product)
+        else:
+            store_first(gradient + whole, product, n_in - whole)
+        gradient += n_in
+        n_left -= n_in
+    j = 0
+    while j < n_out:
+        store_first(gradient + j, load_first(grad_a + j, n_out - j), n_out - j)
+        j += LANES
 
 
-cdef void outer_product(Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a_, const void* h_, const void* grad_a_2_,
-                        const void* h_2_, void* grad_W_) noexcept nogil:
-    """grad_W[u][j] = grad_a[u] h[j], of one sample; where it is not NULL, grad_a_2[u] h_2[j] is added by fma."""
+cdef inline void outer_products_of_width(const int n_vectors, Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
+                                         const real* grad_a, Py_ssize_t ld_a, const real* h, Py_ssize_t ld_h,
+                                         const real* grad_a_2, const real* h_2, real* gradients,
+                                         Py_ssize_t ld) noexcept nogil:
+    """`outer_products` with the number of vectors turned into a constant."""
+    cdef Py_ssize_t s
+    if grad_a_2 == NULL:
+        for s in range(n_rows):
+            outer_product(n_vectors, False, n_in, n_out, grad_a + s * ld_a, h + s * ld_h, NULL, NULL,
+                          gradients + s * ld)
+    else:
+        for s in range(n_rows):
+            outer_product(n_vectors, True, n_in, n_out, grad_a + s * ld_a, h + s * ld_h, grad_a_2 + s * ld_a,
+                          h_2 + s * ld_h, gradients + s * ld)
+
+
+cdef void outer_products(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a_, Py_ssize_t ld_a,
+                         const void* h_, Py_ssize_t ld_h, const void* grad_a_2_, const void* h_2_, void* gradients_,
+                         Py_ssize_t ld) noexcept nogil:
+    """grad_W[u][j] = grad_a[u] h[j] of each row, and grad_b = grad_a behind it; the gradients lie ld apart.
+
+    Where they are not NULL, grad_a_2[u] h_2[j] is added to grad_W by fma.
+    """
     cdef const real* grad_a = <const real*>grad_a_
     cdef const real* h = <const real*>h_
     cdef const real* grad_a_2 = <const real*>grad_a_2_
     cdef const real* h_2 = <const real*>h_2_
-    cdef real* grad_W = <real*>grad_W_
-    cdef Py_ssize_t u, j
-    cdef vec g, product
+    cdef real* gradients = <real*>gradients_
     if n_in <= LANES:
-        outer_product_of_narrow(n_in, n_out, grad_a, h, grad_a_2, h_2, grad_W)
-        return
-    for u in range(n_out):
-        g = broadcast(grad_a[u])
-        j = 0
-        while j < n_in:
-            product = g * load_first(h + j, n_in - j)
-            if grad_a_2 != NULL:
-                product = vfma(broadcast(grad_a_2[u]), load_first(h_2 + j, n_in - j), product)
-            store_first(grad_W + j, product, n_in - j)
-            j += LANES
-        grad_W += n_in
+        outer_products_of_width(1, n_rows, n_in, n_out, grad_a, ld_a, h, ld_h, grad_a_2, h_2, gradients, ld)
+    elif n_in <= 2 * LANES:
+        outer_products_of_width(2, n_rows, n_in, n_out, grad_a, ld_a, h, ld_h, grad_a_2, h_2, gradients, ld)
+    elif n_in <= 3 * LANES:
+        outer_products_of_width(3, n_rows, n_in, n_out, grad_a, ld_a, h, ld_h, grad_a_2, h_2, gradients, ld)
+    elif n_in <= KEPT_VECTORS * LANES:
+        outer_products_of_width(4, n_rows, n_in, n_out, grad_a, ld_a, h, ld_h, grad_a_2, h_2, gradients, ld)
+    else:
+        outer_products_of_width(0, n_rows, n_in, n_out, grad_a, ld_a, h, ld_h, grad_a_2, h_2, gradients, ld)
+
+
+cdef void stream(Py_ssize_t n, const void* source, void* target) noexcept nogil:
+    """A copy to memory that is far larger than the caches."""
+    stream_reals(n, <const real*>source, <real*>target)
 
 
 cdef void square_sums(Py_ssize_t n_rows, Py_ssize_t n, const void* a_, Py_ssize_t ld, double* sums) noexcept nogil:

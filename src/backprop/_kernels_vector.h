@@ -507,6 +507,29 @@ static inline double bp_log1p(double t)
     return high + (s + (low + power * BP_DOUBLE_LN2[1]));
 }
 
+/* to[i] = from[i], where `to` is far too large for any cache: whole lines go past it. An ordinary store reads the line
+ * from memory first (a result of 170 MB: 27 ms with such stores, 9 ms with these). */
+static inline void bp_stream(ptrdiff_t n, const bp_real *from, bp_real *to)
+{
+#if BP_SIMD
+    ptrdiff_t before = (ptrdiff_t)(-(uintptr_t)to % 64 / sizeof(bp_real)), i;
+    before = before < n ? before : n;
+    memcpy(to, from, (size_t)before * sizeof(bp_real));
+    for (i = before; i + (ptrdiff_t)(64 / sizeof(bp_real)) <= n; i += 64 / sizeof(bp_real))
+#if BP_SIMD == 4
+        _mm512_stream_si512((void *)(to + i), _mm512_loadu_si512(from + i));
+#else
+        for (int part = 0; part < 64; part += 16)
+            _mm_stream_si128((__m128i *)((char *)(to + i) + part),
+                             _mm_loadu_si128((const __m128i *)((const char *)(from + i) + part)));
+#endif
+    memcpy(to + i, from + i, (size_t)(n - i) * sizeof(bp_real));
+    _mm_sfence(); /* before another thread is told of it */
+#else
+    memcpy(to, from, (size_t)n * sizeof(bp_real));
+#endif
+}
+
 /* Eight reals and eight float64: sums of squares have so many lanes on every instruction set. */
 typedef bp_real bp_eight __attribute__((vector_size(8 * sizeof(bp_real))));
 typedef double bp_wide __attribute__((vector_size(64)));
@@ -559,9 +582,9 @@ static inline void bp_square_sums(int n_rows, ptrdiff_t n, const bp_real *a, ptr
         half h[2];
         quarter q[2];
         memcpy(h, &sum[r], sizeof h);
-        h[0] = h[0] + h[1];
+        h[0] += h[1];
         memcpy(q, &h[0], sizeof q);
-        q[0] = q[0] + q[1];
+        q[0] += q[1];
         sums[r] = q[0][0] + q[0][1];
     }
 }
