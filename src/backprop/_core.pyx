@@ -323,10 +323,11 @@ cdef void output_grad_h(const Layers* plan, const Request* request, Workspace* w
 # (5), (6) -------------------------------------------------------------------------------------------------------------
 
 cdef int hidden_sum(const Layers* plan, const Tile* tile, Py_ssize_t i, const char* params, const char* grad_a_next,
-                    char* grad_h, int epilogue, Clock* clock) noexcept nogil:
-    """dL/dh_{i,j} = sum_m dL/da_{i+1,m} W_{i+1,m,j}; TIMES: the product (6) in the same pass.
+                    const char* g_prime, char* grad_h, int epilogue, Clock* clock) noexcept nogil:
+    """dL/dh_{i,j} = sum_m dL/da_{i+1,m} W_{i+1,m,j}; TIMES: the product (6) in the same pass, with g_prime of layer i.
 
-    W_{i+1} is that of params, or of any vector with its layout. Nonzero where a signal handler raised.
+    g_prime may be grad_h, or NULL without TIMES. W_{i+1} is that of params, or of any vector with its layout. Nonzero
+    where a signal handler raised.
     """
     cdef const Layer* next_layer = &plan.layers[i + 1]
     cdef Py_ssize_t j = 0, n
@@ -334,7 +335,8 @@ cdef int hidden_sum(const Layers* plan, const Tile* tile, Py_ssize_t i, const ch
         n = next_part(plan, tile.n_rows, next_layer.n_out, next_layer.n_in - j)
         plan.kernels.hidden_sum(tile.n_rows, n, next_layer.n_out, grad_a_next, next_layer.ld,
                                 params + next_layer.W + j * plan.itemsize, next_layer.n_in,
-                                grad_h + j * plan.itemsize, ld_of_input(plan, i + 1), epilogue, tile.scratch)
+                                NULL if g_prime == NULL else g_prime + j * plan.itemsize, grad_h + j * plan.itemsize,
+                                ld_of_input(plan, i + 1), epilogue, tile.scratch)
         j += n
         if plan.is_long and is_stopped(tile.is_workers, clock):
             return 1
@@ -391,11 +393,13 @@ cdef int backward_sweep(const Layers* plan, const Request* request, Workspace* w
     for i in range(L, 0, -1):
         grad_a = a_of(plan, work, tile, i)
         if i < L and request.keep_grad_h != NULL:
-            if hidden_sum(plan, tile, i, request.params, a_of(plan, work, tile, i + 1), work.grad_h, OVERWRITE, clock):
+            if hidden_sum(plan, tile, i, request.params, a_of(plan, work, tile, i + 1), NULL, work.grad_h, OVERWRITE,
+                          clock):
                 return 1
             keep(plan, tile, request.keep_grad_h, i, work.grad_h, plan.layers[i].ld, request.divisor)
             g_prime_product(plan, tile, i, work.grad_h, grad_a)
-        elif i < L and hidden_sum(plan, tile, i, request.params, a_of(plan, work, tile, i + 1), grad_a, TIMES, clock):
+        elif i < L and hidden_sum(plan, tile, i, request.params, a_of(plan, work, tile, i + 1), grad_a, grad_a, TIMES,
+                                  clock):
             return 1
         keep(plan, tile, request.keep_grad_a, i, grad_a, plan.layers[i].ld, request.divisor)
         if grad != NULL:
@@ -404,7 +408,7 @@ cdef int backward_sweep(const Layers* plan, const Request* request, Workspace* w
                 return 1
             bias_gradient(plan, tile, i, grad_a, 0, plan.sizes[i], grad, add, divisor)
     if request.keep_grad_h != NULL:
-        if hidden_sum(plan, tile, 0, request.params, a_of(plan, work, tile, 1), work.grad_h, OVERWRITE, clock):
+        if hidden_sum(plan, tile, 0, request.params, a_of(plan, work, tile, 1), NULL, work.grad_h, OVERWRITE, clock):
             return 1
         keep(plan, tile, request.keep_grad_h, 0, work.grad_h, plan.sizes[0], request.divisor)
     return 0

@@ -229,7 +229,7 @@ cdef int sobolev_of_tile(const Layers* plan, const Request* request, Workspace* 
         through_activation(plan, work, tile, L, True)
         if cotangent_sweep(plan, request, work, tile, 1, True, clock):
             return 1
-        if hidden_sum(plan, tile, 0, request.params, work.grad_a[1], work.grad_h, OVERWRITE, clock):
+        if hidden_sum(plan, tile, 0, request.params, work.grad_a[1], NULL, work.grad_h, OVERWRITE, clock):
             return 1
         if plan.itemsize == 4:
             gradient_errors(plan, request, tile, j, <float*>work.grad_h, work.row_loss)
@@ -354,7 +354,7 @@ cdef int grad_x_into_rows(const Layers* plan, const Request* request, Workspace*
                           const char* grad_a_1, Py_ssize_t k, Py_ssize_t n, Clock* clock) noexcept nogil:
     """(5) for the input, into place k of n of each row's result; nonzero where a signal handler raised."""
     cdef Py_ssize_t s, n_bytes = plan.sizes[0] * plan.itemsize
-    if hidden_sum(plan, tile, 0, request.params, grad_a_1, work.grad_h, OVERWRITE, clock):
+    if hidden_sum(plan, tile, 0, request.params, grad_a_1, NULL, work.grad_h, OVERWRITE, clock):
         return 1
     for s in range(tile.n_rows):
         memcpy(request.rows + (tile.rows[s] * n + k) * n_bytes, work.grad_h + s * n_bytes, n_bytes)

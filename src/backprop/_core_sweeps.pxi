@@ -28,6 +28,12 @@ cdef inline bint has_curve_of_h(const Layers* plan, Py_ssize_t i) noexcept nogil
     return plan.layers[i].activation == TANH
 
 
+cdef inline void curve_of_h(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i) noexcept nogil:
+    """curve_i of tanh, from h_i and grad_a_i."""
+    plan.kernels.scaled_product(tile.n_rows, plan.sizes[i], -2, work.h[i], work.grad_a[i], work.curve[i],
+                                plan.layers[i].ld)
+
+
 cdef inline void through_activation(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i,
                                     bint with_curve) noexcept nogil:
     """(6) in the buffer grad_a_i, which holds grad_h_i; with_curve: curve_i = g''(a_i) grad_h_i too."""
@@ -35,8 +41,7 @@ cdef inline void through_activation(const Layers* plan, Workspace* work, const T
         product_into(plan, tile, i, work.g_second[i], work.grad_a[i], work.curve[i])
     g_prime_product(plan, tile, i, work.a[i], work.grad_a[i])
     if with_curve and has_curve_of_h(plan, i):
-        plan.kernels.scaled_product(tile.n_rows, plan.sizes[i], -2, work.h[i], work.grad_a[i], work.curve[i],
-                                    plan.layers[i].ld)
+        curve_of_h(plan, work, tile, i)
 
 
 # The sweeps -----------------------------------------------------------------------------------------------------------
@@ -66,9 +71,15 @@ cdef int cotangent_sweep(const Layers* plan, const Request* request, Workspace* 
     """From grad_a_L to grad_a_first; with_curve: curve_i = g''(a_i) grad_h_i for i < L on the way."""
     cdef Py_ssize_t i
     for i in range(plan.n_layers - 1, first - 1, -1):
-        if hidden_sum(plan, tile, i, request.params, work.grad_a[i + 1], work.grad_a[i], OVERWRITE, clock):
+        if with_curve and not has_curve_of_h(plan, i):
+            if hidden_sum(plan, tile, i, request.params, work.grad_a[i + 1], NULL, work.grad_a[i], OVERWRITE, clock):
+                return 1
+            through_activation(plan, work, tile, i, True)
+            continue
+        if hidden_sum(plan, tile, i, request.params, work.grad_a[i + 1], work.a[i], work.grad_a[i], TIMES, clock):
             return 1
-        through_activation(plan, work, tile, i, with_curve)
+        if with_curve:
+            curve_of_h(plan, work, tile, i)
     return 0
 
 
@@ -124,10 +135,11 @@ cdef int second_sweep(const Layers* plan, const Request* request, Workspace* wor
                 return 1
             bias_gradient(plan, tile, i, work.tangent_h[i], 0, plan.sizes[i], grad, add, 0)
         if i > first:
-            if hidden_sum(plan, tile, i - 1, request.params, work.tangent_h[i], work.tangent_h[i - 1], OVERWRITE,
-                          clock):
+            if hidden_sum(plan, tile, i - 1, request.params, work.tangent_h[i], NULL, work.tangent_h[i - 1],
+                          OVERWRITE, clock):
                 return 1
-            if v != NULL and hidden_sum(plan, tile, i - 1, v, work.grad_a[i], work.tangent_h[i - 1], ADD, clock):
+            if v != NULL and hidden_sum(plan, tile, i - 1, v, work.grad_a[i], NULL, work.tangent_h[i - 1], ADD,
+                                        clock):
                 return 1
             plan.kernels.multiply_add(tile.n_rows, plan.sizes[i - 1], work.curve[i - 1], work.tangent_a[i - 1],
                                       work.a[i - 1], work.tangent_h[i - 1], plan.layers[i - 1].ld)

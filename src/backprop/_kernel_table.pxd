@@ -55,7 +55,7 @@ cdef enum Packing:
 cdef enum Epilogue:          # of a product A B, to what C holds
     OVERWRITE                # C = A B
     ADD                      # C = C + A B
-    TIMES                    # C = C (.) A B: C holds g'(a) and becomes grad_a
+    TIMES                    # C = G (.) A B: G is g'(a), in C itself or elsewhere, and C becomes grad_a
 
 cdef struct KernelTable:
     const char* simd
@@ -75,10 +75,11 @@ cdef struct KernelTable:
     void (*activate)(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n,
                      void* a, void* h, Py_ssize_t ld, bint with_prime) noexcept nogil
 
-    # grad_h = grad_a_next W_next, for n columns of W_next; with TIMES grad_h holds g'(a) and becomes grad_a.
+    # grad_h = grad_a_next W_next, for n columns of W_next; with TIMES it is multiplied by g'(a), of row length ld too,
+    # and is grad_a. g_prime may be grad_h.
     void (*hidden_sum)(Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next, const void* grad_a_next, Py_ssize_t ld_next,
-                       const void* W_next, Py_ssize_t ld_W, void* grad_h, Py_ssize_t ld, int epilogue,
-                       void* scratch) noexcept nogil
+                       const void* W_next, Py_ssize_t ld_W, const void* g_prime, void* grad_h, Py_ssize_t ld,
+                       int epilogue, void* scratch) noexcept nogil
 
     # g_prime = grad_h (.) g_prime, elementwise: the result is grad_a.
     void (*g_prime_product)(Py_ssize_t n_rows, Py_ssize_t n, const void* grad_h, Py_ssize_t ld_grad_h,

@@ -50,7 +50,7 @@ cdef inline int next_rows(Py_ssize_t n_left) noexcept nogil:
 
 cdef inline void block(const int n_rows, const int n_vectors, const int tail, Py_ssize_t K,
                        const real* A, Py_ssize_t a_row, Py_ssize_t a_k, const real* B, Py_ssize_t b_k,
-                       Py_ssize_t n_last, const real* bias, real* C, Py_ssize_t c_row,
+                       Py_ssize_t n_last, const real* bias, const real* factor, real* C, Py_ssize_t c_row,
                        const int epilogue) noexcept nogil:
     """n_rows x (vectors of the panel) chains in registers: C[r][c] from sum_k A[r][k] B[k][c], from the bias or 0.
 
@@ -99,19 +99,19 @@ cdef inline void block(const int n_rows, const int n_vectors, const int tail, Py
                 if epilogue == ADD:
                     chain[r][c] = load_first(C + r * c_row + c * LANES, n_last) + chain[r][c]
                 elif epilogue == TIMES:
-                    chain[r][c] = load_first(C + r * c_row + c * LANES, n_last) * chain[r][c]
+                    chain[r][c] = load_first(factor + r * c_row + c * LANES, n_last) * chain[r][c]
                 store_first(C + r * c_row + c * LANES, chain[r][c], n_last)
             else:
                 if epilogue == ADD:
                     chain[r][c] = load(C + r * c_row + c * LANES) + chain[r][c]
                 elif epilogue == TIMES:
-                    chain[r][c] = load(C + r * c_row + c * LANES) * chain[r][c]
+                    chain[r][c] = load(factor + r * c_row + c * LANES) * chain[r][c]
                 store(C + r * c_row + c * LANES, chain[r][c])
         if tail == HALF:
             if epilogue == ADD:
                 half_chain[r] = half_load(C_half + r * c_row, n_last) + half_chain[r]
             elif epilogue == TIMES:
-                half_chain[r] = half_load(C_half + r * c_row, n_last) * half_chain[r]
+                half_chain[r] = half_load(factor + r * c_row + n_vectors * LANES, n_last) * half_chain[r]
             half_store(C_half + r * c_row, half_chain[r], n_last)
 
 
@@ -128,30 +128,31 @@ cdef struct Product:
     real* C
     Py_ssize_t c_row
     int epilogue
+    const real* factor           # of TIMES: as C, or C itself
     double divisor               # of C after the last chain, or 0
 
 
 cdef inline void block_of_rows(int n_rows, const int n_vectors, const int tail, Py_ssize_t K,
                                const real* A, Py_ssize_t a_row, Py_ssize_t a_k, const real* B, Py_ssize_t b_k,
-                               Py_ssize_t n_last, const real* bias, real* C, Py_ssize_t c_row,
-                               const int epilogue) noexcept nogil:
+                               Py_ssize_t n_last, const real* bias, const real* factor, real* C,
+                               Py_ssize_t c_row, const int epilogue) noexcept nogil:
     """The block with n_rows = 1..BLOCK_ROWS turned into a constant."""
     if n_rows == 8 and BLOCK_ROWS >= 8:
-        block(8, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(8, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, factor, C, c_row, epilogue)
     elif n_rows == 7 and BLOCK_ROWS >= 7:
-        block(7, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(7, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, factor, C, c_row, epilogue)
     elif n_rows == 6 and BLOCK_ROWS >= 6:
-        block(6, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(6, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, factor, C, c_row, epilogue)
     elif n_rows == 5 and BLOCK_ROWS >= 5:
-        block(5, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(5, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, factor, C, c_row, epilogue)
     elif n_rows == 4:
-        block(4, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(4, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, factor, C, c_row, epilogue)
     elif n_rows == 3:
-        block(3, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(3, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, factor, C, c_row, epilogue)
     elif n_rows == 2:
-        block(2, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(2, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, factor, C, c_row, epilogue)
     else:
-        block(1, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, C, c_row, epilogue)
+        block(1, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, factor, C, c_row, epilogue)
 
 
 cdef inline void blocks_of_panel(Product t, const int n_vectors, const int tail, Py_ssize_t n_last) noexcept nogil:
@@ -170,17 +171,18 @@ cdef inline void blocks_of_panel(Product t, const int n_vectors, const int tail,
         a_k = n_rows if t.a_k == BY_BLOCK else t.a_k
         A = t.A + r * t.a_block
         if t.epilogue == TIMES:
-            block_of_rows(n_rows, n_vectors, tail, t.K, A, t.a_row, a_k, t.B, t.b_k, n_last, t.bias, C, t.c_row, TIMES)
+            block_of_rows(n_rows, n_vectors, tail, t.K, A, t.a_row, a_k, t.B, t.b_k, n_last, t.bias,
+                          t.factor + (C - t.C), C, t.c_row, TIMES)
         else:
             k = 0
             if t.epilogue == OVERWRITE:
                 k = min(t.chain_length, t.K)
-                block_of_rows(n_rows, n_vectors, tail, k, A, t.a_row, a_k, t.B, t.b_k, n_last, t.bias, C, t.c_row,
-                              OVERWRITE)
+                block_of_rows(n_rows, n_vectors, tail, k, A, t.a_row, a_k, t.B, t.b_k, n_last, t.bias, NULL, C,
+                              t.c_row, OVERWRITE)
             while k < t.K:
                 K = min(t.chain_length, t.K - k)
                 block_of_rows(n_rows, n_vectors, tail, K, A + k * a_k, t.a_row, a_k, t.B + k * t.b_k, t.b_k, n_last,
-                              NULL, C, t.c_row, ADD)
+                              NULL, NULL, C, t.c_row, ADD)
                 k += K
         if t.divisor != 0 and t.divisor != 1:
             divide_rows(n_rows, (n_vectors - (1 if tail != HALF else 0)) * LANES + n_last, C, t.c_row, t.divisor)

@@ -31,6 +31,7 @@ cdef inline Product product(Py_ssize_t n_rows, Py_ssize_t K, Py_ssize_t chain_le
     t.C = NULL
     t.c_row = 0
     t.epilogue = OVERWRITE
+    t.factor = NULL
     t.divisor = 0
     return t
 
@@ -207,11 +208,12 @@ cdef void dot_form(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const r
 # grad_{h_i} L = W_{i+1}^T grad_{a_{i+1}} L, and the g' product in its epilogue ---------------------------------------
 
 cdef void hidden_sum(Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next, const void* grad_a_next_, Py_ssize_t ld_next,
-                     const void* W_next_, Py_ssize_t ld_W, void* grad_h_, Py_ssize_t ld, int epilogue,
-                     void* scratch_) noexcept nogil:
-    """dL/dh_{i,j} = sum_m dL/da_{i+1,m} W_{i+1,m,j}; with TIMES, grad_h held g'(a) and becomes dL/da_{i,j}."""
+                     const void* W_next_, Py_ssize_t ld_W, const void* g_prime_, void* grad_h_, Py_ssize_t ld,
+                     int epilogue, void* scratch_) noexcept nogil:
+    """dL/dh_{i,j} = sum_m dL/da_{i+1,m} W_{i+1,m,j}; with TIMES, times g'(a): dL/da_{i,j}, perhaps in its place."""
     cdef const real* grad_a_next = <const real*>grad_a_next_
     cdef const real* W_next = <const real*>W_next_
+    cdef const real* g_prime = <const real*>g_prime_
     cdef real* grad_h = <real*>grad_h_
     cdef real* scratch = <real*>scratch_
     cdef Product t = product(n_rows, n_next, n_next, grad_a_next, ld_next, 1, ld_next)
@@ -229,6 +231,8 @@ cdef void hidden_sum(Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next, const v
             t.B = scratch
             t.b_k = p.width
         t.C = grad_h + j
+        if epilogue == TIMES:
+            t.factor = g_prime + j
         panel_product(&t, &p)
         j += p.width
 
