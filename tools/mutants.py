@@ -174,7 +174,7 @@ MUTATIONS = [Mutation(*row) for row in [
     ("tree sum forgets a half", VECTOR, "sum = h[0] + h[1];", "sum = h[0];"),
     ("tree sum forgets a quarter", VECTOR,
      "memcpy(q, &sum, 32);\n    q[0] = q[0] + q[1];\n", "memcpy(q, &sum, 32);\n"),
-    ("squares of rows: a half forgotten", VECTOR, "        h[0] = h[0] + h[1];\n", ""),
+    ("squares of rows: a half forgotten", VECTOR, "        h[0] += h[1];\n", ""),
     ("squares of rows: a lane forgotten", VECTOR, "sums[r] = q[0][0] + q[0][1];", "sums[r] = q[0][0];"),
     ("squares of rows: the last column forgotten", VECTOR,
      "bp_first_of_eight(a + r * ld + j, n - j)", "bp_first_of_eight(a + r * ld + j, n - j - 1)"),

@@ -293,7 +293,7 @@ cdef int gradients_of_rows(const Layers* plan, Workspace* work, const Tile* tile
                                         ld_of_input(plan, i), NULL, NULL, gradients + layer.W, ld)
         gradients += n * ld * plan.itemsize
         s += n
-        if plan.is_long and is_stopped(tile, clock):
+        if plan.is_long and is_stopped(tile.is_workers, clock):
             return 1
     return 0
 
@@ -326,7 +326,7 @@ cdef int stream_gradients_of_rows(const Layers* plan, Workspace* work, const Til
                     gradients = stream_filled(plan, work, gradients, &filled)
         if ld > plan.n_params or s == tile.n_rows - 1:
             gradients = stream_filled(plan, work, gradients, &filled) + (ld - plan.n_params) * plan.itemsize
-        if plan.is_long and is_stopped(tile, clock):
+        if plan.is_long and is_stopped(tile.is_workers, clock):
             return 1
     return 0
 
