@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import require_peer
 from scipy import special
+from test_activations import LIMITS
 
 from backprop import Network, preactivation_gradient
 from backprop.activations import ACTIVATIONS
@@ -209,30 +209,15 @@ def test_gelu_of_minus_6_and_minus_8(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    ("name", "at_minus_inf", "at_plus_inf", "prime_at_minus_inf", "prime_at_plus_inf"),
-    [
-        ("identity", -INF, INF, 1, 1), ("relu", 0, INF, 0, 1), ("leaky_relu", -INF, INF, 0.01, 1),
-        ("elu", -1, INF, 0, 1), ("selu", -1.7580993408473766, INF, 0, 1.0507009873554805), ("gelu", 0, INF, 0, 1),
-        ("gelu_tanh", 0, INF, 0, 1), ("silu", 0, INF, 0, 1), ("mish", 0, INF, 0, 1), ("softplus", 0, INF, 0, 1),
-        ("softsign", -1, 1, 0, 0), ("tanh", -1, 1, 0, 0), ("sigmoid", 0, 1, 0, 0), ("hardtanh", -1, 1, 0, 0),
-        ("hardsigmoid", 0, 1, 0, 0), ("hardswish", 0, INF, 0, 1), ("relu6", 0, 6, 0, 0), ("exp", 0, INF, 0, INF),
-        ("sin", NAN, NAN, NAN, NAN),
-    ],
-)  # fmt: skip
-def test_limits_at_infinity(dtype, name, at_minus_inf, at_plus_inf, prime_at_minus_inf, prime_at_plus_inf):
+@pytest.mark.parametrize("name", LIMITS)
+def test_limits_at_infinity(name, dtype):
+    """Of the parameters, not of x: see test_activations.py for that."""
     a = np.array([[-INF, INF]], dtype)
     net = Network([1, 2], output=name, dtype=dtype, rng=0)
     net.params = [0.0, 0.0, -INF, INF]
-    np.testing.assert_allclose(net.forward([[1.0]])[0], np.array([at_minus_inf, at_plus_inf], dtype), rtol=EPS[dtype])
-    g_prime = preactivation_gradient(np.ones((1, 2), dtype), a, name)[0]
-    np.testing.assert_allclose(g_prime, [prime_at_minus_inf, prime_at_plus_inf], rtol=EPS[dtype])
-
-
-def test_every_activation_has_its_limits_tested():
-    marks = test_limits_at_infinity.pytestmark
-    rows = next(mark.args[1] for mark in marks if mark.args[0] != "dtype")
-    assert {row[0] for row in rows} == set(ACTIVATIONS)
+    limits = np.array(LIMITS[name], dtype)
+    np.testing.assert_allclose(net.forward([[1.0]])[0], limits[:2], rtol=EPS[dtype])
+    np.testing.assert_allclose(preactivation_gradient(np.ones((1, 2), dtype), a, name)[0], limits[2:], rtol=EPS[dtype])
 
 
 # Subnormals and overflow ---------------------------------------------------------------------------------------------
@@ -285,31 +270,6 @@ def test_what_huge_samples_far_apart_leave_when_they_cancel(dtype, huge):
 
 
 # Kinks ---------------------------------------------------------------------------------------------------------------
-
-KINKS = [
-    ("relu", 0.0, 0.0), ("leaky_relu", 0.0, 0.01), ("elu", 0.0, 1.0), ("selu", 0.0, 1.7580993408473766),
-    ("hardtanh", -1.0, 0.0), ("hardtanh", 1.0, 0.0), ("relu6", 0.0, 0.0), ("relu6", 6.0, 0.0),
-    ("hardsigmoid", -3.0, 0.0), ("hardsigmoid", 3.0, 0.0), ("hardswish", -3.0, 0.0), ("hardswish", 3.0, 1.0),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("name", "a", "g_prime"), KINKS)
-def test_derivative_at_a_kink(dtype, name, a, g_prime):
-    np.testing.assert_allclose(g_and_g_prime(name, [a], dtype)[1], [g_prime], rtol=EPS[dtype])
-    if a == 0:
-        np.testing.assert_allclose(g_and_g_prime(name, [-0.0], dtype)[1], [g_prime], rtol=EPS[dtype])
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("name", "a", "g_prime"), KINKS)
-def test_derivative_at_a_kink_is_pytorchs(dtype, name, a, g_prime):
-    torch = require_peer("torch")
-    function = getattr(torch.nn.functional, name)
-    for kind in (torch.float32, torch.float64):
-        z = torch.tensor([a], dtype=kind, requires_grad=True)
-        function(z).backward()
-        np.testing.assert_allclose(z.grad.numpy(), [g_prime], rtol=1e-7)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -17,18 +17,9 @@ from pathlib import Path
 import mpmath
 import numpy as np
 import pytest
+from exact_values import EXACT
 from problems import ACTIVATION_NAMES, LOSS_NAMES, PARAMETERS, random_targets, same_bits
-from test_activations import (
-    exponential,
-    gelu_tanh_2u,
-    gelu_tanh_2u_prime,
-    normal,
-    points,
-    sigmoid,
-    tanh,
-    tanh_prime,
-    ulp,
-)
+from test_activations import CORNERS, points, ulp
 
 import backprop
 from backprop import _core
@@ -71,45 +62,6 @@ def g_second(name, a, parameter=None):
 # g'' ------------------------------------------------------------------------------------------------------------------
 
 
-def sigmoid_second(a):
-    t = exponential(-abs(a))
-    return mpmath.sign(a) * t * mpmath.expm1(-abs(a)) / (1 + t) ** 3  # 1 - t is -expm1(-|a|)
-
-
-def gelu_tanh_second(a):
-    w, slope = gelu_tanh_2u(a), gelu_tanh_2u_prime(a)
-    bend = mpmath.sqrt(8 / mpmath.pi) * 6 * mpf("0.044715") * a
-    return (2 * slope + a * bend) * sigmoid(w) * sigmoid(-w) + a * slope**2 * sigmoid_second(w)
-
-
-def mish_second(a):
-    if abs(a) > 3000:
-        return mpf(0)
-    e = mpmath.exp(a)
-    d = e * e + 2 * e + 2  # w = 1 - 2/d
-    d_prime, d_second = 2 * e * e + 2 * e, 4 * e * e + 2 * e
-    return 4 * d_prime / d**2 + a * (2 * d_second / d**2 - 4 * d_prime**2 / d**3)
-
-
-with mpmath.workdps(50):  # the published digits
-    SELU_ALPHA_SCALE_50 = mpf("1.0507009873554804934193349852946") * mpf("1.6732632423543772848170429916717")
-ZERO = ["identity", "relu", "leaky_relu", "hardtanh", "hardsigmoid", "relu6"]
-TRUE = {
-    **dict.fromkeys(ZERO, lambda a: mpf(0)),
-    "elu": lambda a: exponential(a) if a < 0 else mpf(0),
-    "selu": lambda a: SELU_ALPHA_SCALE_50 * exponential(a) if a < 0 else mpf(0),
-    "gelu": lambda a: normal(a) * (2 - a * a),
-    "gelu_tanh": gelu_tanh_second,
-    "silu": lambda a: 2 * sigmoid(a) * sigmoid(-a) + a * sigmoid_second(a),
-    "mish": mish_second,
-    "softplus": lambda a: sigmoid(a) * sigmoid(-a),
-    "softsign": lambda a: -2 * mpmath.sign(a) / (1 + abs(a)) ** 3,
-    "tanh": lambda a: -2 * tanh(a) * tanh_prime(a),
-    "sigmoid": sigmoid_second,
-    "hardswish": lambda a: mpf(-3 < a < 3) / 3,
-    "sin": lambda a: -mpmath.sin(a),
-    "exp": mpmath.exp,
-}
 # Where g'' crosses 0 between values of order 1; next to that place the error is absolute.
 CROSSINGS = {"gelu": (1.2, 1.6), "gelu_tanh": (1.2, 1.6), "silu": (2.1, 2.7), "mish": (1.2, 2.6)}
 
@@ -124,7 +76,7 @@ def test_against_50_digits(name, dtype):
     bad = []
     with mpmath.workdps(60):
         for point, value in zip(a.tolist(), g_second(name, a).tolist(), strict=True):
-            true = TRUE[name](mpf(point))
+            true = EXACT[name][2](mpf(point))
             error = abs(mpf(value) - true) if math.isfinite(value) else mpf("inf")
             allowed = u / 2 if low < abs(point) < high else 1.2 * max(mpf(ulp(true, dtype)), mpf(tiny))
             if error > allowed:
@@ -165,7 +117,7 @@ def test_reference_against_50_digits(name):
     low, high = CROSSINGS.get(name, (0, 0))
     value = ACTIVATIONS[name].g_second(a, ACTIVATIONS[name].default)
     with mpmath.workdps(60):
-        true = np.array([float(TRUE[name](mpf(point))) for point in a.tolist()])
+        true = np.array([float(EXACT[name][2](mpf(point))) for point in a.tolist()])
     # exp's argument is rounded: a of silu and its kind, a^2 and a^3 of gelu
     condition = {"gelu": a * a, "gelu_tanh": np.abs(a) ** 3 / 4}.get(name, np.abs(a) if name != "sin" else 1.0)
     scale = np.where((low < np.abs(a)) & (np.abs(a) < high), 1.0, np.abs(true))
@@ -192,7 +144,6 @@ AT_0 = {
     "mish": 0.64,
 }
 AT_0 |= {"hardswish": 1 / 3, "exp": 1.0}
-KINKS = [("hardswish", 3.0), ("hardswish", -3.0), ("hardtanh", 1.0), ("relu6", 6.0), ("hardsigmoid", -3.0)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -203,7 +154,7 @@ def test_kinks_and_0(dtype):
         np.testing.assert_array_equal(g_second(name, np.array([0.0, -0.0], dtype)), expected)
         reference = ACTIVATIONS[name].g_second(np.array([0.0, -0.0]), ACTIVATIONS[name].default)
         np.testing.assert_allclose(reference.astype(dtype), expected, rtol=4e-16)
-    for name, corner in KINKS:
+    for name, corner in CORNERS:
         assert g_second(name, np.array([corner], dtype)) == 0
         assert ACTIVATIONS[name].g_second(np.array([corner]), 0.0) == 0
     inside = np.nextafter(np.array([3, -3], dtype), np.zeros(1, dtype))
