@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from conftest import require_peer
+from derivative_peers import torch_activations
 from problems import (
     ACTIVATION_NAMES,
     LAYOUTS,
@@ -35,20 +36,8 @@ def torch():
 
 def torch_activation(torch, spec):
     row, parameter = split(spec, ACTIVATIONS)
-    F = torch.nn.functional
-    special = {
-        "identity": lambda a: a,
-        "leaky_relu": lambda a: F.leaky_relu(a, parameter),
-        "elu": lambda a: F.elu(a, parameter),
-        "gelu_tanh": lambda a: F.gelu(a, approximate="tanh"),
-        # torch's own derivative in float64 is float32's 1/6, off by 3e-8
-        "hardsigmoid": lambda a: torch.clamp(a + 3, 0, 6) / 6,
-        "tanh": torch.tanh,
-        "sigmoid": torch.sigmoid,
-        "sin": torch.sin,
-        "exp": torch.exp,
-    }
-    return special[row.name] if row.name in special else getattr(F, row.name)
+    g = torch_activations(torch)[row.name]
+    return lambda a: g(a, parameter)
 
 
 def torch_loss(torch, problem, a, y_hat):
