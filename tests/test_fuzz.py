@@ -34,14 +34,15 @@ def test_arguments_at_random(first):
     assert found.count(False) > 0.3 * len(found)
 
 
-def findings(first=0, n_rounds=4):
-    return [text for text in outcomes(first, n_rounds) if isinstance(text, str)]
+def is_found(part, n_rounds=64):
+    """Whether a round reports it; which one does changes with every name in the tables that are drawn from."""
+    return any(part in outcome for seed in range(n_rounds) for outcome in outcomes(seed) if isinstance(outcome, str))
 
 
 def test_a_wrong_result_is_found(monkeypatch):
     hvp = Network.hvp
     monkeypatch.setattr(Network, "hvp", lambda *args, **options: 1.01 * hvp(*args, **options))
-    assert any("off by" in text for text in findings())
+    assert is_found("off by")
 
 
 def test_another_bit_is_found(monkeypatch):
@@ -52,19 +53,19 @@ def test_another_bit_is_found(monkeypatch):
         return y_hat if type(x) is np.ndarray else np.nextafter(y_hat, np.inf, dtype=y_hat.dtype)
 
     monkeypatch.setattr(Network, "forward", bit_off)
-    assert any("other bits" in text for text in findings())
+    assert is_found("other bits")
 
 
 def test_an_overlap_is_found(monkeypatch):
     out = _validate.out
     monkeypatch.setattr(_validate, "out", lambda value, shape, dtype, others: out(value, shape, dtype, {}))
-    assert any("'out'" in text for text in findings(n_rounds=16))
+    assert is_found("'out'")
 
 
 def test_a_message_without_a_name_is_found(monkeypatch):
     rows = _validate.rows
     monkeypatch.setattr(_validate, "rows", lambda *args: rows(*args[:-1], "it"))
-    assert any("names none of ['cotangent']" in text for text in findings())
+    assert is_found("names none of ['cotangent']")
 
 
 def test_a_crash_is_reported_with_its_seed_and_the_rest_goes_on(tmp_path, capfd):
