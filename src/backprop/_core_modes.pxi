@@ -365,48 +365,69 @@ cdef int rows_of_tile_into(const Layers* plan, const Request* request, Workspace
                            Py_ssize_t n_rows, bint is_workers, Clock* clock) noexcept nogil:
     """The results of some rows of a call by sample."""
     cdef Tile tile
-    cdef Py_ssize_t L = plan.n_layers, s, k, n_out = plan.sizes[L]
     fill_tile(plan, request, work, &tile, row, n_rows)
     tile.is_workers = is_workers
     tile.packing = PACKED if work.is_packed else PACK_AND_KEEP
-    if request.mode == JVP or request.mode == INPUT_JACOBIAN or request.mode == JACOBIAN:
-        if output_sweep(plan, request, work, &tile, clock):
-            return 1
-    else:
-        if forward_sweep(plan, request, work, &tile, True, clock):
-            return 1
-        output_gradient(plan, request, work, &tile, work.a[L], work.row_loss, True)
-        if backward_sweep(plan, request, work, &tile, NULL, False, 0, clock):
-            return 1
     if request.mode == JVP:
-        if tangent_sweep(plan, request, work, &tile, request.v, NULL, 1, clock):
+        return jvp_of_rows(plan, request, work, &tile, clock)
+    if request.mode == INPUT_JACOBIAN or request.mode == JACOBIAN:
+        return jacobian_of_rows(plan, request, work, &tile, row, clock)
+    return gradient_of_rows(plan, request, work, &tile, row, clock)
+
+
+cdef int jvp_of_rows(const Layers* plan, const Request* request, Workspace* work, Tile* tile,
+                     Clock* clock) noexcept nogil:
+    """J v, where the output function has its part in J."""
+    cdef Py_ssize_t L = plan.n_layers, s, n_bytes = plan.sizes[L] * plan.itemsize
+    if output_sweep(plan, request, work, tile, clock):
+        return 1
+    if tangent_sweep(plan, request, work, tile, request.v, NULL, 1, clock):
+        return 1
+    if plan.loss_acts_on_a:
+        memcpy(work.tangent_h[L], work.tangent_a[L], bytes_of_rows(plan, tile, L))
+        through_output(plan, work, tile, work.tangent_h[L])
+    for s in range(tile.n_rows):
+        memcpy(request.rows + tile.rows[s] * n_bytes, work.tangent_h[L] + s * plan.layers[L].ld * plan.itemsize,
+               n_bytes)
+    return 0
+
+
+cdef int jacobian_of_rows(const Layers* plan, const Request* request, Workspace* work, Tile* tile,
+                          Py_ssize_t row, Clock* clock) noexcept nogil:
+    """One cotangent sweep for each output, to x or to the parameters."""
+    cdef Py_ssize_t L = plan.n_layers, k, n_out = plan.sizes[L]
+    if output_sweep(plan, request, work, tile, clock):
+        return 1
+    for k in range(n_out):
+        unit_cotangent(plan, request, work, tile, k, False)
+        through_output(plan, work, tile, work.grad_a[L])
+        if cotangent_sweep(plan, request, work, tile, 1, False, clock):
             return 1
-        if plan.loss_acts_on_a:
-            memcpy(work.tangent_h[L], work.tangent_a[L], bytes_of_rows(plan, &tile, L))
-            through_output(plan, work, &tile, work.tangent_h[L])
-        for s in range(n_rows):
-            memcpy(request.rows + tile.rows[s] * n_out * plan.itemsize,
-                   work.tangent_h[L] + s * plan.layers[L].ld * plan.itemsize, n_out * plan.itemsize)
-    elif request.mode == INPUT_JACOBIAN or request.mode == JACOBIAN:
-        for k in range(n_out):
-            unit_cotangent(plan, request, work, &tile, k, False)
-            through_output(plan, work, &tile, work.grad_a[L])
-            if cotangent_sweep(plan, request, work, &tile, 1, False, clock):
+        if request.mode == INPUT_JACOBIAN:
+            if grad_x_into_rows(plan, request, work, tile, work.grad_a[1], k, n_out, clock):
                 return 1
-            if request.mode == INPUT_JACOBIAN:
-                if grad_x_into_rows(plan, request, work, &tile, work.grad_a[1], k, n_out, clock):
-                    return 1
-            elif gradients_into_rows(plan, request, work, &tile, work.grad_a, row, k, n_out, clock):
-                return 1
-    elif request.mode == INPUT_GRADIENT:
-        return grad_x_into_rows(plan, request, work, &tile, work.a[1], 0, 1, clock)
-    elif request.mode == PER_SAMPLE_GRADIENTS:
-        return gradients_into_rows(plan, request, work, &tile, work.a, row, 0, 1, clock)
-    else:
-        norms_of_tile(plan, work, &tile)
-        for s in range(n_rows):
-            if plan.itemsize == 4:
-                (<float*>request.rows)[tile.rows[s]] = <float>work.row_norm[s]
-            else:
-                (<double*>request.rows)[tile.rows[s]] = work.row_norm[s]
+        elif gradients_into_rows(plan, request, work, tile, work.grad_a, row, k, n_out, clock):
+            return 1
+    return 0
+
+
+cdef int gradient_of_rows(const Layers* plan, const Request* request, Workspace* work, Tile* tile,
+                          Py_ssize_t row, Clock* clock) noexcept nogil:
+    """Each sample's gradient by x, its gradient by the parameters, or the norm of the latter."""
+    cdef Py_ssize_t s
+    if forward_sweep(plan, request, work, tile, True, clock):
+        return 1
+    output_gradient(plan, request, work, tile, work.a[plan.n_layers], work.row_loss, True)
+    if backward_sweep(plan, request, work, tile, NULL, False, 0, clock):
+        return 1
+    if request.mode == INPUT_GRADIENT:
+        return grad_x_into_rows(plan, request, work, tile, work.a[1], 0, 1, clock)
+    if request.mode == PER_SAMPLE_GRADIENTS:
+        return gradients_into_rows(plan, request, work, tile, work.a, row, 0, 1, clock)
+    norms_of_tile(plan, work, tile)
+    for s in range(tile.n_rows):
+        if plan.itemsize == 4:
+            (<float*>request.rows)[tile.rows[s]] = <float>work.row_norm[s]
+        else:
+            (<double*>request.rows)[tile.rows[s]] = work.row_norm[s]
     return 0
