@@ -193,14 +193,16 @@ def test_signals_are_heard_inside_long_products(sizes, n_samples, n_threads):
     big = Network({sizes}, dtype="float32", rng=2)
     bx = rng.standard_normal(({n_samples}, 8), np.float32)
     by = rng.standard_normal(({n_samples}, 4), np.float32)
-    heard = []
-    signal.signal(signal.SIGALRM, lambda number, frame: heard.append(time.monotonic()))
+    heard, gaps = [], []
+    # Other programs may hold this one up. One thread is judged by its own time; the one that waits for another, which
+    # may be held up too, by the best of ten calls.
+    now = time.thread_time if {n_threads} == 1 else time.monotonic
+    signal.signal(signal.SIGALRM, lambda number, frame: heard.append(now()))
     signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
-    gaps = []
-    for _ in range(3):  # the best of three: other programs may hold this one up
-        heard[:] = [time.monotonic()]
+    while min(gaps, default=1) >= 0.15 and len(gaps) < (1 if {n_threads} == 1 else 10):
+        heard[:] = [now()]
         big.value_and_grad(bx, by, n_threads={n_threads})
-        gaps.append(np.diff([*heard, time.monotonic()]).max())
+        gaps.append(np.diff([*heard, now()]).max())
     signal.setitimer(signal.ITIMER_REAL, 0)
     print(min(gaps))
     """)
