@@ -79,7 +79,7 @@ def extensions():
                     f"backprop.{name}",
                     [str(wrapper)],
                     include_dirs=[str(PACKAGE)],
-                    depends=[str(c_file), *map(str, PACKAGE.glob("_kernels*.h"))],
+                    depends=[str(c_file), *map(str, PACKAGE.glob("_kernels*.h")), str(PACKAGE / "_two_sum.h")],
                     define_macros=[*API_MACROS, ("BP_FLOAT64", str(float64)), ALWAYS_INLINE],
                     extra_compile_args=[*FLAGS, *SIMD_FLAGS[simd]],
                     py_limited_api=LIMITED_API,

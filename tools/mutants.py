@@ -69,7 +69,13 @@ BLOCK, PRODUCTS, LOSSES, ACTIVATIONS, SECOND, CURVATURE, SUMS, ROWS = (
     f"_kernels_{part}.pxi"
     for part in ("block", "products", "losses", "activations", "second", "curvature", "sums", "rows")
 )
-VECTOR, TABLE = "_kernels_vector.h", "_kernel_table.pxd"
+VECTOR, ELEMENTARY_H, ROWS_H, TWO_SUM = (
+    "_kernels_vector.h",
+    "_kernels_elementary.h",
+    "_kernels_rows.h",
+    "_two_sum.h",
+)
+TABLE = "_kernel_table.pxd"
 CORE, INSPECT, WORKSPACE = "_core.pyx", "_core_inspect.pxi", "_core_workspace.pxi"
 CALLS, PLAN, RUN, THREADS = (f"_core_{part}.pxi" for part in ("calls", "plan", "run", "threads"))
 SWEEPS, MODES, ENSEMBLE = "_core_sweeps.pxi", "_core_modes.pxi", "_core_ensemble.pxi"
@@ -174,9 +180,9 @@ MUTATIONS = [Mutation(*row) for row in [
     ("tree sum forgets a half", VECTOR, "sum = h[0] + h[1];", "sum = h[0];"),
     ("tree sum forgets a quarter", VECTOR,
      "memcpy(q, &sum, 32);\n    q[0] = q[0] + q[1];\n", "memcpy(q, &sum, 32);\n"),
-    ("squares of rows: a half forgotten", VECTOR, "        h[0] += h[1];\n", ""),
-    ("squares of rows: a lane forgotten", VECTOR, "sums[r] = q[0][0] + q[0][1];", "sums[r] = q[0][0];"),
-    ("squares of rows: the last column forgotten", VECTOR,
+    ("squares of rows: a half forgotten", ROWS_H, "        h[0] += h[1];\n", ""),
+    ("squares of rows: a lane forgotten", ROWS_H, "sums[r] = q[0][0] + q[0][1];", "sums[r] = q[0][0];"),
+    ("squares of rows: the last column forgotten", ROWS_H,
      "bp_first_of_eight(a + r * ld + j, n - j)", "bp_first_of_eight(a + r * ld + j, n - j - 1)"),
     ("tree sum of float64 forgets a lane", VECTOR, "return q[0][0] + q[0][1];", "return q[0][0];"),
     ("tree sum of float32 takes a lane twice", VECTOR,
@@ -260,12 +266,13 @@ MUTATIONS = [Mutation(*row) for row in [
      "a[start + k] = <real>(weight * (p - eps / n))", "a[k] = <real>(weight * (p - eps / n))"),
     ("cross-entropy: targets of the first block for all", LOSSES,
      "(eps / n + (1 - eps) * y[start + k])", "(eps / n + (1 - eps) * y[k])"),
-    ("exponentials of a row without its top", VECTOR, "bp_exp((double)a[k] - top)", "bp_exp((double)a[k] - 0 * top)"),
-    ("exp of a loss: odd powers of two lose a factor", VECTOR,
+    ("exponentials of a row without its top", ELEMENTARY_H,
+     "bp_exp((double)a[k] - top)", "bp_exp((double)a[k] - 0 * top)"),
+    ("exp of a loss: odd powers of two lose a factor", ELEMENTARY_H,
      "* bp_double_power_of_two(half) * bp_double_power_of_two(n - half)",
      "* bp_double_power_of_two(half) * bp_double_power_of_two(half)"),
-    ("exp of a loss: the low part of ln 2 dropped", VECTOR, "low = -n * BP_DOUBLE_LN2[1];", "low = 0;"),
-    ("log1p of a loss: a power of two lost", VECTOR, "        power = k;\n", "        power = k - 1;\n"),
+    ("exp of a loss: the low part of ln 2 dropped", ELEMENTARY_H, "low = -n * BP_DOUBLE_LN2[1];", "low = 0;"),
+    ("log1p of a loss: a power of two lost", ELEMENTARY_H, "        power = k;\n", "        power = k - 1;\n"),
     ("softmax: the smallest logit as the top", LOSSES,
      "if not a[k] <= a[top] and a[top] == a[top]:", "if not a[k] >= a[top] and a[top] == a[top]:"),
     ("softmax: all of its sum in the numerator", LOSSES,
@@ -470,7 +477,7 @@ MUTATIONS = [Mutation(*row) for row in [
     ("chunks of 512 rows", TABLE, "CHUNK_ROWS = 1024 ", "CHUNK_ROWS = 512 "),
     ("error of the two-term sums dropped", SUMS,
      "wide_error[p] = wide_error[p] + error", "wide_error[p] = wide_error[p]"),
-    ("two_sum finds no error", VECTOR, "*error = (a - (s - b_part)) + (b - b_part);", "*error = 0;"),
+    ("two_sum finds no error", TWO_SUM, "*error = (a - (s - b_part)) + (b - b_part);", "*error = 0;"),
     ("float32 sums of chunks in float32", SUMS,
      "wide[p] = wide[p] + <double>partial[p]", "wide[p] = <real>(wide[p] + <double>partial[p])"),
     ("gradient NaN after an overflow", SUMS,
@@ -566,7 +573,7 @@ MUTATIONS = [Mutation(*row) for row in [
      "    run.work[worker].is_packed = False\n", ""),
     ("an ensemble's gradients in the first one's place", PLAN,
      "cnp.PyArray_BYTES(out) + m * plan.n_params", "cnp.PyArray_BYTES(out) + 0 * plan.n_params"),
-    ("norms: the rest of a row left out", VECTOR,
+    ("norms: the rest of a row left out", ROWS_H,
      "    if (j < n)\n        for (int r = 0", "    if (0)\n        for (int r = 0"),
     ("norms: one row four times", ROWS,
      "square_sums_of_rows(4, n, a + s * ld, ld, sums + s)", "square_sums_of_rows(4, n, a + s * ld, 0, sums + s)"),
@@ -578,8 +585,8 @@ MUTATIONS = [Mutation(*row) for row in [
     ("outer products: the second of a long row forgotten", ROWS, "product = vfma(g_2, load(h_2 + j), product)", "pass"),
     ("gradients of more rows than the tile has", MODES,
      "(ld * plan.itemsize)), tile.n_rows - s)", "(ld * plan.itemsize)), tile.n_rows)"),
-    ("past the caches: from the next line on", VECTOR, "from + i, (size_t)(n - i)", "from + i, (size_t)0"),
-    ("past the caches: whole lines where they are not", VECTOR,
+    ("past the caches: from the next line on", ROWS_H, "from + i, (size_t)(n - i)", "from + i, (size_t)0"),
+    ("past the caches: whole lines where they are not", ROWS_H,
      "(ptrdiff_t)(-(uintptr_t)to % 64 / sizeof(bp_real))", "(ptrdiff_t)0"),
     ("past the caches: all outputs in the first one's place", MODES, " + (ld - plan.n_params) * plan.itemsize", ""),
     ("past the caches: pieces of several outputs", MODES,

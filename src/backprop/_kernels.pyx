@@ -54,9 +54,6 @@ cdef extern from "_kernels_vector.h" nogil:
     ctypedef float real "bp_real"
     ctypedef float vec "bp_vec"
     ctypedef float half "bp_half"
-    ctypedef struct pair "bp_pair":
-        vec hi
-        vec lo
     enum:
         LANES "BP_LANES"
         PARTS "BP_PARTS"
@@ -64,32 +61,6 @@ cdef extern from "_kernels_vector.h" nogil:
         BLOCK_VECTORS "BP_BLOCK_VECTORS"
         FLOAT64 "BP_FLOAT64"
         HAS_HALF "BP_HAS_HALF"
-        EXP_DEGREE "BP_EXP_DEGREE"
-        ATANH_DEGREE "BP_ATANH_DEGREE"
-        MILLS_DEGREE "BP_MILLS_DEGREE"
-        SIN_DEGREE "BP_SIN_DEGREE"
-        COS_DEGREE "BP_COS_DEGREE"
-    const real* EXP_Q "BP_EXP"
-    const real* ATANH_P "BP_ATANH"
-    const real* MILLS_P "BP_MILLS"
-    const real* SIN_S "BP_SIN"
-    const real* COS_C "BP_COS"
-    const real* LN2 "BP_LN2"
-    const real* PI_HALF "BP_PI_HALF"
-    const real* INV_SQRT_2PI "BP_INV_SQRT_2PI"
-    const real* SQRT_8_OVER_PI "BP_SQRT_8_OVER_PI"
-    const real* CUBIC "BP_GELU_TANH_CUBIC"
-    const real* SELU_SCALE "BP_SELU_SCALE"
-    const real* SELU_ALPHA_SCALE "BP_SELU_ALPHA_SCALE"
-    const real LOG2_E "BP_LOG2_E"
-    const real EXP_LOWEST "BP_EXP_LOWEST"
-    const real EXP_HIGHEST "BP_EXP_HIGHEST"
-    const real GELU_BOUND "BP_GELU_BOUND"
-    const real GATE_BOUND_CUBIC "BP_GATE_BOUND_CUBIC"
-    const real SOFTSIGN_BOUND "BP_SOFTSIGN_BOUND"
-    const real LARGEST "BP_LARGEST"
-    const real HUGE "BP_HUGE"
-    const real SIN_SMALL "BP_SIN_SMALL"
     const char* SIMD_NAME "BP_SIMD_NAME"
     void copy_block "bp_copy_block"(real* target, const real* source) noexcept
     void transpose_quad "bp_transpose_quad"(const real* source, Py_ssize_t source_row,
@@ -111,24 +82,15 @@ cdef extern from "_kernels_vector.h" nogil:
     vec clamp "bp_clamp"(vec v, real low, real high) noexcept
     vec vabs "bp_abs"(vec v) noexcept
     vec with_sign "bp_with_sign"(vec v, vec sign) noexcept
-    vec vround "bp_round"(vec v) noexcept
-    vec round_product "bp_round_product"(vec a, real b) noexcept
-    vec scale "bp_scale"(vec v, vec n) noexcept
-    pair make_pair "bp_make_pair"(vec hi, vec lo) noexcept
     int any_at_least "bp_any_at_least"(vec v, real bound) noexcept
     real get_lane "bp_get_lane"(vec v, int lane) noexcept
     vec set_lane "bp_set_lane"(vec v, int lane, real x) noexcept
-    double reduce_large "bp_reduce_large"(double a, int* quadrant, double* low) noexcept
     vec divide "bp_divide"(vec sum, double divisor, double reciprocal) noexcept
     int is_power_of_two "bp_is_power_of_two"(double x) noexcept
     real divide_scalar "bp_divide_scalar"(real sum, double divisor, double reciprocal) noexcept
-    double exp "bp_exp"(double x) noexcept
-    void exp_differences "bp_exp_differences"(Py_ssize_t n, const real* a, double top, double* e) noexcept
-    void stream_reals "bp_stream"(Py_ssize_t n, const real* source, real* target) noexcept
-    void square_sums_of_rows "bp_square_sums"(int n_rows, Py_ssize_t n, const real* a, Py_ssize_t ld,
-                                              double* sums) noexcept
-    double log1p "bp_log1p"(double t) noexcept
     real tree_sum "bp_tree_sum"(const vec* part) noexcept
+
+cdef extern from "_two_sum.h" nogil:
     void two_sum "bp_two_sum"(double a, double b, double* sum, double* error) noexcept
 
 include "_kernels_block.pxi"

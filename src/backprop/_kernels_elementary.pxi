@@ -7,7 +7,7 @@
 # C. Where exp(x) may be subnormal the power 2^n is applied last, once: `scale` rounds once.
 # D. NaN passes through every clamp and comparison.
 
-cdef extern from "_kernels_vector.h" nogil:
+cdef extern from "_kernels_elementary.h" nogil:
     """
     #if BP_FLOAT64
     #define BP_SHIFT 100
@@ -25,6 +25,44 @@ cdef extern from "_kernels_vector.h" nogil:
     /* 2^(n - BP_SHIFT) from the sum of n and BP_POWER_MAGIC: n + BP_BIAS - BP_SHIFT stands in its low bits. */
     static inline bp_vec bp_shifted_power(bp_vec sum) { return (bp_vec)((bp_ivec)sum << BP_MANTISSA); }
     """
+    ctypedef struct pair "bp_pair":
+        vec hi
+        vec lo
+    enum:
+        EXP_DEGREE "BP_EXP_DEGREE"
+        ATANH_DEGREE "BP_ATANH_DEGREE"
+        MILLS_DEGREE "BP_MILLS_DEGREE"
+        SIN_DEGREE "BP_SIN_DEGREE"
+        COS_DEGREE "BP_COS_DEGREE"
+    const real* EXP_Q "BP_EXP"
+    const real* ATANH_P "BP_ATANH"
+    const real* MILLS_P "BP_MILLS"
+    const real* SIN_S "BP_SIN"
+    const real* COS_C "BP_COS"
+    const real* LN2 "BP_LN2"
+    const real* PI_HALF "BP_PI_HALF"
+    const real* INV_SQRT_2PI "BP_INV_SQRT_2PI"
+    const real* SQRT_8_OVER_PI "BP_SQRT_8_OVER_PI"
+    const real* CUBIC "BP_GELU_TANH_CUBIC"
+    const real* SELU_SCALE "BP_SELU_SCALE"
+    const real* SELU_ALPHA_SCALE "BP_SELU_ALPHA_SCALE"
+    const real LOG2_E "BP_LOG2_E"
+    const real EXP_LOWEST "BP_EXP_LOWEST"
+    const real EXP_HIGHEST "BP_EXP_HIGHEST"
+    const real GELU_BOUND "BP_GELU_BOUND"
+    const real GATE_BOUND_CUBIC "BP_GATE_BOUND_CUBIC"
+    const real SOFTSIGN_BOUND "BP_SOFTSIGN_BOUND"
+    const real LARGEST "BP_LARGEST"
+    const real HUGE "BP_HUGE"
+    const real SIN_SMALL "BP_SIN_SMALL"
+    vec vround "bp_round"(vec v) noexcept
+    vec round_product "bp_round_product"(vec a, real b) noexcept
+    vec scale "bp_scale"(vec v, vec n) noexcept
+    pair make_pair "bp_make_pair"(vec hi, vec lo) noexcept
+    double reduce_large "bp_reduce_large"(double a, int* quadrant, double* low) noexcept
+    double exp "bp_exp"(double x) noexcept
+    void exp_differences "bp_exp_differences"(Py_ssize_t n, const real* a, double top, double* e) noexcept
+    double log1p "bp_log1p"(double t) noexcept
     const real UNSHIFT "BP_UNSHIFT"          # 2^-SHIFT, with which exp(-EXP_LOWEST) and its inverse are normal numbers
     const real POWER_MAGIC "BP_POWER_MAGIC"
     const real GATE_BOUND "BP_GATE_BOUND"    # sigma(x) is 1, and 2^-SHIFT exp(-x) normal

@@ -11,7 +11,7 @@ cdef enum:
     COPY_ROWS = 32           # a copied panel must be used by so many rows
     FAR_BYTES = 2048         # from here on panels are copied before use; below, copies cost more than they save
     FEW_INPUTS = 4           # up to here grad_W has its lanes over units: a vector over inputs would be mostly empty
-    NARROW = 8               # a forward product with at most so many outputs takes the dot form; kernels.md section 2
+    NARROW = 8               # a forward product with at most so many outputs takes the dot form (docs/kernels.rst)
 
 
 cdef inline Product product(Py_ssize_t n_rows, Py_ssize_t K, Py_ssize_t chain_length, const real* A, Py_ssize_t a_row,

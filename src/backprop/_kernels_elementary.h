@@ -1,0 +1,183 @@
+/* What the elementary functions need below _kernels_elementary.pxi: their bounds, pairs, powers of two, the reduction of
+ * large arguments of sin, and exp and log1p in float64.
+ */
+#ifndef BACKPROP_KERNELS_ELEMENTARY_H
+#define BACKPROP_KERNELS_ELEMENTARY_H
+
+#include "_kernels_vector.h"
+#include "_kernels_coefficients.h"
+
+/* A pair stands for hi + lo: about twice the digits of the dtype. */
+typedef struct {
+    bp_vec hi, lo;
+} bp_pair;
+
+#if BP_FLOAT64
+enum { BP_MANTISSA = 52, BP_BIAS = 1023 };
+#define BP_LOG2_E 1.44269504088896340736
+#define BP_EXP_LOWEST (-760.0) /* 4000 exp(-760) is below half the smallest subnormal */
+#define BP_EXP_HIGHEST 710.0   /* exp is inf */
+#define BP_GELU_BOUND 40.0     /* 40 Phi(-40) is 0 */
+#define BP_GATE_BOUND_CUBIC 23.0 /* sigma(2u) is 0 at -23, 1 at 23 */
+#define BP_SOFTSIGN_BOUND 0x1p60
+#define BP_LARGEST 0x1.fffffffffffffp1023
+#define BP_HUGE 0x1p1022         /* corrections of products are finite up to here */
+#define BP_SIN_SMALL 0x1p20    /* n stays below 2^21: its products with 32 bits of pi/2 are exact */
+#define BP_ROUND_MAGIC 6755399441055744.0 /* 1.5 * 2^52: adding it rounds to an integer, which stands in the low bits */
+#else
+enum { BP_MANTISSA = 23, BP_BIAS = 127 };
+#define BP_LOG2_E 1.44269504088896340736f
+#define BP_EXP_LOWEST (-120.0f) /* 1000 exp(-120) is below half the smallest subnormal */
+#define BP_EXP_HIGHEST 89.0f    /* exp is inf */
+#define BP_GELU_BOUND 15.0f     /* 15 Phi(-15) is 0 */
+#define BP_GATE_BOUND_CUBIC 15.0f /* sigma(2u) is 0 at -15, 1 at 15 */
+#define BP_SOFTSIGN_BOUND 0x1p30f
+#define BP_LARGEST 0x1.fffffep127f
+#define BP_HUGE 0x1p126f          /* corrections of products are finite up to here */
+#define BP_SIN_SMALL 4096.0f    /* n stays below 2^12: its products with 12 bits of pi/2 are exact */
+#define BP_ROUND_MAGIC 12582912.0f /* 1.5 * 2^23 */
+#endif
+
+/* The nearest integer of a b, for |a b| below 2^22 or 2^51. */
+static inline bp_vec bp_round_product(bp_vec a, bp_real b)
+{
+    bp_vec magic = bp_broadcast(BP_ROUND_MAGIC);
+    return bp_fma(a, bp_broadcast(b), magic) - magic;
+}
+static inline bp_vec bp_round(bp_vec v) { return (v + BP_ROUND_MAGIC) - BP_ROUND_MAGIC; }
+
+/* 2^n for integers n of the normal range. */
+static inline bp_vec bp_power_of_two(bp_vec n)
+{
+    return (bp_vec)((bp_ivec)(n + (BP_ROUND_MAGIC + BP_BIAS)) << BP_MANTISSA);
+}
+
+/* v 2^n with one rounding, for integers n of up to twice the normal range. */
+static inline bp_vec bp_scale(bp_vec v, bp_vec n)
+{
+#if BP_SIMD == 4
+    return (bp_vec)BP_CAT(_mm512_scalef_, BP_SUFFIX)(v, n);
+#else
+    bp_vec half = bp_round(n * (bp_real)0.5);
+    return v * bp_power_of_two(half) * bp_power_of_two(n - half);
+#endif
+}
+
+static inline bp_pair bp_make_pair(bp_vec hi, bp_vec lo) { return (bp_pair){hi, lo}; }
+
+/* a = (4 m + quadrant) pi/2 + r with |r| <= pi/4, for any finite a >= 1: exact integer arithmetic on the bits of 2/pi
+ * (Payne and Hanek, ACM SIGNUM Newsletter 18, 1983). Returns r as a sum of two doubles, and the quadrant 0..3. */
+static double bp_reduce_large(double a, int *quadrant, double *low_part)
+{
+    int exponent;
+    uint64_t bits;
+    memcpy(&bits, &a, sizeof bits);
+    exponent = (int)(bits >> 52 & 2047) - 1075; /* a = mantissa 2^exponent */
+    uint64_t mantissa = (bits & ((1ull << 52) - 1)) | 1ull << 52;
+    /* Bits of 2/pi above 2^(2 - exponent) give multiples of 4 and are left out: 192 bits after them are enough. */
+    int first = exponent > 2 ? exponent - 2 : 0, shift = first & 63, word = first >> 6;
+    uint64_t w[4];
+    for (int i = 0; i < 4; i++)
+        w[i] = word + i < 20 ? BP_TWO_OVER_PI[word + i] : 0;
+    if (shift)
+        for (int i = 0; i < 3; i++)
+            w[i] = w[i] << shift | w[i + 1] >> (64 - shift);
+    /* product = mantissa (w0 w1 w2), of which the top 256 bits stand in p[0..3] */
+    uint64_t p[4];
+    unsigned __int128 low = (unsigned __int128)mantissa * w[2], middle = (unsigned __int128)mantissa * w[1],
+                      high = (unsigned __int128)mantissa * w[0];
+    p[3] = (uint64_t)low;
+    middle += (uint64_t)(low >> 64);
+    p[2] = (uint64_t)middle;
+    high += (uint64_t)(middle >> 64);
+    p[1] = (uint64_t)high;
+    p[0] = (uint64_t)(high >> 64);
+    /* The product's unit is 2^(exponent - first - 192): a 2/pi mod 4 has its binary point after so many bits. */
+    int point = 192 + first - exponent; /* bits behind the point, from 190 on */
+    uint64_t q[3] = {0, 0, 0};          /* the product shifted so that q[0] starts with the two bits of the quadrant */
+    int drop = 256 - (point + 2);       /* bits above these two */
+    int words = drop >> 6, rest = drop & 63;
+    for (int i = 0; i < 3; i++) {
+        uint64_t here = words + i < 4 ? p[words + i] : 0, next = words + i + 1 < 4 ? p[words + i + 1] : 0;
+        q[i] = rest ? here << rest | next >> (64 - rest) : here;
+    }
+    int top = (int)(q[0] >> 62);
+    int64_t fraction = (int64_t)(q[0] << 2 | q[1] >> 62); /* as a signed number: r in [-1/2, 1/2) */
+    uint64_t below = q[1] << 2 | q[2] >> 62;
+    *quadrant = (top + (fraction < 0)) & 3;
+    double f_high = (double)(fraction & ~(int64_t)2047), f_low = (double)(fraction & 2047) + (double)below * 0x1p-64;
+    double f = f_high + f_low, f_error = f_low - (f - f_high);
+    const double half_pi = 0x1.921fb54442d18p0, half_pi_low = 0x1.1a62633145c07p-54;
+    double r = f * half_pi;
+    *low_part = (bp_fma_double(f, half_pi, -r) + (f * half_pi_low + f_error * half_pi)) * 0x1p-64;
+    return r * 0x1p-64;
+}
+
+/* exp and log1p in float64 for the losses, which sum in float64 whatever the network's dtype; the same steps as the
+ * vectors' (_kernels_elementary.pxi), so that the bits depend on no C library. Below -745 exp is 0, above 709.8 inf. */
+static inline double bp_polynomial(double x, const double *c, int degree)
+{
+    double value = c[degree];
+    for (int i = degree - 1; i >= 0; i--)
+        value = bp_fma_double(value, x, c[i]);
+    return value;
+}
+
+static inline double bp_double_power_of_two(double n)
+{
+    uint64_t bits;
+    n += 6755399441055744.0 + 1023; /* the exponent's bits stand lowest */
+    memcpy(&bits, &n, sizeof bits);
+    bits <<= 52;
+    memcpy(&n, &bits, sizeof bits);
+    return n;
+}
+
+static inline double bp_exp(double x)
+{
+    const double magic = 6755399441055744.0;
+    double bounded = x < -760 ? -760 : x > 710 ? 710 : x; /* a NaN stays */
+    double n = (bounded * 1.44269504088896340736 + magic) - magic;
+    double r = bp_fma_double(-n, BP_DOUBLE_LN2[0], bounded), low = -n * BP_DOUBLE_LN2[1];
+    double reduced = r + low, square;
+    low = low - (reduced - r);
+    square = bp_fma_double(reduced * reduced, bp_polynomial(reduced, BP_DOUBLE_EXP, BP_DOUBLE_EXP_DEGREE), low);
+    double half = (n * 0.5 + magic) - magic;
+    return (1 + (reduced + square)) * bp_double_power_of_two(half) * bp_double_power_of_two(n - half);
+}
+
+/* e[k] = exp(a[k] - top): one loop for the compiler to vectorise. */
+static inline void bp_exp_differences(ptrdiff_t n, const bp_real *a, double top, double *e)
+{
+    for (ptrdiff_t k = 0; k < n; k++)
+        e[k] = bp_exp((double)a[k] - top);
+}
+
+/* log(1 + t), t >= 0: 2 atanh(t/(2 + t)) up to 1; beyond, 1 + t = 2^k (1 + f). */
+static inline double bp_log1p(double t)
+{
+    double power = 0;
+    if (t > 1 && t < 0x1p1000) { 
+        uint64_t bits;
+        double sum = 1 + t, low = 1 - (sum - t), scale; /* |t| > 1: exact */
+        memcpy(&bits, &sum, sizeof bits);
+        int k = (int)(bits >> 52) - 1023;
+        bits = (uint64_t)(1023 - k) << 52;
+        memcpy(&scale, &bits, sizeof bits);
+        power = k;
+        t = (sum * scale - 1) + low * scale;
+    } else if (!(t <= 1)) {
+        return t; /* inf or NaN */
+    }
+    double u = 2 + t, u_low = t - (u - 2);
+    double s = (t + t) / u;
+    double s_low = (bp_fma_double(-s, u, t + t) - s * u_low) / u;
+    double z = 0.25 * s * s;
+    double low = bp_fma_double(s * z, bp_polynomial(z, BP_DOUBLE_ATANH, BP_DOUBLE_ATANH_DEGREE), s_low);
+    if (power == 0)
+        return s + low;
+    double high = power * BP_DOUBLE_LN2[0];
+    return high + (s + (low + power * BP_DOUBLE_LN2[1]));
+}
+
+#endif
