@@ -11,6 +11,7 @@ simd: str
 
 # What Cython 3.3 adds to every module.
 __test__: dict[str, Any]
+__pyx_capi__: dict[str, Any]  # of what _core.pxd declares
 
 def __reduce_cython__(self: Any) -> Any: ...  # noqa: N807
 def __setstate_cython__(self: Any, __pyx_state: Any) -> Any: ...  # noqa: N807
@@ -128,6 +129,17 @@ class Plan:
 @disjoint_base
 class Linearization:
     def __new__(cls, n_bytes: int) -> Self: ...
+
+@disjoint_base
+class Handle:
+    def __new__(
+        cls,
+        plan: Plan,
+        params: _Array,
+        tolerance: float,
+        refuse: Callable[[_Array, _Array | None], None],
+        get_num_threads: Callable[[], int],
+    ) -> Self: ...
 
 @disjoint_base
 class Pointers:

@@ -564,6 +564,7 @@ include "_core_calls.pxi"
 include "_core_plan.pxi"
 include "_core_run.pxi"
 include "_core_ensemble.pxi"
+include "_core_c_api.pxi"
 
 
 # (5) and (6) alone ----------------------------------------------------------------------------------------------------

@@ -133,25 +133,38 @@ cdef int shape_of(const Layers* plan, const char* letters, Py_ssize_t n_samples,
 
 # Requests -------------------------------------------------------------------------------------------------------------
 
-cdef inline void start_request(const Layers* plan, Request* request, cnp.ndarray params, cnp.ndarray x) noexcept:
+cdef inline void start_request_at(const Layers* plan, Request* request, const char* params, const char* x,
+                                  Py_ssize_t n_samples) noexcept nogil:
     """A request with parameters and samples, all else absent: made in place, since a copy of it takes 20 ns."""
     memset(request, 0, sizeof(Request))
-    request.params = cnp.PyArray_BYTES(params)
+    request.params = params
     request.n_sums = plan.n_params
-    request.n_samples = cnp.PyArray_DIM(x, 0)
-    request.n_kept = request.n_samples
-    request.x = cnp.PyArray_BYTES(x)
+    request.n_samples = n_samples
+    request.n_kept = n_samples
+    request.x = x
     request.weight_kind = NO_WEIGHT
     request.weight_scale = 1
-    request.divisor = request.n_samples
+    request.divisor = n_samples
+
+
+cdef inline void start_request(const Layers* plan, Request* request, cnp.ndarray params, cnp.ndarray x) noexcept:
+    """The same of arrays."""
+    start_request_at(plan, request, cnp.PyArray_BYTES(params), cnp.PyArray_BYTES(x), cnp.PyArray_DIM(x, 0))
 
 
 cdef inline void set_y(const Layers* plan, Request* request, cnp.ndarray y) noexcept:
-    """Targets, and the mean over outputs where l is one; the weights come before."""
+    """Targets, after the weights."""
     if cnp.PyArray_TYPE(y) == cnp.NPY_INTP:
-        request.labels = <const Py_ssize_t*>cnp.PyArray_DATA(y)
+        set_pointers_of_y(plan, request, NULL, <const Py_ssize_t*>cnp.PyArray_DATA(y))
     else:
-        request.y = cnp.PyArray_BYTES(y)
+        set_pointers_of_y(plan, request, cnp.PyArray_BYTES(y), NULL)
+
+
+cdef inline void set_pointers_of_y(const Layers* plan, Request* request, const char* y,
+                                   const Py_ssize_t* labels) noexcept nogil:
+    """The same, of which one is NULL, and the mean over outputs where l is one."""
+    request.y = y
+    request.labels = labels
     if plan.loss != CROSS_ENTROPY and request.weight_kind != WEIGHT_PER_ENTRY:
         request.divisor *= plan.sizes[plan.n_layers]
 
@@ -253,7 +266,7 @@ cdef bint take_weight(const Layers* plan, Request* request, Call call, weight) n
 cdef bint are_targets(const Layers* plan, const Request* request, y, Py_ssize_t n_networks,
                       bint one_a_network) noexcept:
     """Whether y is plain, and within the loss's domain wherever it has a weight."""
-    cdef Py_ssize_t n_out = plan.sizes[plan.n_layers], n_samples = request.n_samples, n_weights = 0, n_rows
+    cdef Py_ssize_t n_out = plan.sizes[plan.n_layers], n_samples = request.n_samples
     cdef void* data
     if plan.loss == CROSS_ENTROPY:
         if not fits(plan, y, cnp.NPY_INTP, b"ks" if one_a_network else b"s", n_samples, n_networks):
@@ -263,13 +276,18 @@ cdef bint are_targets(const Layers* plan, const Request* request, y, Py_ssize_t 
     if not fits(plan, y, dtype_of(plan), b"kso" if one_a_network else b"so", n_samples, n_networks):
         if one_a_network or n_out > 1 or not fits(plan, y, dtype_of(plan), b"s", n_samples, 1):
             return False
-    data = cnp.PyArray_DATA(<cnp.ndarray>y)
-    n_rows = n_samples * n_networks if one_a_network else n_samples
+    return are_in_domain(plan, request, cnp.PyArray_BYTES(<cnp.ndarray>y),
+                         n_samples * n_networks if one_a_network else n_samples)
+
+
+cdef bint are_in_domain(const Layers* plan, const Request* request, const char* y, Py_ssize_t n_rows) noexcept nogil:
+    """Whether targets lie in the loss's domain wherever they have a weight."""
+    cdef Py_ssize_t n_out = plan.sizes[plan.n_layers], n_weights = 0
     if request.weight_kind != NO_WEIGHT:
         n_weights = 1 if request.weight_kind == WEIGHT_PER_SAMPLE else n_out
     if plan.itemsize == 4:
-        return bad_target(plan.loss, <const float*>data, n_rows, n_out, request.weight, n_weights) < 0
-    return bad_target(plan.loss, <const double*>data, n_rows, n_out, request.weight, n_weights) < 0
+        return bad_target(plan.loss, <const float*>y, n_rows, n_out, request.weight, n_weights) < 0
+    return bad_target(plan.loss, <const double*>y, n_rows, n_out, request.weight, n_weights) < 0
 
 
 cdef bint take_operand(const Layers* plan, Request* request, Call call, operand) noexcept:
@@ -322,9 +340,13 @@ cdef cnp.ndarray take_result(const Layers* plan, const char* letters, Py_ssize_t
 
 cdef inline bint overlap(cnp.ndarray a, b) noexcept:
     """Whether two contiguous arrays share memory; None shares none."""
-    return (b is not None
-            and cnp.PyArray_BYTES(a) < cnp.PyArray_BYTES(<cnp.ndarray>b) + cnp.PyArray_NBYTES(<cnp.ndarray>b)
-            and cnp.PyArray_BYTES(<cnp.ndarray>b) < cnp.PyArray_BYTES(a) + cnp.PyArray_NBYTES(a))
+    return b is not None and share_bytes(cnp.PyArray_BYTES(a), cnp.PyArray_NBYTES(a),
+                                         cnp.PyArray_BYTES(<cnp.ndarray>b), cnp.PyArray_NBYTES(<cnp.ndarray>b))
+
+
+cdef inline bint share_bytes(const char* a, Py_ssize_t n_a, const char* b, Py_ssize_t n_b) noexcept nogil:
+    """Whether n_a bytes from a and n_b bytes from b have some in common; NULL has none."""
+    return b != NULL and a < b + n_b and b < a + n_a
 
 
 # Running it -----------------------------------------------------------------------------------------------------------

@@ -56,19 +56,29 @@ def first_bad_target(int loss, const floating[:, ::1] y, weight=None):
     return None if entry < 0 else divmod(entry, y.shape[1])
 
 
+cdef Py_ssize_t bad_sum(const floating* y, Py_ssize_t n_samples, Py_ssize_t n_out, double tolerance,
+                        const double* weight) noexcept nogil:
+    """The first row of probabilities that do not sum to 1 within the tolerance, or -1; weight 0 drops a row."""
+    cdef Py_ssize_t s, j
+    cdef double total
+    for s in range(n_samples):
+        total = 0
+        for j in range(n_out):
+            total = total + y[s * n_out + j]
+        if not -tolerance <= total - 1 <= tolerance and (weight == NULL or weight[s] != 0):
+            return s
+    return -1
+
+
 def first_bad_sum(const floating[:, ::1] y, double tolerance, weight=None):
     """The first row of probabilities that do not sum to 1 within the tolerance, or -1; weight 0 drops a row."""
     cdef const double[::1] w = weight
-    cdef Py_ssize_t s, j, bad = -1
-    cdef double total
+    cdef const double* weights = NULL
+    cdef Py_ssize_t bad
+    if weight is not None:
+        weights = &w[0]
     with nogil:
-        for s in range(y.shape[0]):
-            total = 0
-            for j in range(y.shape[1]):
-                total = total + y[s, j]
-            if not -tolerance <= total - 1 <= tolerance and (w is None or w[s] != 0):
-                bad = s
-                break
+        bad = bad_sum(&y[0, 0], y.shape[0], y.shape[1], tolerance, weights)
     return bad
 
 

@@ -208,6 +208,12 @@ def targets(value: object, loss: Loss, n_samples: int, n_out: int, dtype: np.dty
     return y
 
 
+def refuse_targets(loss: Loss, n_out: int, dtype: np.dtype[Any], y: Array, weight: Array | None) -> None:
+    """Raise what is wrong with targets and weights that came from C, where that is known to be something."""
+    weights = sample_weight(weight, loss, y.shape[0], n_out)
+    targets(y, loss, y.shape[0], n_out, dtype, weights)
+
+
 def sample_weight(value: object, loss: Loss, n_samples: int, n_out: int) -> Weights | None:
     """Weights by sample, or by sample and output where the loss is a mean over outputs."""
     if value is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,7 +118,7 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         sizes fit into no memory.
         """
         try:
-            self._set_params_array(np.zeros(_params.count(self._sizes), self._dtype))
+            array = np.zeros(_params.count(self._sizes), self._dtype)
         except (MemoryError, ValueError) as error:
             raise MemoryError(f"the {_params.count(self._sizes)} parameters do not fit into memory") from error
         self._plan = _core.Plan(
@@ -126,9 +127,18 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
             (self._loss.code, self._loss_parameter, self._loss.acts_on_a, link_code(self._loss)),
             self._dtype.itemsize,
         )
+        self._set_params_array(array)
 
     def _set_params_array(self, array: Array) -> None:
+        """Let the parameters be those of an array, for Python's calls and for C's."""
         self._params = array
+        self._handle = _core.Handle(
+            self._plan,
+            array,
+            _validate.PROBABILITY_TOLERANCE[self._dtype.name],
+            partial(_validate.refuse_targets, self._loss, self._sizes[-1], self._dtype),
+            threads.get_num_threads,
+        )
         layers = _params.unflatten(array, self._sizes)
         self._weights = tuple(W for W, _ in layers)
         self._biases = tuple(b for _, b in layers)
