@@ -45,4 +45,4 @@ def register(library: str, ours: str) -> None:
     if library in sys.modules:
         importlib.import_module(ours)
     else:
-        sys.meta_path.insert(0, _Finder(library, ours))  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Finder(library, ours))

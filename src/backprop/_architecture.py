@@ -15,6 +15,7 @@ from backprop.custom import Activation as Custom
 from backprop.losses import LOSSES, Loss
 
 Spec = str | tuple[str, float]
+ActivationSpec = Spec | Custom
 
 
 def sizes(value: object) -> tuple[int, ...]:
@@ -30,10 +31,11 @@ def sizes(value: object) -> tuple[int, ...]:
     return result
 
 
-def dtype(value: object) -> np.dtype:
+def dtype(value: object) -> np.dtype[Any]:
     """float32 or float64, in native byte order."""
+    result: np.dtype[Any] | None
     try:
-        result = np.dtype(value)  # type: ignore[call-overload]
+        result = np.dtype(value)  # type: ignore[call-overload]  # it raises where value is none
     except TypeError:
         result = None
     if value is None or result is None or result not in (np.dtype("float32"), np.dtype("float64")):

@@ -76,7 +76,7 @@ class Calls:
         v: npt.ArrayLike | None = None,
     ) -> Array:
         """Run a call with one array as its result, which takes no more than a direction beside samples and targets."""
-        result = self._quick(call, x, y, params, sample_weight, out, n_threads, v)
+        result: Array | None = self._quick(call, x, y, params, sample_weight, out, n_threads, v)
         if result is None:
             return self._checked(call, x, y, params, sample_weight, out, n_threads, v)
         return result

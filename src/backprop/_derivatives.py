@@ -60,7 +60,7 @@ class Derivatives(Calls):
         TypeError, ValueError
             Where an argument is refused.
         """
-        result = self._quick(_VJP, x, None, params, None, None, n_threads, cotangent)
+        result: tuple[Array, Array] | None = self._quick(_VJP, x, None, params, None, None, n_threads, cotangent)
         if result is not None:
             return result
         n_threads = threads.resolve(n_threads)
@@ -288,7 +288,9 @@ class Derivatives(Calls):
         ----------
         M. Abadi et al., Deep learning with differential privacy, CCS (2016).
         """
-        result = self._quick(_CLIPPED_GRADIENT, x, y, params, sample_weight, out, n_threads, None, max_norm)
+        result: Array | None = self._quick(
+            _CLIPPED_GRADIENT, x, y, params, sample_weight, out, n_threads, None, max_norm
+        )
         if result is not None:
             return result
         bound = _validate.positive(max_norm, "max_norm")

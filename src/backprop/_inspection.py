@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from backprop._calls import Calls
 
 if TYPE_CHECKING:
     from backprop.checking import GradientReport
+    from backprop.network import Network
     from backprop.nonfinite import NonFinite
 
 Array = npt.NDArray[Any]
@@ -81,7 +82,7 @@ class Inspection(Calls):
         return LayerGradients(
             loss=loss,
             a=a,
-            h=[x_, *h[1:]],
+            h=[x_, *(rows for rows in h[1:] if rows is not None)],  # all of them are there
             grad_a=grad_a,
             grad_h=grad_h,
             grad_W=[None, *(W for W, _ in layers)],
@@ -119,7 +120,7 @@ class Inspection(Calls):
 
         y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)
         weight = None if weights is None else weights.array
-        return find_nonfinite(self, x_, y_, theta, weight, threads.resolve(n_threads))
+        return find_nonfinite(cast("Network", self), x_, y_, theta, weight, threads.resolve(n_threads))
 
     def check_gradient(
         self, x: npt.ArrayLike, y: npt.ArrayLike, *, sample_weight: npt.ArrayLike | None = None
@@ -144,4 +145,4 @@ class Inspection(Calls):
         """
         from backprop.checking import check_gradient
 
-        return check_gradient(self, x, y, sample_weight=sample_weight)
+        return check_gradient(cast("Network", self), x, y, sample_weight=sample_weight)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -34,12 +35,12 @@ class Reference:
     """The quantities of one call; lists are indexed by the layer's number 0..L, None where there is no such thing."""
 
     loss: float | complex = 0.0
-    a: list = field(default_factory=list)
-    h: list = field(default_factory=list)
-    grad_a: list = field(default_factory=list)
-    grad_h: list = field(default_factory=list)
-    grad_W: list = field(default_factory=list)
-    grad_b: list = field(default_factory=list)
+    a: list[Any] = field(default_factory=list)
+    h: list[Any] = field(default_factory=list)
+    grad_a: list[Any] = field(default_factory=list)
+    grad_h: list[Any] = field(default_factory=list)
+    grad_W: list[Any] = field(default_factory=list)
+    grad_b: list[Any] = field(default_factory=list)
 
     @property
     def gradient(self) -> Array:
@@ -86,8 +87,9 @@ def backward(
 ) -> None:
     """Every gradient into the result of `forward`, from grad_z by what the loss acts on: a_L, or y_hat."""
     n_layers = len(sizes) - 1
-    result.grad_a, result.grad_h, result.grad_W, result.grad_b = ([None] * (n_layers + 1) for _ in range(4))
-    layers = [(None, None), *_params.unflatten(theta, sizes)]
+    for name in ("grad_a", "grad_h", "grad_W", "grad_b"):
+        setattr(result, name, [None] * (n_layers + 1))
+    layers: list[tuple[Any, Any]] = [(None, None), *_params.unflatten(theta, sizes)]
     for i in range(n_layers, 0, -1):
         if i == n_layers and function.acts_on_a:
             result.grad_a[i] = grad_z
@@ -147,9 +149,10 @@ def _forward_along(
     theta: Array,
     direction: Array,
     result: Reference,
-) -> tuple[list[Array | None], list[Array]]:
+) -> tuple[list[Any], list[Array]]:
     """R{a_i} and R{h_i} of every layer, from the result of `forward`."""
-    R_a, R_h = [None], [np.zeros_like(result.h[0])]
+    R_a: list[Any] = [None]  # as in Reference
+    R_h = [np.zeros_like(result.h[0])]
     layers = zip(_params.unflatten(theta, sizes), _params.unflatten(direction, sizes), activations, strict=True)
     for i, ((W, _), (V, v), (activation, parameter)) in enumerate(layers, 1):
         R_a.append(R_h[i - 1] @ W.T + result.h[i - 1] @ V.T + v)
@@ -195,9 +198,10 @@ def hvp(
     z, R_z = (result.a[-1], R_a[-1]) if function.acts_on_a else (result.h[-1], R_h[-1])
     R_grad_z = function.curvature(z, y, R_z, loss_parameter) * _by_row(_shares(weight, function, y))
 
-    layers = [(None, None), *_params.unflatten(theta, sizes)]
-    along = [(None, None), *_params.unflatten(direction, sizes)]
-    R_grad_a, parts = [None] * (n_layers + 1), []
+    layers: list[tuple[Any, Any]] = [(None, None), *_params.unflatten(theta, sizes)]
+    along: list[tuple[Any, Any]] = [(None, None), *_params.unflatten(direction, sizes)]
+    R_grad_a: list[Any] = [None] * (n_layers + 1)
+    parts: list[Array] = []
     for i in range(n_layers, 0, -1):
         if i == n_layers and function.acts_on_a:
             R_grad_a[i] = R_grad_z

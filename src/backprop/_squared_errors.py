@@ -154,7 +154,9 @@ class SquaredErrors(Calls):
         ----------
         W. Czarnecki et al., Sobolev training for neural networks, NeurIPS (2017).
         """
-        result = self._quick(_SOBOLEV_VALUE_AND_GRAD, x, y, params, sample_weight, out, n_threads, grad_x, weight)
+        result: tuple[float, Array] | None = self._quick(
+            _SOBOLEV_VALUE_AND_GRAD, x, y, params, sample_weight, out, n_threads, grad_x, weight
+        )
         if result is not None:
             return result
         self._need_squared_error("sobolev_value_and_grad")

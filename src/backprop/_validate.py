@@ -185,7 +185,7 @@ def targets(value: object, loss: Loss, n_samples: int, n_out: int, dtype: np.dty
                 f"y: expected integer labels, or probabilities of shape ({n_samples}, {n_out}), got floats "
                 f"of shape {array.shape}"
             )
-    shapes = [(n_samples, n_out)]
+    shapes: list[tuple[int, ...]] = [(n_samples, n_out)]
     if n_out == 1 and loss.name != "cross_entropy":
         shapes.append((n_samples,))
     if array.shape not in shapes:

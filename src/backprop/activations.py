@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 
 SELU_SCALE = 1.0507009873554804934  # lambda of Klambauer et al., Self-Normalizing Neural Networks, 2017
 SELU_ALPHA = 1.6732632423543772848

@@ -126,7 +126,7 @@ def _address(value: Any, key: str) -> int | None:
         if value <= 0:
             raise ValueError(f"{key}: expected the address of a C function, got {value}")
         return value
-    if isinstance(value, ctypes._CFuncPtr):
+    if isinstance(value, ctypes._CFuncPtr):  # type: ignore[attr-defined]  # ctypes has no public name for it
         if value.restype is not ctypes.c_double or list(value.argtypes or []) != [ctypes.c_double]:
             raise TypeError(f"{key}: expected a ctypes function {_SIGNATURE}, got another signature")
         return ctypes.cast(value, ctypes.c_void_p).value

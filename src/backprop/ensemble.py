@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -160,7 +161,7 @@ class Ensemble:
         if out is None:
             grads = np.empty((k, net.n_params), net.dtype)
         else:
-            others = {
+            others: dict[str, Sequence[object]] = {
                 "params": (self._all_params,),
                 "x": (x, x_),
                 "y": (y, y_),

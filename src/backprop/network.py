@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from backprop import _architecture, _core, _validate, threads
 from backprop import params as _params
-from backprop._architecture import Spec
+from backprop._architecture import ActivationSpec, Spec
 from backprop._derivatives import Derivatives
 from backprop._inspection import Inspection
 from backprop._second_derivatives import SecondDerivatives
@@ -90,8 +90,8 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         self,
         sizes: Sequence[int],
         *,
-        activations: Spec | Sequence[Spec] = "relu",
-        output: Spec = "identity",
+        activations: ActivationSpec | Sequence[ActivationSpec] = "relu",
+        output: ActivationSpec = "identity",
         loss: Spec = "squared_error",
         dtype: npt.DTypeLike = "float64",
         rng: int | np.random.Generator | None = None,
@@ -102,7 +102,12 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         _params.initialize(self._params, self._sizes, [layer for layer, _ in self._layers], generator)
 
     def _specify(
-        self, sizes: Sequence[int], activations: Spec | Sequence[Spec], output: Spec, loss: Spec, dtype: npt.DTypeLike
+        self,
+        sizes: Sequence[int],
+        activations: ActivationSpec | Sequence[ActivationSpec],
+        output: ActivationSpec,
+        loss: Spec,
+        dtype: npt.DTypeLike,
     ) -> None:
         """Accept the architecture, or refuse it; nothing of the parameters' size is made yet."""
         self._sizes = _architecture.sizes(sizes)
@@ -156,12 +161,12 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         return self._dtype
 
     @property
-    def activations(self) -> tuple[Spec, ...]:
+    def activations(self) -> tuple[ActivationSpec, ...]:
         """The hidden layers' activations."""
         return tuple(_architecture.spec(*layer) for layer in self._layers[:-1])
 
     @property
-    def output(self) -> Spec:
+    def output(self) -> ActivationSpec:
         """The output function O, as it was given."""
         return self._output_name if self._loss.acts_on_a else _architecture.spec(*self._layers[-1])
 
@@ -348,7 +353,7 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         n_threads: int | None = None,
     ) -> float:
         """Return the loss alone, with the arguments and errors of `value_and_grad`, and the same bits."""
-        result = self._quick(_LOSS, x, y, params, sample_weight, None, n_threads)
+        result: float | None = self._quick(_LOSS, x, y, params, sample_weight, None, n_threads)
         if result is not None:
             return result
         y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ def count(sizes: Sequence[int]) -> int:
     return sum(n_out * (n_in + 1) for n_in, n_out in pairwise(sizes))
 
 
-def unflatten(vector: npt.NDArray, sizes: Sequence[int]) -> list[tuple[npt.NDArray, npt.NDArray]]:
+def unflatten(vector: npt.NDArray[Any], sizes: Sequence[int]) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
     """The views (W_i, b_i), i = 1..L, of a vector with the layout of params.
 
     Parameters
@@ -40,7 +41,7 @@ def unflatten(vector: npt.NDArray, sizes: Sequence[int]) -> list[tuple[npt.NDArr
 
 
 def initialize(
-    vector: npt.NDArray, sizes: Sequence[int], activations: Sequence[Activation], rng: np.random.Generator
+    vector: npt.NDArray[Any], sizes: Sequence[int], activations: Sequence[Activation], rng: np.random.Generator
 ) -> None:
     """Write initial weights into the vector: He normal, LeCun normal or Glorot uniform by the layer's activation.
 

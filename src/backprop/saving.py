@@ -250,7 +250,8 @@ def _parse(text: bytes) -> dict[str, Any]:
     """An object of JSON whose grammar has been matched; ValueError where it names anything twice."""
     import json
 
-    return json.loads(text.decode(), object_pairs_hook=_object_of_pairs)
+    parsed: dict[str, Any] = json.loads(text.decode(), object_pairs_hook=_object_of_pairs)
+    return parsed
 
 
 def _object_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -287,12 +288,12 @@ def _grammar() -> _Grammar:
 
     def some(brackets: str, item: str, further: str) -> str:
         """Brackets round an item and so many further ones, after commas."""
-        opening, closing = brackets
+        opening, closing = tuple(brackets)
         return rf"\{opening}{space}{item}{space}(?:,{space}{item}{space}){{{further}}}+\{closing}"
 
     def any_of(brackets: str, item: str, further: str) -> str:
         """The same, or brackets round nothing."""
-        opening, closing = brackets
+        opening, closing = tuple(brackets)
         return rf"(?:\{opening}{space}\{closing}|{some(brackets, item, further)})"
 
     def member(name: str, value: str) -> str:
