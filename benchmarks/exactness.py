@@ -132,6 +132,11 @@ def measure(data, n_samples, libraries):
     return result
 
 
+def read_kept():
+    """What has been measured."""
+    return json.loads(KEPT.read_text()) if KEPT.exists() else {"versions": {}, "errors": {}}
+
+
 def goal(data, n_samples, dtype):
     """The largest error that this library may have; for repeated rows in float64 none is set."""
     if data == "repeated":
@@ -183,7 +188,6 @@ def main():
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument("--table", type=Path, help="write the table of all results that are kept")
     options = parser.parse_args()
-    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {"versions": {}, "errors": {}}
     if options.samples:
         backprop.show_config()
         print(
@@ -191,14 +195,15 @@ def main():
         )
     for data in options.data:
         for n_samples in options.samples:
-            errors = kept["errors"].setdefault(data, {}).setdefault(str(n_samples), {})
-            errors |= measure(data, n_samples, options.libraries)
+            errors = measure(data, n_samples, options.libraries)
+            kept = read_kept()  # only now: another run may have written meanwhile
+            kept["errors"].setdefault(data, {}).setdefault(str(n_samples), {}).update(errors)
             kept["machine"] = f"{platform.machine()}, {_core.simd}, one thread"
             kept["versions"] |= {name: version(LIBRARIES[name][0]) for name in options.libraries}
             KEPT.write_text(json.dumps(kept, indent=1) + "\n")
     if options.table:
         options.table.parent.mkdir(parents=True, exist_ok=True)
-        options.table.write_text(table(kept))
+        options.table.write_text(table(read_kept()))
 
 
 if __name__ == "__main__":
