@@ -69,12 +69,8 @@ BLOCK, PRODUCTS, LOSSES, ACTIVATIONS, SECOND, CURVATURE, SUMS, ROWS = (
     f"_kernels_{part}.pxi"
     for part in ("block", "products", "losses", "activations", "second", "curvature", "sums", "rows")
 )
-VECTOR, ELEMENTARY_H, ROWS_H, TWO_SUM = (
-    "_kernels_vector.h",
-    "_kernels_elementary.h",
-    "_kernels_rows.h",
-    "_two_sum.h",
-)
+VECTOR, ELEMENTARY_H, ROWS_H = (f"_kernels_{part}.h" for part in ("vector", "elementary", "rows"))
+TWO_SUM = "_two_sum.h"
 TABLE = "_kernel_table.pxd"
 CORE, INSPECT, WORKSPACE = "_core.pyx", "_core_inspect.pxi", "_core_workspace.pxi"
 CALLS, PLAN, RUN, THREADS = (f"_core_{part}.pxi" for part in ("calls", "plan", "run", "threads"))

@@ -118,7 +118,7 @@ cdef WeightSums sums_of_weights(const double* weight, Py_ssize_t n, Py_ssize_t n
         empty = True
         for q in range(p, p + n_per_row):
             empty = empty and weight[q] == 0
-            add_with_error(sums.total, weight[q] * sums.scale, &sums.total, &error)
+            two_sum(sums.total, weight[q] * sums.scale, &sums.total, &error)
             total_error += error
         sums.n_kept += not empty
         p += n_per_row

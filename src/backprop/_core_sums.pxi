@@ -1,11 +1,7 @@
 # Tiles into chunks, and chunks into wide sums (note C of _core.pyx).
 
-cdef inline void add_with_error(double a, double b, double* total, double* error) noexcept nogil:
-    """total + error = a + b exactly (Knuth's two-sum)."""
-    cdef double s = a + b
-    cdef double b_part = s - a
-    error[0] = (a - (s - b_part)) + (b - b_part)
-    total[0] = s
+cdef extern from "_two_sum.h" nogil:
+    void two_sum "bp_two_sum"(double a, double b, double* total, double* error) noexcept
 
 
 cdef inline int packing_of(const Workspace* work, bint is_only_tile) noexcept nogil:
@@ -76,7 +72,7 @@ cdef int sums_in_order(const Layers* plan, const Request* request, Workspace* wo
 cdef inline void add_loss(Totals* totals, double loss) noexcept nogil:
     """Add the loss of a chunk."""
     cdef double error
-    add_with_error(totals.loss, loss, &totals.loss, &error)
+    two_sum(totals.loss, loss, &totals.loss, &error)
     totals.loss_error += error
 
 
