@@ -73,9 +73,10 @@ VECTOR, ELEMENTARY_H, ROWS_H = (f"_kernels_{part}.h" for part in ("vector", "ele
 TWO_SUM = "_two_sum.h"
 TABLE = "_kernel_table.pxd"
 CORE, INSPECT, WORKSPACE = "_core.pyx", "_core_inspect.pxi", "_core_workspace.pxi"
-CALLS, PLAN, RUN, THREADS = (f"_core_{part}.pxi" for part in ("calls", "plan", "run", "threads"))
+CALLS, QUICK, PLAN, RUN, THREADS = (f"_core_{part}.pxi" for part in ("calls", "quick", "plan", "run", "threads"))
 TILES, ADDING = "_core_tiles.pxi", "_core_sums.pxi"
-SWEEPS, MODES, ENSEMBLE = "_core_sweeps.pxi", "_core_modes.pxi", "_core_ensemble.pxi"
+SWEEPS, ENSEMBLE = "_core_sweeps.pxi", "_core_ensemble.pxi"
+MODES_OF_SUMS, MODES_OF_ROWS = "_core_modes_of_sums.pxi", "_core_modes_of_rows.pxi"
 LINEARIZATION, VALIDATE = "_core_linearization.pxi", "_validate.py"
 FREE_LISTS, SIGNALS = "_core_free_lists.pxi", "_core_signals.pxi"
 
@@ -488,22 +489,22 @@ MUTATIONS = [Mutation(*row) for row in [
      "out[p] = <real>(wide[p] * reciprocal)", "out[p] = <real>(wide[p] / (divisor - 1))"),
     ("float64 gradient of many chunks divided by n - 1", SUMS,
      "out[p] = divide_scalar(<real>total, divisor, reciprocal)", "out[p] = <real>(total / (divisor - 1))"),
-    ("quick calls: out may overlap x", CALLS,
+    ("quick calls: out may overlap x", QUICK,
      "or overlap(<cnp.ndarray>out, x) or", "or"),
-    ("quick calls: out may overlap v", CALLS, " or overlap(<cnp.ndarray>out, operand)):", "):"),
-    ("quick calls: out may overlap the weights", CALLS, "or overlap(<cnp.ndarray>out, weight) or", "or"),
-    ("quick calls: out may overlap the network's own parameters", CALLS,
+    ("quick calls: out may overlap v", QUICK, " or overlap(<cnp.ndarray>out, operand)):", "):"),
+    ("quick calls: out may overlap the weights", QUICK, "or overlap(<cnp.ndarray>out, weight) or", "or"),
+    ("quick calls: out may overlap the network's own parameters", QUICK,
      "or overlap(<cnp.ndarray>out, own)\n", "\n"),
-    ("quick calls: labels not looked at", CALLS,
+    ("quick calls: labels not looked at", QUICK,
      "return bad_label(<const Py_ssize_t*>data, cnp.PyArray_SIZE(<cnp.ndarray>y), n_out, request.weight) < 0",
      "return True"),
-    ("quick calls: number of threads not looked at", CALLS,
+    ("quick calls: number of threads not looked at", QUICK,
      "type(n_threads) is int and 1 <= n_threads <= MOST_THREADS", "type(n_threads) is int"),
-    ("quick calls: a read-only out is written", CALLS,
+    ("quick calls: a read-only out is written", QUICK,
      "or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) or", "or"),
-    ("quick calls: rows of weight 0 in calls by sample", CALLS,
+    ("quick calls: rows of weight 0 in calls by sample", QUICK,
      " or (call.sums == NULL and call.rows != NULL and sums.n_kept < n_samples):", ":"),
-    ("quick calls: shapes not looked at", CALLS,
+    ("quick calls: shapes not looked at", QUICK,
      "if cnp.PyArray_DIM(<cnp.ndarray>array, d) != shape[d]:", "if False:"),
     ("chunks on threads overwrite one another", THREADS,
      "totals.wide, totals.wide_error, c == 0)", "totals.wide, totals.wide_error, True)"),
@@ -559,8 +560,8 @@ MUTATIONS = [Mutation(*row) for row in [
     ("sums over chunks not set to zero", RUN, "    totals.loss = 0\n", ""),
     ("Ctrl-C unheard", SIGNALS, "raised = check_signals()", "raised = 0"),
     # The other derivatives
-    ("norms: the biases forgotten", MODES, "of_grad_a[s] * (1 + of_h[s])", "of_grad_a[s] * of_h[s]"),
-    ("clipping: by the square of the norm", MODES,
+    ("norms: the biases forgotten", MODES_OF_SUMS, "of_grad_a[s] * (1 + of_h[s])", "of_grad_a[s] * of_h[s]"),
+    ("clipping: by the square of the norm", MODES_OF_SUMS,
      "else request.max_norm / work.row_norm[s]", "else request.max_norm / work.row_norm[s] / work.row_norm[s]"),
     ("samples' own losses divided by n_samples", CALLS,
      "request.weight_scale = 1 if plan.loss == CROSS_ENTROPY",
@@ -580,13 +581,14 @@ MUTATIONS = [Mutation(*row) for row in [
     ("outer products: the second without its last vector", ROWS, "product = vfma(g_2, last_2, product)", "pass"),
     ("outer products: the second without its kept vectors", ROWS, "product = vfma(g_2, row_2[c], product)", "pass"),
     ("outer products: the second of a long row forgotten", ROWS, "product = vfma(g_2, load(h_2 + j), product)", "pass"),
-    ("gradients of more rows than the tile has", MODES,
+    ("gradients of more rows than the tile has", MODES_OF_ROWS,
      "(ld * plan.itemsize)), tile.n_rows - s)", "(ld * plan.itemsize)), tile.n_rows)"),
     ("past the caches: from the next line on", ROWS_H, "from + i, (size_t)(n - i)", "from + i, (size_t)0"),
     ("past the caches: whole lines where they are not", ROWS_H,
      "(ptrdiff_t)(-(uintptr_t)to % 64 / sizeof(bp_real))", "(ptrdiff_t)0"),
-    ("past the caches: all outputs in the first one's place", MODES, " + (ld - plan.n_params) * plan.itemsize", ""),
-    ("past the caches: pieces of several outputs", MODES,
+    ("past the caches: all outputs in the first one's place", MODES_OF_ROWS,
+     " + (ld - plan.n_params) * plan.itemsize", ""),
+    ("past the caches: pieces of several outputs", MODES_OF_ROWS,
      "if ld > plan.n_params or s == tile.n_rows - 1:", "if s == tile.n_rows - 1:"),
     ("R{grad_a} without g'' grad_h t_a", SWEEPS,
      "plan.kernels.multiply_add(tile.n_rows, plan.sizes[i - 1], work.curve[i - 1]",
@@ -600,8 +602,8 @@ MUTATIONS = [Mutation(*row) for row in [
     ("hessp: a tile kept beyond the end", LINEARIZATION, "tile.rows[0] + tile.n_rows > kept.n_rows", "False"),
     ("hessp: all tiles kept in one place", LINEARIZATION,
      "kept.rows + tile.rows[0] * bytes_of_kept_row(plan)", "kept.rows"),
-    ("hessp: half a tile counts as kept", MODES, "is_filled[0] = not stopped", "is_filled[0] = True"),
-    ("hessp: the workspace keeps the place of a tile", MODES,
+    ("hessp: half a tile counts as kept", MODES_OF_SUMS, "is_filled[0] = not stopped", "is_filled[0] = True"),
+    ("hessp: the workspace keeps the place of a tile", MODES_OF_SUMS,
      "lay_out_kept(plan, work.capacity, aligned(work.block), work)", "pass"),
     ("hessp: W never packed", SWEEPS,
      "PACKED if work.is_packed or work.is_v_packed else PACK_AND_KEEP\n    for", "PACKED\n    for"),

@@ -1,7 +1,7 @@
 # Requests and tiles: what a call asks for, and the rows of it that go through the recursion together. (1) is here.
 
 cdef enum Mode:
-    # What a call makes of its tiles: sums over samples, or rows of their own (_core_modes.pxi).
+    # What a call makes of its tiles: sums over samples, or rows of their own (_core_modes_of_*.pxi).
     VALUE_AND_GRAD, VJP, CLIPPED_GRADIENT, HVP, GAUSS_NEWTON_VP, HESSIAN, NORMAL_EQUATIONS, SOBOLEV
     FORWARD, JVP, INPUT_GRADIENT, INPUT_JACOBIAN, JACOBIAN, PER_SAMPLE_GRADIENTS, PER_SAMPLE_GRADIENT_NORMS
 

@@ -1,0 +1,162 @@
+# What calls with rows of their own for each sample make of their tiles, which know nothing of one another (`rows_of`).
+
+cdef enum:
+    STREAM_BYTES = 16777216      # from here on a result would not stay in the caches
+
+
+cdef int gradients_of_rows(const Layers* plan, Workspace* work, const Tile* tile, char** grad_a, char* gradients,
+                           Py_ssize_t ld, Clock* clock) noexcept nogil:
+    """Each row's own (7) and (8); the rows' gradients lie ld reals apart. Nonzero where a signal handler raised.
+
+    So many rows as fill GRADIENT_BYTES at a time: a call for each row and layer would take as long as what it does in a
+    small network, and with more rows their gradients would have left the cache when the next layer comes to them.
+    """
+    cdef Py_ssize_t s = 0, i, n
+    cdef const Layer* layer
+    while s < tile.n_rows:
+        n = min(max(<Py_ssize_t>1, GRADIENT_BYTES // (ld * plan.itemsize)), tile.n_rows - s)
+        for i in range(1, plan.n_layers + 1):
+            layer = &plan.layers[i]
+            plan.kernels.outer_products(n, layer.n_in, layer.n_out, grad_a[i] + s * layer.ld * plan.itemsize, layer.ld,
+                                        input_of(plan, work, tile, i) + s * ld_of_input(plan, i) * plan.itemsize,
+                                        ld_of_input(plan, i), NULL, NULL, gradients + layer.W, ld)
+        gradients += n * ld * plan.itemsize
+        s += n
+        if plan.is_long and is_stopped(tile.is_workers, clock):
+            return 1
+    return 0
+
+
+cdef int stream_gradients_of_rows(const Layers* plan, Workspace* work, const Tile* tile, char** grad_a,
+                                  char* gradients, Py_ssize_t ld, Clock* clock) noexcept nogil:
+    """The same for large results: piece by piece in work.gradients, from where they go to memory past the caches."""
+    cdef Py_ssize_t s, i, u, n, filled = 0, most = reals_at_a_time(plan)
+    cdef const Layer* layer
+    cdef const char* row
+    cdef const char* h
+    for s in range(tile.n_rows):
+        for i in range(1, plan.n_layers + 1):
+            layer = &plan.layers[i]
+            h = input_of(plan, work, tile, i) + s * ld_of_input(plan, i) * plan.itemsize
+            row = grad_a[i] + s * layer.ld * plan.itemsize
+            u = 0
+            while u <= layer.n_out:  # some rows of grad_W at a time; grad_b comes last
+                n = min((most - filled) // (layer.n_in + 1), layer.n_out - u)
+                if u < layer.n_out and n > 0:
+                    plan.kernels.outer_products(1, layer.n_in, n, row + u * plan.itemsize, 0, h, 0, NULL, NULL,
+                                                work.gradients + filled * plan.itemsize, 0)
+                    filled += n * layer.n_in
+                    u += n
+                elif u == layer.n_out and filled + layer.n_out <= most:
+                    memcpy(work.gradients + filled * plan.itemsize, row, layer.n_out * plan.itemsize)
+                    filled += layer.n_out
+                    u += 1
+                else:
+                    gradients = stream_filled(plan, work, gradients, &filled)
+        if ld > plan.n_params or s == tile.n_rows - 1:
+            gradients = stream_filled(plan, work, gradients, &filled) + (ld - plan.n_params) * plan.itemsize
+        if plan.is_long and is_stopped(tile.is_workers, clock):
+            return 1
+    return 0
+
+
+cdef inline char* stream_filled(const Layers* plan, Workspace* work, char* gradients,
+                                Py_ssize_t* filled) noexcept nogil:
+    """What fills work.gradients goes to its place; returns where the next piece belongs."""
+    cdef Py_ssize_t n = filled[0]
+    plan.kernels.stream(n, work.gradients, gradients)
+    filled[0] = 0
+    return gradients + n * plan.itemsize
+
+
+cdef int gradients_into_rows(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
+                             char** grad_a, Py_ssize_t row, Py_ssize_t k, Py_ssize_t n, Clock* clock) noexcept nogil:
+    """Each row's own gradient into place k of n of its result, from source row `row` on."""
+    cdef Py_ssize_t n_bytes = plan.n_params * plan.itemsize
+    cdef char* gradients = request.rows + (row * n + k) * n_bytes
+    if request.n_samples * n * n_bytes >= STREAM_BYTES:
+        return stream_gradients_of_rows(plan, work, tile, grad_a, gradients, n * plan.n_params, clock)
+    return gradients_of_rows(plan, work, tile, grad_a, gradients, n * plan.n_params, clock)
+
+
+cdef int grad_x_into_rows(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
+                          const char* grad_a_1, Py_ssize_t k, Py_ssize_t n, Clock* clock) noexcept nogil:
+    """(5) for the input, into place k of n of each row's result; nonzero where a signal handler raised."""
+    cdef Py_ssize_t s, n_bytes = plan.sizes[0] * plan.itemsize
+    if hidden_sum(plan, tile, 0, request.params, grad_a_1, NULL, work.grad_h, OVERWRITE, clock):
+        return 1
+    for s in range(tile.n_rows):
+        memcpy(request.rows + (tile.rows[s] * n + k) * n_bytes, work.grad_h + s * n_bytes, n_bytes)
+    return 0
+
+
+cdef int rows_of_tile_into(const Layers* plan, const Request* request, Workspace* work, Py_ssize_t row,
+                           Py_ssize_t n_rows, bint is_workers, Clock* clock) noexcept nogil:
+    """The results of some rows of a call by sample."""
+    cdef Tile tile
+    fill_tile(plan, request, work, &tile, row, n_rows)
+    tile.is_workers = is_workers
+    tile.packing = PACKED if work.is_packed else PACK_AND_KEEP
+    if request.mode == JVP:
+        return jvp_of_rows(plan, request, work, &tile, clock)
+    if request.mode == INPUT_JACOBIAN or request.mode == JACOBIAN:
+        return jacobian_of_rows(plan, request, work, &tile, row, clock)
+    return gradient_of_rows(plan, request, work, &tile, row, clock)
+
+
+cdef int jvp_of_rows(const Layers* plan, const Request* request, Workspace* work, Tile* tile,
+                     Clock* clock) noexcept nogil:
+    """J v, where the output function has its part in J."""
+    cdef Py_ssize_t L = plan.n_layers, s, n_bytes = plan.sizes[L] * plan.itemsize
+    if output_sweep(plan, request, work, tile, clock):
+        return 1
+    if tangent_sweep(plan, request, work, tile, request.v, NULL, 1, clock):
+        return 1
+    if plan.loss_acts_on_a:
+        memcpy(work.tangent_h[L], work.tangent_a[L], bytes_of_rows(plan, tile, L))
+        through_output(plan, work, tile, work.tangent_h[L])
+    for s in range(tile.n_rows):
+        memcpy(request.rows + tile.rows[s] * n_bytes, work.tangent_h[L] + s * plan.layers[L].ld * plan.itemsize,
+               n_bytes)
+    return 0
+
+
+cdef int jacobian_of_rows(const Layers* plan, const Request* request, Workspace* work, Tile* tile,
+                          Py_ssize_t row, Clock* clock) noexcept nogil:
+    """One cotangent sweep for each output, to x or to the parameters."""
+    cdef Py_ssize_t L = plan.n_layers, k, n_out = plan.sizes[L]
+    if output_sweep(plan, request, work, tile, clock):
+        return 1
+    for k in range(n_out):
+        unit_cotangent(plan, request, work, tile, k, False)
+        through_output(plan, work, tile, work.grad_a[L])
+        if cotangent_sweep(plan, request, work, tile, 1, False, clock):
+            return 1
+        if request.mode == INPUT_JACOBIAN:
+            if grad_x_into_rows(plan, request, work, tile, work.grad_a[1], k, n_out, clock):
+                return 1
+        elif gradients_into_rows(plan, request, work, tile, work.grad_a, row, k, n_out, clock):
+            return 1
+    return 0
+
+
+cdef int gradient_of_rows(const Layers* plan, const Request* request, Workspace* work, Tile* tile,
+                          Py_ssize_t row, Clock* clock) noexcept nogil:
+    """Each sample's gradient by x, its gradient by the parameters, or the norm of the latter."""
+    cdef Py_ssize_t s
+    if forward_sweep(plan, request, work, tile, True, clock):
+        return 1
+    output_gradient(plan, request, work, tile, work.a[plan.n_layers], work.row_loss, True)
+    if backward_sweep(plan, request, work, tile, NULL, False, 0, clock):
+        return 1
+    if request.mode == INPUT_GRADIENT:
+        return grad_x_into_rows(plan, request, work, tile, work.a[1], 0, 1, clock)
+    if request.mode == PER_SAMPLE_GRADIENTS:
+        return gradients_into_rows(plan, request, work, tile, work.a, row, 0, 1, clock)
+    norms_of_tile(plan, work, tile)
+    for s in range(tile.n_rows):
+        if plan.itemsize == 4:
+            (<float*>request.rows)[tile.rows[s]] = <float>work.row_norm[s]
+        else:
+            (<double*>request.rows)[tile.rows[s]] = work.row_norm[s]
+    return 0
