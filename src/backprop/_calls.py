@@ -47,7 +47,7 @@ class Calls:
         out: Array | None,
         n_threads: int | None,
         operand: npt.ArrayLike | None = None,
-        number: object = None,
+        further: object = None,
     ) -> Any:
         """What the call returns, or None where an argument is out of the ordinary."""
         return self._plan.quick(
@@ -61,7 +61,7 @@ class Calls:
             n_threads,
             threads.get_num_threads,
             operand,
-            number,
+            further,
         )
 
     def _call(

@@ -89,7 +89,7 @@ class Plan:
         n_threads: object,
         get_num_threads: Callable[[], int],
         operand: object,
-        number: object,
+        further: object,
     ) -> Any: ...
     def result_shape(self, call: Call, n_samples: int) -> tuple[int, ...]: ...
     def layer_gradients(

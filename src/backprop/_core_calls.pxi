@@ -237,3 +237,16 @@ cdef inline double run_call(const Layers* plan, const Request* request, int n_th
     if status != DONE:
         raise_for(status)
     return loss
+
+
+cdef inline double run_keeping(const Layers* plan, Request* request, int n_threads,
+                               Linearization linearization) except? -1:
+    """The same; a linearization, where there is one, keeps what does not depend on v."""
+    if linearization is None:
+        return run_call(plan, request, n_threads)
+    linearization.take(plan, request)
+    try:
+        return run_call(plan, request, n_threads)
+    finally:
+        if request.kept != NULL:
+            linearization.give_back()

@@ -74,13 +74,7 @@ cdef class Plan:
             set_call(&self.layers, &request, call, None, out)
         else:
             set_call(&self.layers, &request, call, out, rows)
-        if linearization is not None:
-            linearization.take(&self.layers, &request)
-        try:
-            return run_call(&self.layers, &request, n_threads)
-        finally:
-            if request.kept != NULL:
-                linearization.give_back()
+        return run_keeping(&self.layers, &request, n_threads, linearization)
 
     def quick_value_and_grad(self, cnp.ndarray own, params, x, y, weight, out, n_threads, get_num_threads):
         """`quick` for value_and_grad: of the smallest calls, each argument less saves a hundredth."""
@@ -88,14 +82,14 @@ cdef class Plan:
                           None, None)
 
     def quick(self, Call call not None, cnp.ndarray own, params, x, y, weight, out, n_threads, get_num_threads,
-              operand, number):
+              operand, further):
         """What the call returns, for arguments that need neither conversion nor an error message; else None.
 
         own are the network's parameters, which out must not overlap either. The others are as the user gave them;
-        operand is v, cotangent or grad_x, and number is max_norm or the weight of grad_x. None comes back where
-        anything is out of the ordinary, and then nothing was written.
+        operand is v, cotangent or grad_x, and further is max_norm, the weight of grad_x, or a linearization of hvp.
+        None comes back where anything is out of the ordinary, and then nothing was written.
         """
-        return quick_call(self, call, own, params, x, y, weight, out, n_threads, get_num_threads, operand, number)
+        return quick_call(self, call, own, params, x, y, weight, out, n_threads, get_num_threads, operand, further)
 
     def result_shape(self, Call call, Py_ssize_t n_samples):
         """The shape of a call's result: of the sums where it has rows too."""

@@ -138,13 +138,14 @@ cdef inline bint share_bytes(const char* a, Py_ssize_t n_a, const char* b, Py_ss
 
 
 cdef quick_call(Plan self, Call call, cnp.ndarray own, params, x, y, weight, out, n_threads, get_num_threads, operand,
-                number):
+                further):
     """`Plan.quick`."""
     cdef const Layers* plan = &self.layers
     cdef Request request
     cdef Py_ssize_t n_samples
     cdef cnp.ndarray sums = None, rows = None, grad_weight
     cdef int threads = 1
+    cdef Linearization linearization = None
     cdef double loss
     theta = own if params is None else params
     if (not is_plain(x, dtype_of(plan), 2) or not fits(plan, theta, dtype_of(plan), b"p", 0, 1)
@@ -163,16 +164,18 @@ cdef quick_call(Plan self, Call call, cnp.ndarray own, params, x, y, weight, out
     if call.operand != NULL and not take_operand(plan, &request, call, operand):
         return None
     if call.mode == CLIPPED_GRADIENT:
-        if type(number) is not float or not <double>number > 0:
+        if type(further) is not float or not <double>further > 0:
             return None
-        request.max_norm = number
+        request.max_norm = further
     elif call.mode == SOBOLEV:
-        if type(number) is not float or not 0 <= <double>number or not isfinite(<double>number):
+        if type(further) is not float or not 0 <= <double>further or not isfinite(<double>further):
             return None
-        grad_weight = same_weight(plan, number)
+        grad_weight = same_weight(plan, further)
         if grad_weight is None:
             return None
         request.grad_weight = <const double*>cnp.PyArray_DATA(grad_weight)
+    elif call.mode == HVP:
+        linearization = further
     if call.sums != NULL:
         sums = take_result(plan, call.sums, n_samples, 1, out, own, theta, x, y, weight, operand)
         if sums is None:
@@ -184,7 +187,7 @@ cdef quick_call(Plan self, Call call, cnp.ndarray own, params, x, y, weight, out
     set_call(plan, &request, call, sums, rows)
     if useful_threads(plan, <Py_ssize_t>(n_samples * cost_of(plan, call.mode)), 2) > 1:
         threads = get_num_threads() if n_threads is None else n_threads  # looked up only where it matters
-    loss = run_call(plan, &request, threads)
+    loss = run_keeping(plan, &request, threads, linearization)
     if call.gives_loss:
         return loss if sums is None else (loss, sums)
     if sums is None:

@@ -125,17 +125,25 @@ class Objective:
             whole = np.zeros(net.n_params, net.dtype)
             whole[self._free] = direction
             direction = whole
-        y, x, full, weights = net._inputs(self._x, self._y, full, self._sample_weight)
-        product = net._result(None, (net.n_params,), {})
-        n_threads = threads.resolve(self._n_threads)
-        net._plan.run(
-            _HVP, full, x, y, product, weights, n_threads, operand=direction, linearization=self._linearization
-        )
-        product = product.astype(np.float64)
+        product = self._hessian_times(full, direction).astype(np.float64)
         if self._l2:
             with np.errstate(all="ignore"):
                 product += self._l2 * np.where(self._is_weight, direction, 0.0)
         return product if self._free is None else product[self._free]
+
+    def _hessian_times(self, params: Array, direction: Array) -> Array:
+        """The Hessian of the loss without l2, in the network's dtype."""
+        net, kept = self._net, self._linearization
+        quick: Array | None = net._quick(
+            _HVP, self._x, self._y, params, self._sample_weight, None, self._n_threads, direction, kept
+        )
+        if quick is not None:
+            return quick
+        y, x, theta, weights = net._inputs(self._x, self._y, params, self._sample_weight)
+        product = net._result(None, (net.n_params,), {})
+        n_threads = threads.resolve(self._n_threads)
+        net._plan.run(_HVP, theta, x, y, product, weights, n_threads, operand=direction, linearization=kept)
+        return product
 
     def _full_params(self, theta: Array) -> Array:
         """The parameters of the network, theta in the places that are free."""
