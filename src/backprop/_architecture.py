@@ -43,19 +43,6 @@ def dtype(value: object) -> np.dtype[Any]:
     return result
 
 
-def random_generator(value: object) -> np.random.Generator:
-    """A generator from an int seed, a Generator, or None."""
-    if isinstance(value, np.random.Generator):
-        return value
-    if value is None:
-        return np.random.default_rng()
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        if value < 0:
-            raise ValueError(f"rng: expected an int >= 0, a numpy Generator or None, got {int(value)}")
-        return np.random.default_rng(int(value))
-    raise TypeError(f"rng: expected an int >= 0, a numpy Generator or None, got {describe(value)}")
-
-
 def _name_and_parameter(value: object, argument: str, known: Iterable[str]) -> tuple[str, object]:
     """Split a name, or a (name, parameter) pair, and refuse a name that is not known."""
     parameter: object = None

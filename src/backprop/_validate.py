@@ -83,6 +83,19 @@ def positive(value: object, name: str) -> float:
     return result
 
 
+def random_generator(value: object) -> np.random.Generator:
+    """A generator from an int seed, a Generator, or None."""
+    if isinstance(value, np.random.Generator):
+        return value
+    if value is None:
+        return np.random.default_rng()
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        if value < 0:
+            raise ValueError(f"rng: expected an int >= 0, a numpy Generator or None, got {int(value)}")
+        return np.random.default_rng(int(value))
+    raise TypeError(f"rng: expected an int >= 0, a numpy Generator or None, got {describe(value)}")
+
+
 # Arrays --------------------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _architecture, _core, _validate, threads
+from backprop import _core, _validate, threads
 from backprop import params as _params
 from backprop.network import Network
 
@@ -56,7 +56,7 @@ class Ensemble:
         if not isinstance(net, Network):
             raise TypeError(f"net: expected a Network, got {_validate.describe(net)}")
         n_members = _validate.positive_integer(k, "k")
-        generator = _architecture.random_generator(rng)
+        generator = _validate.random_generator(rng)
         self._net = net._with_params(np.zeros(net.n_params, net.dtype))
         try:
             self._all_params = np.zeros((n_members, net.n_params), net.dtype)

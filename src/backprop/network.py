@@ -97,7 +97,7 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         rng: int | np.random.Generator | None = None,
     ) -> None:
         self._specify(sizes, activations, output, loss, dtype)
-        generator = _architecture.random_generator(rng)
+        generator = _validate.random_generator(rng)
         self._allocate()
         _params.initialize(self._params, self._sizes, [layer for layer, _ in self._layers], generator)
 
