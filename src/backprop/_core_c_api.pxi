@@ -166,9 +166,7 @@ cdef bint take_sample_weight(Request* request, const double* weight) noexcept no
         return False
     request.weight = weight
     request.weight_kind = WEIGHT_PER_SAMPLE
-    request.weight_scale = sums.scale
-    request.divisor = sums.total
-    request.n_kept = sums.n_kept
+    set_sums_of_weights(request, &sums)
     return True
 
 

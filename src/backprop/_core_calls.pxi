@@ -182,6 +182,13 @@ cdef inline void set_weight(Request* request, cnp.ndarray weight) noexcept:
     request.weight_kind = WEIGHT_PER_SAMPLE if cnp.PyArray_NDIM(weight) == 1 else WEIGHT_PER_ENTRY
 
 
+cdef inline void set_sums_of_weights(Request* request, const WeightSums* sums) noexcept nogil:
+    """What the weights add up to, of weights that are not refused."""
+    request.weight_scale = sums.scale
+    request.divisor = sums.total
+    request.n_kept = sums.n_kept
+
+
 cdef inline void set_operand(Request* request, Call call, cnp.ndarray operand) noexcept:
     """What the call takes beside samples and targets."""
     if call.mode == VJP:

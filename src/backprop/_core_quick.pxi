@@ -45,9 +45,7 @@ cdef bint take_weight(const Layers* plan, Request* request, Call call, weight) n
         sums = sums_of_weights(request.weight, n_samples * n_per_row, n_per_row)
     if sums.bad >= 0 or sums.largest == 0 or (call.sums == NULL and call.rows != NULL and sums.n_kept < n_samples):
         return False  # refused; or rows to be left out, which a call by sample does not do
-    request.weight_scale = sums.scale
-    request.divisor = sums.total
-    request.n_kept = sums.n_kept
+    set_sums_of_weights(request, &sums)
     return True
 
 
