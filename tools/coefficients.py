@@ -121,6 +121,11 @@ def main() -> None:
             lines += [f"/* error {error:.1e} */", f"enum {{ BP_{name}_DEGREE = {degree} }};"]
             values = ",\n    ".join(literal(c, float64) for c in coefficients)
             lines.append(f"static const bp_real BP_{name}[] = {{\n    {values}}};")
+            if name == "MILLS":
+                lines += ["/* what the first two lost to their rounding */"]
+                lost = [split(c, [53 if float64 else 24], float64)[1] for c in coefficients[:2]]
+                values = ", ".join(literal(value, float64) for value in lost)
+                lines.append(f"static const bp_real BP_MILLS_LOW[] = {{{values}}};")
         for name, parts in constants(float64).items():
             values = ", ".join(literal(part, float64) for part in parts)
             lines.append(f"static const bp_real BP_{name}[] = {{{values}}};")

@@ -164,7 +164,9 @@ cdef inline vec g_tanh(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
     cdef vec r = broadcast(1) / d.hi
     cdef vec two = broadcast(2 * UNSHIFT)
     cdef vec numerator = d.hi - two
-    cdef vec low = d.lo + ((d.hi - numerator) - two)  # d - 2 rounds where the last place of d is 4
+    cdef vec low
+    d.lo = vfma(e.power, e.low, d.lo)  # without it half an ulp more where d - 2 cancels
+    low = d.lo + ((d.hi - numerator) - two)  # d - 2 rounds where the last place of d is 4
     cdef vec q = numerator * r
     cdef vec c = vfma(-r, excess(r, d), r)
     g_prime[0] = vfma(-c, c * broadcast(UNSHIFT), c) * broadcast(4 * UNSHIFT)

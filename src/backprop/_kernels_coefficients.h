@@ -34,6 +34,8 @@ static const bp_real BP_MILLS[] = {
     -0x1.1d5ccc0000000p-11f,
     -0x1.dd5b2c0000000p-19f,
     0x1.ca704c0000000p-15f};
+/* what the first two lost to their rounding */
+static const bp_real BP_MILLS_LOW[] = {-0x1.b240140000000p-25f, 0x1.31e7140000000p-25f};
 /* error 1.7e-11 */
 enum { BP_SIN_DEGREE = 3 };
 static const bp_real BP_SIN[] = {
@@ -110,6 +112,8 @@ static const bp_real BP_MILLS[] = {
     0x1.4a54be828c4d3p-28,
     -0x1.b09830b268c06p-28,
     -0x1.f1ffb7aeca3fbp-30};
+/* what the first two lost to their rounding */
+static const bp_real BP_MILLS_LOW[] = {0x1.53334d02bf23dp-55, 0x1.f0232f86e155fp-54};
 /* error 7.3e-21 */
 enum { BP_SIN_DEGREE = 6 };
 static const bp_real BP_SIN[] = {

@@ -37,6 +37,7 @@ cdef extern from "_kernels_elementary.h" nogil:
     const real* EXP_Q "BP_EXP"
     const real* ATANH_P "BP_ATANH"
     const real* MILLS_P "BP_MILLS"
+    const real* MILLS_LOW "BP_MILLS_LOW"
     const real* SIN_S "BP_SIN"
     const real* COS_C "BP_COS"
     const real* LN2 "BP_LN2"
@@ -215,19 +216,22 @@ cdef struct Growth:
     vec r
     vec q
     vec m                    # r + q, rounded
+    vec low                  # what r lost in its last rounding
 
 
 cdef inline Growth growth(vec x, vec low, const int sign, const bint has_low) noexcept nogil:
     """exp(sign (x + low)), x within the bounds; sign is 1 or -1."""
     cdef Growth e
     cdef vec n = vfma(x, broadcast(sign * LOG2_E), broadcast(POWER_MAGIC))
+    cdef vec high
     e.power = shifted_power(n)
     n = n - broadcast(POWER_MAGIC)
-    e.r = vfma(n, broadcast(-LN2[0]), x if sign > 0 else -x)  # exact: LN2[0] leaves room for the bits of n
+    high = vfma(n, broadcast(-LN2[0]), x if sign > 0 else -x)  # exact: LN2[0] leaves room for the bits of n
     if has_low:
-        e.r = e.r + vfma(n, broadcast(-LN2[1]), low if sign > 0 else -low)
+        e.r = high + vfma(n, broadcast(-LN2[1]), low if sign > 0 else -low)
     else:
-        e.r = vfma(n, broadcast(-LN2[1]), e.r)
+        e.r = vfma(n, broadcast(-LN2[1]), high)
+    e.low = vfma(n, broadcast(-LN2[1]), high - e.r)
     e.q = e.r * e.r * poly(e.r, EXP_Q, EXP_DEGREE)
     e.m = e.r + e.q
     return e
@@ -297,7 +301,7 @@ cdef inline pair minus_abs(vec x) noexcept nogil:
 cdef inline pair mills(vec x) noexcept nogil:
     """M(x) = Phi(-x)/phi(x), x >= 0: a polynomial in u = (x - 4)/(x + 4), over x + 4; Cody 1969 has the substitution.
 
-    The last two steps of Horner's rule, u and the quotient are pairs.
+    The last two steps of Horner's rule, their coefficients, u and the quotient are pairs.
     """
     cdef vec zero = broadcast(0)
     cdef pair sum4 = fast_two_sum(broadcast(4), x)  # exact for x > 4 too: x + 4 and 4 differ by a multiple of its ulp
@@ -309,10 +313,10 @@ cdef inline pair mills(vec x) noexcept nogil:
     u.lo = vfma(broadcast(-8), q.lo, u.lo)
     step = two_product(u.hi, inner)
     value = pair_two_sum(broadcast(MILLS_P[1]), step.hi)
-    value.lo = value.lo + vfma(u.lo, inner, step.lo)
+    value.lo = (value.lo + broadcast(MILLS_LOW[1])) + vfma(u.lo, inner, step.lo)
     value = pair_product(value, u)
     step = pair_two_sum(broadcast(MILLS_P[0]), value.hi)
-    step.lo = step.lo + value.lo
+    step.lo = (step.lo + broadcast(MILLS_LOW[0])) + value.lo
     return pair_product(step, q)
 
 
