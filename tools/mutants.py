@@ -2,6 +2,7 @@
 
     python tools/mutants.py                 # all mutations; the process exits with 1 where one survives
     python tools/mutants.py --only bias     # those with "bias" in their names
+    python tools/mutants.py --jobs 2        # two at once
     python tools/mutants.py --list
 
 Each mutation is made in a copy of the tree, built there for one instruction set, and judged by the tests below. Lines
@@ -28,6 +29,7 @@ Left out, since no result changes, or less than its rounding:
 """
 
 import argparse
+import concurrent.futures
 import shutil
 import subprocess
 import sys
@@ -59,9 +61,9 @@ TESTS = [  # those that fail soonest come first
     "tests/test_bits.py",
     "tests/test_ensemble.py",
     "tests/test_second_sweep.py",
-    "tests/test_derivatives.py",
     "tests/test_quick_calls.py",
     "tests/test_hessp.py",
+    "tests/test_derivatives.py",
 ]
 LIMIT = 900  # seconds for a build or a run of the tests; a mutant that loops for ever is killed then
 
@@ -70,6 +72,7 @@ BLOCK, PRODUCTS, LOSSES, ACTIVATIONS, SECOND, CURVATURE, SUMS, ROWS = (
     for part in ("block", "products", "losses", "activations", "second", "curvature", "sums", "rows")
 )
 VECTOR, ELEMENTARY_H, ROWS_H = (f"_kernels_{part}.h" for part in ("vector", "elementary", "rows"))
+ELEMENTARY = "_kernels_elementary.pxi"
 TWO_SUM = "_two_sum.h"
 TABLE = "_kernel_table.pxd"
 CORE, INSPECT, WORKSPACE = "_core.pyx", "_core_inspect.pxi", "_core_workspace.pxi"
@@ -79,6 +82,22 @@ SWEEPS, ENSEMBLE = "_core_sweeps.pxi", "_core_ensemble.pxi"
 MODES_OF_SUMS, MODES_OF_ROWS = "_core_modes_of_sums.pxi", "_core_modes_of_rows.pxi"
 LINEARIZATION, VALIDATE = "_core_linearization.pxi", "_validate.py"
 FREE_LISTS, SIGNALS = "_core_free_lists.pxi", "_core_signals.pxi"
+FIRST_TESTS = {  # of a file, before those above: they notice soonest
+    LOSSES: ["tests/test_losses.py"],
+    ACTIVATIONS: ["tests/test_activations.py"],
+    SECOND: ["tests/test_second_derivatives.py"],
+    CURVATURE: ["tests/test_second_derivatives.py", "tests/test_second_sweep.py"],
+    ROWS: ["tests/test_second_sweep.py"],
+    ROWS_H: ["tests/test_second_sweep.py"],
+    SWEEPS: ["tests/test_second_sweep.py"],
+    MODES_OF_SUMS: ["tests/test_second_sweep.py"],
+    MODES_OF_ROWS: ["tests/test_second_sweep.py"],
+    LINEARIZATION: ["tests/test_hessp.py"],
+    ENSEMBLE: ["tests/test_ensemble.py"],
+    QUICK: ["tests/test_quick_calls.py"],
+    INSPECT: ["tests/test_bad_input.py"],
+    VALIDATE: ["tests/test_bad_input.py"],
+}
 
 
 class Mutation(NamedTuple):
@@ -219,6 +238,9 @@ MUTATIONS = [Mutation(*row) for row in [
     ("elu' without alpha", ACTIVATIONS,
      "cdef pair slope = pair_product(pair_plus(broadcast(1), m), p.alpha)",
      "cdef pair slope = pair_plus(broadcast(1), m)"),
+    ("tanh: what r lost to its rounding", ACTIVATIONS, "d.lo = vfma(e.power, e.low, d.lo)", "d.lo = d.lo"),
+    ("gelu: what a coefficient lost to its rounding", ELEMENTARY,
+     "step.lo = (step.lo + broadcast(MILLS_LOW[0])) + value.lo", "step.lo = step.lo + value.lo"),
     ("gelu' without a phi(a)", ACTIVATIONS,
      "slope = pair_product(phi, pair_sum(ratio, make_pair(-x, zero)))", "slope = pair_product(phi, ratio)"),
     ("link not applied by forward", ADDING,
@@ -736,28 +758,36 @@ def check_mutations(mutations):
         raise SystemExit("expected unique names of mutations")
 
 
-def try_mutation(mutation, pristine, directory, simd, tests):
+def verdict_of(mutation, pristine, directory, simd, tests):
     """Whether it is killed, and by what."""
-    tree = directory / "mutant"
-    shutil.copytree(pristine, tree)
-    try:
+    with tempfile.TemporaryDirectory(dir=directory) as name:
+        tree = Path(name, "mutant")
+        shutil.copytree(pristine, tree)
         path = tree / PACKAGE / mutation.file
         path.write_text(path.read_text().replace(mutation.old, mutation.new))
         status, output = built_copy.build(tree, simd)
         if status:
             return False, "does not build: " + last_failure(output)
-        status, output = judge(tree, simd, tests)
-        if status == 0:
-            return False, ""
-        return True, last_failure(output) if status in (0, 1) else f"status {status}: {last_failure(output)}"
-    finally:
-        shutil.rmtree(tree)
+        first = [test for test in FIRST_TESTS.get(mutation.file, []) if test in tests]
+        status, output = judge(tree, simd, first + [test for test in tests if test not in first])
+    if status == 0:
+        return False, ""
+    return True, last_failure(output) if status == 1 else f"status {status}: {last_failure(output)}"
+
+
+def try_mutation(mutation, *arguments):
+    """The same with the seconds that it took; prints a line."""
+    start = time.monotonic()
+    killed, by = verdict_of(mutation, *arguments)
+    print(f"{'killed  ' if killed else 'SURVIVED'} {mutation.name}", flush=True)
+    return mutation, killed, by, time.monotonic() - start
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", help="mutations whose name contains this; may be repeated")
     parser.add_argument("--simd", default="v3", help="the instruction set of all mutations that name none (v3)")
+    parser.add_argument("--jobs", type=int, default=1, help="so many at once (1)")
     parser.add_argument("--list", action="store_true", help="print the mutations and stop")
     parser.add_argument("tests", nargs="*", default=TESTS, help="arguments for pytest (a list of test files)")
     arguments = parser.parse_args()
@@ -767,22 +797,21 @@ def main():
         print(*(f"{mutation.file:<28} {mutation.name}" for mutation in chosen), sep="\n")
         return 0
     tests = [test for test in arguments.tests if not test.endswith(".py") or (ROOT / test).exists()]
-    rows = []
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         pristine = {arguments.simd: pristine_copy(directory, arguments.simd, tests)}
         supported = supported_simd(pristine[arguments.simd], arguments.simd)
-        for mutation in chosen:
-            simd = mutation.simd or arguments.simd
-            if simd not in supported:
-                print(f"left out {mutation.name}: the CPU lacks {simd}", flush=True)
-                continue
-            if simd not in pristine:
-                pristine[simd] = pristine_copy(directory, simd, tests)
-            start = time.monotonic()
-            killed, by = try_mutation(mutation, pristine[simd], directory, simd, tests)
-            rows.append((mutation, killed, by, time.monotonic() - start))
-            print(f"{'killed  ' if killed else 'SURVIVED'} {mutation.name}", flush=True)
+        with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+            running = []
+            for mutation in chosen:
+                simd = mutation.simd or arguments.simd
+                if simd not in supported:
+                    print(f"left out {mutation.name}: the CPU lacks {simd}", flush=True)
+                    continue
+                if simd not in pristine:
+                    pristine[simd] = pristine_copy(directory, simd, tests)
+                running.append(pool.submit(try_mutation, mutation, pristine[simd], directory, simd, tests))
+        rows = [future.result() for future in running]
     width = max(len(mutation.name) for mutation in chosen)
     print(f"\n{'mutation':<{width}}  {'file':<26}  {'verdict':<8}  {'s':>4}  by")
     for mutation, killed, by, seconds in rows:
