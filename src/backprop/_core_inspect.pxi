@@ -123,6 +123,8 @@ cdef WeightSums sums_of_weights(const double* weight, Py_ssize_t n, Py_ssize_t n
         sums.n_kept += not empty
         p += n_per_row
     sums.total += total_error
+    if sums.n_kept == 0:  # another thread set them to 0 meanwhile
+        sums.largest = 0
     return sums
 
 

@@ -160,7 +160,7 @@ cdef int run_chunks(const Layers* plan, const Request* request, Totals* totals, 
         starts = <Py_ssize_t*>calloc(n_chunks, sizeof(Py_ssize_t))
         if starts == NULL:
             return NO_LIST
-        find_starts(plan, request, run.chunk_rows, starts)
+        find_starts(plan, request, run.chunk_rows, n_chunks, starts)
         run.starts = starts
     run.work = take_workspaces(plan, rows_of_tile(plan, request.n_kept), n_threads, request.kind)
     status = NO_WORKSPACE if run.work == NULL else share_out(n_chunks, chunk_task, &run, n_threads, clock)
@@ -174,12 +174,14 @@ cdef int run_chunks(const Layers* plan, const Request* request, Totals* totals, 
     return status
 
 
-cdef void find_starts(const Layers* plan, const Request* request, Py_ssize_t chunk_rows,
+cdef void find_starts(const Layers* plan, const Request* request, Py_ssize_t chunk_rows, Py_ssize_t n_chunks,
                       Py_ssize_t* starts) noexcept nogil:
     """The source row from which on each chunk takes its rows."""
     cdef Py_ssize_t row, kept = 0
     for row in range(request.n_samples):
         if has_weight(request, row, plan.sizes[plan.n_layers]):
+            if kept == n_chunks * chunk_rows:  # another thread wrote to the weights during the call
+                return
             if kept % chunk_rows == 0:
                 starts[kept // chunk_rows] = row
             kept += 1

@@ -64,7 +64,10 @@ cdef inline bint has_weight(const Request* request, Py_ssize_t row, Py_ssize_t n
 
 cdef Py_ssize_t fill_tile(const Layers* plan, const Request* request, Workspace* work, Tile* tile,
                           Py_ssize_t row, Py_ssize_t n_rows) noexcept nogil:
-    """n_rows rows with weight, from source row `row` on, into the tile; returns the row after the last one."""
+    """n_rows rows with weight, from source row `row` on, into the tile; returns the row after the last one.
+
+    Where another thread sets weights to 0 during the call there are fewer: rows of zeros without weight then.
+    """
     cdef Py_ssize_t n_in = plan.sizes[0], n_out = plan.sizes[plan.n_layers], s = 0
     cdef Py_ssize_t weight_width = n_out if request.weight_kind == WEIGHT_PER_ENTRY else 1
     tile.first = 0
@@ -92,7 +95,7 @@ cdef Py_ssize_t fill_tile(const Layers* plan, const Request* request, Workspace*
     if request.labels != NULL:
         tile.labels = work.labels
     tile.weight = work.weight
-    while s < n_rows:
+    while s < n_rows and row < request.n_samples:
         if has_weight(request, row, n_out):
             tile.rows[s] = row
             memcpy(work.x + s * n_in * plan.itemsize, request.x + row * n_in * plan.itemsize, n_in * plan.itemsize)
@@ -104,6 +107,15 @@ cdef Py_ssize_t fill_tile(const Layers* plan, const Request* request, Workspace*
             memcpy(work.weight + s * weight_width, request.weight + row * weight_width, weight_width * sizeof(double))
             s += 1
         row += 1
+    if s < n_rows:
+        memset(work.x + s * n_in * plan.itemsize, 0, (n_rows - s) * n_in * plan.itemsize)
+        memset(work.weight + s * weight_width, 0, (n_rows - s) * weight_width * sizeof(double))
+        if request.y != NULL:
+            memset(work.y + s * n_out * plan.itemsize, 0, (n_rows - s) * n_out * plan.itemsize)
+        for s in range(s, n_rows):
+            tile.rows[s] = request.n_samples - 1
+            if request.labels != NULL:
+                work.labels[s] = 0
     return row
 
 
