@@ -95,3 +95,40 @@ def test_what_an_ensemble_is_made_of():
         Ensemble("net", 3)
     with pytest.raises(ValueError, match="k: expected"):
         Ensemble(Network([1, 1]), 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kept", [(300, 250), (600, 500), (1000, 610, 130)])
+def test_members_with_other_numbers_of_samples_keep_their_chains(kept, dtype):
+    """Tiles are cut at multiples of 64 rows for each member, however many rows of weight 0 another one has."""
+    n, k = kept[0], len(kept)
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((n, 300)), rng.standard_normal((n, 1))
+    weight = np.ones((k, n))
+    for m in range(k):
+        weight[m, kept[-1 - m] :] = 0
+    ensemble = Ensemble(Network([300, 64, 1], dtype=dtype, rng=0), k, rng=1)
+    for n_threads in (1, k, 8):
+        losses, grads = ensemble.value_and_grad(x, y, sample_weight=weight, n_threads=n_threads)
+        for m in range(k):
+            loss_alone, grad_alone = ensemble[m].value_and_grad(x, y, sample_weight=weight[m])
+            assert losses[m] == loss_alone
+            np.testing.assert_array_equal(grads[m], grad_alone)
+
+
+def test_weights_by_member_where_they_could_be_by_output():
+    """k = n_samples = n_out: cross-entropy has no weights by output, so they are by member."""
+    ensemble = Ensemble(Network([2, 3], loss="cross_entropy", rng=0), 3, rng=0)
+    x, weight = np.arange(6.0).reshape(3, 2), np.arange(1.0, 10).reshape(3, 3)
+    losses, _ = ensemble.value_and_grad(x, [0, 1, 2], sample_weight=weight)
+    assert losses.tolist() == [ensemble[m].loss(x, [0, 1, 2], sample_weight=weight[m]) for m in range(3)]
+
+
+def test_targets_of_one_output_by_member():
+    ensemble = Ensemble(Network([2, 1], rng=0), 3, rng=0)
+    x, y = np.arange(10.0).reshape(5, 2), np.arange(15.0).reshape(3, 5)
+    losses, _ = ensemble.value_and_grad(x, y)
+    assert losses.tolist() == [ensemble[m].loss(x, y[m]) for m in range(3)]
+    assert np.array_equal(losses, ensemble.value_and_grad(x, y[:, :, None])[0])
+    with pytest.raises(ValueError, match=r"^y: expected one for each of the 3 networks"):
+        ensemble.value_and_grad(x, y[:2])

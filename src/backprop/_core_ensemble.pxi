@@ -21,6 +21,7 @@ cdef void network_task(void* context, Py_ssize_t m, int worker) noexcept nogil:
     totals.loss = 0
     totals.loss_error = 0
     run.work[worker].is_packed = False
+    run.work[worker].tile_rows = rows_of_tile(run.plan, run.requests[m].n_kept)
     if not sums_in_order(run.plan, &run.requests[m], run.work[worker], totals, worker != 0, run.clock):
         run.losses[m] = mean_loss(totals, run.requests[m].divisor)
 
@@ -28,12 +29,13 @@ cdef void network_task(void* context, Py_ssize_t m, int worker) noexcept nogil:
 cdef int run_ensemble(const Layers* plan, const Request* requests, Py_ssize_t n_networks, double* losses,
                       int n_threads, Clock* clock) noexcept nogil:
     """All networks; their bits do not depend on which thread has which."""
-    cdef Py_ssize_t m, largest = 0, fewest = requests[0].n_kept
+    cdef Py_ssize_t m, rows = 0, largest = 0, fewest = requests[0].n_kept
     cdef EnsembleRun run
     cdef int status = DONE
     for m in range(n_networks):
         largest = max(largest, requests[m].n_kept)
         fewest = min(fewest, requests[m].n_kept)
+        rows = max(rows, rows_of_tile(plan, requests[m].n_kept))
     n_threads = useful_threads(plan, largest * n_networks, n_threads)
     if n_threads > n_networks or chunks_of(plan, largest) != chunks_of(plan, fewest):
         for m in range(n_networks):
@@ -50,8 +52,7 @@ cdef int run_ensemble(const Layers* plan, const Request* requests, Py_ssize_t n_
         run.totals = take_totals_of_threads(plan, n_threads)
         if run.totals == NULL:
             return NO_TOTALS
-    run.work = take_workspaces(plan, max(rows_of_tile(plan, largest), rows_of_tile(plan, fewest)), n_threads,
-                               OF_GRADIENT)
+    run.work = take_workspaces(plan, rows, n_threads, OF_GRADIENT)
     status = NO_WORKSPACE if run.work == NULL else share_out(n_networks, network_task, &run, n_threads, clock)
     give_workspaces(plan, run.work, n_threads)
     give_totals_of_threads(plan, run.totals, n_threads)

@@ -187,7 +187,8 @@ class Ensemble:
             return None
         weight = _validate.as_array(sample_weight, "sample_weight")
         n_out, loss, k = self._net.sizes[-1], self._net._loss, len(self)
-        own = weight.ndim == 3 or (weight.ndim == 2 and weight.shape == (k, n_samples) != (n_samples, n_out))
+        by_output = loss.name != "cross_entropy" and weight.shape == (n_samples, n_out)
+        own = weight.ndim == 3 or (weight.shape == (k, n_samples) and not by_output)
         if not own:
             return [_validate.sample_weight(weight, loss, n_samples, n_out)] * k
         return [
@@ -199,7 +200,8 @@ class Ensemble:
         n_out, loss, dtype = self._net.sizes[-1], self._net._loss, self._net.dtype
         array = _validate.as_array(y, "y")
         labels = loss.name == "cross_entropy" and array.dtype.kind in "iu"
-        if array.ndim != (2 if labels else 3):
+        own = array.ndim == (2 if labels else 3) or (n_out == 1 and array.ndim == 2 and array.shape != (n_samples, 1))
+        if not own:
             first = _validate.targets(array, loss, n_samples, n_out, dtype, None if weights is None else weights[0])
             for other in [] if weights is None or weights[-1] is weights[0] else weights[1:]:
                 _validate.targets(array, loss, n_samples, n_out, dtype, other)
