@@ -98,3 +98,19 @@ def test_labels():
     assert net.find_nonfinite(x, np.zeros(6, int)).stage == "input"
     net.biases[1][0] = np.inf
     assert net.find_nonfinite(x, np.zeros(6, int)).stage == "weight"
+
+
+def test_a_gradient_by_x_that_overflows_is_no_cause():
+    net = Network([1, 1], activations=[], rng=0)
+    net.weights[0][...] = 1e200
+    found = net.find_nonfinite([[1e-200]] * 2, [[1e150], [np.nan]])  # sample 0: dL/dx alone is infinite
+    assert (found.sample, found.layer, found.unit, found.stage) == (1, 1, 0, "loss")
+
+
+def test_outputs_of_weight_0_are_no_cause():
+    net = Network([1, 2], output="exp", rng=0)
+    net.params = [1000.0, 1.0, 0.0, 0.0]  # exp(1000) is infinite
+    x, weight = [[1.0], [1.0]], [[0, 1], [0, 1]]
+    assert net.find_nonfinite(x, [[1, 1], [1, 1]], sample_weight=weight) is None
+    found = net.find_nonfinite(x, [[1, 1], [1, np.nan]], sample_weight=weight)
+    assert (found.sample, found.layer, found.unit, found.stage) == (1, 1, 1, "loss")

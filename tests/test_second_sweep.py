@@ -164,3 +164,51 @@ def test_mirror(rng, n):
     expected = np.triu(H) + np.triu(H, 1).T
     _core.mirror(H)
     np.testing.assert_array_equal(H, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_infinite_output_of_weight_0_contributes_nothing(dtype):
+    """Products with the Hessian and residuals are those of the other output alone."""
+    both = backprop.Network([1, 2], output="exp", dtype=dtype, rng=0)
+    both.params = [1000.0, 1.0, 0.0, 0.5]
+    one = backprop.Network([1, 1], output="exp", dtype=dtype, rng=0)
+    one.params = [1.0, 0.5]
+    x, y, weight, kept = np.array([[1.0], [0.5]]), np.ones((2, 2)), np.tile([0.0, 1.0], (2, 1)), [1, 3]
+    v = np.ones(4)
+    for name in ("hvp", "gauss_newton_vp"):
+        product = getattr(both, name)(x, y, v, sample_weight=weight)
+        np.testing.assert_array_equal(product[kept], getattr(one, name)(x, y[:, 1], v[:2]))
+        assert not product[[0, 2]].any()
+    H = both.hessian(x, y, sample_weight=weight)
+    np.testing.assert_array_equal(H[np.ix_(kept, kept)], one.hessian(x, y[:, 1]))
+    assert not H[[0, 2]].any()
+    JTJ, JTr = both.normal_equations(x, y, sample_weight=weight)
+    np.testing.assert_array_equal(JTJ[np.ix_(kept, kept)], one.normal_equations(x, y[:, 1])[0])
+    np.testing.assert_array_equal(JTr[kept], one.normal_equations(x, y[:, 1])[1])
+    fun, jac = both.residuals(x, y, sample_weight=weight)
+    fun_of_one, jac_of_one = one.residuals(x, y[:, 1])
+    np.testing.assert_array_equal(fun(both.params)[1::2], fun_of_one(one.params))
+    np.testing.assert_array_equal(jac(both.params)[1::2][:, kept], jac_of_one(one.params))
+    assert not fun(both.params)[::2].any()
+    assert not jac(both.params)[::2].any()
+
+
+def test_jacobians_of_an_output_beside_an_infinite_one():
+    net = backprop.Network([1, 2], output="exp", rng=0)
+    net.params = [1000.0, 1.0, 0.0, 0.5]
+    np.testing.assert_array_equal(net.input_jacobian([[1.0]])[0, 1], net.forward([[1.0]])[0, 1])
+    assert np.isfinite(net.jacobian([[1.0]])[0, 1]).all()
+
+
+@pytest.mark.parametrize("target", [1e160, 1e300, 1e-170, 1e-300])
+def test_norms_whose_squares_leave_the_range(target):
+    net = backprop.Network([1, 2, 1], activations="identity", rng=0)
+    net.params = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]  # y_hat = x, here 0
+    gradient = net.per_sample_gradients([[0.0]], [[target]])[0]
+    norm = float(np.linalg.norm(gradient / target)) * target
+    assert norm > 2 * target
+    np.testing.assert_allclose(net.per_sample_gradient_norms([[0.0]], [[target]]), norm, rtol=1e-14)
+    clipped = net.clipped_gradient([[0.0]], [[target]], target / 16)
+    np.testing.assert_allclose(clipped, gradient * (target / 16 / norm), rtol=1e-14)
+    assert np.isnan(net.per_sample_gradient_norms([[np.nan]], [[target]]))
+    assert net.per_sample_gradient_norms([[0.0]], [[0.0]]) == 0

@@ -33,7 +33,7 @@ import os
 
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport frexp, isfinite, ldexp, sqrt
+from libc.math cimport fabs, frexp, isfinite, isinf, ldexp, sqrt
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset

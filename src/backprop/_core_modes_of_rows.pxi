@@ -128,8 +128,7 @@ cdef int jacobian_of_rows(const Layers* plan, const Request* request, Workspace*
     if output_sweep(plan, request, work, tile, clock):
         return 1
     for k in range(n_out):
-        unit_cotangent(plan, request, work, tile, k, False)
-        through_output(plan, work, tile, work.grad_a[L])
+        output_cotangent(plan, request, work, tile, k, False)
         if cotangent_sweep(plan, request, work, tile, 1, False, clock):
             return 1
         if request.mode == INPUT_JACOBIAN:

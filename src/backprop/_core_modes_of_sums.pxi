@@ -66,7 +66,44 @@ cdef void norms_of_tile(const Layers* plan, Workspace* work, const Tile* tile) n
         for s in range(tile.n_rows):
             work.row_norm[s] += of_grad_a[s] * (1 + of_h[s])
     for s in range(tile.n_rows):
-        work.row_norm[s] = sqrt(work.row_norm[s])
+        if plan.itemsize == 8 and not 1e-280 <= work.row_norm[s] <= 1e300:  # its squares may be subnormal, or infinite
+            work.row_norm[s] = scaled_norm(plan, work, tile, s)
+        else:
+            work.row_norm[s] = sqrt(work.row_norm[s])
+
+
+cdef double scaled_norm(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t s) noexcept nogil:
+    """||g_s||_2 of a float64 network where the squares overflow or underflow."""
+    cdef Py_ssize_t i
+    cdef double norm = 0
+    for i in range(1, plan.n_layers + 1):
+        norm = hypotenuse(norm, scaled_length(plan.sizes[i], <const double*>work.a[i] + s * plan.layers[i].ld) *
+                          hypotenuse(1, scaled_length(plan.sizes[i - 1], <const double*>input_of(plan, work, tile, i) +
+                                                      s * ld_of_input(plan, i))))
+    return norm
+
+
+cdef double scaled_length(Py_ssize_t n, const double* row) noexcept nogil:
+    """||row||_2, in units of its largest entry."""
+    cdef double largest = 0, total = 0
+    cdef Py_ssize_t k
+    for k in range(n):
+        if row[k] != row[k]:
+            return row[k]
+        largest = max(largest, fabs(row[k]))
+    if largest == 0 or isinf(largest):
+        return largest
+    for k in range(n):
+        total += (row[k] / largest) * (row[k] / largest)
+    return largest * sqrt(total)
+
+
+cdef inline double hypotenuse(double a, double b) noexcept nogil:
+    """sqrt(a^2 + b^2) for a, b >= 0; not libm's, whose last bit is another on each system."""
+    cdef double large = max(a, b), small = min(a, b)
+    if not isfinite(a + b) or large == 0:
+        return a + b
+    return large * sqrt(1 + (small / large) * (small / large))
 
 
 cdef int hvp_of_tile(const Layers* plan, const Request* request, Workspace* work, Tile* tile, char* grad, bint add,
@@ -89,6 +126,7 @@ cdef int linearize(const Layers* plan, const Request* request, Workspace* work, 
     """All that a product with the Hessian needs beside its direction: h, g'(a), grad_a and curve of every layer."""
     if forward_sweep(plan, request, work, tile, True, clock):
         return 1
+    drop_outputs_without_weight(plan, request, work, tile)
     loss_gradient(plan, request, work, tile, True)
     return cotangent_sweep(plan, request, work, tile, 1, True, clock)
 
@@ -117,6 +155,7 @@ cdef int gauss_newton_of_tile(const Layers* plan, const Request* request, Worksp
     cdef Py_ssize_t L = plan.n_layers
     if forward_sweep(plan, request, work, tile, True, clock):
         return 1
+    drop_outputs_without_weight(plan, request, work, tile)
     if tangent_sweep(plan, request, work, tile, request.v, NULL, 1, clock):
         return 1
     memcpy(work.grad_a[L], loss_tangent(plan, request, work, tile), bytes_of_rows(plan, tile, L))
@@ -182,6 +221,7 @@ cdef int normal_equations_of_tile(const Layers* plan, const Request* request, Wo
     cdef double root, difference
     if output_sweep(plan, request, work, tile, clock):
         return 1
+    drop_outputs_without_weight(plan, request, work, tile)
     for s in range(tile.n_rows):
         for k in range(n_out):
             root = sqrt(weight_of(plan, request, tile, s, k))
@@ -192,8 +232,7 @@ cdef int normal_equations_of_tile(const Layers* plan, const Request* request, Wo
                 difference = (<double*>work.h[L])[s * ld + k] - (<const double*>tile.y)[s * n_out + k]
                 (<double*>work.residual)[s * n_out + k] = root * difference if root != 0 else 0
     for k in range(n_out):
-        unit_cotangent(plan, request, work, tile, k, True)
-        through_output(plan, work, tile, work.grad_a[L])
+        output_cotangent(plan, request, work, tile, k, True)
         if cotangent_sweep(plan, request, work, tile, 1, False, clock):
             return 1
         if gradients_of_rows(plan, work, tile, work.grad_a, work.jacobian + k * ld_J * plan.itemsize, n_out * ld_J,

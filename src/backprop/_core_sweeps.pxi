@@ -170,6 +170,20 @@ cdef int sum_layer_gradients(const Layers* plan, Workspace* work, const Tile* ti
 
 # The output layer -----------------------------------------------------------------------------------------------------
 
+cdef void drop_outputs_without_weight(const Layers* plan, const Request* request, Workspace* work,
+                                      const Tile* tile) noexcept nogil:
+    """g' and g'' of outputs of weight 0 become 0: an infinity there would make NaN of their gradient, which is 0."""
+    cdef Py_ssize_t L = plan.n_layers, n_out = plan.sizes[L], s, k, place
+    if request.weight_kind != WEIGHT_PER_ENTRY or plan.loss_acts_on_a:
+        return
+    for s in range(tile.n_rows):
+        for k in range(n_out):
+            if tile.weight[s * n_out + k] == 0:
+                place = (s * plan.layers[L].ld + k) * plan.itemsize
+                memset(work.a[L] + place, 0, plan.itemsize)
+                memset(work.g_second[L] + place, 0, plan.itemsize)
+
+
 cdef void loss_gradient(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
                         bint with_curve) noexcept nogil:
     """(4) into grad_a_L, beside a_L or g'(a_L), and the row losses; with_curve: curve_L too, where there is a g''."""
@@ -206,6 +220,25 @@ cdef void unit_cotangent(const Layers* plan, const Request* request, Workspace* 
             (<float*>work.grad_a[L])[s * ld + k] = <float>value
         else:
             (<double*>work.grad_a[L])[s * ld + k] = value
+
+
+cdef void output_cotangent(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, Py_ssize_t k,
+                           bint with_root_weight) noexcept nogil:
+    """`unit_cotangent` times dy_hat/da_L. Each y_hat has an a_L of its own, but for softmax: others do not come in.
+
+    Nor do they where their g' is infinite: 0 times it would be NaN.
+    """
+    cdef Py_ssize_t L = plan.n_layers, s, place
+    unit_cotangent(plan, request, work, tile, k, with_root_weight)
+    if plan.loss_acts_on_a and plan.link == SOFTMAX:
+        through_output(plan, work, tile, work.grad_a[L])
+        return
+    for s in range(tile.n_rows):
+        place = s * plan.layers[L].ld + k
+        if plan.itemsize == 4:
+            (<float*>work.grad_a[L])[place] *= (<float*>work.a[L])[place]
+        else:
+            (<double*>work.grad_a[L])[place] *= (<double*>work.a[L])[place]
 
 
 cdef inline double weight_of(const Layers* plan, const Request* request, const Tile* tile, Py_ssize_t s,

@@ -64,14 +64,16 @@ class SquaredErrors(Calls):
         def fun(theta: npt.ArrayLike) -> Array:
             point = _validate.params(theta, self.n_params, self._dtype, "theta")
             r = np.zeros(y_.shape, self._dtype)
-            r[rows] = self._call(_FORWARD, x_kept, None, point, None, None, n_threads) - target
+            y_hat = self._call(_FORWARD, x_kept, None, point, None, None, n_threads)
+            r[rows] = np.subtract(y_hat, target, out=np.zeros_like(y_hat), where=counts[rows])
             return (root * r).ravel()
 
         def jac(theta: npt.ArrayLike) -> Array:
             point = _validate.params(theta, self.n_params, self._dtype, "theta")
             J = np.zeros((*y_.shape, self.n_params), self._dtype)
             J[rows] = self._call(_JACOBIAN, x_kept, None, point, None, None, n_threads)
-            J *= root[:, :, None]
+            np.multiply(J, root[:, :, None], out=J, where=counts[:, :, None])
+            J[~counts] = 0  # even where y_hat is infinite
             return J.reshape(-1, self.n_params)
 
         return fun, jac

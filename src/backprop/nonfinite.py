@@ -106,7 +106,8 @@ def _in_block(
     part = None if weight is None else weight[block]
     layers = net.layer_gradients(x[block], y[block], params=theta, sample_weight=part, n_threads=n_threads)
     terms = _loss_terms(net, layers, y[block], part)
-    stages = [x[block], *layers.a[1:], *layers.h[1:], terms, *layers.grad_a[1:], *layers.grad_h]
+    _drop_outputs(net, layers, part)
+    stages = [x[block], *layers.a[1:], *layers.h[1:], terms, *layers.grad_a[1:], *layers.grad_h[1:]]
     bad = np.zeros(len(block), bool)
     for array in stages:
         if array is not None:
@@ -116,6 +117,22 @@ def _in_block(
     s = int(bad.argmax())
     sample = int(block[s])
     return _in_sample(net, layers, terms, x[block][s], y[block][s], s, sample)
+
+
+def _drop_outputs(net: Network, layers: LayerGradients, weight: Array | None) -> None:
+    """What counts for nothing in loss and gradient becomes 0: outputs of weight 0, and y_hat where a_L is all there is.
+
+    Without it a sample is found that has nothing to be named.
+    """
+    L = len(net.sizes) - 1
+    a, h = layers.a[L], layers.h[L]
+    assert a is not None
+    assert h is not None
+    if net._loss.acts_on_a:
+        h[...] = 0
+    if weight is not None and weight.ndim == 2:
+        a[weight == 0] = 0
+        h[weight == 0] = 0
 
 
 def _loss_terms(net: Network, layers: LayerGradients, y: Array, weight: Array | None) -> Array:
