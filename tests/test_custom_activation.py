@@ -3,12 +3,13 @@
 import copy
 import ctypes
 import ctypes.util
+import pickle
 
 import numpy as np
 import pytest
 from scipy import LowLevelCallable
 
-from backprop import Activation, Network
+from backprop import Activation, Network, preactivation_gradient
 
 
 def tanh_prime(a):
@@ -155,3 +156,40 @@ def test_check_gradient():
     own = Activation("c_sin", c_function("sin"), c_function("cos"))
     with pytest.raises(ValueError, match="activations that take complex arrays, got 'c_sin' in layer 1"):
         Network([3, 4, 2], activations=own, rng=0).check_gradient(x, y)
+
+
+def test_the_g_prime_product():
+    square = Activation("square", np.square, lambda a: 2 * a)
+    a = np.array([[1.0, 2.0, 3.0]])
+    for dtype in (np.float32, np.float64):
+        grad_a = preactivation_gradient(np.full((1, 3), 2, dtype), a.astype(dtype), square)
+        np.testing.assert_array_equal(grad_a, 4 * a.astype(dtype), strict=True)
+
+
+def test_addresses_are_copied_but_not_pickled():
+    """They are of this process alone: another one that calls them crashes."""
+    libm = ctypes.CDLL(ctypes.util.find_library("m"))
+    g, g_prime = (ctypes.cast(getattr(libm, name), ctypes.c_void_p).value for name in ("sin", "cos"))
+    net = Network([2, 3, 1], activations=Activation("sine", g, g_prime), rng=0)
+    for again in (copy.copy(net), copy.deepcopy(net)):
+        np.testing.assert_array_equal(again.forward(np.ones((1, 2))), net.forward(np.ones((1, 2))))
+    with pytest.raises(pickle.PicklingError, match=r"^'sine': expected functions that can be pickled, got addresses"):
+        pickle.dumps(net)
+
+
+def test_two_of_them_are_no_name_with_its_parameter():
+    square = Activation("square", np.square, lambda a: 2 * a)
+    for given in (("relu", square), (square, square)):
+        net = Network([2, 3, 3, 1], activations=given, rng=0)
+        assert Network([2, 3, 3, 1], activations=net.activations, rng=0).activations == net.activations == given
+
+
+def test_numbers_of_other_dtypes():
+    step = Activation("relu", lambda a: np.maximum(a, 0), lambda a: a > 0, np.zeros_like)
+    assert step.has_second
+    with pytest.raises(ValueError, match=r"^g: expected an array of real numbers .* dtype"):
+        Activation("wide", lambda a: a.astype(np.longdouble), np.ones_like)
+
+
+def test_the_name_of_softmax_is_free():
+    assert Network([2, 1], output=Activation("softmax", np.square, lambda a: 2 * a)).output is not None

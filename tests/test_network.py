@@ -609,3 +609,20 @@ def test_show_config(capsys):
     assert shown["numpy"].strip() == np.__version__
     assert shown["simd"].strip() in shown["simd_supported"].split()
     assert int(shown["threads"]) == backprop.get_num_threads()
+
+
+def test_the_repr_has_plain_names():
+    net = Network([2, 3], loss=np.str_("cross_entropy"), output=np.str_("softmax"))
+    assert "np." not in repr(net)
+    assert eval(repr(net)).output == "softmax"
+
+
+@pytest.mark.parametrize("dtype", ["f8,,f4", {"names": ["a"]}, "float16", 3])
+def test_what_is_no_dtype(dtype):
+    with pytest.raises(ValueError, match=r"^dtype: expected "):
+        Network([1, 1], dtype=dtype)
+
+
+def test_sizes_have_an_order():
+    with pytest.raises(TypeError, match=r"^sizes: expected a sequence"):
+        Network({3, 1})

@@ -20,7 +20,7 @@ ActivationSpec = Spec | Custom
 
 def sizes(value: object) -> tuple[int, ...]:
     """At least two positive integers, n_0, ..., n_L, whose parameters can be counted."""
-    if isinstance(value, str | bytes | dict) or not isinstance(value, Iterable):
+    if isinstance(value, str | bytes | dict | set | frozenset) or not isinstance(value, Iterable):
         raise TypeError(f"sizes: expected a sequence of at least two positive integers, got {describe(value)}")
     result = tuple(positive_integer(n, f"sizes[{i}]") for i, n in enumerate(value))
     if len(result) < 2:
@@ -36,7 +36,7 @@ def dtype(value: object) -> np.dtype[Any]:
     result: np.dtype[Any] | None
     try:
         result = np.dtype(value)  # type: ignore[call-overload]  # it raises where value is none
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):
         result = None
     if value is None or result is None or result not in (np.dtype("float32"), np.dtype("float64")):
         raise ValueError(f'dtype: expected "float32" or "float64", got {describe(value)}')
@@ -62,7 +62,7 @@ def _name_and_parameter(value: object, argument: str, known: Iterable[str]) -> t
         nearest = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise ValueError(f"{argument}: expected one of {', '.join(names)}, got {name!r}{hint}")
-    return name, parameter
+    return str(name), parameter  # a plain one, also for the repr
 
 
 def _parameter(value: object, row: Activation | Loss, argument: str) -> float:
@@ -95,7 +95,7 @@ def activation(value: object, argument: str) -> tuple[Activation, float]:
 
 def hidden_activations(value: object, n_hidden: int) -> list[tuple[Activation, float]]:
     """One activation for all hidden layers, or a list with one for each."""
-    is_pair = isinstance(value, tuple) and len(value) == 2 and not isinstance(value[1], str | tuple | list)
+    is_pair = isinstance(value, tuple) and len(value) == 2 and not isinstance(value[1], str | tuple | list | Activation)
     if isinstance(value, str | Activation) or is_pair:
         return [activation(value, "activations")] * n_hidden
     if not isinstance(value, list | tuple):
@@ -124,7 +124,7 @@ def loss_and_output(loss: object, output: object) -> tuple[Loss, float, str, tup
                 f"got {output!r}"
             )
         return row, loss_parameter, output_name, (ACTIVATIONS["identity"], 0.0)
-    if output_name == "softmax":
+    if output_name == "softmax" and not isinstance(output, Activation):
         raise ValueError(f"output: expected 'softmax' with the loss 'cross_entropy' alone, got it with {name!r}")
     return row, loss_parameter, output_name, activation(output, "output")
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop import _architecture, _core, _validate
+from backprop.custom import Activation
 
 Array = npt.NDArray[Any]
 
@@ -42,15 +43,15 @@ def hidden_gradient(W_next: npt.ArrayLike, grad_a_next: npt.ArrayLike) -> Array:
     return grad_h
 
 
-def preactivation_gradient(grad_h: npt.ArrayLike, a: npt.ArrayLike, activation: str | tuple[str, float]) -> Array:
+def preactivation_gradient(grad_h: npt.ArrayLike, a: npt.ArrayLike, activation: _architecture.ActivationSpec) -> Array:
     """The g' product: dL/da_{i,j} = dL/dh_{i,j} g'(a_{i,j}) for each sample.
 
     Parameters
     ----------
     grad_h, a : (n_samples, n_i) array_like
         Of the same dtype, float32 or float64.
-    activation : str or (str, float)
-        g, by its name, or a pair with its parameter.
+    activation : str, (str, float) or Activation
+        g, by its name, a pair with its parameter, or one of your own.
 
     Returns
     -------
@@ -66,6 +67,9 @@ def preactivation_gradient(grad_h: npt.ArrayLike, a: npt.ArrayLike, activation: 
     gradients = _validate.matrix(grad_h, "grad_h", preactivations.dtype)
     _validate.same_shape(["a", "grad_h"], [preactivations, gradients])
     grad_a = np.array(preactivations, order="C")
-    _core.activate(grad_a, np.empty_like(grad_a), g.code, parameter)  # grad_a holds g'(a) now
+    if isinstance(g, Activation):
+        grad_a[...] = g.g_prime(grad_a.astype(np.float64), parameter)
+    else:
+        _core.activate(grad_a, np.empty_like(grad_a), g.code, parameter)  # grad_a holds g'(a) now
     _core.preactivation_gradient(gradients, grad_a)
     return grad_a
