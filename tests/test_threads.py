@@ -148,7 +148,9 @@ def test_set_context_and_argument_go_before_the_environment():
     assert run(code, BACKPROP_NUM_THREADS="3", OMP_NUM_THREADS="5").stdout.split() == ["3", "2", "7", "9"]
 
 
-@pytest.mark.parametrize("value", ["0", "-2", "2.5", "many", "true", "1e1", "0x4", "٣", ",4", "9" * 5000, "9" * 30])
+@pytest.mark.parametrize(
+    "value", ["0", "-2", "2.5", "many", "true", "1e1", "0x4", "٣", ",4", "2,abc", "9" * 5000, "9" * 30]
+)
 def test_an_invalid_value_warns_once_and_is_ignored(value):
     code = """
         import warnings
@@ -392,6 +394,29 @@ def test_threadpoolctl_knows_the_pool_whichever_is_imported_first(first):
         print(backprop.get_num_threads())
     """).stdout
     assert out.split() == ["1", "2", "5"]
+
+
+def test_threadpoolctl_knows_the_pool_after_a_look_at_whether_it_is_there():
+    code = """
+        import importlib.util, backprop
+        importlib.util.find_spec("threadpoolctl")
+        import threadpoolctl
+        print([library["user_api"] for library in threadpoolctl.threadpool_info()].count("backprop"))
+    """
+    assert run(code).stdout.split() == ["1"]
+
+
+def test_threadpoolctl_limits_within_a_block_of_num_threads():
+    code = """
+        import backprop, threadpoolctl
+        backprop.set_num_threads(7)
+        with backprop.num_threads(1):
+            with threadpoolctl.threadpool_limits(4):
+                print(backprop.get_num_threads())
+            print(backprop.get_num_threads())
+        print(backprop.get_num_threads())
+    """
+    assert run(code).stdout.split() == ["4", "1", "7"]
 
 
 def test_importing_does_not_import_threadpoolctl():

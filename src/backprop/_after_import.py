@@ -24,13 +24,17 @@ class _Finder:
     ) -> ModuleSpec | None:
         if fullname != self.library:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        spec = None
+        for finder in sys.meta_path:  # a look at whether the library is there comes here, too: we stay for its import
+            if finder is not self and spec is None:
+                spec = finder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def execute_both(module: ModuleType) -> None:
                 execute(module)
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
                 importlib.import_module(self.ours)
 
             spec.loader.exec_module = execute_both  # type: ignore[method-assign]

@@ -22,8 +22,8 @@ class BackpropController(threadpoolctl.LibController):  # type: ignore[misc]
         return threads.get_num_threads()
 
     def set_num_threads(self, num_threads: int) -> None:
-        """Set it for the process; threadpoolctl puts the old value back."""
-        threads.set_num_threads(num_threads)
+        """Set it where `get_num_threads` has it from; threadpoolctl puts the old value back."""
+        threads.limit_num_threads(num_threads)
 
     def get_version(self) -> str:
         """The version of the package."""

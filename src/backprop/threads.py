@@ -46,9 +46,9 @@ def _from_environment() -> int:
         value = os.environ.get(name, "").strip()
         if not value:
             continue
-        first = value.split(",")[0].strip()  # OMP_NUM_THREADS may list a count for each nesting level
-        if first.isascii() and first.isdigit() and len(first) <= MAX_DIGITS and int(first) > 0:
-            return min(int(first), MOST_THREADS)
+        counts = [part.strip() for part in value.split(",")]  # OMP_NUM_THREADS may list one for each nesting level
+        if all(part.isascii() and part.isdigit() and len(part) <= MAX_DIGITS and int(part) > 0 for part in counts):
+            return min(int(counts[0]), MOST_THREADS)
         warnings.warn(
             f"{name}: expected a positive integer, got {value!r}; it is ignored", RuntimeWarning, stacklevel=2
         )
@@ -76,6 +76,14 @@ def set_num_threads(n: int) -> None:
         Where n is not a positive integer.
     """
     _of_process[0] = _count(n, "n")
+
+
+def limit_num_threads(n: int) -> None:
+    """Set what `get_num_threads` returns here: a `num_threads` block's own count within one, else the process's."""
+    if _in_context.get() is None:
+        set_num_threads(n)
+    else:
+        _in_context.set(_count(n, "n"))
 
 
 def get_num_threads() -> int:
