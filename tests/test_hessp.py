@@ -241,3 +241,10 @@ def test_memory_is_bounded_and_may_be_short():
     print((status("VmRSS") - before) / 2**20)
     """)  # fmt: skip
     assert 32 <= float(out) <= 72
+
+
+@pytest.mark.parametrize("l2", [1e-50, 0.1, 1e39])
+def test_l2_is_not_rounded_to_float32(l2):
+    """The gradient of l2/2 W^2 is l2 W in float64, also beside a float32 network; so is its Hessian."""
+    fun = Network([1, 1], dtype="float32", rng=0).objective(np.zeros((2, 1)), np.zeros((2, 1)), l2=l2)
+    assert fun.hessp([0, 0], [1, 0]).tolist() == [l2, 0]

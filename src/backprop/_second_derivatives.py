@@ -142,13 +142,15 @@ class SecondDerivatives(Calls):
         Parameters
         ----------
         x, y, params, sample_weight, n_threads
-            As in `value_and_grad`. Without params it follows the network's own, as they are when it is applied.
+            As in `value_and_grad`: converted once, and not copied where they fit. Without params it follows the
+            network's own, as they are when it is applied.
 
         Returns
         -------
         LinearOperator
             Of shape (n_params, n_params), symmetric.
         """
+        self._need_second("hvp_operator")
         return self._operator(self.hvp, x, y, params=params, sample_weight=sample_weight, n_threads=n_threads)
 
     def gauss_newton_operator(
@@ -171,11 +173,13 @@ class SecondDerivatives(Calls):
         """A symmetric LinearOperator whose product with v is product(x, y, v)."""
         from scipy.sparse.linalg import LinearOperator
 
-        self._inputs(x, y, options["params"], options["sample_weight"])  # refuse now what would be refused later
+        y_, x_, _, weights = self._inputs(x, y, options["params"], options["sample_weight"])  # refused now, not later
         threads.resolve(options["n_threads"])
+        if weights is not None:
+            options["sample_weight"] = weights.array
 
         def apply(v: Array) -> Array:
-            return product(x, y, np.ravel(v), **options)
+            return product(x_, y_, np.ravel(v), **options)
 
         shape = (self.n_params, self.n_params)
         return LinearOperator(shape, matvec=apply, rmatvec=apply, dtype=self._dtype)

@@ -128,7 +128,7 @@ class Objective:
         product = self._hessian_times(full, direction).astype(np.float64)
         if self._l2:
             with np.errstate(all="ignore"):
-                product += self._l2 * np.where(self._is_weight, direction, 0.0)
+                product += self._l2 * np.where(self._is_weight, direction, 0.0).astype(np.float64)
         return product if self._free is None else product[self._free]
 
     def _hessian_times(self, params: Array, direction: Array) -> Array:
