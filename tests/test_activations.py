@@ -355,3 +355,16 @@ def test_parameters(name):
         np.testing.assert_allclose(net.forward(a), row.g(a, parameter), rtol=1e-15)
         computed = backprop.preactivation_gradient(np.ones_like(a), a, (name, parameter))
         np.testing.assert_allclose(computed, row.g_prime(a, parameter), rtol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_selu_up_to_where_it_overflows(dtype):
+    largest = np.finfo(dtype).max
+    half_ulp = mpmath.mpf(float(largest - np.nextafter(largest, dtype(0)))) / 2
+    a = [dtype(float(largest) / SELU_SCALE)]
+    for _ in range(64):
+        a = [np.nextafter(a[0], dtype(0)), *a, np.nextafter(a[-1], dtype(np.inf))]
+    h = g("selu", np.array(a))
+    for value, result in zip(a, h.tolist(), strict=True):
+        exact = mpmath.mpf(float(value)) * mpmath.mpf("1.0507009873554804934193349852946")
+        assert np.isinf(result) == (exact >= float(largest) + half_ulp), value

@@ -46,7 +46,8 @@ cdef inline vec g_elu(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
     cdef pair positive = pair_product(make_pair(clamp(a, -HUGE, HUGE), zero), p.scale)
     cdef pair slope = pair_product(pair_plus(broadcast(1), m), p.alpha)
     g_prime[0] = where_less(zero, a, p.scale.hi, scale(slope.hi + slope.lo, n))
-    return where_less(broadcast(HUGE), a, vfma(clamp(a, -LARGEST, LARGEST), p.scale.lo, a * p.scale.hi),
+    # One rounding: a p.scale.hi alone overflows at an argument where the product does not.
+    return where_less(broadcast(HUGE), a, vfma(a, p.scale.hi, clamp(a, -LARGEST, LARGEST) * p.scale.lo),
                       where_less(zero, a, positive.hi + positive.lo, negative.hi + negative.lo))
 
 
