@@ -365,20 +365,32 @@ def _mode_of_old(path: str) -> int | None:
 def _write_new(directory: int | None, temporary: str, data: bytes, mode: int | None) -> None:
     """Write a file of that name in the directory and flush it; it gets the name last, where the system can do that."""
     unnamed = None if directory is None else _open_unnamed(directory)
+    if unnamed is not None:
+        try:
+            _fill(unnamed, data, mode)
+            # Some file systems and sandboxes have no links. What has other causes fails again with a name.
+            with suppress(OSError):  # a dir_fd makes Python follow the link to the open file
+                source = f"/proc/self/fd/{unnamed}"
+                os.link(source, temporary, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=True)
+                return
+        finally:
+            os.close(unnamed)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    file = os.open(temporary, flags, 0o666, dir_fd=directory) if unnamed is None else unnamed  # less the umask
+    named = os.open(temporary, flags, 0o666, dir_fd=directory)  # less the umask
     try:
-        if mode is not None and hasattr(os, "fchmod"):
-            os.fchmod(file, mode)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(file, rest) :]
-        os.fsync(file)
-        if unnamed is not None:  # a dir_fd makes Python follow the link to the open file
-            source = f"/proc/self/fd/{file}"
-            os.link(source, temporary, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=True)
+        _fill(named, data, mode)
     finally:
-        os.close(file)
+        os.close(named)
+
+
+def _fill(file: int, data: bytes, mode: int | None) -> None:
+    """Write an open file and flush it to the disk."""
+    if mode is not None and hasattr(os, "fchmod"):
+        os.fchmod(file, mode)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+    os.fsync(file)
 
 
 def _open_unnamed(directory: int) -> int | None:
