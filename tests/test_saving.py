@@ -8,8 +8,10 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -425,6 +427,34 @@ def test_two_processes_save_at_once(path):
         while time.monotonic() < deadline:
             assert_one_of_two(path)
         assert [process.poll() for process in processes] == [None, None]
+
+
+def test_threads_save_at_once(path):
+    """Each its own network, while another loads: the path names one of them, whole, at any moment."""
+    nets = {size: make([20, 50, size]) for size in (1, 2, 3, 4)}
+    for size, net in nets.items():
+        net.params[...] = size
+    nets[1].save(path)
+    stop = threading.Event()
+
+    def save(net):
+        while not stop.is_set():
+            net.save(path)
+
+    n_loads, seen = 0, set()
+    with ThreadPoolExecutor(len(nets)) as pool, at_once():
+        saves = [pool.submit(save, net) for net in nets.values()]
+        try:
+            while n_loads < 200 or len(seen) < 2:
+                loaded = backprop.load(path)
+                assert_same(loaded, nets[loaded.sizes[-1]])
+                n_loads, seen = n_loads + 1, seen | {loaded.sizes[-1]}
+        finally:
+            stop.set()
+    for future in saves:
+        future.result()
+    assert_same(backprop.load(path), nets[backprop.load(path).sizes[-1]])
+    assert os.listdir(path.parent) == [path.name]
 
 
 FULL_DISK = """
