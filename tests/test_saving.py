@@ -24,7 +24,7 @@ from test_torch import torch_activation
 import backprop
 from backprop import Network, saving
 
-safetensors_numpy = pytest.importorskip("safetensors.numpy", reason="the extra `save`, which some Pythons lack")
+safetensors_numpy = require_peer("safetensors.numpy")  # the extra `save`, which some Pythons lack
 DTYPES = ["float64", "float32"]
 
 
@@ -221,6 +221,14 @@ def test_without_the_library(path, monkeypatch):
     for call in (make().save, backprop.load):
         with pytest.raises(ModuleNotFoundError, match=r"pip install backprop-cpu\[save\]"):
             call(path)
+
+
+def test_without_the_library_no_test_is_left_out_where_all_must_be_there(monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    for required, outcome in (("1", pytest.fail.Exception), ("0", pytest.skip.Exception)):
+        monkeypatch.setenv("BACKPROP_REQUIRE_PEERS", required)
+        with pytest.raises(outcome, match=r"safetensors\.numpy"):
+            require_peer("safetensors.numpy")
 
 
 def test_the_library_is_imported_where_it_is_used():
