@@ -167,14 +167,54 @@ print(peak() - before)
 """
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_memory_does_not_grow_with_the_samples(weighted):
-    """At most 8 MiB for a million samples; with weights, most of them 0, rows are packed on the way."""
+def measured(code):
+    """The number that a process of its own prints: MiB by which a call raised the peak of its memory."""
     pytest.importorskip("resource", reason="peaks of memory are measured with getrusage")
     if sys.platform != "linux":
         pytest.skip("ru_maxrss is in KiB on Linux alone")
-    run = subprocess.run(
-        [sys.executable, "-c", MEASURE.format(weighted=weighted)], capture_output=True, text=True, check=False
-    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert float(run.stdout) <= 8.0
+    return float(run.stdout)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_memory_does_not_grow_with_the_samples(weighted):
+    """At most 8 MiB for a million samples; with weights, most of them 0, rows are packed on the way."""
+    assert measured(MEASURE.format(weighted=weighted)) <= 8.0
+
+
+MEASURE_DERIVATIVE = """
+import resource
+import numpy as np
+import backprop
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+n_samples = 1_000_000
+net = backprop.Network([2, 8, 1], activations="tanh", dtype="float32", rng=0)
+ensemble = backprop.Ensemble(net, 3)
+x = np.random.default_rng(0).standard_normal((n_samples, 2), np.float32)
+y, grad_x = np.ones((n_samples, 1), np.float32), np.ones((n_samples, 2), np.float32)
+v, norms = np.ones(net.n_params, np.float32), np.ones(n_samples, np.float32)
+before = peak()
+result = {call}
+assert np.all([np.isfinite(part).all() for part in (result if isinstance(result, tuple) else (result,))])
+print(peak() - before)
+"""
+DERIVATIVES = {
+    "value_and_grad": "net.value_and_grad(x, y, n_threads=2)",
+    "hvp": "net.hvp(x, y, v, n_threads=2)",
+    "gauss_newton_vp": "net.gauss_newton_vp(x, y, v, n_threads=2)",
+    "clipped_gradient": "net.clipped_gradient(x, y, 1.0, n_threads=2)",
+    "per_sample_gradient_norms": "net.per_sample_gradient_norms(x, y, out=norms, n_threads=2)",
+    "normal_equations": "net.normal_equations(x, y, n_threads=2)",
+    "sobolev_value_and_grad": "net.sobolev_value_and_grad(x, y, grad_x, 1.0, n_threads=2)",
+    "Ensemble.value_and_grad": "ensemble.value_and_grad(x, y, n_threads=2)",
+}
+
+
+@pytest.mark.parametrize("name", DERIVATIVES)
+def test_memory_of_derivatives_does_not_grow_with_the_samples(name):
+    """At most 3 MiB for a million samples: one number of float32 for each of them would take 4."""
+    assert measured(MEASURE_DERIVATIVE.format(call=DERIVATIVES[name])) <= 3.0

@@ -77,6 +77,7 @@ LEFT_OUT = {
     ],
     "resident memory, to which a sanitizer adds its own": [
         "tests/test_exactness.py::test_memory_does_not_grow_with_the_samples",
+        "tests/test_exactness.py::test_memory_of_derivatives_does_not_grow_with_the_samples",
         "tests/test_hessp.py::test_memory_is_bounded_and_may_be_short",
     ],
     "limits on addresses, of which a sanitizer takes terabytes": ["tests/test_saving.py::test_under_a_limit_of_memory"],
