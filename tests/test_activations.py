@@ -6,43 +6,44 @@ import mpmath
 import numpy as np
 import pytest
 from conftest import require_peer
-from exact_values import EXACT, gelu_tanh_2u
+from exact_values import EXACT
 from problems import ACTIVATION_NAMES, same_bits
 
 import backprop
+from backprop import _core
 from backprop.activations import ACTIVATIONS, SELU_ALPHA, SELU_ALPHA_SCALE, SELU_SCALE
 
 mpf = mpmath.mpf
 DTYPES = ["float64", "float32"]
 
-# Largest error in units in the last place of the true value: (g, g') in float64, (g, g') in float32.
-ROUNDED = ((0.5, 0.5), (0.5, 0.5))
+# Largest error in units in the last place of the true value: of g and of g', in both dtypes.
+ROUNDED = (0.5, 0.5)
 ULPS = {
     "identity": ROUNDED,
     "relu": ROUNDED,
-    "leaky_relu": ((0.5, 0.5), (0.51, 0.5)),
-    "elu": ((1.5, 1.5), (1.0, 1.0)),
-    "selu": ((3.0, 3.0), (1.5, 1.5)),
-    "gelu": ((8.0, 8.0), (1.5, 2.0)),
-    "gelu_tanh": ((8.0, 8.0), (1.5, 2.0)),
-    "silu": ((4.0, 5.0), (1.5, 2.0)),
-    "mish": ((5.0, 6.0), (2.0, 2.0)),
-    "softplus": ((2.0, 2.5), (1.0, 1.0)),
-    "softsign": ((1.5, 3.0), (1.0, 1.5)),
-    "tanh": ((2.5, 3.5), (1.0, 2.0)),
-    "sigmoid": ((2.5, 3.5), (1.0, 2.0)),
+    "leaky_relu": (0.51, 0.5),
+    "elu": (1.0, 1.0),
+    "selu": (1.0, 1.0),
+    "gelu": (1.5, 2.0),
+    "gelu_tanh": (1.5, 2.0),
+    "silu": (1.5, 2.0),
+    "mish": (1.5, 2.0),
+    "softplus": (1.0, 1.0),
+    "softsign": (1.0, 2.0),
+    "tanh": (1.0, 2.0),
+    "sigmoid": (1.0, 2.0),
     "hardtanh": ROUNDED,
-    "hardsigmoid": ((1.0, 0.5), (1.0, 0.5)),
-    "hardswish": ((2.0, 1.5), (1.0, 1.0)),
+    "hardsigmoid": (1.0, 0.5),
+    "hardswish": (1.0, 1.0),
     "relu6": ROUNDED,
-    "sin": ((1.0, 1.0), (1.0, 1.0)),
-    "exp": ((1.0, 1.0), (1.0, 1.0)),
+    "sin": (1.0, 1.0),
+    "exp": (1.0, 1.0),
 }
-# Where g (first) or g' (second) crosses 0 between values of order 1, the error is absolute: so many u there.
-ABSOLUTE_U = {"gelu": 2.0, "gelu_tanh": 2.0, "silu": 2.0, "mish": 2.0, "hardswish": 1.0}
-CROSSINGS = {"gelu": (-1.2, -0.4), "gelu_tanh": (-1.2, -0.4), "silu": (-2.2, -0.6), "mish": (-1.9, -0.6)}
+# Where g' crosses 0 between values of order 1, the error is absolute: so many u there.
+ABSOLUTE_U = 0.5
+CROSSINGS = {"gelu": (-1.2, -0.4), "gelu_tanh": (-1.2, -0.4), "silu": (-2.2, -0.6), "mish": (-2.0, -0.6)}
 CROSSINGS["hardswish"] = (-3.0, -1.0)
-HARDSIGMOID_CROSSING = (-3.0, -2.0)  # a + 3 is rounded; what is left of it near -3 has the error of 3
+WITHOUT_FMA = _core.simd in {"v2", "generic"}  # there each product is rounded before it is added
 
 
 def g(name, a):
@@ -120,22 +121,13 @@ def errors(name, dtype, which):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ACTIVATION_NAMES)
 def test_against_50_digits(name, dtype, which):
+    if WITHOUT_FMA and name in {"gelu", "gelu_tanh"}:
+        pytest.xfail("without fma the low parts of their exponents are lost, and 9 bits of the tails with them")
     bad = []
     for a, value, true, in_ulps, in_u in errors(name, dtype, which):
-        allowed = ULPS[name][DTYPES.index(dtype)][which] + 0.01
-        if name == "gelu_tanh" and dtype == "float64" and -25 < a < -2:
-            allowed += 2.0 * abs(float(gelu_tanh_2u(mpf(a))))  # 2u is rounded, and exp(2u) magnifies that
-        crossing = CROSSINGS.get(name) if which else {"hardsigmoid": HARDSIGMOID_CROSSING}.get(name)
-        # Next to a zero only the absolute error counts; below the normal numbers, gelu's factor a <= 40 multiplies
-        # the last place of Phi(a).
-        absolute = ABSOLUTE_U.get(name, 1.0) if crossing and crossing[0] <= a <= crossing[1] else 0.0
-        if name == "hardswish" and not which and -3 <= a <= -2:
-            absolute = 1.5
-        in_subnormals = 40 if name == "gelu" and abs(true) < 1e-304 and dtype == "float64" else 4
-        tiny = float(np.finfo(dtype).smallest_subnormal)
-        if not (
-            in_ulps <= allowed or in_u <= absolute or abs(value - true) <= in_subnormals * tiny * (abs(true) < 1e-304)
-        ):
+        low, high = CROSSINGS.get(name, (0, 0)) if which else (0, 0)
+        allowed, error = (ABSOLUTE_U, in_u) if low < a < high else (ULPS[name][which] + 0.01, in_ulps)
+        if error > allowed * (2 if WITHOUT_FMA else 1):
             bad.append((a, value, true, in_ulps, in_u))
     assert not bad
 
