@@ -1,5 +1,6 @@
 """Every activation's g and g' in the kernels, against 50 digits, over the whole range of both dtypes."""
 
+import functools
 import math
 
 import mpmath
@@ -94,6 +95,11 @@ def points(name, dtype):
     return a
 
 
+def needs_fma(name):
+    if WITHOUT_FMA and name in {"gelu", "gelu_tanh"}:
+        pytest.xfail("without fma the low parts of their exponents are lost, and 9 bits of the tails with them")
+
+
 def ulp(value, dtype):
     """The distance of floats next to a true value."""
     rounded = float(value)
@@ -121,8 +127,7 @@ def errors(name, dtype, which):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ACTIVATION_NAMES)
 def test_against_50_digits(name, dtype, which):
-    if WITHOUT_FMA and name in {"gelu", "gelu_tanh"}:
-        pytest.xfail("without fma the low parts of their exponents are lost, and 9 bits of the tails with them")
+    needs_fma(name)
     bad = []
     for a, value, true, in_ulps, in_u in errors(name, dtype, which):
         low, high = CROSSINGS.get(name, (0, 0)) if which else (0, 0)
@@ -221,65 +226,118 @@ def test_g_of_0(name, dtype):
     np.testing.assert_array_equal(g(name, zero), np.array([G_OF_0.get(name, 0.0)], dtype))
 
 
-def grid(dtype):
+@functools.cache
+def grid(dtype, n=200_001):
     """A fine grid, and the magnitudes beyond it."""
     far = np.logspace(-30, 30, 2001)
-    return np.unique(np.concatenate([np.linspace(-50, 50, 200_001), -far, far]).astype(dtype))
+    return np.unique(np.concatenate([np.linspace(-50, 50, n), -far, far]).astype(dtype))
 
 
+def finest_grid(dtype):
+    return grid(dtype, 2_000_001)
+
+
+# Where the functions and the kernels change their formulas: kinks, the bounds that arguments are clamped to (half of
+# them for tanh, which clamps 2a), 4 of the ratio of Mills, and what is small or huge to tanh, softsign, elu and selu.
+BRANCHES = {
+    "float64": [1, 3, 4, 6, 23, 40, 80, 380, 710, 760, 2.0**-28, 2.0**60, 2.0**1022],
+    "float32": [1, 3, 4, 6, 15, 40, 60, 89, 120, 2.0**-13, 2.0**30, 2.0**126],
+}
+
+
+@functools.cache
 def neighbours(dtype):
-    """Branch points and the 64 floats on both sides of each."""
-    parts = []
-    for centre in (0.0, 1.0, 3.0, 6.0, 40.0):
-        for sign in (-1, 1):
-            a = np.array([sign * centre], dtype)
-            for direction in (-np.inf, np.inf):
-                walk = [a]
-                for _ in range(64):
-                    walk.append(np.nextafter(walk[-1], np.array([direction], dtype)))
-                parts.append(np.concatenate(walk))
-    return np.unique(np.concatenate(parts))
+    """0, branch points, jumps of the reduced argument of exp, and the 64 floats on both sides of each."""
+    last = 1096 if dtype == "float64" else 172
+    exponents = (np.concatenate([np.arange(min(last, 64)), np.arange(64, last, 16)]) + 0.5) * np.log(2)
+    # exp takes a, tanh 2a, gelu a^2/2
+    magnitudes = np.concatenate([BRANCHES[dtype], exponents, exponents / 2, np.sqrt(2 * exponents)]).astype(dtype)
+    bits = np.dtype(dtype).str.replace("f", "i")
+    around = (magnitudes.view(bits)[:, None] + np.arange(-64, 65, dtype=bits)).ravel()
+    magnitudes = np.concatenate([np.arange(65, dtype=bits), around]).view(dtype)
+    return np.unique(np.concatenate([-magnitudes, magnitudes]))
 
 
-MONOTONE = [name for name in ACTIVATION_NAMES if name not in ("gelu", "gelu_tanh", "silu", "mish", "hardswish", "sin")]
+WITH_A_MINIMUM = ["gelu", "gelu_tanh", "silu", "mish", "hardswish"]
+MONOTONE = [name for name in ACTIVATION_NAMES if name not in (*WITH_A_MINIMUM, "sin")]
 BOUNDS = {
     "relu": (0, np.inf),
     "elu": (-1, np.inf),
+    "selu": (-SELU_ALPHA_SCALE, np.inf),
     "softplus": (0, np.inf),
     "softsign": (-1, 1),
     "tanh": (-1, 1),
     "sigmoid": (0, 1),
     "hardtanh": (-1, 1),
     "hardsigmoid": (0, 1),
+    "hardswish": (-0.375, np.inf),
     "relu6": (0, 6),
     "sin": (-1, 1),
     "exp": (0, np.inf),
 }
 
 
+@functools.cache
+def minimum(name):
+    """Where g has its minimum, and how low it is."""
+    with mpmath.workdps(50):
+        at = mpmath.findroot(EXACT[name][1], -1.2 if name in {"silu", "mish"} else -0.75)
+        return float(at), float(EXACT[name][0](at))
+
+
 def domain(name, a):
     """The arguments for which g does not overflow."""
-    return a[a < 80] if name == "exp" else a
+    return a[a < np.log(np.finfo(a.dtype).max)] if name == "exp" else a
 
 
-@pytest.mark.parametrize("points_of", [grid, neighbours])
+def falls(values):
+    """Where a value is less than the one before it; without fma, by more than 2 of its last places."""
+    before, after = values[:-1], values[1:]
+    return np.flatnonzero(after < before - (2 * np.spacing(np.abs(before)) if WITHOUT_FMA else 0))
+
+
+@pytest.mark.parametrize("points_of", [finest_grid, neighbours])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", MONOTONE)
 def test_monotone(name, dtype, points_of):
     a = domain(name, points_of(dtype))
-    values = g(name, a)
-    steps_down = np.flatnonzero(np.diff(values) < 0)
+    steps_down = falls(g(name, a))
     assert steps_down.size == 0, f"g falls after {a[steps_down]}"
     assert np.all(g_prime(name, a) >= 0)
+
+
+@pytest.mark.parametrize("points_of", [finest_grid, neighbours])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", WITH_A_MINIMUM)
+def test_monotone_on_both_sides_of_a_minimum(name, dtype, points_of):
+    needs_fma(name)
+    a = points_of(dtype)
+    at = -1.5 if name == "hardswish" else minimum(name)[0]
+    flat = 0.25 if points_of is neighbours else 0  # from one float to the next g changes by less there than it rounds
+    left, right = a[a < at - flat], a[a > at + flat]
+    steps_up, steps_down = falls(-g(name, left)), falls(g(name, right))
+    assert steps_up.size == 0, f"g rises after {left[steps_up]}"
+    assert steps_down.size == 0, f"g falls after {right[steps_down]}"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", BOUNDS)
 def test_bounds(name, dtype):
     values = g(name, domain(name, np.concatenate([grid(dtype), neighbours(dtype)])))
-    low, high = BOUNDS[name]
+    low, high = (np.dtype(dtype).type(bound) for bound in BOUNDS[name])
     assert values.min() >= low
     assert values.max() <= high
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu", "mish"])
+def test_no_value_is_below_the_minimum(name, dtype):
+    """But for the last place, where the minimum itself is rounded; and next to it g comes as close."""
+    needs_fma(name)
+    at, low = (np.dtype(dtype).type(value) for value in minimum(name))
+    next_to_it = at + np.arange(-1000, 1001) * np.spacing(at)
+    values = g(name, np.concatenate([grid(dtype), neighbours(dtype), next_to_it]))
+    assert abs(values.min() - low) <= np.spacing(abs(low))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
