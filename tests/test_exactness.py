@@ -119,13 +119,35 @@ def longdouble_gradient(net, x, y):
     return np.concatenate(gradient)
 
 
-@pytest.mark.skipif(not LONGDOUBLE_IS_WIDE, reason="long double is double here")
-@pytest.mark.parametrize("n_samples", [10, 1000, 5000])
-def test_float64_error(n_samples):
+def tiled_gradient(net, x, y, tile=1000):
+    """The same tile by tile: a hundred thousand rows in long double take much memory."""
+    rows = [slice(start, start + tile) for start in range(0, len(x), tile)]
+    return sum(longdouble_gradient(net, x[part], y[part]) * len(x[part]) for part in rows) / len(x)
+
+
+def float64_problem(n_samples, seed=0):
     net = backprop.Network([7, 20, 10, 1], activations="tanh", rng=1)
-    x, y = teacher(n_samples, 7)
-    x, y = x.astype(float) * (1 + 1e-9), y.astype(float)  # not float32's values
+    x, y = teacher(n_samples, 7, seed)
+    return net, x.astype(float) * (1 + 1e-9), y.astype(float)  # not float32's values
+
+
+needs_long_double = pytest.mark.skipif(not LONGDOUBLE_IS_WIDE, reason="long double is double here")
+
+
+@needs_long_double
+@pytest.mark.parametrize(("n_samples", "bar"), [(10, 1e-15), (1000, 1e-15), (5000, 1e-15), (100_000, 3e-16)])
+def test_float64_error(n_samples, bar):
+    net, x, y = float64_problem(n_samples)
     _, grad = net.value_and_grad(x, y)
+    assert relative_error(grad, tiled_gradient(net, x, y)) <= bar
+
+
+@needs_long_double
+@pytest.mark.parametrize("seed", range(3))
+def test_float64_error_of_repeated_rows(seed):
+    """Ten rows ten thousand times; no rounding averages out."""
+    net, x, y = float64_problem(10, seed)
+    _, grad = net.value_and_grad(np.tile(x, (10_000, 1)), np.tile(y, (10_000, 1)))
     assert relative_error(grad, longdouble_gradient(net, x, y)) <= 1e-15
 
 
