@@ -4,10 +4,13 @@
     python benchmarks/exactness.py --samples 10000000           # some ten minutes and 8 GB
     python benchmarks/exactness.py --samples --table docs/tables/exactness.rst
 
-Two sets of data: a smooth teacher of random rows, where roundings average out, and one block of ten rows repeated,
-where they do not. The error is ||g - reference|| / ||reference||. The reference has the very same parameters and
-inputs: for repeated rows, and up to 1,000 rows, it is the recursion in long double; for more rows NumPy's float64
-recursion (`backprop._reference`) over tiles of 1,000 rows that are added in long double, whose own noise is 1e-16.
+Three sets of data: a smooth teacher of random rows, where roundings average out; noise as targets of random rows, where
+the samples' contributions to the gradient cancel too; and one block of ten rows repeated, where roundings do not
+average out. The error is ||g - reference|| / ||reference||. Beside it stands the condition: the largest of
+|g_k - reference_k| / (u mean_s |contribution of sample s to g_k|) over all parameters k, with u = 2^-24 or 2^-53, which
+forgives what cancels. The reference has the very same parameters and inputs: for repeated rows, and up to 1,000 rows,
+it is the recursion in long double; for more rows NumPy's float64 recursion (`backprop._reference`) over tiles of 1,000
+rows that are added in long double, whose own noise is 1e-16.
 
 This library takes all samples in one call. The others keep the activations of a whole batch: from 1,000,000 rows on
 they get them in parts of so many rows, and the parts' gradients are added in the network's dtype. Results are kept in
@@ -40,7 +43,11 @@ LIBRARIES = {
     "JAX": ("jax", peers.make_jax),
     "NumPy by hand": ("numpy", peers.make_numpy),
 }
-DATA = {"random": "random rows", "repeated": "ten rows repeated"}
+DATA = {"random": "random rows", "noise": "random rows, noise as targets", "repeated": "ten rows repeated"}
+MEASURES = {
+    "errors": "Relative error of the gradient, ||g - reference|| / ||reference||",
+    "conditions": "Condition of the gradient, the largest |g - reference| / (u mean_s |contribution of sample s|)",
+}
 
 
 def teacher(n_samples):
@@ -55,20 +62,35 @@ def teacher(n_samples):
     return x, y
 
 
+def noise(n_samples):
+    """Draw the same x, and targets that have nothing to do with it."""
+    x, y = teacher(n_samples)
+    return x, np.random.default_rng([n_samples, 1]).standard_normal(y.shape, np.float32)
+
+
+def flat_sums(grad_a, h):
+    """The gradient from grad_a_i and h_{i-1} of each layer, and the sums over samples of |contribution of a sample|."""
+    sums = []
+    for left, right in ((grad_a, h), (map(np.abs, grad_a), map(np.abs, h))):
+        pairs = zip(left, right, strict=True)
+        sums.append(np.concatenate([part for a, b in pairs for part in ((a.T @ b).ravel(), a.sum(axis=0))]))
+    return sums
+
+
 def tiled_reference(theta, x, y):
-    """The mean gradient, tile by tile, added in long double."""
+    """The mean gradient and the mean magnitude of a sample's contribution, tile by tile, added in long double."""
     activations = [(ACTIVATIONS[name], 0.0) for name in ("tanh", "tanh", "identity")]
-    total = np.zeros(theta.size, np.longdouble)
+    total = np.zeros((2, theta.size), np.longdouble)
     for start in range(0, len(x), TILE):
         tile = slice(start, start + TILE)
         x_tile, y_tile = x[tile].astype(float), y[tile].astype(float)
         result = _reference.value_and_grad(SIZES, activations, (LOSSES["squared_error"], 0.0), theta, x_tile, y_tile)
-        total += result.gradient.astype(np.longdouble) * len(x_tile)
+        total += np.array(flat_sums(result.grad_a[1:], result.h[:-1]), np.longdouble) * len(x_tile)
     return total / len(x)
 
 
 def longdouble_reference(layers, x, y):
-    """The same recursion in long double throughout, for a few rows."""
+    """The same by the recursion in long double throughout, for a few rows."""
     layers = [(W.astype(np.longdouble), b.astype(np.longdouble)) for W, b in layers]
     h, primes = [x.astype(np.longdouble)], []
     for W, b in layers[:-1]:
@@ -77,19 +99,23 @@ def longdouble_reference(layers, x, y):
         h.append(np.sign(a) * (1 - t) / (1 + t))
         primes.append(4 * t / (1 + t) ** 2)
     W, b = layers[-1]
-    grad_a = 2 * (h[-1] @ W.T + b - y) / y.size
-    parts = []
-    for i in range(len(layers) - 1, -1, -1):
-        parts[:0] = [(grad_a.T @ h[i]).ravel(), grad_a.sum(axis=0)]
-        if i:
-            grad_a = grad_a @ layers[i][0] * primes[i - 1]
-    return np.concatenate(parts)
+    grad_a = [2 * (h[-1] @ W.T + b - y) / y.size]
+    for i in range(len(layers) - 1, 0, -1):
+        grad_a[:0] = [grad_a[0] @ layers[i][0] * primes[i - 1]]
+    return flat_sums(grad_a, h)
 
 
 def relative_error(value, expected):
     """||value - expected|| / ||expected||."""
     difference = value.astype(np.longdouble) - expected
     return float(np.sqrt((difference**2).sum() / (expected**2).sum()))
+
+
+def condition(value, expected, magnitudes, dtype):
+    """The largest |value - expected| / (u magnitudes); a parameter to which no sample contributes has no error."""
+    difference = np.abs(value.astype(np.longdouble) - expected)
+    u = np.finfo(dtype).eps / 2
+    return float((difference[magnitudes > 0] / magnitudes[magnitudes > 0]).max() / u)
 
 
 def gradient(library, layers, x, y, dtype):
@@ -108,25 +134,29 @@ def gradient(library, layers, x, y, dtype):
 
 
 def measure(data, n_samples, libraries):
-    """Errors by library and dtype, float32 first, and the seconds that each took."""
+    """Errors and conditions by library and dtype, float32 first."""
     net = backprop.Network(SIZES, activations="tanh", dtype="float32", rng=0)
     layers = list(zip(net.weights, net.biases, strict=True))
-    x, y = teacher(n_samples if data == "random" else 10)
+    x, y = noise(n_samples) if data == "noise" else teacher(10 if data == "repeated" else n_samples)
     few = len(x) <= TILE
-    expected = longdouble_reference(layers, x, y) if few else tiled_reference(net.params.astype(float), x, y)
+    expected, magnitudes = (
+        longdouble_reference(layers, x, y) if few else tiled_reference(net.params.astype(float), x, y)
+    )
     if data == "repeated":
         x, y = np.tile(x, (n_samples // 10, 1)), np.tile(y, (n_samples // 10, 1))
-    result = {}
+    result = {"errors": {}, "conditions": {}}
     for library in libraries:
-        errors, seconds = [], []
+        errors, conditions, seconds = [], [], []
         for dtype in (np.float32, np.float64):
             start = time.perf_counter()
-            errors.append(relative_error(gradient(library, layers, x, y, dtype), expected))
+            value = gradient(library, layers, x, y, dtype)
             seconds.append(time.perf_counter() - start)
-        result[library] = errors
+            errors.append(relative_error(value, expected))
+            conditions.append(condition(value, expected, magnitudes, dtype))
+        result["errors"][library], result["conditions"][library] = errors, conditions
         print(
             f"| {DATA[data]} | {n_samples:,} | {library} | {errors[0]:.2e} | {errors[1]:.2e} | "
-            f"{seconds[0]:.2g}, {seconds[1]:.2g} |",
+            f"{conditions[0]:.2g}, {conditions[1]:.2g} | {seconds[0]:.2g}, {seconds[1]:.2g} |",
             flush=True,
         )
     return result
@@ -134,45 +164,65 @@ def measure(data, n_samples, libraries):
 
 def read_kept():
     """What has been measured."""
-    return json.loads(KEPT.read_text()) if KEPT.exists() else {"versions": {}, "errors": {}}
+    return json.loads(KEPT.read_text()) if KEPT.exists() else {"versions": {}}
 
 
-def goal(data, n_samples, dtype):
-    """The largest error that this library may have; for repeated rows in float64 none is set."""
+def goal(measure, data, n_samples, dtype):
+    """The largest error or condition that this library may have; infinite where none is set."""
+    if measure == "conditions":
+        return (64 if n_samples < 100_000 else 4) if (data, dtype) == ("random", "float32") else np.inf
     if data == "repeated":
         return 3e-7 if dtype == "float32" else np.inf
+    if data == "noise":
+        return np.inf
     return {"float32": (2e-7, 5e-8), "float64": (1e-15, 3e-16)}[dtype][n_samples >= 100_000]
 
 
-def table(kept):
-    """The table in reStructuredText."""
+def rows_of(kept, measure):
+    """The rows of a table, and what is beyond its goal."""
     libraries = [name for name in LIBRARIES if name in kept["versions"]]
     rows = [["rows", "samples", "dtype", *(f"{name} {kept['versions'][name]}" for name in libraries)]]
     missed = []
     for data, title in DATA.items():
         for d, dtype in enumerate(("float32", "float64")):
-            for n_samples in sorted(int(n) for n in kept["errors"].get(data, {})):
-                errors = kept["errors"][data][str(n_samples)]
-                cells = [f"{errors[name][d]:.1e}" if name in errors else "-" for name in libraries]
-                rows.append([title, f"{n_samples:,}", dtype, *cells])
-                if errors["backprop"][d] > goal(data, n_samples, dtype):
+            for n_samples in sorted(int(n) for n in kept[measure].get(data, {})):
+                values = kept[measure][data][str(n_samples)]
+                form = ".1e" if measure == "errors" else ".2g"
+                rows.append(
+                    [title, f"{n_samples:,}", dtype]
+                    + [f"{values[name][d]:{form}}" if name in values else "-" for name in libraries]
+                )
+                if values["backprop"][d] > goal(measure, data, n_samples, dtype):
                     missed.append(f"{title}, {n_samples:,} samples, {dtype}")
+    return rows, missed
+
+
+def table(kept):
+    """The tables in reStructuredText."""
     lines = [
         ".. Made by python benchmarks/exactness.py --samples --table docs/tables/exactness.rst; not to be edited.",
         "",
-        "Relative error of the gradient, ||g - reference|| / ||reference||, of 30-100-100-1, tanh, squared error "
-        f"({kept['machine']}):",
-        "",
-        ".. list-table::",
-        "   :header-rows: 1",
-        "",
     ]
-    for row in rows:
-        lines += [f"   {'* -' if i == 0 else '  -'} {cell}" for i, cell in enumerate(row)]
+    missed = []
+    for measure, title in MEASURES.items():
+        if not kept.get(measure):
+            continue
+        rows, beyond = rows_of(kept, measure)
+        missed += beyond if measure == "errors" else [f"condition of {what}" for what in beyond]
+        lines += [
+            f"{title}, of 30-100-100-1, tanh, squared error ({kept['machine']}):",
+            "",
+            ".. list-table::",
+            "   :header-rows: 1",
+            "",
+        ]
+        for row in rows:
+            lines += [f"   {'* -' if i == 0 else '  -'} {cell}" for i, cell in enumerate(row)]
+        lines.append("")
+    condition_goals = "; of conditions in float32 64, from 100,000 samples on 4" if kept.get("conditions") else ""
     lines += [
-        "",
-        "The goals, for random rows: 2e-7 in float32 and 1e-15 in float64, from 100,000 samples on 5e-8 and 3e-16; for "
-        f"repeated rows in float32 3e-7. Missed: {'; '.join(missed) or 'none'}.",
+        "The goals, for random rows: 2e-7 in float32 and 1e-15 in float64, from 100,000 samples on 5e-8 and 3e-16"
+        f"{condition_goals}; for repeated rows in float32 3e-7. Missed: {'; '.join(missed) or 'none'}.",
         "",
         "Each line by ``python benchmarks/exactness.py --samples N``. This library takes all samples in one call; the "
         f"others get parts of {PART:,} rows, whose gradients are added in the network's dtype.",
@@ -191,13 +241,15 @@ def main():
     if options.samples:
         backprop.show_config()
         print(
-            "\n| data | samples | library | float32 | float64 | seconds (float32, float64) |\n|---|---|---|---|---|---|"
+            "\n| data | samples | library | float32 | float64 | conditions | seconds (float32, float64) |\n"
+            "|---|---|---|---|---|---|---|"
         )
     for data in options.data:
         for n_samples in options.samples:
-            errors = measure(data, n_samples, options.libraries)
+            measured = measure(data, n_samples, options.libraries)
             kept = read_kept()  # only now: another run may have written meanwhile
-            kept["errors"].setdefault(data, {}).setdefault(str(n_samples), {}).update(errors)
+            for name, values in measured.items():
+                kept.setdefault(name, {}).setdefault(data, {}).setdefault(str(n_samples), {}).update(values)
             kept["machine"] = f"{platform.machine()}, {_core.simd}, one thread"
             kept["versions"] |= {name: version(LIBRARIES[name][0]) for name in options.libraries}
             KEPT.write_text(json.dumps(kept, indent=1) + "\n")
