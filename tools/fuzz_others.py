@@ -1,0 +1,141 @@
+"""The sets of tools/fuzz.py that are not calls on a round's data: constructors, copies, the equations, counts."""
+
+import copy
+import pickle
+
+import fuzz_arguments as arguments
+import numpy as np
+from fuzz_calls import BAD_COUNTS, BAD_NETWORKS, GOOD_NETWORKS
+from fuzz_oracle import TOLERANCE, FuzzError
+
+import backprop
+from backprop.activations import ACTIVATIONS
+
+
+class Others:
+    """Part of a `Round`."""
+
+    def make_network(self):
+        """A constructor with one argument that is right or wrong."""
+        r = self.random
+        options = {key: r.choice(values) for key, values in GOOD_NETWORKS.items() if r.random() < 0.5}
+        options.setdefault("sizes", [2, 3, 1])
+        wrong = r.choice(list(BAD_NETWORKS)) if r.random() < 0.6 else None
+        if wrong:
+            options[wrong] = r.choice(BAD_NETWORKS[wrong])
+        if wrong == "activations":
+            options["sizes"] = [2, 3, 1]  # without hidden layers [] is right
+        self.description = "Network", {key: repr(value)[:60] for key, value in options.items()}, {wrong}
+        sizes = options.pop("sizes")
+        try:
+            net = backprop.Network(sizes, **options)
+        except Exception as error:
+            if isinstance(error, MemoryError) and wrong == "sizes" and "parameters" in str(error):
+                return False
+            self.judge_refusal(error, {wrong} - {None})
+            return False
+        if wrong:
+            raise FuzzError("accepted")
+        again = eval(repr(net), {"Network": backprop.Network})
+        if (again.sizes, again.activations, again.loss_name) != (net.sizes, net.activations, net.loss_name):
+            raise FuzzError(f"{net!r} is not {again!r}")
+        return True
+
+    def copies(self):
+        """Copies, pickles, views and assignments keep every bit."""
+        r, net = self.random, self.net
+        self.description = "copies", {}, set()
+        how = r.choice([copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it, r.randrange(2, 6)))])
+        it = r.choice([net, self.ensemble])
+        again = how(it)
+        if again.params.tobytes() != it.params.tobytes() or np.shares_memory(again.params, it.params):
+            raise FuzzError("params of a copy")
+        wrong = r.random() < 0.5
+        argument = self.draw("copies", "params", wrong)
+        self.description = "params =", argument.kind, {"params"} if wrong else set()
+        copied = copy.copy(net)
+        try:
+            copied.params = argument.value
+        except Exception as error:
+            if copied.params.tobytes() != net.params.tobytes():
+                raise FuzzError("params written though refused") from error
+            self.judge_refusal(error, {"params"} if wrong else set())
+            return False
+        if wrong:
+            raise FuzzError("accepted")
+        if not np.array_equal(copied.params, argument.numbers.astype(self.dtype)):
+            raise FuzzError(f"other params: {copied.params!r}")
+        flat = np.concatenate([part.ravel() for pair in copied.unflatten(copied.params) for part in pair])
+        views = [part.ravel() for pair in zip(copied.weights, copied.biases, strict=True) for part in pair]
+        if flat.tobytes() != copied.params.tobytes() or np.concatenate(views).tobytes() != flat.tobytes():
+            raise FuzzError("views of params")
+        return True
+
+    def equations(self):
+        """`hidden_gradient` and `preactivation_gradient`."""
+        r, n, k, i = self.random, *(self.dimensions[letter] for letter in "nki")
+        hidden = r.random() < 0.5
+        numbers = dict(zip(("W_next", "grad_a_next") if hidden else ("grad_h", "a"), (
+            (self.theta[: k * i] if len(self.net.sizes) == 2 else self.rng.normal(size=k * i)).reshape(k, i),
+            self.numbers["cotangent"],
+        ) if hidden else (self.numbers["cotangent"], self._numbers((n, k))), strict=True))  # fmt: skip
+        wrong = r.choice([None, None, *numbers])
+        chosen = {}
+        for key, value in numbers.items():
+            plain = value.astype(self.dtype)
+            if key == wrong:
+                given, kind = arguments.wrong_kind(r, plain)
+            else:
+                given, kind = arguments.with_strides(r, plain)
+            chosen[key] = arguments.Argument(given, plain.astype(float), kind)
+        self.description = "equations", {key: argument.kind for key, argument in chosen.items()}, {wrong}
+        name = r.choice(list(ACTIVATIONS))
+        first, second = (argument.value for argument in chosen.values())
+        try:
+            if hidden:
+                result = backprop.hidden_gradient(first, second)
+            else:
+                result = backprop.preactivation_gradient(first, second, name)
+        except Exception as error:
+            self.judge_refusal(error, {wrong} - {None})
+            return False
+        if wrong:
+            raise FuzzError("accepted")
+        first, second = (argument.numbers for argument in chosen.values())
+        right = second @ first if hidden else first * ACTIVATIONS[name].g_prime(second, ACTIVATIONS[name].default)
+        error = np.abs(result - right).max(initial=0)
+        if result.dtype != self.dtype or not error <= TOLERANCE[self.dtype.name] * max(1, np.abs(right).max(initial=0)):
+            raise FuzzError(f"off by {error}")
+        return True
+
+    def counts(self):
+        """`set_num_threads`, `num_threads` and `Ensemble(net, k)`."""
+        r = self.random
+        wrong = r.random() < 0.7
+        count = r.choice(BAD_COUNTS if wrong else [1, 2, 3, np.int64(5)])
+        which = r.choice(["n", "k"])
+        self.description = f"count {which}", repr(count), {which} if wrong else set()
+        before = backprop.get_num_threads()
+        try:
+            if which == "k":
+                huge = not wrong and r.random() < 0.3
+                made = len(backprop.Ensemble(self.net, r.choice([1 << 50, 1 << 70]) if huge else count, rng=0))
+                if huge:
+                    raise FuzzError("an ensemble beyond memory")
+            elif r.random() < 0.5:
+                with backprop.num_threads(count):
+                    made = backprop.get_num_threads()
+            else:
+                backprop.set_num_threads(count)
+                made = backprop.get_num_threads()
+                backprop.set_num_threads(before)
+        except FuzzError:
+            raise
+        except Exception as error:
+            if isinstance(error, MemoryError) and not wrong and which == "k":
+                return False
+            self.judge_refusal(error, {which} if wrong else set())
+            return False
+        if wrong or made != count or backprop.get_num_threads() != before:
+            raise FuzzError(f"got {made} of {count}")
+        return True
