@@ -45,6 +45,52 @@ def test_a_wrong_result_is_found(monkeypatch):
     assert is_found("off by")
 
 
+@pytest.mark.parametrize(
+    "name", ["forward", "jvp", "input_gradient", "input_jacobian", "jacobian", "per_sample_gradients", "hessian"]
+)
+def test_one_wrong_entry_is_found(monkeypatch, name):
+    """An entry of middling size off by 1 %, in a result of any size."""
+    right = getattr(Network, name)
+
+    def wrong(*args, **options):
+        result = right(*args, **options)
+        sizes = np.abs(result.ravel())
+        entry = np.argsort(sizes)[-1 - np.count_nonzero(sizes) // 2]
+        result.flat[entry] *= 1.01
+        return result
+
+    monkeypatch.setattr(Network, name, wrong)
+    assert is_found("off by")
+
+
+@pytest.mark.parametrize("name", ["value_and_grad", "vjp", "input_gradient"])
+def test_zeros_instead_of_a_tiny_result_are_found(monkeypatch, name):
+    right = getattr(Network, name)
+
+    def wrong(*args, **options):
+        results = right(*args, **options)
+        for result in results if isinstance(results, tuple) else (results,):
+            if isinstance(result, np.ndarray) and np.abs(result).max(initial=0) < 1e-3:
+                result[...] = 0
+        return results
+
+    monkeypatch.setattr(Network, name, wrong)
+    assert is_found("off by")
+
+
+def test_a_sample_of_its_own_size_is_found(monkeypatch):
+    """1 % of the smallest row, beside rows that are larger by far."""
+    right = Network.per_sample_gradient_norms
+
+    def wrong(*args, **options):
+        norms = right(*args, **options)
+        norms[np.argmin(norms)] *= 1.01
+        return norms
+
+    monkeypatch.setattr(Network, "per_sample_gradient_norms", wrong)
+    assert is_found("off by")
+
+
 def test_another_bit_is_found(monkeypatch):
     forward = Network.forward
 

@@ -68,6 +68,7 @@ CALLS = {
 }  # fmt: skip
 SQUARED_ONLY = {"residuals", "normal_equations", "sobolev_value_and_grad"}
 WITHOUT_PARAMS = {"residuals", "objective", "hessp", "ensemble", "ensemble_forward"}
+BY_ENTRY = {"per_sample_gradient_norms", "residuals"}  # vectors whose entries are different samples
 POSITIONAL = ("x", "y", "cotangent", "v", "max_norm", "grad_x", "weight")
 ALONE = {"forward", "jvp", "input_jacobian", "jacobian", "ensemble_forward"}
 BESIDE_X = ["y", "sample_weight", "cotangent", "grad_x"]  # what is at odds with x where x has another number of rows

@@ -6,7 +6,7 @@ import pickle
 import fuzz_arguments as arguments
 import numpy as np
 from fuzz_calls import BAD_COUNTS, BAD_NETWORKS, GOOD_NETWORKS
-from fuzz_oracle import TOLERANCE, FuzzError
+from fuzz_oracle import FuzzError, judge
 
 import backprop
 from backprop.activations import ACTIVATIONS
@@ -102,10 +102,14 @@ class Others:
         if wrong:
             raise FuzzError("accepted")
         first, second = (argument.numbers for argument in chosen.values())
-        right = second @ first if hidden else first * ACTIVATIONS[name].g_prime(second, ACTIVATIONS[name].default)
-        error = np.abs(result - right).max(initial=0)
-        if result.dtype != self.dtype or not error <= TOLERANCE[self.dtype.name] * max(1, np.abs(right).max(initial=0)):
-            raise FuzzError(f"off by {error}")
+
+        def expected(noise):
+            one, other = (noise.of(first), noise.of(second)) if noise else (first, second)
+            return [other @ one if hidden else one * ACTIVATIONS[name].g_prime(other, ACTIVATIONS[name].default)]
+
+        if result.dtype != self.dtype:
+            raise FuzzError(f"dtype {result.dtype}")
+        judge([result], expected, self.dtype)
         return True
 
     def counts(self):
