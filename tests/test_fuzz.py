@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backprop import Network, _validate
+from backprop import Ensemble, Network, _validate
+from backprop.objective import Objective
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 if not TOOLS.is_dir():
@@ -89,6 +90,46 @@ def test_a_sample_of_its_own_size_is_found(monkeypatch):
 
     monkeypatch.setattr(Network, "per_sample_gradient_norms", wrong)
     assert is_found("off by")
+
+
+def test_a_second_product_with_other_bits_is_found(monkeypatch):
+    hessp = Objective.hessp
+
+    def wrong(fun, theta, v):
+        product, fun.calls = hessp(fun, theta, v), getattr(fun, "calls", 0) + 1
+        return product if fun.calls == 1 else np.nextafter(product, np.inf)
+
+    monkeypatch.setattr(Objective, "hessp", wrong)
+    assert is_found("other bits than of hessp")
+
+
+def test_the_other_operator_is_found(monkeypatch):
+    monkeypatch.setattr(Network, "gauss_newton_operator", Network.hvp_operator)
+    assert is_found("other bits than of gauss_newton_vp")
+
+
+def test_data_of_the_wrong_member_are_found(monkeypatch):
+    right = Ensemble.value_and_grad
+
+    def wrong(ensemble, x, y, **options):
+        x = np.flip(x, axis=0) if isinstance(x, np.ndarray) and x.ndim == 3 else x
+        return right(ensemble, x, y, **options)
+
+    monkeypatch.setattr(Ensemble, "value_and_grad", wrong)
+    assert is_found("ensemble_by_member")
+
+
+def test_a_penalty_of_the_free_biases_is_found(monkeypatch):
+    right = Network.objective
+
+    def wrong(net, *data, **options):
+        fun = right(net, *data, **options)
+        if options.get("free") is not None:
+            fun._is_weight[:] = True
+        return fun
+
+    monkeypatch.setattr(Network, "objective", wrong)
+    assert is_found("_of_free")
 
 
 def test_another_bit_is_found(monkeypatch):

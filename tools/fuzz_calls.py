@@ -1,6 +1,15 @@
 """The calls of tools/fuzz.py: their arguments, their references, and the arguments that are not arrays."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
+
+from backprop import params as _params
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from reference_calls import ReferenceCalls
 
 GOOD_COUNTS = [None, 1, 2, 3, 8, np.int64(2), np.uint8(3), 10**6, 1 << 70]
 BAD_COUNTS = [0, -1, 2.5, 2.0, np.nan, "2", True, np.True_, [2], 1j, -(1 << 70), np.array([2, 3]), b"1"]
@@ -35,6 +44,29 @@ BAD_NETWORKS = {
 # fmt: on
 
 
+def weights_of(r):
+    """The parameters, 0 in the places of biases, from the reference."""
+    only = r.theta.copy()
+    for _, b in _params.unflatten(only, r.sizes):
+        b[...] = 0
+    return only
+
+
+def objective_of(r, d):
+    """Loss and gradient of an objective, from the reference."""
+    (loss, grad), W, l2 = r.value_and_grad(), weights_of(r), d.get("l2", 0.0)
+    return loss + l2 / 2 * (W**2).sum(), (grad + l2 * W)[d.get("free", ...)]
+
+
+def hessp_of(r, d):
+    """The Hessian of an objective times v, from the reference."""
+    free = d.get("free", ...)
+    direction = np.zeros_like(r.theta)
+    direction[free] = d["v"]
+    is_weight = weights_of(ReferenceCalls(r.specification, np.ones_like(r.theta), r.x))
+    return (r.hvp(direction) + d.get("l2", 0.0) * is_weight * direction)[free]
+
+
 # name -> (arguments, shape of out, the reference of the round's numbers); a shape is of names in `Round.dimensions`
 
 _LOSS = ("x", "y", "sample_weight")
@@ -59,20 +91,36 @@ CALLS = {
     "sobolev_value_and_grad": (
         (*_LOSS, "grad_x", "weight"), "P", lambda r, d: r.sobolev_value_and_grad(d["grad_x"], d["weight"])
     ),
-    "objective": ((*_LOSS, "theta"), None, lambda r, d: r.value_and_grad()),
-    "hessp": ((*_LOSS, "theta", "v"), None, lambda r, d: r.hvp(d["v"])),
+    "objective": ((*_LOSS, "theta", "l2"), None, objective_of),
+    "objective_of_free": ((*_LOSS, "theta", "l2", "free"), None, objective_of),
+    "objective_parts": ((*_LOSS, "theta", "l2"), None, objective_of),
+    "hessp": ((*_LOSS, "theta", "v", "l2"), None, hessp_of),
+    "hessp_again": ((*_LOSS, "theta", "v", "l2"), None, hessp_of),
+    "hessp_of_free": ((*_LOSS, "theta", "v", "l2", "free"), None, hessp_of),
     "hvp_operator": ((*_LOSS, "v"), None, lambda r, d: r.hvp(d["v"])),
+    "gauss_newton_operator": ((*_LOSS, "v"), None, lambda r, d: r.gauss_newton_vp(d["v"])),
     "find_nonfinite": (_LOSS, None, lambda r, d: ()),
-    "ensemble": (_LOSS, "1P", lambda r, d: [np.array([part]) for part in r.value_and_grad()]),
-    "ensemble_forward": (("x",), None, lambda r, d: r.forward()[None]),
+    "check_gradient": (_LOSS, None, lambda r, d: True),
+    "ensemble": (_LOSS, "mP", lambda r, d: r.value_and_grad()),  # of each member
+    "ensemble_by_member": (_LOSS, "mP", lambda r, d: r.value_and_grad()),
+    "ensemble_forward": (("x",), None, lambda r, d: r.forward()),
+    "ensemble_forward_by_member": (("x",), None, lambda r, d: r.forward()),
 }  # fmt: skip
+OPTIONAL = {"sample_weight", "l2"}
+TWINS = {"hvp_operator": "hvp", "gauss_newton_operator": "gauss_newton_vp", "hessp_again": "hessp"}  # of the same bits
+OF_FREE = {"objective_of_free", "hessp_of_free"}  # theta and v hold the free parameters alone
+BY_MEMBER = {"ensemble_by_member", "ensemble_forward_by_member", "ensemble_params"}  # data of each member's own
+OBJECTIVES = {"objective", "objective_parts", "hessp", "hessp_again", *OF_FREE}
 SQUARED_ONLY = {"residuals", "normal_equations", "sobolev_value_and_grad"}
-WITHOUT_PARAMS = {"residuals", "objective", "hessp", "ensemble", "ensemble_forward"}
+WITHOUT_PARAMS = {"residuals", "check_gradient", *OBJECTIVES, *(name for name in CALLS if name.startswith("ensemble"))}
+WITHOUT_THREADS = {"check_gradient"}
 BY_ENTRY = {"per_sample_gradient_norms", "residuals"}  # vectors whose entries are different samples
+SCALARS = {"max_norm", "l2"}
 POSITIONAL = ("x", "y", "cotangent", "v", "max_norm", "grad_x", "weight")
-ALONE = {"forward", "jvp", "input_jacobian", "jacobian", "ensemble_forward"}
+ALONE = {"forward", "jvp", "input_jacobian", "jacobian", "ensemble_forward", "ensemble_forward_by_member"}
 BESIDE_X = ["y", "sample_weight", "cotangent", "grad_x"]  # what is at odds with x where x has another number of rows
-MANY_ENTRIES = {"hessian": 60, "jacobian": 300, "normal_equations": 100, "residuals": 300, "sobolev_value_and_grad": 60}
+MANY_ENTRIES = {"hessian": 60, "jacobian": 300, "normal_equations": 100, "residuals": 300, "sobolev_value_and_grad": 60,
+                "check_gradient": 60}  # fmt: skip
 
 
 def layers_of(r):
@@ -85,19 +133,25 @@ def layers_of(r):
 
 def call(net, ensemble, name, values, options):
     """Make the call; its results as a list of arrays and numbers."""
-    if name in ("ensemble", "ensemble_forward"):
-        made = ensemble.forward if name == "ensemble_forward" else ensemble.value_and_grad
+    values = dict(values)
+    if name.startswith("ensemble"):
+        made = ensemble.forward if "forward" in name else ensemble.value_and_grad
         result = made(*values.values(), **options)
-    elif name in ("objective", "hessp"):
-        theta, v = values.pop("theta"), [values.pop("v")] if name == "hessp" else []
+    elif name in OBJECTIVES:
+        theta, v = values.pop("theta"), values.pop("v", None)
         fun = net.objective(*values.values(), **options)
-        result = fun.hessp(theta, *v) if v else fun(theta)
+        if name == "hessp_again":
+            fun.hessp(theta, theta)
+        if name == "objective_parts":
+            result = fun.value(theta), fun.grad(theta)
+        else:
+            result = fun(theta) if v is None else fun.hessp(theta, v)
     elif name == "residuals":
         theta = values.pop("theta")
         result = [function(theta) for function in net.residuals(*values.values(), **options)]
-    elif name == "hvp_operator":
+    elif name.endswith("_operator"):
         v = values.pop("v")
-        result = net.hvp_operator(*values.values(), **options) @ v
+        result = getattr(net, name)(*values.values(), **options) @ v
     else:
         result = getattr(net, name)(*values.values(), **options)
     if name == "layer_gradients":
@@ -105,4 +159,6 @@ def call(net, ensemble, name, values, options):
         return [result.loss, *(part for some in lists for part in some if part is not None)]
     if name == "find_nonfinite":
         return [] if result is None else [result.value]
+    if name == "check_gradient":
+        return [result.ok]
     return list(result) if isinstance(result, tuple | list) else [result]

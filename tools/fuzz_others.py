@@ -51,20 +51,21 @@ class Others:
         if again.params.tobytes() != it.params.tobytes() or np.shares_memory(again.params, it.params):
             raise FuzzError("params of a copy")
         wrong = r.random() < 0.5
-        argument = self.draw("copies", "params", wrong)
+        argument = self.draw("ensemble_params" if it is self.ensemble else "copies", "params", wrong)
         self.description = "params =", argument.kind, {"params"} if wrong else set()
-        copied = copy.copy(net)
+        copied, before = copy.copy(it), it.params.tobytes()
         try:
             copied.params = argument.value
         except Exception as error:
-            if copied.params.tobytes() != net.params.tobytes():
+            if copied.params.tobytes() != before:
                 raise FuzzError("params written though refused") from error
             self.judge_refusal(error, {"params"} if wrong else set())
             return False
         if wrong:
             raise FuzzError("accepted")
-        if not np.array_equal(copied.params, argument.numbers.astype(self.dtype)):
+        if not np.array_equal(copied.params, argument.numbers.astype(self.dtype)) or it.params.tobytes() != before:
             raise FuzzError(f"other params: {copied.params!r}")
+        copied = copied[r.randrange(len(copied))] if it is self.ensemble else copied
         flat = np.concatenate([part.ravel() for pair in copied.unflatten(copied.params) for part in pair])
         views = [part.ravel() for pair in zip(copied.weights, copied.biases, strict=True) for part in pair]
         if flat.tobytes() != copied.params.tobytes() or np.concatenate(views).tobytes() != flat.tobytes():
@@ -110,6 +111,35 @@ class Others:
         if result.dtype != self.dtype:
             raise FuzzError(f"dtype {result.dtype}")
         judge([result], expected, self.dtype)
+        return True
+
+    def unflatten(self):
+        """`Network.unflatten`, of arrays of any numbers; it makes views, and no array of anything else."""
+        r, P = self.random, self.dimensions["P"]
+        wrong = r.random() < 0.5
+        plain = self.numbers["v"].astype(r.choice([*arguments.FLOATS, "c16"]))
+        if not wrong:
+            vector, kind = arguments.with_strides(r, plain)
+        elif r.random() < 0.7:
+            vector, kind = arguments.wrong_shape(r, plain, {(P,)}, False)
+        else:
+            vector, kind = r.choice([plain.tolist(), tuple(plain), None, "x", arguments.Array(plain), 1.0]), "no array"
+        self.description = "unflatten", {"vector": kind}, {"vector"} if wrong else set()
+        try:
+            layers = self.net.unflatten(vector)
+        except Exception as error:
+            self.judge_refusal(error, {"vector"} if wrong else set())
+            return False
+        if wrong:
+            raise FuzzError("accepted")
+        parts = [part for pair in layers for part in pair]
+        right = [part for pair in zip(self.net.weights, self.net.biases, strict=True) for part in pair]
+        if [part.shape for part in parts] != [part.shape for part in right]:
+            raise FuzzError(f"shapes {[part.shape for part in parts]}")
+        if not np.array_equal(np.concatenate([part.ravel() for part in parts]), plain):
+            raise FuzzError(f"other numbers: {parts!r}")
+        if not all(np.shares_memory(part, vector) for part in parts):
+            raise FuzzError("copies")
         return True
 
     def counts(self):

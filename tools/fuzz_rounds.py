@@ -2,31 +2,28 @@
 
 import random
 import re
-import sys
 import traceback
 from pathlib import Path
 
-import fuzz_arguments as arguments
 import numpy as np
-from fuzz_calls import (
-    ALONE,
+from fuzz_calls import (  # which puts tests/ on the path
     BAD_COUNTS,
     BESIDE_X,
     BY_ENTRY,
+    BY_MEMBER,
     CALLS,
     GOOD_COUNTS,
-    MANY_ENTRIES,
+    OF_FREE,
     POSITIONAL,
-    SQUARED_ONLY,
-    WITHOUT_PARAMS,
+    SCALARS,
+    TWINS,
+    WITHOUT_THREADS,
     call,
 )
+from fuzz_drawing import Drawing
 from fuzz_oracle import FuzzError, judge
 from fuzz_others import Others
 from fuzz_special import Special
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
 from problems import LOSS_NAMES, PARAMETERS, Problem, limit_preactivations, random_targets, random_weights
 from reference_calls import ReferenceCalls
 
@@ -41,7 +38,7 @@ MOST_BYTES = 1 << 20  # of an argument that is compared with what it was before 
 # A round --------------------------------------------------------------------------------------------------------------
 
 
-class Round(Others, Special):
+class Round(Drawing, Others, Special):
     """One network with data, from one seed."""
 
     def __init__(self, seed):
@@ -77,15 +74,13 @@ class Round(Others, Special):
             y[...] = near.astype(self.dtype)
         self.net, self.problem, self.loss_name = net, problem, loss_name
         self.theta = net.params.astype(float)
-        self.dimensions = {"n": n, "i": sizes[0], "k": sizes[-1], "P": net.n_params, "1": 1}
-        self.ensemble = backprop.Ensemble(net, 1, rng=0)
-        self.ensemble.params = self.theta[None]
+        self.dimensions = {"n": n, "i": sizes[0], "k": sizes[-1], "P": net.n_params}
         P, k, i = net.n_params, sizes[-1], sizes[0]
         self.numbers = {
             "x": x, "y": y, "sample_weight": weight, "params": self.theta, "theta": self.theta,
             "v": self._numbers((P,)), "cotangent": self._numbers((n, k)), "grad_x": self._numbers((n, k, i)),
             "weight": np.array(abs(self._numbers(()))) if r.random() < 0.5 else abs(self._numbers((k, i))),
-            "max_norm": np.array(float(rng.uniform(0.1, 3))),
+            "max_norm": np.array(float(rng.uniform(0.1, 3))), "l2": np.array(r.choice([0.0, 1e-3, 0.25, 3.0])),
         }  # fmt: skip
         shapes = {name: {value.shape} for name, value in self.numbers.items() if value is not None}
         shapes["y"] |= {(n,)} if k == 1 and loss_name != "cross_entropy" else set()
@@ -94,7 +89,46 @@ class Round(Others, Special):
         if weight is not None and loss_name != "cross_entropy":
             shapes["sample_weight"] |= {(n,), (n, k)}
         self.shapes = shapes
+        free = rng.random(P) < 0.5
+        free[r.randrange(P)] = True
+        self.of_free = {"free": free, "theta": self.theta[free], "v": self.numbers["v"][free]}
+        self._make_ensemble(lambda: random_targets(rng, loss, n, k, self.dtype, y.dtype.kind == "i"))
         self.cache = {}
+
+    def _make_ensemble(self, draw_targets):
+        """Members whose parameters are the net's and smaller ones, and data for each: rows in another order."""
+        x, y, weight = (self.numbers[key] for key in ("x", "y", "sample_weight"))
+        n, k = len(x), self.dimensions["k"]
+        m = self.random.choice([1, 2, 3])
+        m += m == n == k  # else weights by member and sample could be one for each output
+        self.dimensions["m"] = m
+        self.ensemble = backprop.Ensemble(self.net, m, rng=0)
+        self.ensemble.params = [self.theta * 0.5**j for j in range(m)]
+        self.members = self.ensemble.params.astype(float)
+        self.by_member = {
+            "params": self.members,
+            "x": np.stack([np.roll(x, j, axis=0) * 0.5**j for j in range(m)]),
+            "y": np.stack([y, *(draw_targets().astype(y.dtype) for _ in range(1, m))]),
+        }
+        if weight is not None:
+            more = [random_weights(self.rng, self.by, n, k) for _ in range(1, m)]
+            self.by_member["sample_weight"] = np.stack([weight, *more])
+
+    def numbers_of(self, name):
+        """The round's numbers for a call."""
+        return self.numbers | (self.of_free if name in OF_FREE else self.by_member if name in BY_MEMBER else {})
+
+    def shapes_of(self, name, key):
+        """The shapes that a call takes."""
+        if name in OF_FREE and key in self.of_free:
+            return {self.of_free[key].shape}
+        shapes, m = self.shapes[key], self.dimensions["m"]
+        if name == "ensemble_params":
+            return {self.members.shape}
+        if name == "ensemble_forward_by_member":  # any number of rows will do
+            n, i = self.numbers["x"].shape
+            return {shape for rows in range(1, n + 2) for shape in ((rows, i), (m, rows, i))}
+        return shapes | {(m, *shape) for shape in shapes} if name.startswith("ensemble") else shapes
 
     def _spec(self, name):
         return (name, PARAMETERS[name]) if name in PARAMETERS and self.random.random() < 0.4 else name
@@ -121,6 +155,9 @@ class Round(Others, Special):
             y = np.eye(self.dimensions["k"])[y]
         y = y.reshape(-1, self.dimensions["k"])
         theta = numbers.get("theta", numbers.get("params", self.theta))
+        if "free" in numbers:
+            free, theta = theta, self.theta.copy()
+            theta[numbers["free"]] = free
         specification = self.problem.specification
         weight = numbers.get("sample_weight")
         if noise:
@@ -130,18 +167,40 @@ class Round(Others, Special):
     def plain(self, name, keys):
         """Results on plain arrays, which the reference confirms, once a round; keys are the arguments given."""
         if (name, keys) not in self.cache:
-            values = {}
-            for key in keys:
-                number = self.numbers[key]
-                is_own = key in ("sample_weight", "weight", "max_norm") or number.dtype.kind in "iu"
-                values[key] = number if is_own else number.astype(self.dtype)
-                if key == "max_norm":
-                    values[key] = float(number)
-            options = {key: values.pop(key) for key in keys if key not in POSITIONAL and key != "theta"}
+            values, options = self.plain_arguments(name, keys)
             result = call(self.net, self.ensemble, name, values, options)
-            self.compare(name, result, {key: self.numbers[key] for key in keys})
+            numbers = self.numbers_of(name)
+            self.compare(name, result, {key: numbers[key] for key in keys})
             self.cache[name, keys] = [np.array(part) for part in result]
         return self.cache[name, keys]
+
+    def plain_arguments(self, name, keys):
+        """Values and options of a call as plain arrays and numbers."""
+        values, numbers = {}, self.numbers_of(name)
+        for key in keys:
+            is_own = key in ("sample_weight", "weight") or numbers[key].dtype.kind in "iub"
+            values[key] = numbers[key] if is_own else numbers[key].astype(self.dtype)
+            if key in SCALARS:
+                values[key] = float(numbers[key])
+        return values, {key: values.pop(key) for key in keys if key not in POSITIONAL and key != "theta"}
+
+    def expected(self, name, numbers, noise=None):
+        """The results of the reference at these numbers, or somewhere near."""
+        if noise:
+            numbers = {key: noise.of(value) for key, value in numbers.items()}
+
+        def results(numbers):
+            right = CALLS[name][2](self.reference(numbers, noise), numbers)
+            return list(right) if isinstance(right, tuple | list) else [right]
+
+        with np.errstate(all="ignore"):
+            if not name.startswith("ensemble"):
+                return results(numbers)
+            of_members = []
+            for j, theta in enumerate(self.members):
+                own = {key: value[j] for key, value in numbers.items()} if name in BY_MEMBER else numbers
+                of_members.append(results(own | {"params": theta}))
+            return [np.stack(parts) for parts in zip(*of_members, strict=True)]
 
     def compare(self, name, result, numbers):
         """Compare with the reference."""
@@ -149,84 +208,10 @@ class Round(Others, Special):
             if result:
                 raise FuzzError(f"find_nonfinite of finite numbers: {result}")
             return
-
-        def expected(noise):
-            near = {key: noise.of(value) for key, value in numbers.items()} if noise else numbers
-            with np.errstate(all="ignore"):
-                right = CALLS[name][2](self.reference(near, noise), near)
-            return list(right) if isinstance(right, tuple | list) else [right]
-
-        judge(result, expected, self.dtype, by_entry=name in BY_ENTRY)
+        by_entry = name in BY_ENTRY
+        judge(result, lambda noise: self.expected(name, numbers, noise), self.dtype, by_entry=by_entry)
 
     # One set ----------------------------------------------------------------------------------------------------------
-
-    def _possible_calls(self):
-        return [
-            name for name in CALLS
-            if (self.loss_name == "squared_error" or name not in SQUARED_ONLY)
-            and (self.by != "entry" or name != "sobolev_value_and_grad")
-            and self.dimensions["P"] <= MANY_ENTRIES.get(name, 10**9)
-        ]  # fmt: skip
-
-    def draw(self, name, key, is_refused):
-        """One argument."""
-        r, values = self.random, self.numbers[key]
-        if key == "max_norm":
-            number = float(values)
-            if is_refused:
-                bad = r.choice([0, -1.0, np.nan, -np.inf, "1", None, True, [1.0], 1j, np.ones(1), np.array(1.0)])
-                return arguments.Argument(bad, None, repr(bad))
-            return arguments.Argument(r.choice([number, np.float64(number)]), values, "number")
-        if is_refused:
-            if key == "sample_weight" and r.random() < 0.4:
-                return self._wrong_weights(values)
-            if key == "y" and r.random() < 0.4:
-                wrong = self._wrong_targets(values)
-                if wrong is not None:
-                    return wrong
-            shapes = self.shapes[key]
-            if name.startswith("ensemble"):  # one a member has one dimension more
-                shapes = shapes | {(1, *shape) for shape in shapes}
-            alone = key == "x" and name in ALONE  # any number of rows will do
-            return arguments.refused(r, values, self._taken_as(key), shapes, any_rows=alone)
-        may_round = () if key in ("y", "sample_weight", "weight") else arguments.FLOATS
-        if key not in ("params", "theta"):  # integers there would put a on the kinks of g
-            may_round = may_round and arguments.FLOATS + arguments.INTEGERS
-        probabilities = key == "y" and self.loss_name == "cross_entropy"  # integers would be labels
-        argument = arguments.taken(r, values, self._taken_as(key), may_round=may_round, floats_only=probabilities)
-        if name == "hvp_operator" and key == "v":  # SciPy takes arrays alone
-            argument.value = np.asarray(argument.value)
-        return argument
-
-    def _taken_as(self, key):
-        return np.dtype(float) if key in ("sample_weight", "weight") else self.dtype
-
-    def _wrong_weights(self, values):
-        wrong = values.copy()
-        form = self.random.randrange(5)
-        if form == 0:
-            wrong[...] = 0
-        else:
-            wrong.flat[self.random.randrange(wrong.size)] = [0, -1.0, np.nan, np.inf, -5e-324][form]
-        return arguments.Argument(wrong, None, "weights that are none")
-
-    def _wrong_targets(self, values):
-        """Targets outside of the loss's domain, in a row that counts."""
-        values = np.asarray(values)
-        weight = self.numbers["sample_weight"]
-        counts = np.ones(values.shape) if weight is None else np.broadcast_to(weight.T, values.shape[::-1]).T
-        places = np.flatnonzero(counts)
-        wrong = values.copy()
-        k = self.dimensions["k"]
-        if values.dtype.kind == "i":
-            bad = self.random.choice([-1, k, -100, 1 << 32, 1 << 62, -(1 << 63)])
-        else:
-            bad = {"hinge": 0.5, "poisson": -1.0, "binary_cross_entropy": 2.0, "cross_entropy": -0.5}
-            bad = bad.get(self.loss_name)
-        if bad is None:
-            return None
-        wrong.flat[places[self.random.randrange(len(places))]] = bad
-        return arguments.Argument(wrong, None, f"a target of {bad}")
 
     def one_set(self):
         """One call; True where it was accepted."""
@@ -238,7 +223,7 @@ class Round(Others, Special):
         self.description = name, {key: argument.kind for key, argument in chosen.items()}, wrong
         if "n_threads" in wrong:
             options["n_threads"] = r.choice(BAD_COUNTS)
-        elif r.random() < 0.3:
+        elif r.random() < 0.3 and name not in WITHOUT_THREADS:
             options["n_threads"] = r.choice(GOOD_COUNTS)
         if "keyword" in wrong:
             options["sample_weights"] = None
@@ -266,43 +251,18 @@ class Round(Others, Special):
             raise FuzzError(f"accepted, though {wrong} was wrong")
         if out is not None and not any(part is out.value for part in result):
             raise FuzzError("out was not returned")
-        if all(np.array_equal(argument.numbers, self.numbers[key]) for key, argument in chosen.items()):
+        if name in TWINS:
+            for part, same in zip(result, call(self.net, self.ensemble, TWINS[name], values, options), strict=True):
+                if np.asarray(part).tobytes() != np.asarray(same).tobytes():
+                    raise FuzzError(f"other bits than of {TWINS[name]}: {part!r} and {same!r}")
+        own = self.numbers_of(name)
+        if all(np.array_equal(argument.numbers, own[key]) for key, argument in chosen.items()):
             for part, right in zip(result, self.plain(name, tuple(chosen)), strict=True):
                 if np.asarray(part).tobytes() != right.tobytes():
                     raise FuzzError(f"other bits than of plain arrays: {part!r} and {right!r}")
         else:
             self.compare(name, result, {key: argument.numbers for key, argument in chosen.items()})
         return True
-
-    def _draw_arguments(self, name):
-        """The arrays of a call by name, and which of its arguments are wrong."""
-        r = self.random
-        keys, out_shape, _ = CALLS[name]
-        keys = [key for key in keys if key != "sample_weight" or (self.by and r.random() < 0.6)]
-        if name not in WITHOUT_PARAMS and r.random() < 0.4:
-            keys.append("params")
-        keys.sort(key=lambda key: POSITIONAL.index(key) if key in POSITIONAL else len(POSITIONAL))
-        n_wrong = r.choice([0, 0, 1, 1, 1, 2]) if r.random() < 0.8 else 0
-        candidates = [*keys, "n_threads", "keyword", *(["out"] * 2 if out_shape else [])]
-        wrong = {r.choice(candidates) for _ in range(n_wrong)}
-        if "x" in wrong:
-            wrong -= set(BESIDE_X)  # two that are wrong may fit each other
-        if name == "hvp_operator":
-            wrong.discard("v")  # SciPy looks at it
-        return {key: self.draw(name, key, key in wrong) for key in keys}, wrong
-
-    def _draw_out(self, name, values, options, is_refused):
-        """An out, often, where the call takes one; it goes into the options."""
-        out_shape = CALLS[name][1]
-        if not (is_refused or (out_shape and self.random.random() < 0.4)):
-            return None
-        shape = tuple(self.dimensions[letter] for letter in out_shape)
-        own = self.ensemble.params if name == "ensemble" else self.net.params
-        inputs = [*values.values(), *options.values(), own, own]
-        out = arguments.Out(self.random, shape, self.dtype, is_refused=is_refused, inputs=inputs)
-        options["out"] = out.value
-        self.description[1]["out"] = out.kind
-        return out
 
     def judge_refusal(self, error, wrong):
         """A refusal is of the right type, names what was wrong, and something was."""
@@ -316,7 +276,7 @@ class Round(Others, Special):
 
     def run(self):
         """All sets of the round: yields True for an accepted one, False for a refused one, a text for a finding."""
-        others = [self.make_network, self.copies, self.equations, self.counts, self.special]
+        others = [self.make_network, self.copies, self.equations, self.unflatten, self.counts, self.special]
         self.description = "round", {}, set()
         for index in range(SETS_PER_ROUND):
             self.index = index
