@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,7 @@ def test_a_wrong_result_is_found(monkeypatch):
     assert is_found("off by")
 
 
-@pytest.mark.parametrize(
-    "name", ["forward", "jvp", "input_gradient", "input_jacobian", "jacobian", "per_sample_gradients", "hessian"]
-)
+@pytest.mark.parametrize("name", ["forward", "input_gradient", "jacobian", "hessian"])
 def test_one_wrong_entry_is_found(monkeypatch, name):
     """An entry of middling size off by 1 %, in a result of any size."""
     right = getattr(Network, name)
@@ -130,6 +129,44 @@ def test_a_penalty_of_the_free_biases_is_found(monkeypatch):
 
     monkeypatch.setattr(Network, "objective", wrong)
     assert is_found("_of_free")
+
+
+@pytest.mark.parametrize("name", ["input_gradient", "hvp"])
+def test_a_hidden_nan_is_found(monkeypatch, name):
+    right = getattr(Network, name)
+
+    def wrong(*args, **options):
+        result = right(*args, **options)
+        result[np.isnan(result)] = 0
+        return result
+
+    monkeypatch.setattr(Network, name, wrong)
+    assert is_found("NaN hidden")
+
+
+@pytest.mark.parametrize("name", ["forward", "input_jacobian"])
+def test_a_nan_in_another_row_is_found(monkeypatch, name):
+    right = getattr(Network, name)
+
+    def wrong(*args, **options):
+        result = right(*args, **options)
+        if np.isnan(result).any():
+            result[...] = np.nan
+        return result
+
+    monkeypatch.setattr(Network, name, wrong)
+    assert is_found("has changed other rows")
+
+
+def test_another_place_of_a_nan_is_found(monkeypatch):
+    right = Network.find_nonfinite
+
+    def wrong(*args, **options):
+        found = right(*args, **options)
+        return found and replace(found, unit=found.unit + 1)
+
+    monkeypatch.setattr(Network, "find_nonfinite", wrong)
+    assert is_found("found NonFinite")
 
 
 def test_another_bit_is_found(monkeypatch):

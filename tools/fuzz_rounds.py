@@ -23,7 +23,7 @@ from fuzz_calls import (  # which puts tests/ on the path
 from fuzz_drawing import Drawing
 from fuzz_oracle import FuzzError, judge
 from fuzz_others import Others
-from fuzz_special import Special
+from fuzz_special import REGRESSIONS, Special
 from problems import LOSS_NAMES, PARAMETERS, Problem, limit_preactivations, random_targets, random_weights
 from reference_calls import ReferenceCalls
 
@@ -31,7 +31,6 @@ import backprop
 from backprop.activations import ACTIVATIONS
 
 SETS_PER_ROUND = 150
-REGRESSIONS = ("squared_error", "absolute_error", "huber", "quantile")
 MOST_BYTES = 1 << 20  # of an argument that is compared with what it was before the call
 
 
@@ -125,7 +124,7 @@ class Round(Drawing, Others, Special):
         shapes, m = self.shapes[key], self.dimensions["m"]
         if name == "ensemble_params":
             return {self.members.shape}
-        if name == "ensemble_forward_by_member":  # any number of rows will do
+        if name.startswith("ensemble_forward"):  # any number of rows will do
             n, i = self.numbers["x"].shape
             return {shape for rows in range(1, n + 2) for shape in ((rows, i), (m, rows, i))}
         return shapes | {(m, *shape) for shape in shapes} if name.startswith("ensemble") else shapes
@@ -276,7 +275,16 @@ class Round(Drawing, Others, Special):
 
     def run(self):
         """All sets of the round: yields True for an accepted one, False for a refused one, a text for a finding."""
-        others = [self.make_network, self.copies, self.equations, self.unflatten, self.counts, self.special]
+        others = [
+            self.make_network,
+            self.copies,
+            self.equations,
+            self.unflatten,
+            self.counts,
+            self.special,
+            self.special,
+            self.nonfinite,
+        ]
         self.description = "round", {}, set()
         for index in range(SETS_PER_ROUND):
             self.index = index

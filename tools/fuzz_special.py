@@ -1,43 +1,125 @@
-"""The sets of tools/fuzz.py with numbers that are not finite, or subnormal."""
+"""The sets of tools/fuzz.py with numbers that are not finite, or subnormal, or too large."""
 
 import fuzz_arguments as arguments
 import numpy as np
-from fuzz_oracle import FuzzError
+from fuzz_calls import CALLS, call
+from fuzz_oracle import FuzzError, judge
+
+REGRESSIONS = ("squared_error", "absolute_error", "huber", "quantile")  # whose targets may be anything
+
+# name -> which of the results have a row for each sample
+BY_SAMPLE = {name: (0,) for name in (
+    "forward", "jvp", "input_gradient", "input_jacobian", "jacobian", "per_sample_gradients",
+    "per_sample_gradient_norms",
+)} | {"vjp": (1,), "residuals": (0, 1)}  # fmt: skip
 
 
 class Special:
     """Part of a `Round`."""
 
     def special(self):
-        """NaN, infinities and subnormals: never hidden, the same bits from every layout."""
-        r, net = self.random, self.net
+        """NaN, infinities, subnormals and the largest number in one row of x: never hidden, and in no other row."""
+        r = self.random
         x = self.numbers["x"].astype(self.dtype)
-        tiny = float(np.finfo(self.dtype).smallest_subnormal)
-        value = r.choice([np.nan, np.inf, -np.inf, tiny, 3 * tiny, float(np.finfo(self.dtype).max)])
         row, column = r.randrange(len(x)), r.randrange(x.shape[1])
+        tiny = float(np.finfo(self.dtype).smallest_subnormal)
+        value = r.choice([np.nan, np.nan, np.inf, -np.inf, tiny, 3 * tiny, float(np.finfo(self.dtype).max)])
         x[row, column] = value
-        self.description = "special", {"x": value}, set()
+        possible = [name for name in self._possible_calls() if CALLS[name][0][0] == "x"]
+        name = r.choice([name for name in possible if not name.startswith(("ensemble", "find", "check"))])
+        weighted = "sample_weight" in CALLS[name][0] and self.by and r.random() < 0.6
+        keys = tuple(key for key in CALLS[name][0] if key != "sample_weight" or weighted)
+        self.description = f"special {name}", {"x": value, "row": row, "weighted": weighted}, set()
+        before = self.plain(name, keys)
         given, kind = arguments.with_strides(r, x)
-        y = self.numbers["y"] if self.numbers["y"].dtype.kind == "i" else self.numbers["y"].astype(self.dtype)
         with np.errstate(all="ignore"):
-            loss, grad = net.value_and_grad(x, y)
-            again_loss, again = net.value_and_grad(given, y, n_threads=3)
-            alone = net.forward(x[row : row + 1])
-            together = net.forward(given)
-            right = self.reference({"x": x.astype(float)}).value_and_grad()
-        if not np.array_equal([loss, *grad], [again_loss, *again], equal_nan=True):
-            raise FuzzError(f"other bits of {kind}")
-        if not np.array_equal(together[row], alone[0], equal_nan=True):
-            raise FuzzError(f"row {row} alone: {alone[0]!r}, in the batch {together[row]!r}")
-        if np.isnan(value) and not (np.isnan(loss) and np.isnan(grad[: net.weights[0].size]).any()):
-            raise FuzzError(f"NaN hidden: {loss}, {grad!r}")
-        if 0 < abs(value) < 1e-30:
-            self.compare("value_and_grad", [loss, grad], {"x": x.astype(float)})
-        elif (
-            np.isfinite(right[0])
-            and np.isfinite(right[1]).all()
-            and abs(value) == np.inf
-            and (not np.isfinite(loss) or not np.isfinite(grad).all())
-        ):
-            raise FuzzError(f"not finite, though the reference is: {loss} and {right[0]}")  # fmt: skip
+            values, options = self.plain_arguments(name, keys)
+            results = call(self.net, self.ensemble, name, values | {"x": x}, options)
+            again = call(self.net, self.ensemble, name, values | {"x": given}, options | {"n_threads": 3})
+        for part, same in zip(results, again, strict=True):
+            if not np.array_equal(part, same, equal_nan=True):
+                raise FuzzError(f"other bits of {kind}")
+        results = [np.asarray(part) for part in results]
+        weight = self.numbers["sample_weight"][row] if weighted else np.ones(1)
+        n = len(x)
+        for place in BY_SAMPLE.get(name, ()):
+            part, right = (np.delete(some[place].reshape(n, -1), row, axis=0) for some in (results, before))
+            if part.tobytes() != right.tobytes():
+                raise FuzzError(f"result {place}: row {row} has changed other rows")
+        if not weight.any():
+            n_of_forward = 2 * len(self.net.sizes) if name == "layer_gradients" else 0  # after the loss all a and h
+            for place, (part, right) in enumerate(zip(results, before, strict=True)):
+                if not 0 < place < n_of_forward and part.tobytes() != right.tobytes():
+                    raise FuzzError(f"result {place}: row {row} has weight 0, and changed it")
+            return True
+        own = self.numbers_of(name)
+        numbers = {key: own[key] for key in keys} | {"x": x.astype(float)}
+        if abs(value) < 1:
+            self.compare(name, results, numbers)
+        elif not np.isfinite(value):
+            self._judge_beside_nonfinite(name, results, numbers, value, weight.all())
+        return True
+
+    def _judge_beside_nonfinite(self, name, results, numbers, value, all_outputs_count):
+        """The reference's NaN must show, and its finite numbers be those.
+
+        An output of weight 0 may hide its own NaN, and so may cross entropy of one output, whose slope is no sum.
+        """
+        right = [np.asarray(part) for part in self.expected(name, numbers)]
+        finite = [np.isfinite(part) for part in right]
+        is_constant = self.loss_name == "cross_entropy" and self.dimensions["k"] == 1 and "y" in numbers
+        if np.isnan(value):
+            for place, (part, expected) in enumerate(zip(results, right, strict=True)):
+                hidden, shown = np.isnan(expected) & ~np.isnan(part), np.isnan(part)
+                if not is_constant and hidden.any() and (all_outputs_count or not shown.any()):
+                    raise FuzzError(f"result {place}: NaN hidden: {part!r}, expected {expected!r}")
+            # it may spread further than in the reference, where g' is a constant
+            finite = [mask & ~np.isnan(part) for mask, part in zip(finite, results, strict=True)]
+        elif name == "clipped_gradient":
+            return  # a row of infinite norm: 0 times infinity
+
+        def only(parts):
+            return [np.where(mask, part, 0.0) for mask, part in zip(finite, parts, strict=True)]
+
+        judge(only(results), lambda noise: only(self.expected(name, numbers, noise)), self.dtype)
+
+    def nonfinite(self):
+        """`find_nonfinite` names the one number that is not finite: an input, a parameter or a target."""
+        r, net, weight = self.random, self.net, None
+        if self.by and r.random() < 0.6:
+            weight = self.numbers["sample_weight"]
+        values, _ = self.plain_arguments("loss", ("x", "y"))
+        x, y, theta = values["x"], values["y"].copy(), net.params.copy()
+        L, n = len(net.sizes) - 1, len(x)
+        counts = np.ones((n, 1), bool) if weight is None else weight.reshape(n, -1) > 0
+        counts = np.broadcast_to(counts, (n, net.sizes[-1]))
+        row, value = r.randrange(n), r.choice([np.nan, np.inf, -np.inf])
+        stage = r.choice(["input", "weight", *(["loss"] if self.loss_name in REGRESSIONS else [])])
+        if stage == "input":
+            layer, unit = 0, r.randrange(net.sizes[0])
+            x[row, unit] = value
+            is_met = counts[row].any()
+        elif stage == "weight":
+            layer = r.randrange(1, L + 1)
+            unit = r.randrange(net.sizes[layer])
+            row, (W, b) = int(counts.any(axis=1).argmax()), net.unflatten(theta)[layer - 1]
+            r.choice([W[unit], b[unit : unit + 1]])[:1] = value
+            is_met = True
+        else:
+            layer, unit = L, r.randrange(net.sizes[-1])
+            y[row, unit] = value
+            is_met = counts[row, unit]
+        self.description = f"find_nonfinite, {stage}", {"row": row, "layer": layer, "unit": unit}, {value}
+        options = {} if weight is None else {"sample_weight": weight}
+        with np.errstate(all="ignore"):
+            found = net.find_nonfinite(x, y, params=theta, **options)
+            loss, grad = net.value_and_grad(x, y, params=theta, **options)
+        is_finite = np.isfinite(loss) and np.isfinite(grad).all()  # infinite weights may: tanh of infinity is 1
+        if is_finite if np.isinf(value) else not is_met:
+            if found is not None:
+                raise FuzzError(f"found though loss and gradient are finite: {found}")
+        elif found is None or (found.sample, found.layer, found.unit, found.stage) != (row, layer, unit, stage):
+            raise FuzzError(f"found {found!r}")
+        elif not np.array_equal(found.value, value, equal_nan=True) or str(value) not in str(found):
+            raise FuzzError(f"found {found!r}, which is {value}")
         return True
