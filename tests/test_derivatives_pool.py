@@ -1,20 +1,17 @@
 """Every derivative under fire: forks at any moment, crowds of callers, interrupts. Each in a process of its own."""
 
-import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 from derivative_peers import CALLS
 from slowness import SLOWNESS
+from watched import run_watched
 
 SETUP = """
-import faulthandler, os, signal, sys, threading, time
+import os, signal, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 
-faulthandler.dump_traceback_later(60 * SLOWNESS, exit=True)  # a hang shows where
 sys.path.insert(0, TESTS)
 import numpy as np
 from derivative_peers import CALLS, arrays, random_data
@@ -55,14 +52,8 @@ def child_is_right(*counts):
 
 
 def run(name, code):
-    environment = {k: v for k, v in os.environ.items() if k not in {"BACKPROP_NUM_THREADS", "OMP_NUM_THREADS"}}
     setup = f"SLOWNESS, NAME, TESTS = {SLOWNESS}, {name!r}, {str(Path(__file__).parent)!r}\n{SETUP}"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", setup + textwrap.dedent(code)],
-        capture_output=True, text=True, timeout=90 * SLOWNESS, check=False, env=environment,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return run_watched(setup + textwrap.dedent(code))
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -82,6 +73,7 @@ def test_forks_and_a_crowd_of_callers(name):
     for c in callers:
         c.start()
     for k in range(8):
+        moved()
         assert child_is_right(2, 4), k
         assert is_right()
     stop.set()
@@ -113,6 +105,7 @@ def test_ctrl_c(name):
     inputs = [big.x.copy(), big.y.copy(), big.v.copy()]
     interrupted = 0
     for k in range(8):
+        moved()
         timer = threading.Timer(0.002 + 0.007 * k, os.kill, (os.getpid(), signal.SIGINT))
         try:
             timer.start()
@@ -148,8 +141,9 @@ def test_a_signal_handler_that_forks_and_calls(name):
     parent = os.getpid()
     signal.signal(signal.SIGALRM, handler)
     signal.setitimer(signal.ITIMER_REAL, 0.04)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 30 * SLOWNESS
     while not codes and time.monotonic() < deadline:
+        moved()
         same = result(big, 2) == right
         if os.getpid() != parent:
             os._exit(0 if same else 1)
@@ -169,6 +163,7 @@ def test_signals_are_heard_within_the_products_of_a_wide_layer(name, width, n_sa
     times = []
     signal.signal(signal.SIGALRM, lambda *_: times.append(time.monotonic()))
     call.run(big.problem.net, big, n_threads={n_threads})  # memory that is touched for the first time
+    moved()
     signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
     start = time.monotonic()
     call.run(big.problem.net, big, n_threads={n_threads})

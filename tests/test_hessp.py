@@ -174,6 +174,7 @@ def test_ctrl_c_leaves_whole_tiles_alone():
     signal.signal(signal.SIGINT, signal.default_int_handler)
     interrupted = 0
     for k in range(12):
+        moved()
         theta = net.params * (1 + k)
         timer = threading.Timer(0.002 + 0.009 * k, os.kill, (os.getpid(), signal.SIGINT))
         try:
@@ -212,6 +213,7 @@ def test_forks_at_any_moment():
     for c in callers:
         c.start()
     for _ in range(6):
+        moved()
         assert child_is_right() and shared_is_right()
     stop.set()
     for c in callers:

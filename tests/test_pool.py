@@ -1,19 +1,16 @@
 """The pool under fire: forks at any moment, crowds of callers, interrupts, exits. Each runs in a process of its own."""
 
-import os
-import subprocess
-import sys
 import textwrap
 
 import pytest
 from slowness import SLOWNESS
+from watched import run_watched
 
 SETUP = """
-import faulthandler, os, signal, sys, threading, time
+import os, signal, sys, threading, time
 import numpy as np
 from backprop import Network
 
-faulthandler.dump_traceback_later(60 * SLOWNESS, exit=True)  # a hang shows where
 rng = np.random.default_rng(0)
 net = Network([30, 100, 100, 1], activations="tanh", dtype="float32", rng=1)
 n = 4000 // SLOWNESS
@@ -32,15 +29,36 @@ def n_os_threads():
 """
 
 
-def run(code, timeout=90):
-    environment = {k: v for k, v in os.environ.items() if k not in {"BACKPROP_NUM_THREADS", "OMP_NUM_THREADS"}}
-    code = f"SLOWNESS = {SLOWNESS}\n{SETUP}{textwrap.dedent(code)}"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code],
-        capture_output=True, text=True, timeout=timeout * SLOWNESS, check=False, env=environment,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+def run(code):
+    return run_watched(f"SLOWNESS = {SLOWNESS}\n{SETUP}{textwrap.dedent(code)}")
+
+
+def test_a_hang_shows_where_parent_and_child_stand():
+    """The watchdog of these tests: each process prints its stacks and dies, a child whose parent has ended too."""
+    hangs = """if 1:
+        import os, threading
+
+        def first_child_hangs():
+            lock = threading.Lock()
+            lock.acquire()
+            lock.acquire()
+
+        def second_child_spins():
+            while True:
+                pass
+
+        def parent_waits():
+            os.wait()
+
+        for hang in (first_child_hangs, second_child_spins):
+            if os.fork() == 0:
+                hang()
+    """
+    for last, functions in (("parent_waits()", {"parent_waits"}), ("", set())):
+        with pytest.raises(AssertionError, match="nothing has moved") as failed:
+            run_watched(hangs + f"    {last}\n", watch=3 * SLOWNESS)
+        for function in {"first_child_hangs", "second_child_spins"} | functions:
+            assert f"in {function}" in str(failed.value)
 
 
 def test_fork_before_after_and_nested():
@@ -54,6 +72,7 @@ def test_fork_before_after_and_nested():
 
     assert child(1)  # before the pool exists
     for _ in range(20):
+        moved()
         assert is_right()
         assert child(2)
         assert is_right()
@@ -74,6 +93,7 @@ def test_fork_while_other_threads_are_inside_calls():
     for c in callers:
         c.start()
     for k in range(60):
+        moved()
         pid = os.fork()
         if pid == 0:
             os._exit(0 if is_right() and is_right(4) else 1)
@@ -117,6 +137,7 @@ def test_ctrl_c_many_times():
     before = big.params.copy()
     interrupted, latest = 0, 0.0
     for k in range(40):
+        moved()
         sent = []
 
         def send():
@@ -150,7 +171,6 @@ def test_exit_while_a_thread_computes(daemon):
 
     threading.Thread(target=caller, daemon={daemon}).start()
     time.sleep(0.05)
-    faulthandler.cancel_dump_traceback_later()
     """)
 
 
@@ -175,6 +195,7 @@ def test_a_signal_handler_that_forks_and_calls(width, n_samples):
     signal.signal(signal.SIGALRM, handler)
     signal.setitimer(signal.ITIMER_REAL, 0.06)
     for _ in range(20):
+        moved()
         loss, grad = big.value_and_grad(bx, by, n_threads=2)
         assert loss == right[0] and np.array_equal(grad, right[1])
         if os.getpid() != parent:
@@ -200,6 +221,7 @@ def test_signals_are_heard_inside_long_products(sizes, n_samples, n_threads):
     signal.signal(signal.SIGALRM, lambda number, frame: heard.append(now()))
     signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
     while min(gaps, default=1) >= 0.15 and len(gaps) < (1 if {n_threads} == 1 else 10):
+        moved()
         heard[:] = [now()]
         big.value_and_grad(bx, by, n_threads={n_threads})
         gaps.append(np.diff([*heard, now()]).max())
@@ -228,6 +250,7 @@ def test_a_child_that_a_signal_handler_forked_exits(width, n_samples):
     parent = os.getpid()
     signal.signal(signal.SIGALRM, handler)
     for _ in range(8):
+        moved()
         signal.setitimer(signal.ITIMER_REAL, 0.06)
         try:
             for _ in range(4):
