@@ -162,6 +162,44 @@ def test_ctrl_c_many_times():
     assert int(interrupted) == 40
 
 
+@pytest.mark.parametrize("delay", [0.0005 * k for k in range(10)], ids=lambda delay: f"{1e3 * delay:.1f} ms")
+@pytest.mark.parametrize(("width", "n_samples"), [(200, 20_000), (640, 3000)], ids=["chunks", "strips"])
+def test_ctrl_c_while_the_pool_starts(width, n_samples, delay):
+    """The first call on threads, which makes the workers, meets a signal of another process within 5 ms."""
+    run(f"""
+    import subprocess
+    from backprop import _core
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for background jobs
+    n_samples = {n_samples} // SLOWNESS
+    big = Network([64, {width}, {width}, 4], dtype="float32", rng=2)
+    bx = rng.standard_normal((n_samples, 64), np.float32)
+    by = rng.standard_normal((n_samples, 4), np.float32)
+    right = big.value_and_grad(bx, by, n_threads=1)
+    before = big.params.copy()
+    send = "import os, signal, time; print(flush=True); input(); time.sleep({delay}); "
+    send += "os.kill(os.getppid(), signal.SIGINT)"
+    sender = subprocess.Popen([sys.executable, "-c", send], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    sender.stdout.readline()
+    assert _core.worker_threads() == 0
+    results = []
+    try:
+        sender.stdin.write("go" + os.linesep)
+        sender.stdin.flush()
+        results.append(big.value_and_grad(bx, by, n_threads=4))
+        time.sleep(60 * SLOWNESS)  # the signal is late
+    except KeyboardInterrupt:
+        pass
+    else:
+        raise AssertionError("no KeyboardInterrupt")
+    sender.communicate()
+    assert np.array_equal(big.params, before)
+    results += [big.value_and_grad(bx, by, n_threads=4), big.value_and_grad(bx, by, n_threads=2)]
+    assert all(loss == right[0] and np.array_equal(grad, right[1]) for loss, grad in results)
+    assert is_right(4) and _core.worker_threads() == 3
+    """)
+
+
 @pytest.mark.parametrize("daemon", [True, False])
 def test_exit_while_a_thread_computes(daemon):
     run(f"""
