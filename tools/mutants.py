@@ -82,7 +82,16 @@ SWEEPS, ENSEMBLE = "_core_sweeps.pxi", "_core_ensemble.pxi"
 MODES_OF_SUMS, MODES_OF_ROWS = "_core_modes_of_sums.pxi", "_core_modes_of_rows.pxi"
 LINEARIZATION, VALIDATE = "_core_linearization.pxi", "_validate.py"
 FREE_LISTS, SIGNALS = "_core_free_lists.pxi", "_core_signals.pxi"
-FIRST_TESTS = {  # of a file, before those above: they notice soonest
+POOL, SYSTEM, SAVING, OBJECTIVE, OWN = "_pool.c", "_pool_system.h", "saving.py", "objective.py", "custom.py"
+POOL_TESTS = ["tests/test_pool.py", "tests/test_faults.py"]
+FIRST_TESTS = {  # of a file, before those above: they notice soonest, or nobody else does
+    POOL: POOL_TESTS,
+    SYSTEM: POOL_TESTS,
+    SAVING: ["tests/test_saving.py"],
+    OBJECTIVE: ["tests/test_hessp.py", "tests/test_network.py"],
+    OWN: ["tests/test_custom_activation.py"],
+    TILES: ["tests/test_written_meanwhile.py"],
+    RUN: ["tests/test_written_meanwhile.py"],
     LOSSES: ["tests/test_losses.py"],
     ACTIVATIONS: ["tests/test_activations.py"],
     SECOND: ["tests/test_second_derivatives.py"],
@@ -95,7 +104,7 @@ FIRST_TESTS = {  # of a file, before those above: they notice soonest
     LINEARIZATION: ["tests/test_hessp.py"],
     ENSEMBLE: ["tests/test_ensemble.py"],
     QUICK: ["tests/test_quick_calls.py"],
-    INSPECT: ["tests/test_bad_input.py"],
+    INSPECT: ["tests/test_bad_input.py", "tests/test_written_meanwhile.py"],
     VALIDATE: ["tests/test_bad_input.py"],
 }
 
@@ -581,7 +590,48 @@ MUTATIONS = [Mutation(*row) for row in [
     ("a workspace that was used counts as packed", FREE_LISTS, "    work.is_packed = False\n", ""),
     ("sums over chunks not set to zero", RUN, "    totals.loss = 0\n", ""),
     ("Ctrl-C unheard", SIGNALS, "raised = check_signals()", "raised = 0"),
+    ("beyond the samples where weights become 0 meanwhile", TILES,
+     "while s < n_rows and row < request.n_samples:", "while s < n_rows:"),
+    ("chunks beyond the list where weights become 1 meanwhile", RUN,
+     "            if kept == n_chunks * chunk_rows:  # another thread wrote to the weights during the call\n"
+     "                return\n", ""),
+    ("no samples where weights become 0 meanwhile", INSPECT, "        sums.largest = 0\n", "        pass\n"),
+    # The pool
+    ("a fork's child keeps its parent's threads", POOL, "if (on_fork(after_fork_in_child))", "if (0)"),
+    ("workers round and flush as they like", POOL, "            set_float_mode(float_mode);\n", "            ;\n"),
+    ("a thread that was not made counts", POOL,
+     "        pool.skip_creation = SKIP_CREATION;\n        return;\n", ""),
+    ("workers take signals from the caller", SYSTEM, "    pthread_sigmask(SIG_SETMASK, &blocked, &callers);\n",
+     "    pthread_sigmask(SIG_BLOCK, NULL, &callers);\n"),
+    ("no second try with a larger stack", SYSTEM, "    if (status == EINVAL)", "    if (0)"),
     # The other derivatives
+    ("an ensemble's tiles are those of the largest member", ENSEMBLE,
+     "    run.work[worker].tile_rows = rows_of_tile(run.plan, run.requests[m].n_kept)\n", ""),
+    ("an infinite output of weight 0 in second derivatives", SWEEPS,
+     "            if tile.weight[s * n_out + k] == 0:\n", "            if False:\n"),
+    ("norms: squares that overflow", MODES_OF_SUMS,
+     "if plan.itemsize == 8 and not 1e-280 <= work.row_norm[s] <= 1e300:",
+     "if plan.itemsize == 8 and not 1e-280 <= work.row_norm[s]:"),
+    ("norms: squares that underflow", MODES_OF_SUMS,
+     "if plan.itemsize == 8 and not 1e-280 <= work.row_norm[s] <= 1e300:",
+     "if plan.itemsize == 8 and not work.row_norm[s] <= 1e300:"),
+    ("Jacobians: g' of another output", SWEEPS,
+     "(<double*>work.grad_a[L])[place] *= (<double*>work.a[L])[place]",
+     "(<double*>work.grad_a[L])[place] *= (<double*>work.a[L])[place - k]"),
+    # In Python: objectives, files, activations of one's own
+    ("l2 of the biases, not of the weights", OBJECTIVE,
+     "for W, _ in _params.unflatten(self._is_weight", "for _, W in _params.unflatten(self._is_weight"),
+    ("l2 missing in hessp", OBJECTIVE, "product += self._l2 * np.where", "product += 0 * np.where"),
+    ("one gradient for all who ask", OBJECTIVE, "        return loss, grad.copy()\n", "        return loss, grad\n"),
+    ("fixed parameters move", OBJECTIVE, "            whole = np.zeros(net.n_params, net.dtype)\n",
+     "            whole = np.ones(net.n_params, net.dtype)\n"),
+    ("a file is not flushed before it has its name", SAVING, "    os.fsync(file)\n", ""),
+    ("the folder is not flushed", SAVING, "                _flush_directory(directory)\n", "                pass\n"),
+    ("what was written stays when a save fails", SAVING,
+     "                os.unlink(temporary, dir_fd=directory)\n", "                pass\n"),
+    ("a newer format is read", SAVING, "    if version > FORMAT:\n", "    if False:\n"),
+    ("addresses are pickled", OWN, "if any(isinstance(function, int) for", "if any(False for"),
+    ("a wrong derivative accepted", OWN, "    if wrong.any():\n", "    if False:\n"),
     ("norms: the biases forgotten", MODES_OF_SUMS, "of_grad_a[s] * (1 + of_h[s])", "of_grad_a[s] * of_h[s]"),
     ("clipping: by the square of the norm", MODES_OF_SUMS,
      "else request.max_norm / work.row_norm[s]", "else request.max_norm / work.row_norm[s] / work.row_norm[s]"),
@@ -768,7 +818,7 @@ def verdict_of(mutation, pristine, directory, simd, tests):
         status, output = built_copy.build(tree, simd)
         if status:
             return False, "does not build: " + last_failure(output)
-        first = [test for test in FIRST_TESTS.get(mutation.file, []) if test in tests]
+        first = FIRST_TESTS.get(mutation.file, [])
         status, output = judge(tree, simd, first + [test for test in tests if test not in first])
     if status == 0:
         return False, ""
