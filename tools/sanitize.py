@@ -81,6 +81,9 @@ LEFT_OUT = {
         "tests/test_exactness.py::test_memory_of_derivatives_does_not_grow_with_the_samples",
         "tests/test_hessp.py::test_memory_is_bounded_and_may_be_short",
     ],
+    "a process that kills itself, which is a report here": [
+        "tests/test_fuzz.py::test_a_crash_is_reported_with_its_seed_and_the_rest_goes_on",
+    ],
     "limits on addresses, of which a sanitizer takes terabytes": ["tests/test_saving.py::test_under_a_limit_of_memory"],
 }
 
