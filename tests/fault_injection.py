@@ -14,6 +14,7 @@ line of JSON a trial: its name, the number of failures, and what was wrong.
 from __future__ import annotations
 
 import ctypes
+import ctypes.util
 import errno
 import faulthandler
 import functools
@@ -31,6 +32,8 @@ from derivative_peers import CALLS, FIRST_PART, random_data
 
 import backprop
 from backprop import Activation, Ensemble, Network, _core
+from backprop.checking import GradientReport
+from backprop.nonfinite import NonFinite
 
 OURS, INDIRECT, THREADS, INTERPRETER, NUMPY = range(5)  # fault_injection.c
 ALLOCATIONS = 1 << OURS | 1 << INDIRECT
@@ -76,6 +79,8 @@ def bits(result):
     """What a call returned, as something that can be compared bit for bit."""
     if result is None or isinstance(result, str | int):
         return result
+    if isinstance(result, NonFinite | GradientReport):
+        return repr(result)
     if isinstance(result, backprop.LayerGradients):
         return bits([result.loss, result.a, result.h, result.grad_a, result.grad_h, result.grad_W, result.grad_b])
     if isinstance(result, tuple | list):
@@ -90,18 +95,18 @@ class Trial:
     ---------
     make : callable
         make() -> a network (or an Ensemble) as the call finds it.
-    call : callable
-        call(net, n_threads) -> the result.
+    prepare : callable
+        prepare(net, n_threads) -> the call, without arguments; what it does for that does not fail.
     """
 
-    def __init__(self, make, call):
-        self.make, self.call = make, call
+    def __init__(self, make, prepare):
+        self.make, self.prepare = make, prepare
 
     def attempt(self, faults, k, from_then_on, n_threads, expected):
         """One call with the k-th failure: (whether anything failed, what was wrong or "")."""
         net = self.make()
         before = net.params.tobytes()
-        call = functools.partial(self.call, net, n_threads)
+        call = self.prepare(net, n_threads)
         try:
             result = bits(faults.faults_call(call, k, from_then_on, ALLOCATIONS, 0))
         except MemoryError:
@@ -122,7 +127,7 @@ class Trial:
     def run(self, faults, n_threads):
         """All failures of both kinds: a summary."""
         wrong, n_failures = [], [0, 0]
-        expected = bits(self.call(self.make(), 1))
+        expected = bits(self.prepare(self.make(), 1)())
         gc.collect()
         alive = faults.faults_alive()
         for from_then_on in (0, 1):
@@ -143,23 +148,74 @@ class Trial:
         return {"failures": n_failures, "wrong": wrong}
 
 
+def with_out(call, data):
+    """The call into an array of the caller's."""
+
+    def run(net, n_threads):
+        out = np.full(call.out_shape(data), np.nan, net.dtype)
+        result = call.run(net, data, out=out, n_threads=n_threads)
+        assert any(part is out for part in (result if isinstance(result, tuple) else (result,)))
+        return result
+
+    return run
+
+
+def nonfinite(net, x, y):
+    """Networks and samples by the stage at which something is not finite."""
+    bad_x, bad_y, huge_x, bad_net = x.copy(), y.copy(), x.copy(), pickle.loads(pickle.dumps(net))
+    bad_x[41, 2], bad_y[41, 1], huge_x[41], bad_net.weights[1][3, 4] = np.nan, np.inf, 1e155, np.nan
+    steep = Network([5, 3, 2], activations="identity", loss="huber", rng=1)  # of a slope of 1 at most
+    steep.weights[0][...] *= 1e-165
+    steep.weights[1][...] *= 1e165
+    return {
+        "input": (net, bad_x, y),
+        "weight": (bad_net, x, y),
+        "activation": (Network([5, 19, 7, 2], activations="exp", rng=1), 1e4 * x, y),
+        "loss": (net, x, bad_y),
+        "gradient": (steep, huge_x, y),
+    }
+
+
+def minus_sin(a):
+    return -np.sin(a)
+
+
+def products(net, x, y, directions, n_threads, *, n_before, n_bytes=64 << 20, **options):
+    """`hessp` of one objective at one theta, in one direction after another; before the call in the first n_before.
+
+    These are a twin's, so that the rows that they leave in n_bytes are there, but no workspace of theirs.
+    """
+    twin = pickle.loads(pickle.dumps(net))
+    before, fun = (one.objective(x, y, n_threads=n_threads, **options) for one in (twin, net))
+    before._linearization = fun._linearization = _core.Linearization(n_bytes)
+    theta = net.params if fun.n_free == net.n_params else net.params[options["free"]]
+    for v in directions[:n_before]:
+        before.hessp(theta, v[: fun.n_free])
+    return lambda: [fun.hessp(theta, v[: fun.n_free]) for v in directions[n_before:]]
+
+
 def trials(n_threads):
     """All calls by name; those on two threads have as much work as two threads take."""
     n_samples = 3000 if n_threads > 1 else 60
     rng = np.random.default_rng(0)
     found = {}
 
-    def add(name, net, call):
+    def add_prepared(name, net, prepare):
         state = pickle.dumps(net)
-        found[name] = Trial(lambda: pickle.loads(state), call)
+        found[name] = Trial(lambda: pickle.loads(state), prepare)
+
+    def add(name, net, call):
+        add_prepared(name, net, lambda net, n_threads: functools.partial(call, net, n_threads))
 
     for name, call in (FIRST_PART | CALLS).items():
         few = 300 if name == "hessian" and n_threads > 1 else n_samples
-        for weight in (None, "sample") if call.has_y else (None,):
+        for weight in call.weights if call.has_y else (None,):
             options = {"activations": ["tanh"], "loss": "squared_error", "weight": weight, "dtype": "float32"}
             data = random_data(np.random.default_rng(0), [5, 19, 7, 2], call, n_samples=few, **options)
             run = lambda net, n_threads, call=call, data=data: call.run(net, data, n_threads=n_threads)  # noqa: E731
-            add(f"{name}, weights" if weight else name, data.problem.net, run)
+            add(f"{name}, weights by {weight}" if weight else name, data.problem.net, run)
+            if call.out and not weight:
+                add(f"{name}, out", data.problem.net, with_out(call, data))
 
     x = rng.normal(size=(n_samples, 5))
     y = rng.normal(size=(n_samples, 2))
@@ -169,21 +225,63 @@ def trials(n_threads):
     wide = Network([64, 256, 256, 8], dtype="float32", rng=1)  # its threads take strips
     wide_x = rng.normal(size=(200 if n_threads > 1 else 20, 64)).astype("float32")
     wide_y = rng.normal(size=(len(wide_x), 8)).astype("float32")
-    own = Network([5, 19, 7, 2], activations=Activation("my_sin", np.sin, np.cos), rng=1)
+    own = Network([5, 19, 7, 2], activations=Activation("my_sin", np.sin, np.cos, minus_sin), rng=1)
+    exp = ctypes.cast(ctypes.CDLL(ctypes.util.find_library("m")).exp, ctypes.c_void_p).value  # its own g' and g''
+    own_c = Network([5, 19, 7, 2], activations=Activation("c_exp", exp, exp, exp), rng=1)
+    v = rng.normal(size=(3, net.n_params))
+    xs, ys, weights = x + rng.normal(size=(3, 1, 1)), y * rng.normal(size=(3, 1, 1)), rng.uniform(size=(3, n_samples))
     add("loss", net, lambda net, n_threads: net.loss(x, y))
     add("value_and_grad, strips", wide, lambda net, n_threads: net.value_and_grad(wide_x, wide_y, n_threads=n_threads))
     add("value_and_grad, labels", classifier, lambda net, n_threads: net.value_and_grad(x, labels, n_threads=n_threads))
     add("value_and_grad, lists", net, lambda net, n_threads: net.value_and_grad(x[:9].tolist(), y[:9].tolist()))
-    add("value_and_grad, own g", own, lambda net, n_threads: net.value_and_grad(x, y, n_threads=n_threads))
+    few = slice(500)  # of Python's functions, which the calling thread runs: each tile has allocations that fail
+    for name, of_own, part in (("own g", own, few), ("own g in C", own_c, slice(None))):
+        of_x = lambda net, n_threads, x=x[part], y=y[part]: net.value_and_grad(x, y, n_threads=n_threads)  # noqa: E731
+        with_v = lambda net, n_threads, x=x[part], y=y[part]: net.hvp(x, y, v[0], n_threads=n_threads)  # noqa: E731
+        add(f"value_and_grad, {name}", of_own, of_x)
+        add(f"hvp, {name}", of_own, with_v)
     add("layer_gradients", net, lambda net, n_threads: net.layer_gradients(x, y))
     add("find_nonfinite", net, lambda net, n_threads: net.find_nonfinite(x, y))
+    for stage, (bad_net, bad_x, bad_y) in nonfinite(net, x, y).items():
+        find = lambda net, n_threads, x=bad_x, y=bad_y: net.find_nonfinite(x, y, n_threads=n_threads)  # noqa: E731
+        assert find(bad_net, 1).stage == stage
+        add(f"find_nonfinite, {stage}", bad_net, find)
+    add("check_gradient", net, lambda net, n_threads: net.check_gradient(x[:9], y[:9]))
     add("objective", net, lambda net, n_threads: net.objective(x, y, l2=0.1, n_threads=n_threads)(net.params))
+    for name in ("hvp_operator", "gauss_newton_operator"):
+        for kind, samples in (("", (x, y)), (", lists", (x[:9].tolist(), y[:9].tolist()))):
+
+            def apply(net, n_threads, name=name, samples=samples):
+                operator = getattr(net, name)(*samples, n_threads=n_threads)
+                return lambda: [operator @ v[0], operator.rmatvec(v[1])]
+
+            add_prepared(name + kind, net, apply)
+    kept = {
+        "first products": {"n_before": 0},
+        "kept rows": {"n_before": 1},
+        "some kept rows": {"n_before": 1, "n_bytes": n_samples * 8 * (24 + 8) * 2},
+        "kept rows, free and l2": {"n_before": 1, "l2": 0.1, "free": np.arange(net.n_params) % 3 > 0},
+        "kept rows, weights by entry": {"n_before": 1, "sample_weight": rng.uniform(size=y.shape)},
+    }
+    for name, options in kept.items():
+        hessp = lambda net, n_threads, options=options: products(net, x, y, v, n_threads, **options)  # noqa: E731
+        add_prepared(f"hessp, {name}", net, hessp)
+    ensemble = Ensemble(net, 3, rng=1)
+    add("ensemble.value_and_grad", ensemble, lambda e, n_threads: e.value_and_grad(x, y, n_threads=n_threads))
     add(
-        "ensemble.value_and_grad",
-        Ensemble(net, 3, rng=1),
-        lambda e, n_threads: e.value_and_grad(x, y, n_threads=n_threads),
+        "ensemble.value_and_grad, by member",
+        ensemble,
+        lambda e, n_threads: e.value_and_grad(xs, ys, n_threads=n_threads),
     )
-    add("ensemble.forward", Ensemble(net, 3, rng=1), lambda e, n_threads: e.forward(x, n_threads=n_threads))
+    add(
+        "ensemble.value_and_grad, out and weights by member",
+        ensemble,
+        lambda e, n_threads: e.value_and_grad(
+            xs, ys, sample_weight=weights, out=np.full_like(e.params, np.nan), n_threads=n_threads
+        ),
+    )
+    add("ensemble.forward", ensemble, lambda e, n_threads: e.forward(x, n_threads=n_threads))
+    add("ensemble.forward, by member", ensemble, lambda e, n_threads: e.forward(xs, n_threads=n_threads))
     add("Network", net, lambda net, n_threads: Network([5, 19, 7, 2], activations="tanh", rng=1).params)
     add("Ensemble", net, lambda net, n_threads: Ensemble(net, 3, rng=1).params)
     add("pickle", net, lambda net, n_threads: pickle.loads(pickle.dumps(net)).params)
