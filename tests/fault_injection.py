@@ -2,13 +2,15 @@
 
     LD_PRELOAD=... python tests/fault_injection.py allocations 2   # calls on two threads
     LD_PRELOAD=... python tests/fault_injection.py threads
+    LD_PRELOAD=... python tests/fault_injection.py leaks   # calls that do leave something behind
 
 The library to preload is fault_injection.c. In a trial of a call the k-th allocation fails that the compiled modules
 ask for, themselves or through Python and NumPy, for k = 1, 2, ... until a call gets to its end without a failure; once
 with that one allocation failing, and once with all from the k-th on. Each must raise MemoryError, or succeed with the
 right bits (some failures have a way around them: a call without workers). Then the parameters must be as before, the
-next call right, and when the network is gone, no block may be left of what the modules asked for, and no array. One
-line of JSON a trial: its name, the number of failures, and what was wrong.
+next call right, and when the network is gone, no block may be left of what the modules asked for, and no array; nor may
+any object of Python's, round after round of all failures. One line of JSON a trial: its name, the number of failures,
+what was wrong, and the number of rounds that this took.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import errno
 import faulthandler
 import functools
 import gc
+import itertools
 import json
 import os
 import pickle
@@ -37,8 +40,10 @@ from backprop.nonfinite import NonFinite
 
 OURS, INDIRECT, THREADS, INTERPRETER, NUMPY = range(5)  # fault_injection.c
 ALLOCATIONS = 1 << OURS | 1 << INDIRECT
+NUMPY_KEEPS = 1024  # bytes; as there
 MOST_FAILURES = 3000  # of one trial: far more than a call makes allocations
 WATCH = 30  # seconds for a trial
+GROWING_ROUNDS = 4  # an object left behind by a failure shows in each; what Python keeps for good, in the first ones
 
 # The library ----------------------------------------------------------------------------------------------------------
 
@@ -124,11 +129,8 @@ class Trial:
             return failed, "the next call has other bits"
         return failed, ""
 
-    def run(self, faults, n_threads):
-        """All failures of both kinds: a summary."""
-        wrong, n_failures = [], [0, 0]
-        expected = bits(self.prepare(self.make(), 1)())
-        gc.collect()
+    def round(self, faults, n_threads, expected, n_failures, wrong):
+        """All failures of both kinds: their numbers, and what was wrong, go into these lists."""
         alive = faults.faults_alive()
         for from_then_on in (0, 1):
             for k in range(1, MOST_FAILURES):
@@ -141,11 +143,35 @@ class Trial:
                 if what:
                     wrong.append(f"k = {k}{' and on' * from_then_on}: {what}")
                 if not failed:
+                    n_failures[from_then_on] = k - 1
                     break
-                n_failures[from_then_on] += 1
             else:
                 wrong.append(f"no end after {MOST_FAILURES} failures")
-        return {"failures": n_failures, "wrong": wrong}
+
+    def run(self, faults, n_threads):
+        """A round, and another as long as each leaves more objects: a summary."""
+        n_failures, wrong, left = [0, 0], [], [0] * GROWING_ROUNDS
+        expected = bits(self.prepare(self.make(), 1)())
+        for _ in range(2):
+            self.attempt(faults, 0, 0, n_threads, expected)  # nothing fails: what is made once is made
+            before = objects_alive()
+        for i in range(GROWING_ROUNDS):
+            self.round(faults, n_threads, expected, n_failures, wrong)
+            after = objects_alive()
+            left[i] = after - before
+            before = after
+            if left[i] <= 0 or wrong:
+                break
+        else:
+            wrong.append(f"leak: {left} objects left, round by round")
+        return {"failures": n_failures, "wrong": wrong, "rounds": i + 1}
+
+
+def objects_alive():
+    """How many of Python's blocks are in use, of which an object takes one or two, when its own caches are empty."""
+    gc.collect()
+    sys._clear_type_cache()  # which keeps the names of attributes that were asked for
+    return sys.getallocatedblocks()
 
 
 def with_out(call, data):
@@ -292,7 +318,13 @@ def trials(n_threads):
 
 def allocations(faults, n_threads):
     """Every trial."""
-    found = trials(n_threads)
+    run_all(faults, trials(n_threads), n_threads)
+
+
+def run_all(faults, found, n_threads):
+    """Trials by name, in a process that has none before."""
+    gc.collect()
+    gc.freeze()  # what is there by now stays: no collection looks at it
     faults.faults_hook_python()
     unraisable = []
     sys.unraisablehook = lambda what: unraisable.append(f"{what.exc_type.__name__} in {what.object!r}")
@@ -302,6 +334,33 @@ def allocations(faults, n_threads):
         summary["wrong"] += [f"lost: {what}" for what in unraisable]
         unraisable.clear()
         print(json.dumps({"name": name, **summary}), flush=True)
+
+
+def leaks(faults):
+    """Trials of calls that do leave something behind: each must be seen."""
+    rng = np.random.default_rng(0)
+    state = pickle.dumps(Network([5, 19, 7, 2], activations="tanh", rng=1))
+    x, y = rng.normal(size=(60, 5)), rng.normal(size=(60, 2))
+
+    def add(name, what, one_in):
+        failures = itertools.count()
+
+        def call(net, n_threads):
+            try:
+                return net.value_and_grad(x, y, n_threads=n_threads)
+            except MemoryError:
+                if next(failures) % one_in == 0:
+                    ctypes.pythonapi.Py_IncRef(ctypes.py_object(what()))
+                raise
+
+        found[name] = Trial(lambda: pickle.loads(state), lambda *arguments: functools.partial(call, *arguments))
+
+    found = {}
+    add("nothing", lambda: None, 1)
+    for name, what in (("a tuple", lambda: (len(sys.argv),)), ("an array", lambda: np.zeros(NUMPY_KEEPS // 8))):
+        add(name, what, 1)
+        add(f"{name} at one failure in five", what, 5)
+    run_all(faults, found, 1)
 
 
 # Threads --------------------------------------------------------------------------------------------------------------
@@ -367,6 +426,8 @@ def main():
     faults = load()
     if sys.argv[1] == "allocations":
         allocations(faults, int(sys.argv[2]))
+    elif sys.argv[1] == "leaks":
+        leaks(faults)
     else:
         threads(faults)
 

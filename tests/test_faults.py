@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,19 @@ def test_each_allocation_fails_once_and_for_ever(faults, n_threads):
         once, for_ever = trial["failures"]
         assert once >= 3 or name == "Ensemble", name  # its memory is NumPy's, asked for by Python code
         assert for_ever >= min(once, 1), name
+
+
+def test_what_a_call_leaves_behind_is_seen(faults):
+    """Calls that do leave something, by the means of the tests above."""
+    done = run(HERE / "fault_injection.py", "leaks", LD_PRELOAD=faults)
+    wrong = {trial["name"]: " ".join(trial["wrong"]) for trial in map(json.loads, done.stdout.splitlines())}
+    assert wrong.pop("nothing") == ""
+    assert len(wrong) == 4
+    for name, what in wrong.items():
+        if "array" in name:
+            assert "leak: 1 blocks left" in what, name
+        elif not sysconfig.get_config_var("Py_GIL_DISABLED"):  # whose allocator may not count behind another one
+            assert "objects left" in what, name
 
 
 def test_each_thread_that_cannot_be_made(faults):
