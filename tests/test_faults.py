@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from derivative_peers import CALLS, FIRST_PART, arrays, random_data
+from derivative_peers import CALLS, FIRST_PART, random_data
+from fault_injection import bits
 from slowness import SLOWNESS
 
-from backprop import Activation, Network
+from backprop import Activation, Ensemble, Network
 
 HERE = Path(__file__).parent
 STRESS = HERE.parent / "tools" / "stress.py"
@@ -199,7 +200,7 @@ def float_state(tmp_path_factory):
 def mxcsr(float_state):
     """Set this thread's control bits, for one test."""
     before = float_state.float_mxcsr()
-    yield lambda bits: float_state.float_set_mxcsr(before & ~(FLUSH | 0x6000) | bits)
+    yield lambda mode: float_state.float_set_mxcsr(before & ~(FLUSH | 0x6000) | mode)
     float_state.float_set_mxcsr(before)
 
 
@@ -220,20 +221,45 @@ def test_import_leaves_the_control_words(float_state):
     """)  # fmt: skip
 
 
+def not_finite(x):
+    """x with one NaN."""
+    x = np.array(x)
+    x[41, 2] = np.nan
+    return x
+
+
+OTHERS = {  # which no peer defines: of net (or an ensemble of it), x, y and the number of threads
+    "loss": lambda net, x, y, n: net.loss(x, y, n_threads=n),
+    "layer_gradients": lambda net, x, y, n: net.layer_gradients(x, y, n_threads=n),
+    "find_nonfinite": lambda net, x, y, n: net.find_nonfinite(not_finite(x), y, n_threads=n),
+    "Ensemble.forward": lambda net, x, y, n: Ensemble(net, 3, rng=0).forward(x, n_threads=n),
+    "Ensemble.value_and_grad": lambda net, x, y, n: Ensemble(net, 3, rng=0).value_and_grad(x, y, n_threads=n),
+    "Ensemble.value_and_grad by member": lambda net, x, y, n: Ensemble(net, 3, rng=0).value_and_grad(
+        np.stack([x, -x, x]), np.stack([y, y, -y]), sample_weight=np.ones((3, len(x))), n_threads=n
+    ),
+}
+
+
 @needs_x86
-@pytest.mark.parametrize("bits", [0, FLUSH, ROUND_UP], ids=["default", "flush", "round up"])
-@pytest.mark.parametrize("name", [*FIRST_PART, *CALLS])
-def test_calls_leave_the_control_words(float_state, mxcsr, name, bits):
-    call = (FIRST_PART | CALLS)[name]
+@pytest.mark.parametrize("mode", [0, FLUSH, ROUND_UP], ids=["default", "flush", "round up"])
+@pytest.mark.parametrize("name", [*FIRST_PART, *CALLS, *OTHERS])
+def test_calls_leave_the_control_words(float_state, mxcsr, name, mode):
+    call = (FIRST_PART | CALLS).get(name, FIRST_PART["value_and_grad"])
     options = {"activations": ["gelu"], "loss": "squared_error", "weight": None, "dtype": "float32"}
-    data = random_data(np.random.default_rng(0), [5, 19, 7, 2], call, n_samples=300, **options)
-    mxcsr(bits)
+    # Of so many samples every call takes two threads, but for a Hessian, which is larger.
+    n_samples = 300 if name == "hessian" else 3000
+    data = random_data(np.random.default_rng(0), [5, 19, 7, 2], call, n_samples=n_samples, **options)
+    net = data.problem.net
+    mxcsr(mode)
     words = float_state.float_mxcsr() & CONTROL, float_state.float_x87()
     results = []
     for n_threads in (1, 2):
-        result = call.run(data.problem.net, data, n_threads=n_threads)
+        if name in OTHERS:
+            result = OTHERS[name](net, data.x, data.y, n_threads)
+        else:
+            result = call.run(net, data, n_threads=n_threads)
         assert (float_state.float_mxcsr() & CONTROL, float_state.float_x87()) == words
-        results.append([part.tobytes() for part in arrays(result)])
+        results.append(bits(result))
     assert results[0] == results[1]  # workers round and flush as their caller does
 
 
@@ -243,8 +269,8 @@ def test_workers_take_the_callers_mode(float_state, mxcsr):
     net = Network([64, 64, 1], activations=own, rng=0)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(4000, 64)), rng.normal(size=(4000, 1))
-    for bits in (0, FLUSH, ROUND_UP, 0):  # the last one: nothing of an earlier caller stays
-        mxcsr(bits)
+    for mode in (0, FLUSH, ROUND_UP, 0):  # the last one: nothing of an earlier caller stays
+        mxcsr(mode)
         words = float_state.float_mxcsr() & CONTROL, float_state.float_x87()
         float_state.float_expect(2)
         net.value_and_grad(x, y, n_threads=2)
