@@ -4,6 +4,7 @@ import copy
 import ctypes
 import ctypes.util
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ def tanh_second(a):
 
 
 def c_function(name):
-    function = getattr(ctypes.CDLL(ctypes.util.find_library("m")), name)
+    library = "ucrtbase" if sys.platform == "win32" else ctypes.util.find_library("m")
+    function = getattr(ctypes.CDLL(library), name)
     function.restype, function.argtypes = ctypes.c_double, [ctypes.c_double]
     return function
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from derivative_peers import CALLS
 from slowness import SLOWNESS
+from systems import needs_fork, needs_proc, needs_signals
 from watched import run_watched
 
 SETUP = """
@@ -56,6 +57,8 @@ def run(name, code):
     return run_watched(setup + textwrap.dedent(code))
 
 
+@needs_fork
+@needs_proc
 @pytest.mark.parametrize("name", CALLS)
 def test_forks_and_a_crowd_of_callers(name):
     out = run(name, """
@@ -96,6 +99,7 @@ def test_forks_and_a_crowd_of_callers(name):
     assert int(out) < 12
 
 
+@needs_signals
 @pytest.mark.parametrize("name", CALLS)
 def test_ctrl_c(name):
     out = run(name, """
@@ -122,6 +126,7 @@ def test_ctrl_c(name):
     assert int(out) == 8
 
 
+@needs_fork
 @pytest.mark.parametrize("name", CALLS)
 def test_a_signal_handler_that_forks_and_calls(name):
     """The child goes on where the parent's call was, and both end with the right bits."""
@@ -152,6 +157,7 @@ def test_a_signal_handler_that_forks_and_calls(name):
     """)  # fmt: skip
 
 
+@needs_signals
 @pytest.mark.parametrize(
     ("name", "width", "n_samples", "n_threads"),
     [("hvp", 4096, 512, 1), ("gauss_newton_vp", 4096, 512, 1), ("hvp", 3072, 1088, 2)],

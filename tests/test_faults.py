@@ -20,6 +20,7 @@ import pytest
 from derivative_peers import CALLS, FIRST_PART, random_data
 from fault_injection import bits
 from slowness import SLOWNESS
+from systems import needs_fork, needs_proc, needs_signals
 
 from backprop import Activation, Ensemble, Network
 
@@ -107,7 +108,16 @@ def test_each_thread_that_cannot_be_made(faults):
 # Processes and threads ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("trial", "n"), [("forks", 20), ("crowd", 20), ("interrupts", 10), ("exit", 3)])
+@needs_signals
+@pytest.mark.parametrize(
+    ("trial", "n"),
+    [
+        pytest.param("forks", 20, marks=needs_fork),
+        pytest.param("crowd", 20, marks=needs_proc),
+        ("interrupts", 10),
+        ("exit", 3),
+    ],
+)
 def test_short_forms_of_the_stress_test(trial, n):
     """Forks before, beside, after and in children; 64 callers while set_num_threads changes; Ctrl-C; exits."""
     if not STRESS.exists():
@@ -143,7 +153,7 @@ sys.exit(2)
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_a_call_that_looks_for_signals_when_the_interpreter_has_gone(n_threads, tmp_path):
     """A daemon thread is inside a call all through the interpreter's end, and the process lives on for 2 s."""
-    if not hasattr(ctypes.CDLL(None), "on_exit"):
+    if platform.libc_ver()[0] != "glibc":
         pytest.skip("needs on_exit of glibc")
     run("-c", LEAVE.format(library=str(compile_c("slow_activation", tmp_path)), n_threads=n_threads), status=2)
 
@@ -185,7 +195,10 @@ CONTROL = 0xFFC0  # of MXCSR: flushing, rounding, masks of exceptions; the other
 FLUSH = 0x8040  # subnormal results and arguments become 0
 ROUND_UP = 0x4000
 
-needs_x86 = pytest.mark.skipif(platform.machine().lower() not in {"x86_64", "amd64"}, reason="MXCSR is x86's")
+needs_x86 = pytest.mark.skipif(
+    platform.machine().lower() not in {"x86_64", "amd64"} or os.name != "posix",
+    reason="MXCSR is x86's, and libraries for ctypes are compiled as POSIX has them",
+)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from systems import needs_signals
 
 from backprop import Ensemble, Network, _validate
 from backprop.objective import Objective
@@ -192,6 +193,7 @@ def test_a_message_without_a_name_is_found(monkeypatch):
     assert is_found("names none of ['cotangent']")
 
 
+@needs_signals
 def test_a_crash_is_reported_with_its_seed_and_the_rest_goes_on(tmp_path, capfd):
     program = tmp_path / "crashing.py"
     program.write_text(

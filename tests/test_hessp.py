@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from derivative_peers import CALLS, random_data
 from problems import same_bits
+from systems import needs_fork, needs_proc, needs_signals
 from test_derivatives_pool import run
 
 from backprop import Activation, Network, objective
@@ -169,6 +170,7 @@ def shared_is_right():
 """
 
 
+@needs_signals
 def test_ctrl_c_leaves_whole_tiles_alone():
     out = run("hvp", SHARED + """
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -192,6 +194,7 @@ def test_ctrl_c_leaves_whole_tiles_alone():
     assert int(out) == 12
 
 
+@needs_fork
 def test_forks_at_any_moment():
     run("hvp", SHARED + """
     def child_is_right():
@@ -222,6 +225,7 @@ def test_forks_at_any_moment():
     """.replace("\n    ", "\n"))  # fmt: skip
 
 
+@needs_proc
 def test_memory_is_bounded_and_may_be_short():
     out = run("hvp", """
     import resource

@@ -4,6 +4,7 @@ import textwrap
 
 import pytest
 from slowness import SLOWNESS
+from systems import needs_fork, needs_proc, needs_signals
 from watched import run_watched
 
 SETUP = """
@@ -33,6 +34,7 @@ def run(code):
     return run_watched(f"SLOWNESS = {SLOWNESS}\n{SETUP}{textwrap.dedent(code)}")
 
 
+@needs_fork
 def test_a_hang_shows_where_parent_and_child_stand():
     """The watchdog of these tests: each process prints its stacks and dies, a child whose parent has ended too."""
     hangs = """if 1:
@@ -61,6 +63,7 @@ def test_a_hang_shows_where_parent_and_child_stand():
             assert f"in {function}" in str(failed.value)
 
 
+@needs_fork
 def test_fork_before_after_and_nested():
     run("""
     def child(depth):
@@ -79,6 +82,7 @@ def test_fork_before_after_and_nested():
     """)
 
 
+@needs_fork
 def test_fork_while_other_threads_are_inside_calls():
     run("""
     stop = threading.Event()
@@ -106,6 +110,7 @@ def test_fork_while_other_threads_are_inside_calls():
     """)
 
 
+@needs_proc
 def test_64_callers_at_once_and_few_threads_left():
     out = run("""
     from concurrent.futures import ThreadPoolExecutor
@@ -127,6 +132,7 @@ def test_64_callers_at_once_and_few_threads_left():
     assert int(out) < 12
 
 
+@needs_signals
 def test_ctrl_c_many_times():
     out = run("""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for background jobs
@@ -162,6 +168,7 @@ def test_ctrl_c_many_times():
     assert int(interrupted) == 40
 
 
+@needs_signals
 @pytest.mark.parametrize("delay", [0.0005 * k for k in range(10)], ids=lambda delay: f"{1e3 * delay:.1f} ms")
 @pytest.mark.parametrize(("width", "n_samples"), [(200, 20_000), (640, 3000)], ids=["chunks", "strips"])
 def test_ctrl_c_while_the_pool_starts(width, n_samples, delay):
@@ -212,6 +219,7 @@ def test_exit_while_a_thread_computes(daemon):
     """)
 
 
+@needs_fork
 @pytest.mark.parametrize(("width", "n_samples"), [(256, 40000), (640, 12000)], ids=["chunks", "strips"])
 def test_a_signal_handler_that_forks_and_calls(width, n_samples):
     run(f"""
@@ -242,6 +250,7 @@ def test_a_signal_handler_that_forks_and_calls(width, n_samples):
     """)
 
 
+@needs_signals
 @pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.parametrize(
     ("sizes", "n_samples"), [((8, 6144, 6144, 4), 512), ((8, *[1536] * 20, 4), 512)], ids=["wide", "deep"]
@@ -269,6 +278,7 @@ def test_signals_are_heard_inside_long_products(sizes, n_samples, n_threads):
     assert float(out) < 0.15
 
 
+@needs_fork
 @pytest.mark.parametrize(("width", "n_samples"), [(256, 40000), (640, 12000)], ids=["chunks", "strips"])
 def test_a_child_that_a_signal_handler_forked_exits(width, n_samples):
     run(f"""

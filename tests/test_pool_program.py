@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_task_runs_once(way, tmp_path):
+    if sys.platform == "win32":
+        pytest.skip("a program for Windows is tried under Wine")
     compiler, options, emulator = WAYS[way]
     for program in [compiler, *emulator]:
         if shutil.which(program) is None:

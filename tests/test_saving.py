@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from conftest import require_peer
 from problems import ACTIVATION_NAMES, LOSS_NAMES, PARAMETERS, same_bits
+from systems import needs_fifo, needs_limits, needs_posix_files, needs_proc
 from test_torch import torch_activation
 
 import backprop
@@ -50,9 +51,9 @@ def at_once():
 
 
 def test_where_directories_have_no_descriptors_the_file_is_replaced_all_the_same(path, monkeypatch):
-    """As on Windows, which these tests do not run on."""
+    """As on Windows."""
     monkeypatch.setattr(os, "supports_dir_fd", set())
-    monkeypatch.delattr(os, "fchmod")
+    monkeypatch.delattr(os, "fchmod", raising=False)
     first, second = Network([2, 3, 1], rng=0), Network([2, 3, 1], rng=1)
     first.save(path)
     second.save(path)
@@ -70,7 +71,8 @@ def test_where_directories_have_no_descriptors_the_file_is_replaced_all_the_same
 
 
 def n_open_files():
-    return len(os.listdir("/proc/self/fd"))
+    """Of this process; 0 where the system does not say."""
+    return len(os.listdir("/dev/fd")) if os.path.isdir("/dev/fd") else 0
 
 
 def make(sizes=(3, 4, 2), dtype="float64", **options):
@@ -266,6 +268,7 @@ def test_where_links_are_refused_the_file_has_a_name_from_the_start(path, monkey
     assert n_open_files() == n_open
 
 
+@needs_posix_files
 @pytest.mark.usefixtures("way")
 def test_permissions(path):
     old_umask = os.umask(0o007)
@@ -281,6 +284,7 @@ def test_permissions(path):
     assert os.listdir(path.parent) == [path.name]
 
 
+@needs_posix_files
 @pytest.mark.usefixtures("way")
 def test_a_symbolic_link_is_followed(path):
     link, folder = path.parent / "link", path.parent / "folder"
@@ -293,6 +297,7 @@ def test_a_symbolic_link_is_followed(path):
     assert os.listdir(folder) == ["target"]
 
 
+@needs_fifo
 def test_what_is_no_file_is_refused(path):
     net, fifo, loop = make(), path.parent / "fifo", path.parent / "loop"
     os.mkfifo(fifo)
@@ -316,6 +321,7 @@ def test_what_is_no_file_is_refused(path):
         backprop.load(path)
 
 
+@needs_posix_files
 def test_what_must_not_be_written(path):
     net = make()
     net.save(path)
@@ -348,13 +354,14 @@ def test_a_fault_leaves_the_old_file_alone(path, monkeypatch, target, error):
 
     with monkeypatch.context() as patch:
         patch.setattr(saving.os, target, fail)
-        with pytest.raises(error, match=str(path) if error is OSError else None):
+        with pytest.raises(error, match=re.escape(path.name) if error is OSError else None):
             make(dtype="float32").save(path)
     assert os.listdir(path.parent) == [path.name]
     assert_same(backprop.load(path), net)
     assert n_open_files() == n_open
 
 
+@needs_posix_files
 @pytest.mark.usefixtures("way")
 def test_the_disk_has_it_before_the_name_has_it(path, monkeypatch):
     order = []
@@ -395,7 +402,7 @@ def savers(path, n):
     ]
     try:
         for process in processes:
-            assert process.stdout.readline() == b"ready\n"
+            assert process.stdout.readline().strip() == b"ready"
         yield processes
     finally:
         for process in processes:
@@ -424,10 +431,12 @@ def test_kill_in_the_middle(path):
             wait_for(path)
             time.sleep(rng.uniform(0, 0.05))
         assert_one_of_two(path)
-    # A file has no name until it is whole; what is left then is one that was killed between two calls of the system.
-    assert len(os.listdir(path.parent)) <= 3
+    if hasattr(os, "O_TMPFILE"):
+        # A file has no name until it is whole; what is left is one that was killed between two calls of the system.
+        assert len(os.listdir(path.parent)) <= 3
 
 
+@needs_posix_files
 def test_two_processes_save_at_once(path):
     with savers(path, 2) as processes:
         wait_for(path)
@@ -437,6 +446,7 @@ def test_two_processes_save_at_once(path):
         assert [process.poll() for process in processes] == [None, None]
 
 
+@needs_posix_files
 def test_threads_save_at_once(path):
     """Each its own network, while another loads: the path names one of them, whole, at any moment."""
     nets = {size: make([20, 50, size]) for size in (1, 2, 3, 4)}
@@ -482,6 +492,7 @@ assert np.array_equal(backprop.load(sys.argv[1]).params, small.params)
 """
 
 
+@needs_limits
 def test_full_disk(path):
     subprocess.run([sys.executable, "-c", FULL_DISK, path], check=True)
     assert os.listdir(path.parent) == [path.name]
@@ -650,7 +661,7 @@ def refused(path, data, message):
         seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert str(path) in str(caught.value)
+    assert repr(str(path)) in str(caught.value)
     assert seconds < 1
     assert peak < len(data) + 2**18  # the first of an unknown name imports difflib
 
@@ -763,6 +774,7 @@ sys.exit(repr(wrong) if wrong else 0)
 """
 
 
+@needs_proc
 def test_under_a_limit_of_memory(path):
     """Every hostile header, one after the other, in 8 MiB of address space: the largest file has 1 MB."""
     header, tensors = saved(path)

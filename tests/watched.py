@@ -8,14 +8,17 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
 from slowness import SLOWNESS
 
 WATCH = 30 * SLOWNESS  # seconds in which nothing moves
 
+HAS_PROC = Path("/proc/self/stat").exists()
+
 # The watchdog sits outside and asks by a signal. A program's own would stand still in forked children, whose threads
 # are gone, and an alarm is what some programs use themselves. The handler is C code that forks inherit: it works
 # wherever the interpreter hangs, and then lets the signal end the process.
-SHOW = signal.SIGUSR2
+SHOW = getattr(signal, "SIGUSR2", 0)  # 0 on Windows, which has no such signals
 FIRST = f"""
 import faulthandler, os
 faulthandler.register({SHOW:d}, chain=True)
@@ -33,6 +36,8 @@ def run_watched(code, *, watch=WATCH):
 
     Where nothing moves for so many seconds each of its processes prints where its threads stand, and dies.
     """
+    if not SHOW:
+        pytest.skip("needs signals and groups of processes, as POSIX has them")
     environment = {k: v for k, v in os.environ.items() if k not in {"BACKPROP_NUM_THREADS", "OMP_NUM_THREADS"}}
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FIRST + code]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:  # a pipe could be full
@@ -69,7 +74,16 @@ def end(group):
 
 
 def still_run(group):
-    """The processes of a group, the oldest first; without those that have ended and wait for their parent to look."""
+    """The processes of a group, the oldest first; without those that have ended and wait for their parent to look.
+
+    Where there is no /proc, which lists processes, the group stands for them all: a negative number, as kill takes it.
+    """
+    if not HAS_PROC:
+        try:
+            os.kill(-group, 0)
+        except (ProcessLookupError, PermissionError):  # the second where all have ended
+            return []
+        return [-group]
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -1,0 +1,16 @@
+"""What some systems lack, as marks of the tests that need it."""
+
+import os
+import signal
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+needs_signals = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs alarms and kill, as POSIX has them")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc, as Linux has it")
+needs_limits = pytest.mark.skipif(find_spec("resource") is None, reason="needs limits of resources")
+needs_fifo = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+# Windows has other permissions, asks for a right to make links, and replaces no file that is open.
+needs_posix_files = pytest.mark.skipif(os.name != "posix", reason="needs files as POSIX has them")
