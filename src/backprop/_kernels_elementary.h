@@ -63,6 +63,20 @@ static inline bp_vec bp_scale(bp_vec v, bp_vec n)
 #endif
 }
 
+/* c - a b where little is left of it: without fma from halves of a and b, whose products are exact (Dekker). The halves
+ * come from masks, which do not overflow; float64's lower ones have 27 bits, so that their product is rounded, at 2^-106. */
+static inline bp_vec bp_less_product(bp_vec c, bp_vec a, bp_vec b)
+{
+#if BP_HAS_FMA
+    return bp_fma(-a, b, c);
+#else
+    const bp_ivec mask = (bp_ivec){0} - (BP_FLOAT64 ? 1 << 27 : 1 << 12);
+    bp_vec product = a * b, a_high = (bp_vec)((bp_ivec)a & mask), b_high = (bp_vec)((bp_ivec)b & mask);
+    bp_vec a_low = a - a_high, b_low = b - b_high;
+    return (c - product) - (((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low);
+#endif
+}
+
 static inline bp_pair bp_make_pair(bp_vec hi, bp_vec lo) { return (bp_pair){hi, lo}; }
 
 /* a = (4 m + quadrant) pi/2 + r with |r| <= pi/4, for any finite a >= 1: exact integer arithmetic on the bits of 2/pi

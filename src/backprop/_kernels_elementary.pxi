@@ -59,6 +59,7 @@ cdef extern from "_kernels_elementary.h" nogil:
     vec vround "bp_round"(vec v) noexcept
     vec round_product "bp_round_product"(vec a, real b) noexcept
     vec scale "bp_scale"(vec v, vec n) noexcept
+    vec less_product "bp_less_product"(vec c, vec a, vec b) noexcept
     pair make_pair "bp_make_pair"(vec hi, vec lo) noexcept
     double reduce_large "bp_reduce_large"(double a, int* quadrant, double* low) noexcept
     double exp "bp_exp"(double x) noexcept
@@ -116,7 +117,7 @@ cdef inline pair pair_two_sum(vec a, vec b) noexcept nogil:
 cdef inline pair two_product(vec a, vec b) noexcept nogil:
     """a b exactly, where the error does not underflow."""
     cdef vec hi = a * b
-    return make_pair(hi, vfma(a, b, -hi))
+    return make_pair(hi, -less_product(hi, a, b))
 
 
 cdef inline pair pair_product(pair a, pair b) noexcept nogil:
@@ -149,7 +150,7 @@ cdef inline pair pair_where_less(vec a, vec b, pair x, pair y) noexcept nogil:
 
 cdef inline vec remainder(vec q, pair numerator, pair denominator) noexcept nogil:
     """numerator - q denominator."""
-    return vfma(-q, denominator.hi, numerator.hi) + vfma(-q, denominator.lo, numerator.lo)
+    return less_product(numerator.hi, q, denominator.hi) + vfma(-q, denominator.lo, numerator.lo)
 
 
 cdef inline vec quotient(pair numerator, pair denominator, vec reciprocal) noexcept nogil:
@@ -246,7 +247,7 @@ cdef inline pair one_plus(const Growth* e) noexcept nogil:
 
 cdef inline vec excess(vec r, pair d) noexcept nogil:
     """r d - 1: r - r excess is 1/d."""
-    return vfma(r, d.lo, vfma(r, d.hi, broadcast(-1)))
+    return vfma(r, d.lo, -less_product(broadcast(1), r, d.hi))
 
 
 cdef inline vec gated(vec a, vec bounded, pair x, pair v, const bint has_low, vec* g_prime) noexcept nogil:
