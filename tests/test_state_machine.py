@@ -1,4 +1,4 @@
-"""Sequences of calls on networks, copies, ensembles and objectives, each result compared with the NumPy reference.
+"""Sequences of calls on networks, ensembles, operators and objectives, each result compared with the NumPy reference.
 
 The model is what the user has written: parameters in float64, kept apart. After every step the networks' parameters
 equal it, bit for bit, and after every call so do those of all other networks. The examples are the same in each run;
@@ -8,33 +8,26 @@ equal it, bit for bit, and after every call so do those of all other networks. T
 import copy
 import os
 import pickle
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from derivative_peers import CALLS, with_directions
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
-from problems import (
-    ACTIVATION_NAMES,
-    LAYOUTS,
-    LOSS_NAMES,
-    PARAMETERS,
-    Y_HAT_LOSSES,
-    Problem,
-    random_targets,
-    random_weights,
-    same_bits,
-    with_layout,
-)
-from reference_calls import ReferenceCalls
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
+from problems import ACTIVATION_NAMES, LAYOUTS, LOSS_NAMES, Y_HAT_LOSSES, same_bits, with_layout
+from state_model import Model, assert_near, spec
 
-from backprop import Ensemble, Network, get_num_threads, num_threads, set_num_threads
+from backprop import Ensemble, Network, get_num_threads, load, num_threads, set_num_threads
 
 EXAMPLES = os.environ.get("BACKPROP_EXAMPLES")
-TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
 MOST_PARAMS = 60  # of the calls whose results are matrices
 MATRICES = {"hessian", "normal_equations", "residuals.jac", "sobolev_value_and_grad"}
+OPERATORS = {"hvp_operator": "hvp", "gauss_newton_operator": "gauss_newton_vp"}
+CAN_SAVE = find_spec("safetensors") is not None  # the extra `save`, which some Pythons lack
 
 seeds = st.integers(0, 2**20)
 names = st.sampled_from([name for name in ACTIVATION_NAMES if name != "exp"])  # exp of exp of exp overflows
@@ -42,48 +35,13 @@ counts = st.sampled_from([None, 1, 2, 3, 8])
 layouts = st.sampled_from(LAYOUTS)
 
 
-def spec(name, with_parameter):
-    return (name, PARAMETERS[name]) if with_parameter and name in PARAMETERS else name
-
-
-class Model:
-    """A network, and what its parameters have to be."""
-
-    def __init__(self, net, theta, hidden, output, loss):
-        self.net, self.theta, self.how = net, theta, (hidden, output, loss)
-
-    def problem(self, rng, n_samples, by=None, layout="plain"):
-        """Data for a call."""
-        hidden, output, loss = self.how
-        name = loss[0] if isinstance(loss, tuple) else loss
-        by = "sample" if by and name == "cross_entropy" else by
-        dtype, (n_in, *_, n_out) = self.net.dtype, self.net.sizes
-        x = rng.normal(size=(n_samples, n_in)).astype(dtype)
-        y = random_targets(rng, loss, n_samples, n_out, dtype, bool(rng.random() < 0.5))
-        weight = random_weights(rng, by, n_samples, n_out)
-        layout_of = lambda array: array if array is None else with_layout(array, layout)  # noqa: E731
-        return Problem(self.net, hidden, output, loss, layout_of(x), layout_of(y), y, layout_of(weight))
-
-    def reference(self, problem, theta=None):
-        theta = self.theta if theta is None else theta
-        return ReferenceCalls(problem.specification, theta.astype(float), *problem.data)
-
-
-def assert_near(results, expected, dtype):
-    results, expected = ([*part] if isinstance(part, tuple | list) else [part] for part in (results, expected))
-    assert len(results) == len(expected)
-    for result, right in zip(results, expected, strict=True):
-        assert np.shape(result) == np.shape(right)
-        error = np.abs(np.asarray(result, float) - right).max(initial=0)
-        assert error <= TOLERANCE[dtype.name] * max(1.0, np.abs(right).max(initial=0))
-
-
 class Machine(RuleBasedStateMachine):
-    """Networks, ensembles and objectives in any order."""
+    """Networks, files, ensembles, operators and objectives in any order."""
 
     networks = Bundle("networks")
     ensembles = Bundle("ensembles")
     objectives = Bundle("objectives")
+    operators = Bundle("operators")
 
     @initialize(target=objectives, loss=st.sampled_from(LOSS_NAMES), hidden=names, seed=seeds, some_free=st.booleans())
     def first(self, loss, hidden, seed, some_free):
@@ -155,6 +113,17 @@ class Machine(RuleBasedStateMachine):
         again = pickle.loads(pickle.dumps(it, protocol)) if how == "pickle" else getattr(copy, how)(it)
         assert repr(again) == repr(it)
         assert not np.shares_memory(again.params, it.params)
+        self.models.append(Model(again, model.theta, *model.how))
+        return self.models[-1]
+
+    @precondition(lambda self: CAN_SAVE)
+    @rule(target=networks, model=networks)
+    def save_and_load(self, model):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "net.safetensors"
+            model.net.save(path)
+            again = load(path)
+        assert repr(again) == repr(model.net)
         self.models.append(Model(again, model.theta, *model.how))
         return self.models[-1]
 
@@ -247,6 +216,63 @@ class Machine(RuleBasedStateMachine):
         with pytest.raises(ValueError, match=rf"^{what}: expected"):
             net.value_and_grad(x, y, **options)
         assert (out == 7).all()
+
+    @rule(
+        model=networks,
+        seed=seeds,
+        n_samples=st.sampled_from([1, 3, 17]),
+        by=st.sampled_from([None, "sample", "entry"]),
+        layout=layouts,
+        n_threads=counts,
+    )
+    def find_a_nan(self, model, seed, n_samples, by, layout, n_threads):
+        """Nothing at first; then the NaN that is put into a row of x, unless the row's weights are 0."""
+        rng = np.random.default_rng(seed)
+        problem = model.problem(rng, n_samples, by, layout)
+        (x, y), options = problem.arguments()
+        options["n_threads"] = n_threads
+        assert model.net.find_nonfinite(x, y, **options) is None
+        row, unit = rng.integers(n_samples), rng.integers(x.shape[1])
+        x = np.array(x)
+        x[row, unit] = np.nan
+        found = model.net.find_nonfinite(with_layout(x, layout), y, **options)
+        if problem.weight is not None and not problem.weight[row].any():
+            assert found is None
+        else:
+            assert (found.sample, found.layer, found.unit, found.stage) == (row, 0, unit, "input")
+
+    # Operators -------------------------------------------------------------------------------------------------------
+
+    @rule(
+        target=operators,
+        model=networks,
+        name=st.sampled_from(list(OPERATORS)),
+        seed=seeds,
+        by=st.sampled_from([None, "sample", "entry"]),
+        layout=layouts,
+        n_threads=counts,
+        with_params=st.booleans(),
+    )
+    def operator(self, model, name, seed, by, layout, n_threads, with_params):
+        rng = np.random.default_rng(seed)
+        problem = model.problem(rng, 5, by, layout)
+        theta = rng.normal(0, 0.5, model.net.n_params).astype(model.net.dtype) if with_params else None
+        positional, weights = problem.arguments()
+        made = getattr(model.net, name)(*positional, **weights, params=theta, n_threads=n_threads)
+        return made, OPERATORS[name], model, problem, theta
+
+    @rule(it=operators, seed=seeds, n_threads=counts)
+    def apply_an_operator(self, it, seed, n_threads):
+        """With params of its own it keeps them, else it follows the network's; the bits are those of the call."""
+        made, name, model, problem, theta = it
+        v = np.random.default_rng(seed).normal(size=model.net.n_params).astype(model.net.dtype)
+        (x, y), options = problem.arguments()
+        options["params"] = model.theta if theta is None else theta
+        product = getattr(model.net, name)(x, y, v, **options, n_threads=n_threads)
+        assert same_bits(made @ v, product)
+        assert same_bits(made.rmatvec(v), product)
+        expected = getattr(model.reference(problem, options["params"]), name)(v.astype(float))
+        assert_near(product, expected, model.net.dtype)
 
     # Ensembles -------------------------------------------------------------------------------------------------------
 

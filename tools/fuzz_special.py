@@ -73,10 +73,12 @@ class Special:
                 hidden, shown = np.isnan(expected) & ~np.isnan(part), np.isnan(part)
                 if not is_constant and hidden.any() and (all_outputs_count or not shown.any()):
                     raise FuzzError(f"result {place}: NaN hidden: {part!r}, expected {expected!r}")
-            # it may spread further than in the reference, where g' is a constant
-            finite = [mask & ~np.isnan(part) for mask, part in zip(finite, results, strict=True)]
         elif name == "clipped_gradient":
             return  # a row of infinite norm: 0 times infinity
+        with np.errstate(all="ignore"):
+            a = self.reference(numbers)._forward.a[1:]
+        if any(np.isnan(part).any() for part in a):  # it may spread further than there, where g' is a constant
+            finite = [mask & ~np.isnan(part) for mask, part in zip(finite, results, strict=True)]
 
         def only(parts):
             return [np.where(mask, part, 0.0) for mask, part in zip(finite, parts, strict=True)]
@@ -104,7 +106,7 @@ class Special:
             unit = r.randrange(net.sizes[layer])
             row, (W, b) = int(counts.any(axis=1).argmax()), net.unflatten(theta)[layer - 1]
             r.choice([W[unit], b[unit : unit + 1]])[:1] = value
-            is_met = True
+            is_met = layer < L or counts[:, unit].any()
         else:
             layer, unit = L, r.randrange(net.sizes[-1])
             y[row, unit] = value
