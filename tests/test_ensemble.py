@@ -78,6 +78,7 @@ def test_out_is_filled_and_returned():
         ({"x": np.zeros((2, 10, 3))}, "x: expected one for each of the 3 networks"),
         ({"y": np.zeros((2, 10, 4))}, "y: expected one for each of the 3 networks"),
         ({"x": np.zeros((10, 2))}, "x: expected 3 columns"),
+        ({"x": np.zeros((3, 10, 0))}, "x: expected 3 columns"),
         ({"y": np.zeros((9, 4))}, "y: expected 10 rows"),
         ({"out": np.zeros(3)}, "out: expected shape"),
         ({"sample_weight": -np.ones(10)}, "sample_weight: expected finite weights"),

@@ -402,3 +402,14 @@ def test_rows_carry_their_weights_share(loss):
         )
     assert not layers.grad_a[1][weight == 0].any()
     assert not layers.grad_h[0][weight == 0].any()
+
+
+@pytest.mark.parametrize("a", [np.nan, np.inf])
+def test_cross_entropy_of_one_class_hides_no_nan(a):
+    """The gradient at a label is a sum over the other classes: of none here, but of no number either."""
+    net = backprop.Network([1, 1], loss="cross_entropy", rng=0)
+    loss, grad = net.value_and_grad([[a]], [0])
+    assert np.isnan(loss)
+    assert np.isnan(grad).all()
+    loss, grad = net.value_and_grad([[1.0]], [0])
+    assert (loss, *grad) == (0, 0, 0)

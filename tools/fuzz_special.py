@@ -63,21 +63,24 @@ class Special:
     def _judge_beside_nonfinite(self, name, results, numbers, value, all_outputs_count):
         """The reference's NaN must show, and its finite numbers be those.
 
-        An output of weight 0 may hide its own NaN, and so may cross entropy of one output, whose slope is no sum.
+        An output of weight 0 may hide its own NaN; and of an output, the derivative by what another one alone has is 0,
+        where the reference has 0 times NaN.
         """
         right = [np.asarray(part) for part in self.expected(name, numbers)]
         finite = [np.isfinite(part) for part in right]
-        is_constant = self.loss_name == "cross_entropy" and self.dimensions["k"] == 1 and "y" in numbers
         if np.isnan(value):
             for place, (part, expected) in enumerate(zip(results, right, strict=True)):
                 hidden, shown = np.isnan(expected) & ~np.isnan(part), np.isnan(part)
-                if not is_constant and hidden.any() and (all_outputs_count or not shown.any()):
+                if name in {"jacobian", "input_jacobian", "residuals", "normal_equations"} and shown.any():
+                    hidden &= part != 0
+                if hidden.any() and (all_outputs_count or not shown.any()):
                     raise FuzzError(f"result {place}: NaN hidden: {part!r}, expected {expected!r}")
         elif name == "clipped_gradient":
             return  # a row of infinite norm: 0 times infinity
         with np.errstate(all="ignore"):
             a = self.reference(numbers)._forward.a[1:]
-        if any(np.isnan(part).any() for part in a):  # it may spread further than there, where g' is a constant
+        spreads = name == "sobolev_value_and_grad" and np.isinf(value)  # 0 times infinity in another place
+        if spreads or any(np.isnan(part).any() for part in a):  # further than there, too, where g' is a constant
             finite = [mask & ~np.isnan(part) for mask, part in zip(finite, results, strict=True)]
 
         def only(parts):

@@ -178,7 +178,9 @@ class Ensemble:
         if array.ndim != 3:
             return _validate.samples(array, self._net.sizes[0], self._net.dtype)
         rows = self._one_a_member(array, "x")
-        flat = _validate.samples(rows.reshape(-1, rows.shape[2]), self._net.sizes[0], self._net.dtype)
+        flat = _validate.samples(
+            rows.reshape(rows.shape[0] * rows.shape[1], rows.shape[2]), self._net.sizes[0], self._net.dtype
+        )
         return flat.reshape(rows.shape)
 
     def _weights(self, sample_weight: npt.ArrayLike | None, n_samples: int) -> list[_validate.Weights | None] | None:
