@@ -15,6 +15,7 @@ what was wrong, and the number of rounds that this took.
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import ctypes.util
 import errno
@@ -227,8 +228,8 @@ def trials(n_threads):
     found = {}
 
     def add_prepared(name, net, prepare):
-        state = pickle.dumps(net)
-        found[name] = Trial(lambda: pickle.loads(state), prepare)
+        first = copy.deepcopy(net)  # not by pickle, which refuses C functions
+        found[name] = Trial(lambda: copy.deepcopy(first), prepare)
 
     def add(name, net, call):
         add_prepared(name, net, lambda net, n_threads: functools.partial(call, net, n_threads))
