@@ -254,3 +254,20 @@ def test_l2_is_not_rounded_to_float32(l2):
     """The gradient of l2/2 W^2 is l2 W in float64, also beside a float32 network; so is its Hessian."""
     fun = Network([1, 1], dtype="float32", rng=0).objective(np.zeros((2, 1)), np.zeros((2, 1)), l2=l2)
     assert fun.hessp([0, 0], [1, 0]).tolist() == [l2, 0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_fixed_parameters_do_not_move(dtype):
+    """A product along free parameters alone, of the Hessian's rows and columns of these."""
+    net = Network([2, 3, 1], activations="tanh", dtype=dtype, rng=0)
+    x, y = np.arange(8.0).reshape(4, 2) / 8, np.ones(4)
+    free = np.arange(net.n_params) % 3 != 1
+    fun = net.objective(x, y, free=free, l2=0.5)
+    is_weight = np.zeros(net.n_params)
+    for W, _ in net.unflatten(is_weight):
+        W[...] = 1
+    H = (net.hessian(x, y).astype(float) + 0.5 * np.diag(is_weight))[np.ix_(free, free)]
+    v = np.linspace(-1, 1, free.sum())
+    tolerance = 1e-5 if dtype == "float32" else 1e-13
+    for _ in range(2):
+        np.testing.assert_allclose(fun.hessp(net.params[free], v), H @ v, rtol=tolerance, atol=tolerance)

@@ -23,6 +23,8 @@ Left out, since no result changes, or less than its rounding:
   padding;
 - numbers of threads, strips and slots, the order of memory accesses and locks of the pool: no result changes, or only
   in a race that a test cannot force;
+- signals that workers do not block: the caller polls for them all the same; and a thread that is not tried again with a
+  larger stack: fewer compute, with the same bits;
 - the end of the list of chunks in `find_starts`, beyond which only weights go that another thread makes more of while
   the list is made;
 - what 1 + t rounds off in `bp_log1p`: half an ulp, less than the error of the exponentials that t is a sum of;
@@ -84,11 +86,9 @@ SWEEPS, ENSEMBLE = "_core_sweeps.pxi", "_core_ensemble.pxi"
 MODES_OF_SUMS, MODES_OF_ROWS = "_core_modes_of_sums.pxi", "_core_modes_of_rows.pxi"
 LINEARIZATION, VALIDATE = "_core_linearization.pxi", "_validate.py"
 FREE_LISTS, SIGNALS = "_core_free_lists.pxi", "_core_signals.pxi"
-POOL, SYSTEM, SAVING, OBJECTIVE, OWN = "_pool.c", "_pool_system.h", "saving.py", "objective.py", "custom.py"
-POOL_TESTS = ["tests/test_pool.py", "tests/test_faults.py"]
+POOL, SAVING, OBJECTIVE, OWN = "_pool.c", "saving.py", "objective.py", "custom.py"
 FIRST_TESTS = {  # of a file, before those above: they notice soonest, or nobody else does
-    POOL: POOL_TESTS,
-    SYSTEM: POOL_TESTS,
+    POOL: ["tests/test_pool.py", "tests/test_faults.py"],
     SAVING: ["tests/test_saving.py"],
     OBJECTIVE: ["tests/test_hessp.py", "tests/test_network.py"],
     OWN: ["tests/test_custom_activation.py"],
@@ -599,9 +599,6 @@ MUTATIONS = [Mutation(*row) for row in [
     ("workers round and flush as they like", POOL, "            set_float_mode(float_mode);\n", "            ;\n"),
     ("a thread that was not made counts", POOL,
      "        pool.skip_creation = SKIP_CREATION;\n        return;\n", ""),
-    ("workers take signals from the caller", SYSTEM, "    pthread_sigmask(SIG_SETMASK, &blocked, &callers);\n",
-     "    pthread_sigmask(SIG_BLOCK, NULL, &callers);\n"),
-    ("no second try with a larger stack", SYSTEM, "    if (status == EINVAL)", "    if (0)"),
     # The other derivatives
     ("an ensemble's tiles are those of the largest member", ENSEMBLE,
      "    run.work[worker].tile_rows = rows_of_tile(run.plan, run.requests[m].n_kept)\n", ""),
