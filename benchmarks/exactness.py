@@ -192,7 +192,7 @@ def rows_of(kept, measure):
                     [title, f"{n_samples:,}", dtype]
                     + [f"{values[name][d]:{form}}" if name in values else "-" for name in libraries]
                 )
-                if values["backprop"][d] > goal(measure, data, n_samples, dtype):
+                if "backprop" in values and values["backprop"][d] > goal(measure, data, n_samples, dtype):
                     missed.append(f"{title}, {n_samples:,} samples, {dtype}")
     return rows, missed
 
