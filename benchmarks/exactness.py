@@ -46,7 +46,7 @@ LIBRARIES = {
 DATA = {"random": "random rows", "noise": "random rows, noise as targets", "repeated": "ten rows repeated"}
 MEASURES = {
     "errors": "Relative error of the gradient, ||g - reference|| / ||reference||",
-    "conditions": "Condition of the gradient, the largest |g - reference| / (u mean_s |contribution of sample s|)",
+    "conditions": "Condition of the gradient, largest abs(g - reference) / (u mean_s abs(contribution of sample s))",
 }
 
 
