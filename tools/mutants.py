@@ -616,7 +616,7 @@ MUTATIONS = [Mutation(*row) for row in [
     # In Python: objectives, files, activations of one's own
     ("l2 of the biases, not of the weights", OBJECTIVE,
      "for W, _ in _params.unflatten(self._is_weight", "for _, W in _params.unflatten(self._is_weight"),
-    ("l2 missing in hessp", OBJECTIVE, "product += self._l2 * np.where", "product += 0 * np.where"),
+    ("l2 missing in hessp", OBJECTIVE, "product += self._l2 * self", "product += 0 * self"),
     ("one gradient for all who ask", OBJECTIVE, "        return loss, grad.copy()\n", "        return loss, grad\n"),
     ("fixed parameters move", OBJECTIVE, "            whole = np.zeros(net.n_params, net.dtype)\n",
      "            whole = np.ones(net.n_params, net.dtype)\n"),

@@ -128,7 +128,7 @@ class Objective:
         product = self._hessian_times(full, direction).astype(np.float64)
         if self._l2:
             with np.errstate(all="ignore"):
-                product += self._l2 * np.where(self._is_weight, direction, 0.0).astype(np.float64)
+                product += self._l2 * self._weights_in(direction)
         return product if self._free is None else product[self._free]
 
     def _hessian_times(self, params: Array, direction: Array) -> Array:
@@ -144,6 +144,10 @@ class Objective:
         n_threads = threads.resolve(self._n_threads)
         net._plan.run(_HVP, theta, x, y, product, weights, n_threads, operand=direction, linearization=kept)
         return product
+
+    def _weights_in(self, vector: Array) -> Array:
+        """The weights of a vector with the layout of params in float64, 0 in the places of biases: what l2 acts on."""
+        return np.where(self._is_weight, vector, 0.0).astype(np.float64)
 
     def _full_params(self, theta: Array) -> Array:
         """The parameters of the network, theta in the places that are free."""
@@ -164,7 +168,7 @@ class Objective:
         )
         grad = net_grad.astype(np.float64)
         if self._l2:
-            W = np.where(self._is_weight, full, 0.0).astype(np.float64)
+            W = self._weights_in(full)
             with np.errstate(all="ignore"):  # a line search may step as far as overflow: inf is the answer, no warning
                 loss += 0.5 * self._l2 * float(np.square(W).sum())  # no BLAS: the same bits on every machine
                 grad += self._l2 * W
