@@ -33,6 +33,14 @@ seeds = st.integers(0, 2**20)
 names = st.sampled_from([name for name in ACTIVATION_NAMES if name != "exp"])  # exp of exp of exp overflows
 counts = st.sampled_from([None, 1, 2, 3, 8])
 layouts = st.sampled_from(LAYOUTS)
+weightings = st.sampled_from([None, "sample", "entry"])
+few_samples = {  # what a call on data takes, of which the slower ones get few
+    "seed": seeds,
+    "n_samples": st.sampled_from([1, 3, 17]),
+    "by": weightings,
+    "layout": layouts,
+    "n_threads": counts,
+}
 
 
 class Machine(RuleBasedStateMachine):
@@ -138,7 +146,7 @@ class Machine(RuleBasedStateMachine):
         model=networks,
         seed=seeds,
         n_samples=st.sampled_from([1, 2, 7, 65]),
-        by=st.sampled_from([None, "sample", "entry"]),
+        by=weightings,
         layout=layouts,
         n_threads=counts,
         with_params=st.booleans(),
@@ -170,15 +178,7 @@ class Machine(RuleBasedStateMachine):
         assert same_bits(np.concatenate(parts), grad)
         assert_near(layers.grad_h[0], expected.layer_gradients.grad_h[0], net.dtype)
 
-    @rule(
-        model=networks,
-        seed=seeds,
-        n_samples=st.sampled_from([1, 3, 17]),
-        by=st.sampled_from([None, "sample", "entry"]),
-        layout=layouts,
-        n_threads=counts,
-        with_out=st.booleans(),
-    )
+    @rule(model=networks, with_out=st.booleans(), **few_samples)
     def derivatives(self, model, seed, n_samples, by, layout, n_threads, with_out):
         """Every other call that the network has."""
         for name, call in CALLS.items():
@@ -217,14 +217,7 @@ class Machine(RuleBasedStateMachine):
             net.value_and_grad(x, y, **options)
         assert (out == 7).all()
 
-    @rule(
-        model=networks,
-        seed=seeds,
-        n_samples=st.sampled_from([1, 3, 17]),
-        by=st.sampled_from([None, "sample", "entry"]),
-        layout=layouts,
-        n_threads=counts,
-    )
+    @rule(model=networks, **few_samples)
     def find_a_nan(self, model, seed, n_samples, by, layout, n_threads):
         """Nothing at first; then the NaN that is put into a row of x, unless the row's weights are 0."""
         rng = np.random.default_rng(seed)
@@ -248,7 +241,7 @@ class Machine(RuleBasedStateMachine):
         model=networks,
         name=st.sampled_from(list(OPERATORS)),
         seed=seeds,
-        by=st.sampled_from([None, "sample", "entry"]),
+        by=weightings,
         layout=layouts,
         n_threads=counts,
         with_params=st.booleans(),
@@ -334,7 +327,7 @@ class Machine(RuleBasedStateMachine):
         target=objectives,
         model=networks,
         seed=seeds,
-        by=st.sampled_from([None, "sample", "entry"]),
+        by=weightings,
         l2=st.sampled_from([0.0, 0.25]),
         some_free=st.booleans(),
     )
