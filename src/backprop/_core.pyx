@@ -66,45 +66,66 @@ cdef int preactivation(const Layers* plan, const Tile* tile, Py_ssize_t i, const
                        char* packed, int packing, char* a, int epilogue, Clock* clock) noexcept nogil:
     """a_i = W_i h_{i-1} + b_i, where b may be NULL; ADD: a_i += W_i h_{i-1}. Nonzero where a signal handler raised."""
     cdef const Layer* layer = &plan.layers[i]
-    cdef Py_ssize_t j = 0, n
-    while j < layer.n_out:
-        n = next_part(plan, tile.n_rows, layer.n_in, layer.n_out - j)
-        plan.kernels.forward_product(tile.n_rows, layer.n_in, n, h, ld_of_input(plan, i),
-                                     W + j * layer.n_in * plan.itemsize, packed, packing, b, a + j * plan.itemsize,
+    cdef Py_ssize_t ld_h = ld_of_input(plan, i), before
+    cdef int packs
+    cdef Pieces p
+    start_pieces(&p, clock, tile.n_rows, 1, layer.n_out, PIECE_COLUMNS, 2.0 * layer.n_in,
+                 <double>MEMORY_FLOPS * layer.n_in)
+    while p.n:
+        packs = packing
+        if p.n_rows < tile.n_rows and packing != PACKED:  # the next rows find the panels of the first ones
+            packs = PACK_AND_KEEP if p.row == 0 else PACKED
+        before = p.column * plan.itemsize
+        plan.kernels.forward_product(p.n_rows, layer.n_in, p.n, h + p.row * ld_h * plan.itemsize, ld_h,
+                                     W + before * layer.n_in, packed + before * layer.n_in, packs,
+                                     NULL if b == NULL else b + before, a + place(&p, layer.ld, plan.itemsize),
                                      layer.ld, epilogue)
-        if packing != PACK_ONCE:
-            packed += n * layer.n_in * plan.itemsize
-        if b != NULL:
-            b += n * plan.itemsize
-        j += n
-        if plan.is_long and is_stopped(tile.is_workers, clock):
+        if next_piece(&p, clock):
             return 1
     return 0
 
 
-cdef int activation(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i, int code,
-                    bint with_prime) noexcept nogil:
-    """h_i = g_i(a_i); with_prime: a_i becomes g_i'(a_i). Nonzero where a user's own function raised."""
+cdef int activation(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i, int code, bint with_prime,
+                    Clock* clock) noexcept nogil:
+    """h_i = g_i(a_i); with_prime: a_i becomes g_i'(a_i). Nonzero where a handler or a user's own function raised."""
     cdef const Layer* layer = &plan.layers[i]
     cdef char* a = a_of(plan, work, tile, i)
+    cdef char* h = output_of(plan, work, tile, i)
+    cdef Py_ssize_t start
+    cdef Pieces p
     if code == CUSTOM:
-        if custom_activation(layer, plan.itemsize, VALUE, tile.n_rows, a, output_of(plan, work, tile, i), layer.ld):
+        if custom_activation(layer, plan.itemsize, VALUE, tile.n_rows, a, h, layer.ld, clock):
             return 1
-        return custom_activation(layer, plan.itemsize, FIRST, tile.n_rows, a, a, layer.ld) if with_prime else 0
-    plan.kernels.activate(code, layer.parameter, tile.n_rows, layer.n_out, a, output_of(plan, work, tile, i), layer.ld,
-                          with_prime)
+        return custom_activation(layer, plan.itemsize, FIRST, tile.n_rows, a, a, layer.ld, clock) if with_prime else 0
+    if code == SOFTMAX:
+        start_rows(&p, clock, tile.n_rows, layer.n_out, ENTRY_FLOPS)
+    else:
+        start_entries(&p, clock, tile.n_rows, layer.n_out, ENTRY_FLOPS)
+    while p.n:
+        start = place(&p, layer.ld, plan.itemsize)
+        plan.kernels.activate(code, layer.parameter, p.n_rows, p.n, a + start, h + start, layer.ld, with_prime)
+        if next_piece(&p, clock):
+            return 1
     return 0
 
 
-cdef int activation_second(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i) noexcept nogil:
-    """g_i''(a_i), before a_i becomes g_i'(a_i). Nonzero where a user's own function raised."""
+cdef int activation_second(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i,
+                           Clock* clock) noexcept nogil:
+    """g_i''(a_i), before a_i becomes g_i'(a_i). Nonzero where a handler or a user's own function raised."""
     cdef const Layer* layer = &plan.layers[i]
+    cdef const char* a = a_of(plan, work, tile, i)
     cdef char* g_second = work.g_second[i] + tile.first * layer.ld * plan.itemsize
+    cdef Py_ssize_t start
+    cdef Pieces p
     if layer.activation == CUSTOM:
-        return custom_activation(layer, plan.itemsize, SECOND, tile.n_rows, a_of(plan, work, tile, i), g_second,
-                                 layer.ld)
-    plan.kernels.second_derivative(layer.activation, layer.parameter, tile.n_rows, layer.n_out,
-                                   a_of(plan, work, tile, i), g_second, layer.ld)
+        return custom_activation(layer, plan.itemsize, SECOND, tile.n_rows, a, g_second, layer.ld, clock)
+    start_entries(&p, clock, tile.n_rows, layer.n_out, ENTRY_FLOPS)
+    while p.n:
+        start = place(&p, layer.ld, plan.itemsize)
+        plan.kernels.second_derivative(layer.activation, layer.parameter, p.n_rows, p.n, a + start, g_second + start,
+                                       layer.ld)
+        if next_piece(&p, clock):
+            return 1
     return 0
 
 
@@ -132,14 +153,15 @@ cdef int forward_sweep(const Layers* plan, const Request* request, Workspace* wo
                              OVERWRITE, clock):
                 return 1
             if (request.with_second and activate and not has_curve_of_h(plan, i)
-                    and activation_second(plan, work, &part, i)):
-                return stop(clock)
-            if activate and activation(plan, work, &part, i, layer.activation, with_prime):
-                return stop(clock)
+                    and activation_second(plan, work, &part, i, clock)):
+                return 1
+            if activate and activation(plan, work, &part, i, layer.activation, with_prime, clock):
+                return 1
             first += rows
-        keep(plan, tile, request.keep_a, i, a_of(plan, work, tile, i), layer.ld, 1)
-        if activate:
-            keep(plan, tile, request.keep_h, i, output_of(plan, work, tile, i), layer.ld, 1)
+        if keep(plan, tile, request.keep_a, i, a_of(plan, work, tile, i), layer.ld, 1, clock):
+            return 1
+        if activate and keep(plan, tile, request.keep_h, i, output_of(plan, work, tile, i), layer.ld, 1, clock):
+            return 1
     if tile.packing == PACK_AND_KEEP:
         work.is_packed = True
     return 0
@@ -147,20 +169,41 @@ cdef int forward_sweep(const Layers* plan, const Request* request, Workspace* wo
 
 # (4) ------------------------------------------------------------------------------------------------------------------
 
-cdef void output_gradient(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, char* z,
-                          double* row_loss, bint with_gradient) noexcept nogil:
-    """Weighted row losses; z, which is a_L, or g'(a_L) where the loss acts on y_hat, becomes grad_{a_L} L."""
+cdef int output_gradient(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, char* z,
+                         double* row_loss, bint with_gradient, Clock* clock) noexcept nogil:
+    """Weighted row losses; z, which is a_L, or g'(a_L) where the loss acts on y_hat, becomes grad_{a_L} L.
+
+    Nonzero where a signal handler raised.
+    """
     cdef Py_ssize_t L = plan.n_layers
-    cdef const char* y_hat = NULL if plan.loss_acts_on_a else output_of(plan, work, tile, L)
-    plan.kernels.loss(plan.loss, plan.loss_parameter, tile.n_rows, plan.sizes[L], z, plan.layers[L].ld, y_hat, tile.y,
-                      tile.labels, request.weight_kind, tile.weight, request.weight_scale, row_loss, with_gradient)
+    cdef const Tile* rows = tile
+    cdef Tile part
+    cdef Pieces p
+    start_rows(&p, clock, tile.n_rows, plan.sizes[L], 2.0 * ENTRY_FLOPS)
+    while p.n:
+        if p.n_rows < tile.n_rows:
+            part = part_of(plan, request, tile, p.row, p.n_rows)
+            rows = &part
+        plan.kernels.loss(plan.loss, plan.loss_parameter, rows.n_rows, plan.sizes[L],
+                          z + place(&p, plan.layers[L].ld, plan.itemsize), plan.layers[L].ld,
+                          NULL if plan.loss_acts_on_a else output_of(plan, work, rows, L), rows.y, rows.labels,
+                          request.weight_kind, rows.weight, request.weight_scale, row_loss + p.row, with_gradient)
+        if next_piece(&p, clock):
+            return 1
+    return 0
 
 
-cdef void output_grad_h(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, char* grad_h,
-                        double* row_loss) noexcept nogil:
+cdef int output_grad_h(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, char* grad_h,
+                       double* row_loss, Clock* clock) noexcept nogil:
     """grad_{h_L} L, and the row losses, where the loss acts on y_hat: with g' = 1, grad_a_L is grad_h_L."""
-    plan.kernels.fill_with_ones(tile.n_rows * plan.layers[plan.n_layers].ld, grad_h)
-    output_gradient(plan, request, work, tile, grad_h, row_loss, True)
+    cdef Py_ssize_t ld = plan.layers[plan.n_layers].ld
+    cdef Pieces p
+    start_entries(&p, clock, 1, tile.n_rows * ld, MEMORY_FLOPS)
+    while p.n:
+        plan.kernels.fill_with_ones(p.n, grad_h + p.column * plan.itemsize)
+        if next_piece(&p, clock):
+            return 1
+    return output_gradient(plan, request, work, tile, grad_h, row_loss, True, clock)
 
 
 # (5), (6) -------------------------------------------------------------------------------------------------------------
@@ -173,23 +216,36 @@ cdef int hidden_sum(const Layers* plan, const Tile* tile, Py_ssize_t i, const ch
     where a signal handler raised.
     """
     cdef const Layer* next_layer = &plan.layers[i + 1]
-    cdef Py_ssize_t j = 0, n
-    while j < next_layer.n_in:
-        n = next_part(plan, tile.n_rows, next_layer.n_out, next_layer.n_in - j)
-        plan.kernels.hidden_sum(tile.n_rows, n, next_layer.n_out, grad_a_next, next_layer.ld,
-                                params + next_layer.W + j * plan.itemsize, next_layer.n_in,
-                                NULL if g_prime == NULL else g_prime + j * plan.itemsize, grad_h + j * plan.itemsize,
-                                ld_of_input(plan, i + 1), epilogue, tile.scratch)
-        j += n
-        if plan.is_long and is_stopped(tile.is_workers, clock):
+    cdef Py_ssize_t ld = ld_of_input(plan, i + 1), start
+    cdef Pieces p
+    start_pieces(&p, clock, tile.n_rows, 1, next_layer.n_in, PIECE_COLUMNS, 2.0 * next_layer.n_out,
+                 <double>MEMORY_FLOPS * next_layer.n_out)
+    while p.n:
+        start = place(&p, ld, plan.itemsize)
+        plan.kernels.hidden_sum(p.n_rows, p.n, next_layer.n_out, grad_a_next + p.row * next_layer.ld * plan.itemsize,
+                                next_layer.ld, params + next_layer.W + p.column * plan.itemsize, next_layer.n_in,
+                                NULL if g_prime == NULL else g_prime + start, grad_h + start, ld, epilogue,
+                                tile.scratch)
+        if next_piece(&p, clock):
             return 1
     return 0
 
 
-cdef inline void g_prime_product(const Layers* plan, const Tile* tile, Py_ssize_t i, const char* grad_h,
-                                 char* g_prime) noexcept nogil:
-    """dL/da_{i,j} = dL/dh_{i,j} g'(a_{i,j}), in the place of g'; or any two buffers of layer i multiplied so."""
-    plan.kernels.g_prime_product(tile.n_rows, plan.sizes[i], grad_h, plan.layers[i].ld, g_prime, plan.layers[i].ld)
+cdef int g_prime_product(const Layers* plan, const Tile* tile, Py_ssize_t i, const char* grad_h, char* g_prime,
+                         Clock* clock) noexcept nogil:
+    """dL/da_{i,j} = dL/dh_{i,j} g'(a_{i,j}), in the place of g'; or any two buffers of layer i multiplied so.
+
+    Nonzero where a signal handler raised.
+    """
+    cdef Py_ssize_t ld = plan.layers[i].ld, start
+    cdef Pieces p
+    start_entries(&p, clock, tile.n_rows, plan.sizes[i], MEMORY_FLOPS)
+    while p.n:
+        start = place(&p, ld, plan.itemsize)
+        plan.kernels.g_prime_product(p.n_rows, p.n, grad_h + start, ld, g_prime + start, ld)
+        if next_piece(&p, clock):
+            return 1
+    return 0
 
 
 # (7), (8) -------------------------------------------------------------------------------------------------------------
@@ -202,24 +258,51 @@ cdef int weight_gradient(const Layers* plan, const Tile* tile, Py_ssize_t i, con
     Nonzero where a signal handler raised.
     """
     cdef const Layer* layer = &plan.layers[i]
-    cdef Py_ssize_t end = unit + n_units, n
-    while unit < end:
-        n = next_part(plan, tile.n_rows, layer.n_in, end - unit)
-        plan.kernels.weight_gradient(tile.n_rows, layer.n_in, n, grad_a + unit * plan.itemsize, layer.ld, h,
-                                     ld_of_input(plan, i), grad + layer.W + unit * layer.n_in * plan.itemsize,
-                                     layer.n_in, add, divisor, tile.scratch)
-        unit += n
-        if plan.is_long and is_stopped(tile.is_workers, clock):
+    return products_over_rows(plan, tile, tile.n_rows, layer.n_in, n_units, grad_a + unit * plan.itemsize, layer.ld, h,
+                              ld_of_input(plan, i), grad + layer.W + unit * layer.n_in * plan.itemsize, layer.n_in,
+                              add, divisor, clock)
+
+
+cdef int products_over_rows(const Layers* plan, const Tile* tile, Py_ssize_t n_rows, Py_ssize_t n_in,
+                            Py_ssize_t n_out, const char* grad_a, Py_ssize_t ld_a, const char* h, Py_ssize_t ld_h,
+                            char* grad_W, Py_ssize_t ld_W, bint add, double divisor, Clock* clock) noexcept nogil:
+    """(7) of any rows: grad_W = grad_a^T h, or added to it.
+
+    There are at most SUM_ROWS of them, so inputs are cut where there are thousands alone: the kernel copies panels of
+    such rows, and reads nothing beyond a piece's inputs.
+    """
+    cdef Pieces p
+    start_pieces(&p, clock, n_in, PIECE_COLUMNS, n_out, PIECE_COLUMNS, 2.0 * n_rows + MEMORY_FLOPS, 0)
+    while p.n:
+        plan.kernels.weight_gradient(n_rows, p.n_rows, p.n, grad_a + p.column * plan.itemsize, ld_a,
+                                     h + p.row * plan.itemsize, ld_h,
+                                     grad_W + (p.column * ld_W + p.row) * plan.itemsize, ld_W, add, divisor,
+                                     tile.scratch)
+        if next_piece(&p, clock):
             return 1
     return 0
 
 
-cdef void bias_gradient(const Layers* plan, const Tile* tile, Py_ssize_t i, const char* grad_a, Py_ssize_t unit,
-                        Py_ssize_t n_units, char* grad, bint add, double divisor) noexcept nogil:
+cdef int bias_gradient(const Layers* plan, const Tile* tile, Py_ssize_t i, const char* grad_a, Py_ssize_t unit,
+                       Py_ssize_t n_units, char* grad, bint add, double divisor, Clock* clock) noexcept nogil:
     """grad_{b_i} L = grad_{a_i} L for some units of a layer, summed over the tile; or added to grad."""
     cdef const Layer* layer = &plan.layers[i]
-    plan.kernels.bias_gradient(tile.n_rows, n_units, grad_a + unit * plan.itemsize, layer.ld,
-                               grad + layer.b + unit * plan.itemsize, add, divisor)
+    return sum_of_rows(plan, tile.n_rows, n_units, grad_a + unit * plan.itemsize, layer.ld,
+                       grad + layer.b + unit * plan.itemsize, add, divisor, clock)
+
+
+cdef int sum_of_rows(const Layers* plan, Py_ssize_t n_rows, Py_ssize_t n_out, const char* grad_a, Py_ssize_t ld_a,
+                     char* grad_b, bint add, double divisor, Clock* clock) noexcept nogil:
+    """(8) of any rows."""
+    cdef Py_ssize_t before
+    cdef Pieces p
+    start_entries(&p, clock, 1, n_out, <double>MEMORY_FLOPS * n_rows)
+    while p.n:
+        before = p.column * plan.itemsize
+        plan.kernels.bias_gradient(n_rows, p.n, grad_a + before, ld_a, grad_b + before, add, divisor)
+        if next_piece(&p, clock):
+            return 1
+    return 0
 
 
 cdef int backward_sweep(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
@@ -231,41 +314,53 @@ cdef int backward_sweep(const Layers* plan, const Request* request, Workspace* w
     cdef Py_ssize_t i, L = plan.n_layers
     cdef char* grad_a
     if request.keep_grad_h != NULL and not plan.loss_acts_on_a:
-        output_grad_h(plan, request, work, tile, work.grad_h, work.row_loss + tile.first)
-        keep(plan, tile, request.keep_grad_h, L, work.grad_h, plan.layers[L].ld, request.divisor)
+        if output_grad_h(plan, request, work, tile, work.grad_h, work.row_loss + tile.first, clock):
+            return 1
+        if keep(plan, tile, request.keep_grad_h, L, work.grad_h, plan.layers[L].ld, request.divisor, clock):
+            return 1
     for i in range(L, 0, -1):
         grad_a = a_of(plan, work, tile, i)
         if i < L and request.keep_grad_h != NULL:
             if hidden_sum(plan, tile, i, request.params, a_of(plan, work, tile, i + 1), NULL, work.grad_h, OVERWRITE,
                           clock):
                 return 1
-            keep(plan, tile, request.keep_grad_h, i, work.grad_h, plan.layers[i].ld, request.divisor)
-            g_prime_product(plan, tile, i, work.grad_h, grad_a)
+            if keep(plan, tile, request.keep_grad_h, i, work.grad_h, plan.layers[i].ld, request.divisor, clock):
+                return 1
+            if g_prime_product(plan, tile, i, work.grad_h, grad_a, clock):
+                return 1
         elif i < L and hidden_sum(plan, tile, i, request.params, a_of(plan, work, tile, i + 1), grad_a, grad_a, TIMES,
                                   clock):
             return 1
-        keep(plan, tile, request.keep_grad_a, i, grad_a, plan.layers[i].ld, request.divisor)
+        if keep(plan, tile, request.keep_grad_a, i, grad_a, plan.layers[i].ld, request.divisor, clock):
+            return 1
         if grad != NULL:
             if weight_gradient(plan, tile, i, grad_a, input_of(plan, work, tile, i), 0, plan.sizes[i], grad, add,
                                divisor, clock):
                 return 1
-            bias_gradient(plan, tile, i, grad_a, 0, plan.sizes[i], grad, add, divisor)
+            if bias_gradient(plan, tile, i, grad_a, 0, plan.sizes[i], grad, add, divisor, clock):
+                return 1
     if request.keep_grad_h != NULL:
         if hidden_sum(plan, tile, 0, request.params, a_of(plan, work, tile, 1), NULL, work.grad_h, OVERWRITE, clock):
             return 1
-        keep(plan, tile, request.keep_grad_h, 0, work.grad_h, plan.sizes[0], request.divisor)
+        return keep(plan, tile, request.keep_grad_h, 0, work.grad_h, plan.sizes[0], request.divisor, clock)
     return 0
 
 
-cdef void keep(const Layers* plan, const Tile* tile, void** arrays, Py_ssize_t i, const char* rows, Py_ssize_t ld,
-               double divisor) noexcept nogil:
-    """Copy a layer's rows of the tile, divided, to the caller's array for it, where he asked for one."""
+cdef int keep(const Layers* plan, const Tile* tile, void** arrays, Py_ssize_t i, const char* rows, Py_ssize_t ld,
+              double divisor, Clock* clock) noexcept nogil:
+    """Copy a layer's rows of the tile, divided, to the caller's array for it, where he asked for one.
+
+    Nonzero where a signal handler raised.
+    """
     cdef Py_ssize_t s, n = plan.sizes[i]
     if arrays == NULL or arrays[i] == NULL:
-        return
+        return 0
     for s in range(tile.n_rows):
         plan.kernels.finish(n, rows + s * ld * plan.itemsize, divisor,
                             <char*>arrays[i] + tile.rows[s] * n * plan.itemsize)
+        if is_stopped(clock, <double>MEMORY_FLOPS * n):
+            return 1
+    return 0
 
 
 include "_core_sums.pxi"
@@ -284,62 +379,109 @@ include "_core_c_api.pxi"
 
 # (5) and (6) alone ----------------------------------------------------------------------------------------------------
 
-cdef void hidden_sum_loops(const floating[:, :] W_next, const floating[:, :] grad_a_next,
-                           floating[:, ::1] grad_h) noexcept nogil:
-    """dL/dh_{i,j} = sum_{m=1..k} dL/da_{i+1,m} W_{i+1,m,j}, for each sample; over m in order."""
-    cdef Py_ssize_t s, m, j
-    for s in range(grad_h.shape[0]):
-        for j in range(grad_h.shape[1]):
-            grad_h[s, j] = 0
-        for m in range(W_next.shape[0]):
-            for j in range(grad_h.shape[1]):
-                grad_h[s, j] += grad_a_next[s, m] * W_next[m, j]
+cdef int hidden_sum_loops(const floating[:, :] W_next, const floating[:, :] grad_a_next, floating[:, ::1] grad_h,
+                          Clock* clock) noexcept nogil:
+    """dL/dh_{i,j} = sum_{m=1..k} dL/da_{i+1,m} W_{i+1,m,j}, for each sample; over m in order.
+
+    Nonzero where a signal handler raised, as below.
+    """
+    cdef Py_ssize_t s, m, j, end
+    cdef Pieces p
+    start_entries(&p, clock, grad_h.shape[0], grad_h.shape[1], <double>MEMORY_FLOPS * (1 + W_next.shape[0]))
+    while p.n:
+        end = p.column + p.n
+        for s in range(p.row, p.row + p.n_rows):
+            for j in range(p.column, end):
+                grad_h[s, j] = 0
+            for m in range(W_next.shape[0]):
+                for j in range(p.column, end):
+                    grad_h[s, j] += grad_a_next[s, m] * W_next[m, j]
+        if next_piece(&p, clock):
+            return 1
+    return 0
 
 
 def hidden_gradient(const floating[:, :] W_next, const floating[:, :] grad_a_next, floating[:, ::1] grad_h):
     """Equation (5) into grad_h; every stride of the inputs is fine."""
+    cdef Clock clock
     with nogil:
-        hidden_sum_loops(W_next, grad_a_next, grad_h)
+        reset_clock(&clock, False, True)
+        hidden_sum_loops(W_next, grad_a_next, grad_h, &clock)
+    raise_for_signal(&clock)
 
 
-cdef void g_prime_product_loops(const floating[:, :] grad_h, floating[:, ::1] g_prime) noexcept nogil:
+cdef int g_prime_product_loops(const floating[:, :] grad_h, floating[:, ::1] g_prime, Clock* clock) noexcept nogil:
     """dL/da_{i,j} = dL/dh_{i,j} g'(a_{i,j}), for each sample; g_prime becomes grad_a."""
     cdef Py_ssize_t s, j
-    for s in range(grad_h.shape[0]):
-        for j in range(grad_h.shape[1]):
-            g_prime[s, j] *= grad_h[s, j]
+    cdef Pieces p
+    start_entries(&p, clock, g_prime.shape[0], g_prime.shape[1], MEMORY_FLOPS)
+    while p.n:
+        for s in range(p.row, p.row + p.n_rows):
+            for j in range(p.column, p.column + p.n):
+                g_prime[s, j] *= grad_h[s, j]
+        if next_piece(&p, clock):
+            return 1
+    return 0
 
 
 def preactivation_gradient(const floating[:, :] grad_h, floating[:, ::1] g_prime):
     """Equation (6), in place: g_prime becomes grad_a."""
+    cdef Clock clock
     with nogil:
-        g_prime_product_loops(grad_h, g_prime)
+        reset_clock(&clock, False, True)
+        g_prime_product_loops(grad_h, g_prime, &clock)
+    raise_for_signal(&clock)
 
 
 def activate(floating[:, ::1] a, floating[:, ::1] h, int code, double parameter):
     """Equation (3) alone: h = g(a), and a becomes g'(a)."""
     cdef const KernelTable* kernels = kernel_table(sizeof(floating))
+    cdef Clock clock
+    cdef Pieces p
     if a.shape[0] == 0 or a.shape[1] == 0:
         return
     with nogil:
-        kernels.activate(code, parameter, a.shape[0], a.shape[1], &a[0, 0], &h[0, 0], a.shape[1], True)
-
-
-def mirror(floating[:, ::1] H):
-    """The lower triangle becomes the upper one's mirror image, in blocks that stay in L1."""
-    cdef Py_ssize_t n = H.shape[0], p0, q0, p, q
-    with nogil:
-        for p0 in range(0, n, 32):
-            for q0 in range(0, p0 + 1, 32):
-                for p in range(p0, min(p0 + 32, n)):
-                    for q in range(q0, min(q0 + 32, p)):
-                        H[p, q] = H[q, p]
+        reset_clock(&clock, False, True)
+        start_entries(&p, &clock, a.shape[0], a.shape[1], ENTRY_FLOPS)
+        while p.n:
+            kernels.activate(code, parameter, p.n_rows, p.n, &a[p.row, p.column], &h[p.row, p.column], a.shape[1],
+                             True)
+            if next_piece(&p, &clock):
+                break
+    raise_for_signal(&clock)
 
 
 def second_derivative(floating[:, ::1] a, floating[:, ::1] out, int code, double parameter):
     """out = g''(a), which the products with a Hessian need beside g'."""
     cdef const KernelTable* kernels = kernel_table(sizeof(floating))
+    cdef Clock clock
+    cdef Pieces p
     if a.shape[0] == 0 or a.shape[1] == 0:
         return
     with nogil:
-        kernels.second_derivative(code, parameter, a.shape[0], a.shape[1], &a[0, 0], &out[0, 0], a.shape[1])
+        reset_clock(&clock, False, True)
+        start_entries(&p, &clock, a.shape[0], a.shape[1], ENTRY_FLOPS)
+        while p.n:
+            kernels.second_derivative(code, parameter, p.n_rows, p.n, &a[p.row, p.column], &out[p.row, p.column],
+                                      a.shape[1])
+            if next_piece(&p, &clock):
+                break
+    raise_for_signal(&clock)
+
+
+def mirror(floating[:, ::1] H):
+    """The lower triangle becomes the upper one's mirror image, in blocks that stay in L1."""
+    cdef Py_ssize_t n = H.shape[0], p0, q0, p, q
+    cdef Clock clock
+    with nogil:
+        reset_clock(&clock, False, True)
+        for p0 in range(0, n, 32):
+            for q0 in range(0, p0 + 1, 32):
+                for p in range(p0, min(p0 + 32, n)):
+                    for q in range(q0, min(q0 + 32, p)):
+                        H[p, q] = H[q, p]
+                if is_stopped(&clock, MEMORY_FLOPS * 32 * 32):
+                    break
+            if has_raised(&clock):
+                break
+    raise_for_signal(&clock)

@@ -63,6 +63,8 @@ cdef int value_and_grad(const NetworkHandle* net, Py_ssize_t n_samples, const vo
     cdef const Layers* plan = net.plan
     cdef Request request
     cdef double value = 0
+    cdef Clock silent
+    reset_clock(&silent, True, False)
     begin(net, &request, n_samples, params, x, n_threads)
     if (y == NULL) == (labels == NULL):
         refuse_argument(b"y, labels: expected one of the two, got both or none")
@@ -72,8 +74,8 @@ cdef int value_and_grad(const NetworkHandle* net, Py_ssize_t n_samples, const vo
         refuse_argument(b"loss: expected a pointer, got NULL")
     if not is_aligned(y, plan.itemsize):
         refuse_argument(b"y: expected an address that is a multiple of a real's size")
-    if (not take_sample_weight(&request, sample_weight) or
-            not are_valid_targets(net, &request, <const char*>y, labels)):
+    if (not take_sample_weight(&request, sample_weight, &silent) or
+            not are_valid_targets(net, &request, <const char*>y, labels, &silent)):
         refuse_values(net, n_samples, y, labels, sample_weight)
     set_pointers_of_y(plan, &request, <const char*>y, labels)
     if grad != NULL:
@@ -127,7 +129,7 @@ cdef int finish(const Layers* plan, const Request* request, int n_threads, doubl
     """Run it. Signal handlers are not run: they are Python code, for which nobody in a C call is prepared."""
     cdef Clock clock
     cdef int status
-    reset_clock(&clock, True)
+    reset_clock(&clock, True, may_take_long(plan, request))
     status = run(plan, request, min(n_threads, <int>MOST_THREADS), &clock, loss)
     if status != DONE:
         with gil:
@@ -154,14 +156,14 @@ cdef int check_result(const char* overlaps, const char* is_odd, const Layers* pl
     return 0
 
 
-cdef bint take_sample_weight(Request* request, const double* weight) noexcept nogil:
+cdef bint take_sample_weight(Request* request, const double* weight, Clock* clock) noexcept nogil:
     """Weights by sample, or none; false where they are refused."""
     cdef WeightSums sums
     if weight == NULL:
         return True
     if not is_aligned(weight, sizeof(double)):
         return False
-    sums = sums_of_weights(weight, request.n_samples, 1)
+    sums = sums_of_weights(weight, request.n_samples, 1, clock)
     if sums.bad >= 0 or sums.largest == 0:
         return False
     request.weight = weight
@@ -171,19 +173,19 @@ cdef bint take_sample_weight(Request* request, const double* weight) noexcept no
 
 
 cdef bint are_valid_targets(const NetworkHandle* net, const Request* request, const char* y,
-                            const Py_ssize_t* labels) noexcept nogil:
+                            const Py_ssize_t* labels, Clock* clock) noexcept nogil:
     """Whether targets lie in the loss's domain wherever they have a weight."""
     cdef const Layers* plan = net.plan
     cdef Py_ssize_t n_samples = request.n_samples, n_out = plan.sizes[plan.n_layers]
     if labels != NULL:
-        return bad_label(labels, n_samples, n_out, request.weight) < 0
-    if not are_in_domain(plan, request, y, n_samples):
+        return bad_label(labels, n_samples, n_out, request.weight, clock) < 0
+    if not are_in_domain(plan, request, y, n_samples, clock):
         return False
     if plan.loss != CROSS_ENTROPY:
         return True
     if plan.itemsize == 4:
-        return bad_sum(<const float*>y, n_samples, n_out, net.tolerance, request.weight) < 0
-    return bad_sum(<const double*>y, n_samples, n_out, net.tolerance, request.weight) < 0
+        return bad_sum(<const float*>y, n_samples, n_out, net.tolerance, request.weight, clock) < 0
+    return bad_sum(<const double*>y, n_samples, n_out, net.tolerance, request.weight, clock) < 0
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------

@@ -229,13 +229,21 @@ cdef inline bint is_short(const Layers* plan, const Request* request) noexcept:
             and <double>request.n_samples * (6.0 * plan.n_params + FLOPS_A_UNIT * plan.n_units) < SHORT_FLOPS)
 
 
+cdef inline bint may_take_long(const Layers* plan, const Request* request) noexcept nogil:
+    """Whether signals may have to be looked for: whether the dearest kernels might take milliseconds."""
+    cdef double flops = <double>MEMORY_FLOPS * (plan.n_params + request.n_sums)
+    flops += cost_of(plan, request.mode) * request.n_samples * (<double>MEMORY_FLOPS * plan.n_params +
+                                                                2.0 * ENTRY_FLOPS * plan.n_units)
+    return plan.has_own or flops > LOOK_FLOPS
+
+
 cdef inline double run_call(const Layers* plan, const Request* request, int n_threads) except? -1:
     """The call on up to n_threads threads; the loss, where there is one."""
     cdef Clock clock
     cdef double loss = 0
     cdef int status
     cdef bint keeps_gil = is_short(plan, request)
-    reset_clock(&clock, keeps_gil)
+    reset_clock(&clock, keeps_gil, may_take_long(plan, request))
     if keeps_gil:
         status = run(plan, request, 1, &clock, &loss)
     else:

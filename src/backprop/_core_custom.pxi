@@ -12,24 +12,39 @@ ctypedef int (*NumpyActivation)(const Layer* layer, Py_ssize_t itemsize, Derivat
 
 
 cdef int custom_activation(const Layer* layer, Py_ssize_t itemsize, Derivative which, Py_ssize_t n_rows, const char* a,
-                           char* result, Py_ssize_t ld) noexcept nogil:
-    """result = g(a), g'(a) or g''(a), in float64; nonzero where a NumPy function raised. result may be a."""
+                           char* result, Py_ssize_t ld, Clock* clock) noexcept nogil:
+    """result = g(a), g'(a) or g''(a), in float64; nonzero where a signal handler or a NumPy function raised.
+
+    result may be a.
+    """
     cdef ScalarFunction function = <ScalarFunction>layer.c_functions[<int>which]
-    cdef Py_ssize_t s, j
+    cdef Py_ssize_t s, j, start
     cdef int raised
+    cdef Pieces p
     if function == NULL:
-        take_gil()
-        # Called as one that raises nothing, so that what it raised waits for the end of the call. Caught here, it
-        # would crash where the memory for its traceback is missing (Cython 3.3.1).
-        raised = (<NumpyActivation><void*>numpy_activation)(layer, itemsize, which, n_rows, a, result, ld)
-        give_gil()
-        return raised
-    for s in range(n_rows):
-        for j in range(layer.n_out):
-            if itemsize == 4:
-                (<float*>result)[s * ld + j] = <float>function((<const float*>a)[s * ld + j])
-            else:
-                (<double*>result)[s * ld + j] = function((<const double*>a)[s * ld + j])
+        start_rows(&p, clock, n_rows, layer.n_out, OWN_NUMPY_FLOPS)
+    else:
+        start_entries(&p, clock, n_rows, layer.n_out, OWN_C_FLOPS)
+    while p.n:
+        start = place(&p, ld, itemsize)
+        if function == NULL:
+            take_gil()
+            # Called as one that raises nothing, so that what it raised waits for the end of the call. Caught here, it
+            # would crash where the memory for its traceback is missing (Cython 3.3.1).
+            raised = (<NumpyActivation><void*>numpy_activation)(layer, itemsize, which, p.n_rows, a + start,
+                                                                result + start, ld)
+            give_gil()
+            if raised:
+                return stop(clock)
+        else:
+            for s in range(p.row, p.row + p.n_rows):
+                for j in range(p.column, p.column + p.n):
+                    if itemsize == 4:
+                        (<float*>result)[s * ld + j] = <float>function((<const float*>a)[s * ld + j])
+                    else:
+                        (<double*>result)[s * ld + j] = function((<const double*>a)[s * ld + j])
+        if next_piece(&p, clock):
+            return 1
     return 0
 
 

@@ -12,6 +12,7 @@ cdef struct EnsembleRun:
 cdef void network_task(void* context, Py_ssize_t m, int worker) noexcept nogil:
     """Loss and gradient of network m, as it would be on its own."""
     cdef EnsembleRun* run = <EnsembleRun*>context
+    cdef Clock own
     cdef Totals only_loss
     cdef Totals* totals = &only_loss
     if run.totals == NULL:
@@ -22,7 +23,8 @@ cdef void network_task(void* context, Py_ssize_t m, int worker) noexcept nogil:
     totals.loss_error = 0
     run.work[worker].is_packed = False
     run.work[worker].tile_rows = rows_of_tile(run.plan, run.requests[m].n_kept)
-    if not sums_in_order(run.plan, &run.requests[m], run.work[worker], totals, worker != 0, run.clock):
+    if not sums_in_order(run.plan, &run.requests[m], run.work[worker], totals,
+                         clock_of_thread(run.clock, worker, &own)):
         run.losses[m] = mean_loss(totals, run.requests[m].divisor)
 
 

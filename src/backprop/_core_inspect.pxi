@@ -1,22 +1,33 @@
 # Looks at labels, targets and weights before anything is written, in one pass each and without a copy.
-# _validate.py turns what is found here into an error.
+# _validate.py turns what is found here into an error. Where a signal handler raises meanwhile, `has_raised` says so, and
+# what is returned is not -1.
 
 cdef Py_ssize_t bad_label(const Py_ssize_t* labels, Py_ssize_t n_samples, Py_ssize_t n_out,
-                          const double* weight) noexcept nogil:
+                          const double* weight, Clock* clock) noexcept nogil:
     """The first row whose label lies outside 0..n_out-1, or -1; rows of weight 0 are not looked at."""
     cdef Py_ssize_t s
-    for s in range(n_samples):
-        if not 0 <= labels[s] < n_out and (weight == NULL or weight[s] != 0):
-            return s
+    cdef Pieces p
+    start_rows(&p, clock, n_samples, 1, MEMORY_FLOPS)
+    while p.n:
+        for s in range(p.row, p.row + p.n_rows):
+            if not 0 <= labels[s] < n_out and (weight == NULL or weight[s] != 0):
+                return s
+        if next_piece(&p, clock):
+            return 0
     return -1
 
 
 def first_bad_label(const Py_ssize_t[::1] labels, Py_ssize_t n_out, weight=None):
     """The first row whose label lies outside 0..n_out-1 (rows of weight 0 are not looked at), or -1."""
     cdef const double[::1] w = weight
-    if weight is None:
-        return bad_label(&labels[0], labels.shape[0], n_out, NULL)
-    return bad_label(&labels[0], labels.shape[0], n_out, &w[0])
+    cdef const double* weights = NULL if weight is None else &w[0]
+    cdef Py_ssize_t bad
+    cdef Clock clock
+    with nogil:
+        reset_clock(&clock, False, True)
+        bad = bad_label(&labels[0], labels.shape[0], n_out, weights, &clock)
+    raise_for_signal(&clock)
+    return bad
 
 
 cdef inline bint target_is_valid(int loss, double y) noexcept nogil:
@@ -29,16 +40,21 @@ cdef inline bint target_is_valid(int loss, double y) noexcept nogil:
 
 
 cdef Py_ssize_t bad_target(int loss, const floating* y, Py_ssize_t n_samples, Py_ssize_t n_out, const double* weight,
-                           Py_ssize_t n_weights) noexcept nogil:
+                           Py_ssize_t n_weights, Clock* clock) noexcept nogil:
     """The first entry outside the loss's domain, or -1; an entry of weight 0 is not looked at (n_weights a row)."""
     cdef Py_ssize_t s, j
+    cdef Pieces p
     if loss != HINGE and loss != POISSON and loss != BINARY_CROSS_ENTROPY and loss != CROSS_ENTROPY:
         return -1
-    for s in range(n_samples):
-        for j in range(n_out):
-            if not target_is_valid(loss, y[s * n_out + j]):
-                if n_weights == 0 or weight[s * n_weights + (j if n_weights > 1 else 0)] != 0:
-                    return s * n_out + j
+    start_rows(&p, clock, n_samples, n_out, MEMORY_FLOPS)
+    while p.n:
+        for s in range(p.row, p.row + p.n_rows):
+            for j in range(n_out):
+                if not target_is_valid(loss, y[s * n_out + j]):
+                    if n_weights == 0 or weight[s * n_weights + (j if n_weights > 1 else 0)] != 0:
+                        return s * n_out + j
+        if next_piece(&p, clock):
+            return 0
     return -1
 
 
@@ -47,26 +63,34 @@ def first_bad_target(int loss, const floating[:, ::1] y, weight=None):
     cdef const double[::1] w = None
     cdef const double* weights = NULL
     cdef Py_ssize_t n_weights = 0, entry
+    cdef Clock clock
     if weight is not None:
         w = weight.reshape(-1)
         weights = &w[0]
         n_weights = 1 if weight.ndim == 1 else weight.shape[1]
     with nogil:
-        entry = bad_target(loss, &y[0, 0], y.shape[0], y.shape[1], weights, n_weights)
+        reset_clock(&clock, False, True)
+        entry = bad_target(loss, &y[0, 0], y.shape[0], y.shape[1], weights, n_weights, &clock)
+    raise_for_signal(&clock)
     return None if entry < 0 else divmod(entry, y.shape[1])
 
 
 cdef Py_ssize_t bad_sum(const floating* y, Py_ssize_t n_samples, Py_ssize_t n_out, double tolerance,
-                        const double* weight) noexcept nogil:
+                        const double* weight, Clock* clock) noexcept nogil:
     """The first row of probabilities that do not sum to 1 within the tolerance, or -1; weight 0 drops a row."""
     cdef Py_ssize_t s, j
     cdef double total
-    for s in range(n_samples):
-        total = 0
-        for j in range(n_out):
-            total = total + y[s * n_out + j]
-        if not -tolerance <= total - 1 <= tolerance and (weight == NULL or weight[s] != 0):
-            return s
+    cdef Pieces p
+    start_rows(&p, clock, n_samples, n_out, MEMORY_FLOPS)
+    while p.n:
+        for s in range(p.row, p.row + p.n_rows):
+            total = 0
+            for j in range(n_out):
+                total = total + y[s * n_out + j]
+            if not -tolerance <= total - 1 <= tolerance and (weight == NULL or weight[s] != 0):
+                return s
+        if next_piece(&p, clock):
+            return 0
     return -1
 
 
@@ -75,10 +99,13 @@ def first_bad_sum(const floating[:, ::1] y, double tolerance, weight=None):
     cdef const double[::1] w = weight
     cdef const double* weights = NULL
     cdef Py_ssize_t bad
+    cdef Clock clock
     if weight is not None:
         weights = &w[0]
     with nogil:
-        bad = bad_sum(&y[0, 0], y.shape[0], y.shape[1], tolerance, weights)
+        reset_clock(&clock, False, True)
+        bad = bad_sum(&y[0, 0], y.shape[0], y.shape[1], tolerance, weights, &clock)
+    raise_for_signal(&clock)
     return bad
 
 
@@ -90,7 +117,8 @@ cdef struct WeightSums:
     Py_ssize_t n_kept            # rows with a weight other than 0
 
 
-cdef WeightSums sums_of_weights(const double* weight, Py_ssize_t n, Py_ssize_t n_per_row) noexcept nogil:
+cdef WeightSums sums_of_weights(const double* weight, Py_ssize_t n, Py_ssize_t n_per_row,
+                                Clock* clock) noexcept nogil:
     """What there is to know of n weights; only `bad` and `largest` where these are refused.
 
     With the scale neither tiny nor huge weights underflow or overflow in a product; both uses of a weight are scaled
@@ -101,27 +129,36 @@ cdef WeightSums sums_of_weights(const double* weight, Py_ssize_t n, Py_ssize_t n
     cdef double total_error = 0, error
     cdef int exponent
     cdef bint empty
+    cdef Pieces piece
     memset(&sums, 0, sizeof(WeightSums))
     sums.scale = 1
     sums.bad = -1
-    for p in range(n):
-        if not (weight[p] >= 0 and isfinite(weight[p])):
-            sums.bad = p
+    start_rows(&piece, clock, n, 1, MEMORY_FLOPS)
+    while piece.n:
+        for p in range(piece.row, piece.row + piece.n_rows):
+            if not (weight[p] >= 0 and isfinite(weight[p])):
+                sums.bad = p
+                return sums
+            sums.largest = max(sums.largest, weight[p])
+        if next_piece(&piece, clock):
+            sums.bad = 0
             return sums
-        sums.largest = max(sums.largest, weight[p])
     if sums.largest == 0:
         return sums
     frexp(sums.largest, &exponent)
     sums.scale = ldexp(1.0, min(1023, 1 - exponent))  # a subnormal weight stays within 2^-51 of 1
-    p = 0
-    while p < n:
-        empty = True
-        for q in range(p, p + n_per_row):
-            empty = empty and weight[q] == 0
-            two_sum(sums.total, weight[q] * sums.scale, &sums.total, &error)
-            total_error += error
-        sums.n_kept += not empty
-        p += n_per_row
+    start_rows(&piece, clock, n // n_per_row, n_per_row, 2.0 * MEMORY_FLOPS)
+    while piece.n:
+        for p in range(piece.row, piece.row + piece.n_rows):
+            empty = True
+            for q in range(p * n_per_row, (p + 1) * n_per_row):
+                empty = empty and weight[q] == 0
+                two_sum(sums.total, weight[q] * sums.scale, &sums.total, &error)
+                total_error += error
+            sums.n_kept += not empty
+        if next_piece(&piece, clock):
+            sums.bad = 0
+            return sums
     sums.total += total_error
     if sums.n_kept == 0:  # another thread set them to 0 meanwhile
         sums.largest = 0
@@ -131,6 +168,9 @@ cdef WeightSums sums_of_weights(const double* weight, Py_ssize_t n, Py_ssize_t n
 def inspect_weights(const double[::1] weight, Py_ssize_t n_per_row):
     """(first bad entry or -1, largest weight, scale, sum of weights times scale, rows with a weight other than 0)."""
     cdef WeightSums sums
+    cdef Clock clock
     with nogil:
-        sums = sums_of_weights(&weight[0], weight.shape[0], n_per_row)
+        reset_clock(&clock, False, True)
+        sums = sums_of_weights(&weight[0], weight.shape[0], n_per_row, &clock)
+    raise_for_signal(&clock)
     return sums.bad, sums.largest, sums.scale, sums.total, sums.n_kept

@@ -4,6 +4,34 @@ cdef enum:
     STREAM_BYTES = 16777216      # from here on a result would not stay in the caches
 
 
+cdef int outer_products(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i, Py_ssize_t row,
+                        Py_ssize_t n_rows, const char* grad_a, const char* grad_a_2, const char* h_2, char* gradients,
+                        Py_ssize_t ld, Clock* clock) noexcept nogil:
+    """(7) and (8) of layer i for some rows of the tile, each on its own, plus grad_a_2 h_2^T where these are not NULL.
+
+    The rows' gradients lie ld reals apart. Nonzero where a signal handler raised.
+    """
+    cdef const Layer* layer = &plan.layers[i]
+    cdef Py_ssize_t ld_h = ld_of_input(plan, i), s, before
+    cdef Pieces p
+    start_pieces(&p, clock, n_rows, 1, layer.n_out, PIECE_COLUMNS, <double>MEMORY_FLOPS * layer.n_in, 0)
+    while p.n:
+        s = row + p.row
+        before = (s * layer.ld + p.column) * plan.itemsize
+        plan.kernels.outer_products(p.n_rows, layer.n_in, p.n, grad_a + before, layer.ld,
+                                    input_of(plan, work, tile, i) + s * ld_h * plan.itemsize, ld_h,
+                                    NULL if grad_a_2 == NULL else grad_a_2 + before,
+                                    NULL if h_2 == NULL else h_2 + s * ld_h * plan.itemsize,
+                                    gradients + layer.W + (p.row * ld + p.column * layer.n_in) * plan.itemsize, ld)
+        if p.n < layer.n_out:  # what it left of grad_b behind its grad_W belongs further behind
+            for s in range(p.row, p.row + p.n_rows):
+                memcpy(gradients + layer.b + (s * ld + p.column) * plan.itemsize,
+                       grad_a + ((row + s) * layer.ld + p.column) * plan.itemsize, p.n * plan.itemsize)
+        if next_piece(&p, clock):
+            return 1
+    return 0
+
+
 cdef int gradients_of_rows(const Layers* plan, Workspace* work, const Tile* tile, char** grad_a, char* gradients,
                            Py_ssize_t ld, Clock* clock) noexcept nogil:
     """Each row's own (7) and (8); the rows' gradients lie ld reals apart. Nonzero where a signal handler raised.
@@ -16,14 +44,10 @@ cdef int gradients_of_rows(const Layers* plan, Workspace* work, const Tile* tile
     while s < tile.n_rows:
         n = min(max(<Py_ssize_t>1, GRADIENT_BYTES // (ld * plan.itemsize)), tile.n_rows - s)
         for i in range(1, plan.n_layers + 1):
-            layer = &plan.layers[i]
-            plan.kernels.outer_products(n, layer.n_in, layer.n_out, grad_a[i] + s * layer.ld * plan.itemsize, layer.ld,
-                                        input_of(plan, work, tile, i) + s * ld_of_input(plan, i) * plan.itemsize,
-                                        ld_of_input(plan, i), NULL, NULL, gradients + layer.W, ld)
+            if outer_products(plan, work, tile, i, s, n, grad_a[i], NULL, NULL, gradients, ld, clock):
+                return 1
         gradients += n * ld * plan.itemsize
         s += n
-        if plan.is_long and is_stopped(tile.is_workers, clock):
-            return 1
     return 0
 
 
@@ -52,11 +76,13 @@ cdef int stream_gradients_of_rows(const Layers* plan, Workspace* work, const Til
                     filled += layer.n_out
                     u += 1
                 else:
+                    if is_stopped(clock, <double>MEMORY_FLOPS * filled):
+                        return 1
                     gradients = stream_filled(plan, work, gradients, &filled)
         if ld > plan.n_params or s == tile.n_rows - 1:
+            if is_stopped(clock, <double>MEMORY_FLOPS * filled):
+                return 1
             gradients = stream_filled(plan, work, gradients, &filled) + (ld - plan.n_params) * plan.itemsize
-        if plan.is_long and is_stopped(tile.is_workers, clock):
-            return 1
     return 0
 
 
@@ -82,20 +108,16 @@ cdef int gradients_into_rows(const Layers* plan, const Request* request, Workspa
 cdef int grad_x_into_rows(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
                           const char* grad_a_1, Py_ssize_t k, Py_ssize_t n, Clock* clock) noexcept nogil:
     """(5) for the input, into place k of n of each row's result; nonzero where a signal handler raised."""
-    cdef Py_ssize_t s, n_bytes = plan.sizes[0] * plan.itemsize
     if hidden_sum(plan, tile, 0, request.params, grad_a_1, NULL, work.grad_h, OVERWRITE, clock):
         return 1
-    for s in range(tile.n_rows):
-        memcpy(request.rows + (tile.rows[s] * n + k) * n_bytes, work.grad_h + s * n_bytes, n_bytes)
-    return 0
+    return copy_into_rows(plan, request, tile, work.grad_h, plan.sizes[0], plan.sizes[0], k, n, clock)
 
 
 cdef int rows_of_tile_into(const Layers* plan, const Request* request, Workspace* work, Py_ssize_t row,
-                           Py_ssize_t n_rows, bint is_workers, Clock* clock) noexcept nogil:
+                           Py_ssize_t n_rows, Clock* clock) noexcept nogil:
     """The results of some rows of a call by sample."""
     cdef Tile tile
-    fill_tile(plan, request, work, &tile, row, n_rows)
-    tile.is_workers = is_workers
+    fill_tile(plan, request, work, &tile, row, n_rows, clock)
     tile.packing = PACKED if work.is_packed else PACK_AND_KEEP
     if request.mode == JVP:
         return jvp_of_rows(plan, request, work, &tile, clock)
@@ -107,18 +129,17 @@ cdef int rows_of_tile_into(const Layers* plan, const Request* request, Workspace
 cdef int jvp_of_rows(const Layers* plan, const Request* request, Workspace* work, Tile* tile,
                      Clock* clock) noexcept nogil:
     """J v, where the output function has its part in J."""
-    cdef Py_ssize_t L = plan.n_layers, s, n_bytes = plan.sizes[L] * plan.itemsize
+    cdef Py_ssize_t L = plan.n_layers
     if output_sweep(plan, request, work, tile, clock):
         return 1
     if tangent_sweep(plan, request, work, tile, request.v, NULL, 1, clock):
         return 1
     if plan.loss_acts_on_a:
-        memcpy(work.tangent_h[L], work.tangent_a[L], bytes_of_rows(plan, tile, L))
-        through_output(plan, work, tile, work.tangent_h[L])
-    for s in range(tile.n_rows):
-        memcpy(request.rows + tile.rows[s] * n_bytes, work.tangent_h[L] + s * plan.layers[L].ld * plan.itemsize,
-               n_bytes)
-    return 0
+        if set_rows(plan, tile, L, work.tangent_a[L], work.tangent_h[L], clock):
+            return 1
+        if through_output(plan, work, tile, work.tangent_h[L], clock):
+            return 1
+    return copy_into_rows(plan, request, tile, work.tangent_h[L], plan.layers[L].ld, plan.sizes[L], 0, 1, clock)
 
 
 cdef int jacobian_of_rows(const Layers* plan, const Request* request, Workspace* work, Tile* tile,
@@ -128,7 +149,8 @@ cdef int jacobian_of_rows(const Layers* plan, const Request* request, Workspace*
     if output_sweep(plan, request, work, tile, clock):
         return 1
     for k in range(n_out):
-        output_cotangent(plan, request, work, tile, k, False)
+        if output_cotangent(plan, request, work, tile, k, False, clock):
+            return 1
         if cotangent_sweep(plan, request, work, tile, 1, False, clock):
             return 1
         if request.mode == INPUT_JACOBIAN:
@@ -145,14 +167,16 @@ cdef int gradient_of_rows(const Layers* plan, const Request* request, Workspace*
     cdef Py_ssize_t s
     if forward_sweep(plan, request, work, tile, True, clock):
         return 1
-    output_gradient(plan, request, work, tile, work.a[plan.n_layers], work.row_loss, True)
+    if output_gradient(plan, request, work, tile, work.a[plan.n_layers], work.row_loss, True, clock):
+        return 1
     if backward_sweep(plan, request, work, tile, NULL, False, 0, clock):
         return 1
     if request.mode == INPUT_GRADIENT:
         return grad_x_into_rows(plan, request, work, tile, work.a[1], 0, 1, clock)
     if request.mode == PER_SAMPLE_GRADIENTS:
         return gradients_into_rows(plan, request, work, tile, work.a, row, 0, 1, clock)
-    norms_of_tile(plan, work, tile)
+    if norms_of_tile(plan, work, tile, clock):
+        return 1
     for s in range(tile.n_rows):
         if plan.itemsize == 4:
             (<float*>request.rows)[tile.rows[s]] = <float>work.row_norm[s]

@@ -28,7 +28,10 @@ cdef int vjp_of_tile(const Layers* plan, const Request* request, Workspace* work
         return 1
     for s in range(tile.n_rows):
         memcpy(work.grad_a[L] + s * plan.layers[L].ld * plan.itemsize, request.cotangent + tile.rows[s] * n, n)
-    through_output(plan, work, tile, work.grad_a[L])
+        if is_stopped(clock, <double>MEMORY_FLOPS * plan.sizes[L]):
+            return 1
+    if through_output(plan, work, tile, work.grad_a[L], clock):
+        return 1
     if cotangent_sweep(plan, request, work, tile, 1, False, clock):
         return 1
     if sum_layer_gradients(plan, work, tile, work.grad_a, grad, add, clock):
@@ -40,36 +43,59 @@ cdef int clipped_gradient_of_tile(const Layers* plan, const Request* request, Wo
                                   bint add, Clock* clock) noexcept nogil:
     """sum_s min(1, max_norm / ||g_s||) g_s: the factor goes to each row of grad_a."""
     cdef Py_ssize_t i, s
+    cdef Pieces p
     if forward_sweep(plan, request, work, tile, True, clock):
         return 1
-    output_gradient(plan, request, work, tile, work.a[plan.n_layers], work.row_loss, True)
+    if output_gradient(plan, request, work, tile, work.a[plan.n_layers], work.row_loss, True, clock):
+        return 1
     if backward_sweep(plan, request, work, tile, NULL, False, 0, clock):
         return 1
-    norms_of_tile(plan, work, tile)
+    if norms_of_tile(plan, work, tile, clock):
+        return 1
     for s in range(tile.n_rows):  # a NaN stays one, so that it shows in the sum
         work.row_norm[s] = 1 if work.row_norm[s] <= request.max_norm else request.max_norm / work.row_norm[s]
     for i in range(1, plan.n_layers + 1):
-        plan.kernels.scale_rows(tile.n_rows, plan.sizes[i], work.a[i], plan.layers[i].ld, work.row_norm)
+        start_entries(&p, clock, tile.n_rows, plan.sizes[i], MEMORY_FLOPS)
+        while p.n:
+            plan.kernels.scale_rows(p.n_rows, p.n, work.a[i] + place(&p, plan.layers[i].ld, plan.itemsize),
+                                    plan.layers[i].ld, work.row_norm + p.row)
+            if next_piece(&p, clock):
+                return 1
     return sum_layer_gradients(plan, work, tile, work.a, grad, add, clock)
 
 
-cdef void norms_of_tile(const Layers* plan, Workspace* work, const Tile* tile) noexcept nogil:
+cdef int norms_of_tile(const Layers* plan, Workspace* work, const Tile* tile, Clock* clock) noexcept nogil:
     """||g_s||_2 into row_norm: ||g_s||^2 = sum_i ||grad_a_i||^2 (1 + ||h_{i-1}||^2) (Goodfellow 2015)."""
     cdef Py_ssize_t i, s
     cdef double* of_h = work.row_square
     cdef double* of_grad_a = work.row_square + tile.n_rows
     memset(work.row_norm, 0, tile.n_rows * sizeof(double))
     for i in range(1, plan.n_layers + 1):
-        plan.kernels.square_sums(tile.n_rows, plan.sizes[i - 1], input_of(plan, work, tile, i), ld_of_input(plan, i),
-                                 of_h)
-        plan.kernels.square_sums(tile.n_rows, plan.sizes[i], work.a[i], plan.layers[i].ld, of_grad_a)
+        if (square_sums(plan, tile, plan.sizes[i - 1], input_of(plan, work, tile, i), ld_of_input(plan, i), of_h, clock)
+                or square_sums(plan, tile, plan.sizes[i], work.a[i], plan.layers[i].ld, of_grad_a, clock)):
+            return 1
         for s in range(tile.n_rows):
             work.row_norm[s] += of_grad_a[s] * (1 + of_h[s])
     for s in range(tile.n_rows):
         if plan.itemsize == 8 and not 1e-280 <= work.row_norm[s] <= 1e300:  # its squares may be subnormal, or infinite
             work.row_norm[s] = scaled_norm(plan, work, tile, s)
+            if is_stopped(clock, <double>ENTRY_FLOPS * (plan.sizes[0] + plan.n_units)):
+                return 1
         else:
             work.row_norm[s] = sqrt(work.row_norm[s])
+    return 0
+
+
+cdef int square_sums(const Layers* plan, const Tile* tile, Py_ssize_t n, const char* rows, Py_ssize_t ld, double* sums,
+                     Clock* clock) noexcept nogil:
+    """The sum of squares of each row of the tile; nonzero where a signal handler raised."""
+    cdef Pieces p
+    start_rows(&p, clock, tile.n_rows, n, MEMORY_FLOPS)
+    while p.n:
+        plan.kernels.square_sums(p.n_rows, n, rows + place(&p, ld, plan.itemsize), ld, sums + p.row)
+        if next_piece(&p, clock):
+            return 1
+    return 0
 
 
 cdef double scaled_norm(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t s) noexcept nogil:
@@ -126,8 +152,10 @@ cdef int linearize(const Layers* plan, const Request* request, Workspace* work, 
     """All that a product with the Hessian needs beside its direction: h, g'(a), grad_a and curve of every layer."""
     if forward_sweep(plan, request, work, tile, True, clock):
         return 1
-    drop_outputs_without_weight(plan, request, work, tile)
-    loss_gradient(plan, request, work, tile, True)
+    if drop_outputs_without_weight(plan, request, work, tile, clock):
+        return 1
+    if loss_gradient(plan, request, work, tile, True, clock):
+        return 1
     return cotangent_sweep(plan, request, work, tile, 1, True, clock)
 
 
@@ -136,17 +164,17 @@ cdef int hessian_times_v(const Layers* plan, const Request* request, Workspace* 
     """After `linearize`: the tangents along v, and the second sweep."""
     if tangent_sweep(plan, request, work, tile, request.v, NULL, 1, clock):
         return 1
-    output_second(plan, request, work, tile)
+    if output_second(plan, request, work, tile, clock):
+        return 1
     return second_sweep(plan, request, work, tile, request.v, NULL, 1, grad, add, clock)
 
 
-cdef void output_second(const Layers* plan, const Request* request, Workspace* work, const Tile* tile) noexcept nogil:
+cdef int output_second(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
+                       Clock* clock) noexcept nogil:
     """R{grad_a_L} into tangent_h_L, from the tangent there."""
-    cdef Py_ssize_t L = plan.n_layers
-    loss_tangent(plan, request, work, tile)
-    if not plan.loss_acts_on_a:
-        plan.kernels.multiply_add(tile.n_rows, plan.sizes[L], work.curve[L], work.tangent_a[L], work.a[L],
-                                  work.tangent_h[L], plan.layers[L].ld)
+    if loss_tangent(plan, request, work, tile, clock):
+        return 1
+    return 0 if plan.loss_acts_on_a else add_curvature(plan, work, tile, plan.n_layers, clock)
 
 
 cdef int gauss_newton_of_tile(const Layers* plan, const Request* request, Workspace* work, Tile* tile, char* grad,
@@ -155,12 +183,16 @@ cdef int gauss_newton_of_tile(const Layers* plan, const Request* request, Worksp
     cdef Py_ssize_t L = plan.n_layers
     if forward_sweep(plan, request, work, tile, True, clock):
         return 1
-    drop_outputs_without_weight(plan, request, work, tile)
+    if drop_outputs_without_weight(plan, request, work, tile, clock):
+        return 1
     if tangent_sweep(plan, request, work, tile, request.v, NULL, 1, clock):
         return 1
-    memcpy(work.grad_a[L], loss_tangent(plan, request, work, tile), bytes_of_rows(plan, tile, L))
-    if not plan.loss_acts_on_a:
-        g_prime_product(plan, tile, L, work.a[L], work.grad_a[L])
+    if loss_tangent(plan, request, work, tile, clock):
+        return 1
+    if set_rows(plan, tile, L, work.tangent_h[L], work.grad_a[L], clock):
+        return 1
+    if not plan.loss_acts_on_a and g_prime_product(plan, tile, L, work.a[L], work.grad_a[L], clock):
+        return 1
     if cotangent_sweep(plan, request, work, tile, 1, False, clock):
         return 1
     return sum_layer_gradients(plan, work, tile, work.grad_a, grad, add, clock)
@@ -174,7 +206,7 @@ cdef int hessian_of_tile(const Layers* plan, const Request* request, Workspace* 
     sweep with 1 at a_{i,u} gives each sample's row q_s, and the rows of W_{i,u,*} are the sum of h_{i-1} q_s^T, which
     is (7) once more, that of b_{i,u} the sum of q_s. So there is a sweep for each unit, not for each parameter.
     """
-    cdef Py_ssize_t i, u, s, row, P = plan.n_params
+    cdef Py_ssize_t i, u, s, row, P = plan.n_params, n
     cdef const Layer* layer
     cdef char* q
     if linearize(plan, request, work, tile, clock):
@@ -182,8 +214,10 @@ cdef int hessian_of_tile(const Layers* plan, const Request* request, Workspace* 
     for i in range(1, plan.n_layers + 1):
         layer = &plan.layers[i]
         q = work.jacobian + layer.W
+        n = P - layer.W // plan.itemsize
         for u in range(layer.n_out):
-            memset(work.tangent_a[i], 0, bytes_of_rows(plan, tile, i))
+            if set_rows(plan, tile, i, NULL, work.tangent_a[i], clock):
+                return 1
             for s in range(tile.n_rows):
                 if plan.itemsize == 4:
                     (<float*>work.tangent_a[i])[s * layer.ld + u] = 1
@@ -191,23 +225,23 @@ cdef int hessian_of_tile(const Layers* plan, const Request* request, Workspace* 
                     (<double*>work.tangent_a[i])[s * layer.ld + u] = 1
             if tangent_sweep(plan, request, work, tile, NULL, NULL, i, clock):
                 return 1
-            output_second(plan, request, work, tile)
+            if output_second(plan, request, work, tile, clock):
+                return 1
             if second_sweep(plan, request, work, tile, NULL, NULL, i, NULL, False, clock):
                 return 1
             row = layer.W + u * layer.n_in * plan.itemsize  # an offset in params, and the row's number times itemsize
-            plan.kernels.weight_gradient(tile.n_rows, P - layer.W // plan.itemsize, layer.n_in,
-                                         input_of(plan, work, tile, i), ld_of_input(plan, i), q, plan.ld_params,
-                                         grad + row * P + layer.W, P, add, 0, tile.scratch)
+            if products_over_rows(plan, tile, tile.n_rows, n, layer.n_in, input_of(plan, work, tile, i),
+                                  ld_of_input(plan, i), q, plan.ld_params, grad + row * P + layer.W, P, add, 0, clock):
+                return 1
             row = layer.b + u * plan.itemsize
-            plan.kernels.bias_gradient(tile.n_rows, P - layer.W // plan.itemsize, q, plan.ld_params,
-                                       grad + row * P + layer.W, add, 0)
-            if is_stopped(tile.is_workers, clock):
+            if sum_of_rows(plan, tile.n_rows, n, q, plan.ld_params, grad + row * P + layer.W, add, 0, clock):
                 return 1
     return 0
 
 
 cdef enum:
     TRIANGLE_ROWS = 64           # of J^T J at a time: a panel that is copied for them is used 64 times
+    SUM_ROWS = 4096              # of J at a time: whole chains, so the order of the sum is that of all rows at once
 
 
 cdef int normal_equations_of_tile(const Layers* plan, const Request* request, Workspace* work, Tile* tile, char* grad,
@@ -216,12 +250,12 @@ cdef int normal_equations_of_tile(const Layers* plan, const Request* request, Wo
 
     Of J^T J there is the upper triangle, in blocks of rows.
     """
-    cdef Py_ssize_t L = plan.n_layers, n_out = plan.sizes[L], s, k, P = plan.n_params, ld = plan.layers[L].ld, p = 0
-    cdef Py_ssize_t ld_J = plan.ld_params
+    cdef Py_ssize_t L = plan.n_layers, n_out = plan.sizes[L], s, k, ld = plan.layers[L].ld, ld_J = plan.ld_params
     cdef double root, difference
     if output_sweep(plan, request, work, tile, clock):
         return 1
-    drop_outputs_without_weight(plan, request, work, tile)
+    if drop_outputs_without_weight(plan, request, work, tile, clock):
+        return 1
     for s in range(tile.n_rows):
         for k in range(n_out):
             root = sqrt(weight_of(plan, request, tile, s, k))
@@ -231,20 +265,38 @@ cdef int normal_equations_of_tile(const Layers* plan, const Request* request, Wo
             else:
                 difference = (<double*>work.h[L])[s * ld + k] - (<const double*>tile.y)[s * n_out + k]
                 (<double*>work.residual)[s * n_out + k] = root * difference if root != 0 else 0
+        if is_stopped(clock, <double>MEMORY_FLOPS * n_out):
+            return 1
     for k in range(n_out):
-        output_cotangent(plan, request, work, tile, k, True)
+        if output_cotangent(plan, request, work, tile, k, True, clock):
+            return 1
         if cotangent_sweep(plan, request, work, tile, 1, False, clock):
             return 1
         if gradients_of_rows(plan, work, tile, work.grad_a, work.jacobian + k * ld_J * plan.itemsize, n_out * ld_J,
                              clock):
             return 1
-    while p < P:
-        plan.kernels.weight_gradient(tile.n_rows * n_out, P - p, min(<Py_ssize_t>TRIANGLE_ROWS, P - p),
-                                     work.jacobian + p * plan.itemsize, ld_J, work.jacobian + p * plan.itemsize, ld_J,
-                                     grad + p * (P + 1) * plan.itemsize, P, add, 0, tile.scratch)
-        p += TRIANGLE_ROWS
-    plan.kernels.weight_gradient(tile.n_rows * n_out, 1, P, work.jacobian, ld_J, work.residual, 1,
-                                 grad + P * P * plan.itemsize, 1, add, 0, tile.scratch)
+    return products_of_jacobian(plan, work, tile, grad, add, clock)
+
+
+cdef int products_of_jacobian(const Layers* plan, Workspace* work, const Tile* tile, char* grad, bint add,
+                              Clock* clock) noexcept nogil:
+    """The upper triangle of J^T J, and J^T r below it, of the rows in work.jacobian and work.residual."""
+    cdef Py_ssize_t P = plan.n_params, ld = plan.ld_params, row = 0, p, n, n_rows = tile.n_rows * plan.sizes[plan.n_layers]
+    cdef const char* J
+    while row < n_rows:
+        n = min(<Py_ssize_t>SUM_ROWS, n_rows - row)
+        p = 0
+        while p < P:
+            J = work.jacobian + (row * ld + p) * plan.itemsize
+            if products_over_rows(plan, tile, n, P - p, min(<Py_ssize_t>TRIANGLE_ROWS, P - p), J, ld, J, ld,
+                                  grad + p * (P + 1) * plan.itemsize, P, add or row > 0, 0, clock):
+                return 1
+            p += TRIANGLE_ROWS
+        if products_over_rows(plan, tile, n, 1, P, work.jacobian + row * ld * plan.itemsize, ld,
+                              work.residual + row * plan.itemsize, 1, grad + P * P * plan.itemsize, 1, add or row > 0, 0,
+                              clock):
+            return 1
+        row += SUM_ROWS
     return 0
 
 
@@ -259,33 +311,38 @@ cdef int sobolev_of_tile(const Layers* plan, const Request* request, Workspace* 
     cdef Py_ssize_t L = plan.n_layers, j
     if forward_sweep(plan, request, work, tile, True, clock):
         return 1
-    output_grad_h(plan, request, work, tile, work.tangent_h[L], work.row_loss)
+    if output_grad_h(plan, request, work, tile, work.tangent_h[L], work.row_loss, clock):
+        return 1
     for j in range(plan.sizes[L]):
-        unit_cotangent(plan, request, work, tile, j, False)
-        through_activation(plan, work, tile, L, True)
+        if unit_cotangent(plan, request, work, tile, j, False, clock):
+            return 1
+        if through_activation(plan, work, tile, L, True, clock):
+            return 1
         if cotangent_sweep(plan, request, work, tile, 1, True, clock):
             return 1
         if hidden_sum(plan, tile, 0, request.params, work.grad_a[1], NULL, work.grad_h, OVERWRITE, clock):
             return 1
         if plan.itemsize == 4:
-            gradient_errors(plan, request, tile, j, <float*>work.grad_h, work.row_loss)
-        else:
-            gradient_errors(plan, request, tile, j, <double*>work.grad_h, work.row_loss)
+            if gradient_errors(plan, request, tile, j, <float*>work.grad_h, work.row_loss, clock):
+                return 1
+        elif gradient_errors(plan, request, tile, j, <double*>work.grad_h, work.row_loss, clock):
+            return 1
         if tangent_sweep(plan, request, work, tile, NULL, work.grad_h, 1, clock):
             return 1
         if j == 0:
-            output_grad_h(plan, request, work, tile, work.tangent_h[L], work.row_norm)
-            plan.kernels.multiply_add(tile.n_rows, plan.sizes[L], work.curve[L], work.tangent_a[L], work.a[L],
-                                      work.tangent_h[L], plan.layers[L].ld)
-        else:
-            product_into(plan, tile, L, work.curve[L], work.tangent_a[L], work.tangent_h[L])
+            if output_grad_h(plan, request, work, tile, work.tangent_h[L], work.row_norm, clock):
+                return 1
+            if add_curvature(plan, work, tile, L, clock):
+                return 1
+        elif product_into(plan, tile, L, 1, work.curve[L], work.tangent_a[L], work.tangent_h[L], clock):
+            return 1
         if second_sweep(plan, request, work, tile, NULL, work.grad_h, 1, grad, add or j > 0, clock):
             return 1
     return 0
 
 
-cdef void gradient_errors(const Layers* plan, const Request* request, const Tile* tile, Py_ssize_t j, floating* grad_x,
-                          double* row_loss) noexcept nogil:
+cdef int gradient_errors(const Layers* plan, const Request* request, const Tile* tile, Py_ssize_t j, floating* grad_x,
+                         double* row_loss, Clock* clock) noexcept nogil:
     """dy_j/dx_i becomes 2 w weight_ji (dy_j/dx_i - its target) / n_0; the squares are added to the row losses.
 
     The factor is that of a loss that is divided by n_L later on.
@@ -303,3 +360,6 @@ cdef void gradient_errors(const Layers* plan, const Request* request, const Tile
                 error = <double>grad_x[s * n_in + i] - target[i]
                 row_loss[s] += share * weight[i] * error * error
             grad_x[s * n_in + i] = <floating>(2 * share * weight[i] * error)
+        if is_stopped(clock, <double>MEMORY_FLOPS * n_in):
+            return 1
+    return 0

@@ -151,7 +151,7 @@ cdef class Plan:
                     requests[m].labels = <const Py_ssize_t*>(<const char*>requests[m].labels + m * y_step)
                 requests[m].grad = cnp.PyArray_BYTES(out) + m * plan.n_params * plan.itemsize
             with nogil:
-                reset_clock(&clock, False)
+                reset_clock(&clock, False, True)
                 status = run_ensemble(plan, requests, n_networks, loss, n_threads, &clock)
             if status != DONE:
                 raise_for(status)
@@ -166,6 +166,7 @@ cdef class Plan:
         cdef bint own_x = is_plain(x, dtype_of(plan), 3), own_y
         cdef int threads = 1
         cdef Request request
+        cdef Clock clock
         if not (own_x or is_plain(x, dtype_of(plan), 2)) or not is_count(n_threads):
             return None
         n_samples = cnp.PyArray_DIM(<cnp.ndarray>x, 1 if own_x else 0)
@@ -174,7 +175,9 @@ cdef class Plan:
         start_request(plan, &request, params, <cnp.ndarray>x)
         request.n_samples = n_samples
         own_y = type(y) is cnp.ndarray and cnp.PyArray_NDIM(<cnp.ndarray>y) == (2 if plan.loss == CROSS_ENTROPY else 3)
-        if not are_targets(plan, &request, y, n_networks, own_y):
+        start_inspection(plan, &clock, n_samples * n_networks)
+        if not are_targets(plan, &request, y, n_networks, own_y, &clock):
+            raise_for_signal(&clock)
             return None
         out = take_result(plan, b"kp", n_samples, n_networks, out, params, params, x, y, None, None)
         if out is None:

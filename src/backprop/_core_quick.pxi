@@ -31,7 +31,13 @@ cdef bint is_count(n_threads) noexcept:
     return n_threads is None or (type(n_threads) is int and 1 <= n_threads <= MOST_THREADS)
 
 
-cdef bint take_weight(const Layers* plan, Request* request, Call call, weight) noexcept:
+cdef inline void start_inspection(const Layers* plan, Clock* clock, Py_ssize_t n_rows) noexcept:
+    """The clock for looks at so many rows of targets and weights, which hold the GIL."""
+    reset_clock(clock, False, <double>MEMORY_FLOPS * n_rows * plan.sizes[plan.n_layers] > LOOK_FLOPS)
+    clock.has_gil = True
+
+
+cdef bint take_weight(const Layers* plan, Request* request, Call call, weight, Clock* clock) noexcept:
     """Weights, where they are plain: looked at as _validate.sample_weight does."""
     cdef WeightSums sums
     cdef Py_ssize_t n_per_row = 1, n_samples = request.n_samples
@@ -41,16 +47,15 @@ cdef bint take_weight(const Layers* plan, Request* request, Call call, weight) n
                 or not fits(plan, weight, cnp.NPY_FLOAT64, b"so", n_samples, 1)):
             return False
     set_weight(request, <cnp.ndarray>weight)
-    with nogil:
-        sums = sums_of_weights(request.weight, n_samples * n_per_row, n_per_row)
+    sums = sums_of_weights(request.weight, n_samples * n_per_row, n_per_row, clock)
     if sums.bad >= 0 or sums.largest == 0 or (call.sums == NULL and call.rows != NULL and sums.n_kept < n_samples):
         return False  # refused; or rows to be left out, which a call by sample does not do
     set_sums_of_weights(request, &sums)
     return True
 
 
-cdef bint are_targets(const Layers* plan, const Request* request, y, Py_ssize_t n_networks,
-                      bint one_a_network) noexcept:
+cdef bint are_targets(const Layers* plan, const Request* request, y, Py_ssize_t n_networks, bint one_a_network,
+                      Clock* clock) noexcept:
     """Whether y is plain, and within the loss's domain wherever it has a weight."""
     cdef Py_ssize_t n_out = plan.sizes[plan.n_layers], n_samples = request.n_samples
     cdef void* data
@@ -58,22 +63,24 @@ cdef bint are_targets(const Layers* plan, const Request* request, y, Py_ssize_t 
         if not fits(plan, y, cnp.NPY_INTP, b"ks" if one_a_network else b"s", n_samples, n_networks):
             return False
         data = cnp.PyArray_DATA(<cnp.ndarray>y)
-        return bad_label(<const Py_ssize_t*>data, cnp.PyArray_SIZE(<cnp.ndarray>y), n_out, request.weight) < 0
+        return bad_label(<const Py_ssize_t*>data, cnp.PyArray_SIZE(<cnp.ndarray>y), n_out, request.weight,
+                         clock) < 0
     if not fits(plan, y, dtype_of(plan), b"kso" if one_a_network else b"so", n_samples, n_networks):
         if one_a_network or n_out > 1 or not fits(plan, y, dtype_of(plan), b"s", n_samples, 1):
             return False
     return are_in_domain(plan, request, cnp.PyArray_BYTES(<cnp.ndarray>y),
-                         n_samples * n_networks if one_a_network else n_samples)
+                         n_samples * n_networks if one_a_network else n_samples, clock)
 
 
-cdef bint are_in_domain(const Layers* plan, const Request* request, const char* y, Py_ssize_t n_rows) noexcept nogil:
+cdef bint are_in_domain(const Layers* plan, const Request* request, const char* y, Py_ssize_t n_rows,
+                        Clock* clock) noexcept nogil:
     """Whether targets lie in the loss's domain wherever they have a weight."""
     cdef Py_ssize_t n_out = plan.sizes[plan.n_layers], n_weights = 0
     if request.weight_kind != NO_WEIGHT:
         n_weights = 1 if request.weight_kind == WEIGHT_PER_SAMPLE else n_out
     if plan.itemsize == 4:
-        return bad_target(plan.loss, <const float*>y, n_rows, n_out, request.weight, n_weights) < 0
-    return bad_target(plan.loss, <const double*>y, n_rows, n_out, request.weight, n_weights) < 0
+        return bad_target(plan.loss, <const float*>y, n_rows, n_out, request.weight, n_weights, clock) < 0
+    return bad_target(plan.loss, <const double*>y, n_rows, n_out, request.weight, n_weights, clock) < 0
 
 
 cdef bint take_operand(const Layers* plan, Request* request, Call call, operand) noexcept:
@@ -140,6 +147,7 @@ cdef quick_call(Plan self, Call call, cnp.ndarray own, params, x, y, weight, out
     """`Plan.quick`."""
     cdef const Layers* plan = &self.layers
     cdef Request request
+    cdef Clock clock
     cdef Py_ssize_t n_samples
     cdef cnp.ndarray sums = None, rows = None, grad_weight
     cdef int threads = 1
@@ -155,8 +163,10 @@ cdef quick_call(Plan self, Call call, cnp.ndarray own, params, x, y, weight, out
         return None
     start_request(plan, &request, <cnp.ndarray>theta, <cnp.ndarray>x)
     if call.takes_y:
-        if ((weight is not None and not take_weight(plan, &request, call, weight))
-                or not are_targets(plan, &request, y, 1, False)):
+        start_inspection(plan, &clock, n_samples)
+        if ((weight is not None and not take_weight(plan, &request, call, weight, &clock))
+                or not are_targets(plan, &request, y, 1, False, &clock)):
+            raise_for_signal(&clock)
             return None
         set_y(plan, &request, <cnp.ndarray>y)
     if call.operand != NULL and not take_operand(plan, &request, call, operand):

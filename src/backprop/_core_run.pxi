@@ -68,7 +68,7 @@ cdef int share_out(Py_ssize_t n_tasks, PoolTask task, void* context, int n_threa
 
 cdef inline int status_of(int pool_status, const Clock* clock) noexcept nogil:
     """How a run on the pool ended."""
-    if clock.raised:
+    if has_raised(clock):
         return RAISED
     return LOST if pool_status == POOL_LOST else DONE
 
@@ -108,7 +108,7 @@ cdef int run_in_order(const Layers* plan, const Request* request, Totals* totals
         return NO_WORKSPACE
     totals.loss = 0
     totals.loss_error = 0
-    status = RAISED if sums_in_order(plan, request, work, totals, False, clock) else DONE
+    status = RAISED if sums_in_order(plan, request, work, totals, clock) else DONE
     give_workspace(plan, work)
     return status
 
@@ -160,7 +160,7 @@ cdef int run_chunks(const Layers* plan, const Request* request, Totals* totals, 
         starts = <Py_ssize_t*>calloc(n_chunks, sizeof(Py_ssize_t))
         if starts == NULL:
             return NO_LIST
-        find_starts(plan, request, run.chunk_rows, n_chunks, starts)
+        find_starts(plan, request, run.chunk_rows, n_chunks, starts, clock)
         run.starts = starts
     run.work = take_workspaces(plan, rows_of_tile(plan, request.n_kept), n_threads, request.kind)
     status = NO_WORKSPACE if run.work == NULL else share_out(n_chunks, chunk_task, &run, n_threads, clock)
@@ -170,15 +170,18 @@ cdef int run_chunks(const Layers* plan, const Request* request, Totals* totals, 
         return run_in_order(plan, request, totals, clock)
     if status == DONE and totals.wide != NULL:
         for k in range(n_parts_of_sums(request)):
-            divide(plan, request, totals, k)
+            if divide(plan, request, totals, k, clock):
+                return RAISED
     return status
 
 
 cdef void find_starts(const Layers* plan, const Request* request, Py_ssize_t chunk_rows, Py_ssize_t n_chunks,
-                      Py_ssize_t* starts) noexcept nogil:
-    """The source row from which on each chunk takes its rows."""
+                      Py_ssize_t* starts, Clock* clock) noexcept nogil:
+    """The source row from which on each chunk takes its rows; those of some, where a signal handler raised."""
     cdef Py_ssize_t row, kept = 0
     for row in range(request.n_samples):
+        if is_stopped(clock, MEMORY_FLOPS):
+            return
         if has_weight(request, row, plan.sizes[plan.n_layers]):
             if kept == n_chunks * chunk_rows:  # another thread wrote to the weights during the call
                 return
@@ -215,9 +218,8 @@ cdef int run_rows_in_order(const Layers* plan, const Request* request, Py_ssize_
     cdef Py_ssize_t row = 0
     if work == NULL:
         return NO_WORKSPACE
-    while row < request.n_samples and not clock.raised:
-        rows_of(plan, request, work, row, min(rows, request.n_samples - row), False, clock)
-        signal_is_pending(clock)
+    while row < request.n_samples and not has_raised(clock):
+        rows_of(plan, request, work, row, min(rows, request.n_samples - row), clock)
         row += rows
     give_workspace(plan, work)
-    return RAISED if clock.raised else DONE
+    return RAISED if has_raised(clock) else DONE

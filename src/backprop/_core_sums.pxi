@@ -12,24 +12,24 @@ cdef inline int packing_of(const Workspace* work, bint is_only_tile) noexcept no
 
 
 cdef int chunk_sums(const Layers* plan, const Request* request, Workspace* work, Py_ssize_t* row, Py_ssize_t n_rows,
-                    char* grad, double divisor, double* loss, bint is_workers, Clock* clock) noexcept nogil:
+                    char* grad, double divisor, double* loss, Clock* clock) noexcept nogil:
     """The loss of one chunk, from source row `row` on, and its gradient (or other sums) into grad unless that is NULL.
 
     divisor is 0, or what the sums are divided by where this chunk is the only one. Nonzero where a signal handler
     raised.
     """
     cdef Tile tile
-    cdef Py_ssize_t done = 0, s
+    cdef Py_ssize_t done = 0, s, k
     loss[0] = 0
     while done < n_rows:
-        row[0] = fill_tile(plan, request, work, &tile, row[0], min(work.tile_rows, n_rows - done))
+        row[0] = fill_tile(plan, request, work, &tile, row[0], min(work.tile_rows, n_rows - done), clock)
         tile.packing = packing_of(work, tile.n_rows == request.n_kept)
-        tile.is_workers = is_workers
         if request.mode == VALUE_AND_GRAD:
             if forward_sweep(plan, request, work, &tile, grad != NULL, clock):
                 return 1
-            output_gradient(plan, request, work, &tile, a_of(plan, work, &tile, plan.n_layers), work.row_loss,
-                            grad != NULL)
+            if output_gradient(plan, request, work, &tile, a_of(plan, work, &tile, plan.n_layers), work.row_loss,
+                               grad != NULL, clock):
+                return 1
             if grad != NULL and backward_sweep(plan, request, work, &tile, grad, done > 0,
                                                divisor if done + tile.n_rows == n_rows else 0, clock):
                 return 1
@@ -37,16 +37,16 @@ cdef int chunk_sums(const Layers* plan, const Request* request, Workspace* work,
             if sums_of_tile(plan, request, work, &tile, grad, done > 0, clock):
                 return 1
             if divisor != 0 and done + tile.n_rows == n_rows:
-                plan.kernels.finish(request.n_sums, grad, divisor, grad)
+                for k in range(n_parts_of_sums(request)):
+                    if divide_only_chunk(plan, request, grad, k, divisor, clock):
+                        return 1
         for s in range(tile.n_rows):
             loss[0] += work.row_loss[s]
         done += tile.n_rows
-        if n_rows > work.tile_rows and is_stopped(is_workers, clock):
-            return 1
     return 0
 
 
-cdef int sums_in_order(const Layers* plan, const Request* request, Workspace* work, Totals* totals, bint is_workers,
+cdef int sums_in_order(const Layers* plan, const Request* request, Workspace* work, Totals* totals,
                        Clock* clock) noexcept nogil:
     """One chunk after another, on one thread; nonzero where a signal handler raised."""
     cdef Py_ssize_t row = 0, done = 0, n_rows = rows_of_chunk(plan, request.n_kept), k
@@ -54,17 +54,15 @@ cdef int sums_in_order(const Layers* plan, const Request* request, Workspace* wo
     cdef double loss
     while done < request.n_kept:
         if chunk_sums(plan, request, work, &row, min(n_rows, request.n_kept - done), request.grad,
-                      request.divisor if totals.wide == NULL else 0, &loss, is_workers, clock):
+                      request.divisor if totals.wide == NULL else 0, &loss, clock):
             return 1
         add_loss(totals, loss)
         for k in range(n_sums):
-            accumulate(plan, request, totals, k, done == 0)
-            if is_stopped(is_workers, clock):
+            if accumulate(plan, request, request.grad, totals, k, done == 0, clock):
                 return 1
         done += n_rows
     for k in range(n_sums):
-        divide(plan, request, totals, k)
-        if is_stopped(is_workers, clock):
+        if divide(plan, request, totals, k, clock):
             return 1
     return 0
 
@@ -88,38 +86,65 @@ cdef inline Py_ssize_t n_parts_of_sums(const Request* request) noexcept nogil:
     return (request.n_sums + SUM_ENTRIES - 1) // SUM_ENTRIES
 
 
-cdef inline void accumulate(const Layers* plan, const Request* request, const Totals* totals, Py_ssize_t k,
-                            bint first) noexcept nogil:
-    """Add part k of the gradient of a chunk, in request.grad, to the wide sums."""
+cdef inline bint accumulate(const Layers* plan, const Request* request, const char* grad, const Totals* totals,
+                            Py_ssize_t k, bint first, Clock* clock) noexcept nogil:
+    """Add part k of the sums of a chunk, in grad, to the wide sums; true where a signal handler raised, as below."""
     cdef Py_ssize_t start = k * SUM_ENTRIES, n = min(<Py_ssize_t>SUM_ENTRIES, request.n_sums - start)
     cdef double* wide_error = NULL
     if totals.wide_error != NULL:
         wide_error = totals.wide_error + start
-    plan.kernels.accumulate(n, request.grad + start * plan.itemsize, totals.wide + start, wide_error, first)
+    plan.kernels.accumulate(n, grad + start * plan.itemsize, totals.wide + start, wide_error, first)
+    return is_stopped(clock, <double>MEMORY_FLOPS * n)
 
 
-cdef inline void divide(const Layers* plan, const Request* request, const Totals* totals, Py_ssize_t k) noexcept nogil:
+cdef inline bint divide(const Layers* plan, const Request* request, const Totals* totals, Py_ssize_t k,
+                        Clock* clock) noexcept nogil:
     """Part k of the wide sums over the divisor, rounded once; the sums of a single chunk are divided already."""
     cdef Py_ssize_t start = k * SUM_ENTRIES, n = min(<Py_ssize_t>SUM_ENTRIES, request.n_sums - start)
     cdef const double* wide_error = NULL
     if totals.wide_error != NULL:
         wide_error = totals.wide_error + start
     plan.kernels.finish_wide(n, totals.wide + start, wide_error, request.divisor, request.grad + start * plan.itemsize)
+    return is_stopped(clock, <double>MEMORY_FLOPS * n)
+
+
+cdef inline bint divide_only_chunk(const Layers* plan, const Request* request, char* grad, Py_ssize_t k,
+                                   double divisor, Clock* clock) noexcept nogil:
+    """Part k of the sums of a single chunk, in grad, over the divisor."""
+    cdef Py_ssize_t start = k * SUM_ENTRIES, n = min(<Py_ssize_t>SUM_ENTRIES, request.n_sums - start)
+    plan.kernels.finish(n, grad + start * plan.itemsize, divisor, grad + start * plan.itemsize)
+    return is_stopped(clock, <double>MEMORY_FLOPS * n)
 
 
 cdef int forward_of_tile(const Layers* plan, const Request* request, Workspace* work, Py_ssize_t row,
-                         Py_ssize_t n_rows, bint is_workers, Clock* clock) noexcept nogil:
+                         Py_ssize_t n_rows, Clock* clock) noexcept nogil:
     """y_hat of some rows, and a and h of the layers where they are asked for; nonzero where a handler raised."""
     cdef Tile tile
-    cdef Py_ssize_t L = plan.n_layers, s, n_bytes = plan.sizes[plan.n_layers] * plan.itemsize
-    fill_tile(plan, request, work, &tile, row, n_rows)
+    cdef Py_ssize_t L = plan.n_layers
+    fill_tile(plan, request, work, &tile, row, n_rows, clock)
     tile.packing = packing_of(work, n_rows == request.n_samples)
-    tile.is_workers = is_workers
     if forward_sweep(plan, request, work, &tile, False, clock):
         return 1
     if plan.loss_acts_on_a:
-        activation(plan, work, &tile, L, plan.link, False)
-        keep(plan, &tile, request.keep_h, L, work.h[L], plan.layers[L].ld, 1)
-    for s in range(n_rows):
-        memcpy(request.rows + (row + s) * n_bytes, work.h[L] + s * plan.layers[L].ld * plan.itemsize, n_bytes)
+        if activation(plan, work, &tile, L, plan.link, False, clock):
+            return 1
+        if keep(plan, &tile, request.keep_h, L, work.h[L], plan.layers[L].ld, 1, clock):
+            return 1
+    return copy_into_rows(plan, request, &tile, work.h[L], plan.layers[L].ld, plan.sizes[L], 0, 1, clock)
+
+
+cdef int copy_into_rows(const Layers* plan, const Request* request, const Tile* tile, const char* rows, Py_ssize_t ld,
+                        Py_ssize_t n, Py_ssize_t k, Py_ssize_t n_places, Clock* clock) noexcept nogil:
+    """n reals of each row of the tile into place k of n_places of its sample's result.
+
+    Nonzero where a signal handler raised.
+    """
+    cdef Py_ssize_t s, n_bytes = n * plan.itemsize
+    cdef Pieces p
+    start_rows(&p, clock, tile.n_rows, n, MEMORY_FLOPS)
+    while p.n:
+        for s in range(p.row, p.row + p.n_rows):
+            memcpy(request.rows + (tile.rows[s] * n_places + k) * n_bytes, rows + s * ld * plan.itemsize, n_bytes)
+        if next_piece(&p, clock):
+            return 1
     return 0

@@ -16,6 +16,7 @@ cdef extern from "_pool.h" nogil:
                                      int (*poll)(void*) noexcept nogil, void* poll_context) noexcept
     void pool_release "bp_pool_release"(Lease* lease) noexcept
     void pool_yield "bp_pool_yield"() noexcept
+    unsigned int pool_forks "bp_pool_forks"() noexcept
     enum:
         POOL_LOST "BP_POOL_LOST"
 
@@ -95,39 +96,47 @@ cdef void chunk_task(void* context, Py_ssize_t c, int worker) noexcept nogil:
     cdef Totals* totals = run.totals
     cdef Py_ssize_t slot = c % totals.n_slots, row = c * run.chunk_rows
     cdef char* grad = NULL
+    cdef Clock own
+    cdef Clock* clock = clock_of_thread(run.clock, worker, &own)
+    cdef unsigned int forks = pool_forks()
+    cdef bint stopped
     if run.request.grad != NULL:
         grad = totals.slots + slot * run.request.n_sums * run.plan.itemsize
     while c >= load_size(&run.n_added) + totals.n_slots:  # the slot is taken: chunk c - n_slots is in another's hands
-        if load_int(&run.clock.raised):  # and will never be ready
+        if signal_is_pending(clock) or pool_forks() != forks:  # and will never be ready
             return
         pool_yield()
     if run.starts != NULL:
         row = run.starts[c]
     if chunk_sums(run.plan, run.request, run.work[worker], &row,
                   min(run.chunk_rows, run.request.n_kept - c * run.chunk_rows), grad, 0, &totals.slot_loss[slot],
-                  worker != 0, run.clock):
+                  clock):
         return
     store_int(&totals.slot_is_ready[slot], 1)
     # Whoever adds looks again after giving the lock back: a chunk that became ready meanwhile is not left behind.
     while load_int(&totals.slot_is_ready[load_size(&run.n_added) % totals.n_slots]) and try_lock(&run.adding):
-        add_ready_chunks(run)
+        stopped = add_ready_chunks(run, clock)
         store_int(&run.adding, 0)
+        if stopped:
+            return
 
 
-cdef void add_ready_chunks(ChunkRun* run) noexcept nogil:
-    """Add the chunks that are ready to the totals, in order."""
+cdef bint add_ready_chunks(ChunkRun* run, Clock* clock) noexcept nogil:
+    """Add the chunks that are ready to the totals, in order; true where a signal handler raised."""
     cdef Totals* totals = run.totals
-    cdef Py_ssize_t c = load_size(&run.n_added), slot
+    cdef Py_ssize_t c = load_size(&run.n_added), slot, k
     while c < run.n_chunks and load_int(&totals.slot_is_ready[c % totals.n_slots]):
         slot = c % totals.n_slots
         add_loss(totals, totals.slot_loss[slot])
         if run.request.grad != NULL:
-            run.plan.kernels.accumulate(run.request.n_sums,
-                                        totals.slots + slot * run.request.n_sums * run.plan.itemsize,
-                                        totals.wide, totals.wide_error, c == 0)
+            for k in range(n_parts_of_sums(run.request)):
+                if accumulate(run.plan, run.request, totals.slots + slot * run.request.n_sums * run.plan.itemsize,
+                              totals, k, c == 0, clock):
+                    return True
         store_int(&totals.slot_is_ready[slot], 0)
         c += 1
         store_size(&run.n_added, c)
+    return False
 
 
 # Strips ---------------------------------------------------------------------------------------------------------------
@@ -150,15 +159,24 @@ cdef void pack_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
     """Some panels of one layer's W^T."""
     cdef StripRun* run = <StripRun*>context
     cdef const Layers* plan = run.plan
-    cdef Py_ssize_t i = 1, n_tasks
+    cdef Py_ssize_t i = 1, n_tasks, first
+    cdef Clock own
+    cdef Clock* clock = clock_of_thread(run.clock, worker, &own)
+    cdef Pieces p
     while True:
         n_tasks = (plan.sizes[i] + PACK_COLUMNS - 1) // PACK_COLUMNS
         if index < n_tasks:
             break
         index -= n_tasks
         i += 1
-    plan.kernels.pack(plan.layers[i].n_in, plan.layers[i].n_out, run.request.params + plan.layers[i].W,
-                      run.work.packed[i], index * PACK_COLUMNS, (index + 1) * PACK_COLUMNS)
+    first = index * PACK_COLUMNS
+    start_pieces(&p, clock, 1, 1, min(<Py_ssize_t>PACK_COLUMNS, plan.sizes[i] - first), PIECE_COLUMNS,
+                 <double>MEMORY_FLOPS * plan.layers[i].n_in, 0)
+    while p.n:
+        plan.kernels.pack(plan.layers[i].n_in, plan.layers[i].n_out, run.request.params + plan.layers[i].W,
+                          run.work.packed[i], first + p.column, first + p.column + p.n)
+        if next_piece(&p, clock):
+            return
 
 
 cdef void strip_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
@@ -168,16 +186,18 @@ cdef void strip_task(void* context, Py_ssize_t index, int worker) noexcept nogil
     cdef Tile strip = part_of(run.plan, run.request, &run.group, first,
                               min(run.strip_rows, run.group.n_rows - first))
     cdef bint with_gradient = run.request.grad != NULL
+    cdef Clock own
+    cdef Clock* clock = clock_of_thread(run.clock, worker, &own)
     strip.scratch = run.work.scratch + worker * run.work.scratch_bytes
     strip.packing = PACKED
-    strip.is_workers = worker != 0
-    if forward_sweep(run.plan, run.request, run.work, &strip, with_gradient, run.clock):
+    if forward_sweep(run.plan, run.request, run.work, &strip, with_gradient, clock):
         return
-    output_gradient(run.plan, run.request, run.work, &strip,
-                    a_of(run.plan, run.work, &strip, run.plan.n_layers), run.work.row_loss + strip.first,
-                    with_gradient)
+    if output_gradient(run.plan, run.request, run.work, &strip,
+                       a_of(run.plan, run.work, &strip, run.plan.n_layers), run.work.row_loss + strip.first,
+                       with_gradient, clock):
+        return
     if with_gradient:
-        backward_sweep(run.plan, run.request, run.work, &strip, NULL, False, 0, run.clock)
+        backward_sweep(run.plan, run.request, run.work, &strip, NULL, False, 0, clock)
 
 
 cdef inline Py_ssize_t units_a_task(const StripRun* run, Py_ssize_t i) noexcept nogil:
@@ -192,8 +212,9 @@ cdef void units_task(void* context, Py_ssize_t index, int worker) noexcept nogil
     cdef Py_ssize_t i = 1, n_tasks, units, first
     cdef Tile group = run.group
     cdef const char* grad_a
+    cdef Clock own
+    cdef Clock* clock = clock_of_thread(run.clock, worker, &own)
     group.scratch = run.work.scratch + worker * run.work.scratch_bytes
-    group.is_workers = worker != 0
     while True:
         units = units_a_task(run, i)
         n_tasks = (run.plan.sizes[i] + units - 1) // units
@@ -205,21 +226,24 @@ cdef void units_task(void* context, Py_ssize_t index, int worker) noexcept nogil
     units = min(units, run.plan.sizes[i] - first)
     grad_a = a_of(run.plan, run.work, &group, i)
     if weight_gradient(run.plan, &group, i, grad_a, input_of(run.plan, run.work, &group, i), first, units,
-                       run.request.grad, run.add, run.divisor, run.clock):
+                       run.request.grad, run.add, run.divisor, clock):
         return
-    bias_gradient(run.plan, &group, i, grad_a, first, units, run.request.grad, run.add, run.divisor)
+    bias_gradient(run.plan, &group, i, grad_a, first, units, run.request.grad, run.add, run.divisor, clock)
 
 
 cdef void accumulate_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
     """Some parameters of a chunk's sums into the wide sums."""
     cdef StripRun* run = <StripRun*>context
-    accumulate(run.plan, run.request, run.totals, index, run.first_chunk)
+    cdef Clock own
+    accumulate(run.plan, run.request, run.request.grad, run.totals, index, run.first_chunk,
+               clock_of_thread(run.clock, worker, &own))
 
 
 cdef void divide_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
     """Some parameters of the result."""
     cdef StripRun* run = <StripRun*>context
-    divide(run.plan, run.request, run.totals, index)
+    cdef Clock own
+    divide(run.plan, run.request, run.totals, index, clock_of_thread(run.clock, worker, &own))
 
 
 cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Clock* clock) noexcept nogil:
@@ -239,7 +263,8 @@ cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Clock* cloc
         chunk_loss = 0
         n_rows = min(chunk_rows, request.n_kept - done)
         while in_chunk < n_rows and status == 0:
-            row = fill_tile(plan, request, run.work, &run.group, row, min(run.work.tile_rows, n_rows - in_chunk))
+            row = fill_tile(plan, request, run.work, &run.group, row, min(run.work.tile_rows, n_rows - in_chunk),
+                            clock)
             run.add = in_chunk > 0
             run.divisor = 0
             if run.totals.wide == NULL and in_chunk + run.group.n_rows == n_rows:
@@ -278,16 +303,17 @@ cdef struct RowsRun:
 
 
 cdef inline int rows_of(const Layers* plan, const Request* request, Workspace* work, Py_ssize_t row,
-                        Py_ssize_t n_rows, bint is_workers, Clock* clock) noexcept nogil:
+                        Py_ssize_t n_rows, Clock* clock) noexcept nogil:
     """The results of some rows, whatever is asked for; nonzero where a signal handler raised."""
     if request.mode == FORWARD:
-        return forward_of_tile(plan, request, work, row, n_rows, is_workers, clock)
-    return rows_of_tile_into(plan, request, work, row, n_rows, is_workers, clock)
+        return forward_of_tile(plan, request, work, row, n_rows, clock)
+    return rows_of_tile_into(plan, request, work, row, n_rows, clock)
 
 
 cdef void rows_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
     """One tile of a call by sample."""
     cdef RowsRun* run = <RowsRun*>context
     cdef Py_ssize_t row = index * run.tile_rows
-    rows_of(run.plan, run.request, run.work[worker], row, min(run.tile_rows, run.request.n_samples - row), worker != 0,
-            run.clock)
+    cdef Clock own
+    rows_of(run.plan, run.request, run.work[worker], row, min(run.tile_rows, run.request.n_samples - row),
+            clock_of_thread(run.clock, worker, &own))

@@ -48,7 +48,6 @@ cdef struct Tile:
     Py_ssize_t* rows             # the source row of each row of the tile
     char* scratch                # this thread's
     int packing
-    bint is_workers              # a worker's: it runs no signal handlers
 
 
 cdef inline bint has_weight(const Request* request, Py_ssize_t row, Py_ssize_t n_out) noexcept nogil:
@@ -63,10 +62,11 @@ cdef inline bint has_weight(const Request* request, Py_ssize_t row, Py_ssize_t n
 
 
 cdef Py_ssize_t fill_tile(const Layers* plan, const Request* request, Workspace* work, Tile* tile,
-                          Py_ssize_t row, Py_ssize_t n_rows) noexcept nogil:
+                          Py_ssize_t row, Py_ssize_t n_rows, Clock* clock) noexcept nogil:
     """n_rows rows with weight, from source row `row` on, into the tile; returns the row after the last one.
 
-    Where another thread sets weights to 0 during the call there are fewer: rows of zeros without weight then.
+    Where another thread sets weights to 0 during the call there are fewer, and where a signal handler raised: rows of
+    zeros without weight then.
     """
     cdef Py_ssize_t n_in = plan.sizes[0], n_out = plan.sizes[plan.n_layers], s = 0
     cdef Py_ssize_t weight_width = n_out if request.weight_kind == WEIGHT_PER_ENTRY else 1
@@ -78,7 +78,6 @@ cdef Py_ssize_t fill_tile(const Layers* plan, const Request* request, Workspace*
     tile.weight = NULL
     tile.rows = work.rows
     tile.scratch = work.scratch
-    tile.is_workers = False
     if request.n_kept == request.n_samples:
         if request.y != NULL:
             tile.y = request.y + row * n_out * plan.itemsize
@@ -107,6 +106,8 @@ cdef Py_ssize_t fill_tile(const Layers* plan, const Request* request, Workspace*
             memcpy(work.weight + s * weight_width, request.weight + row * weight_width, weight_width * sizeof(double))
             s += 1
         row += 1
+        if is_stopped(clock, MEMORY_FLOPS * (n_in + n_out)):
+            break
     if s < n_rows:
         memset(work.x + s * n_in * plan.itemsize, 0, (n_rows - s) * n_in * plan.itemsize)
         memset(work.weight + s * weight_width, 0, (n_rows - s) * weight_width * sizeof(double))
@@ -156,13 +157,3 @@ cdef inline const char* input_of(const Layers* plan, const Workspace* work, cons
 cdef inline Py_ssize_t ld_of_input(const Layers* plan, Py_ssize_t i) noexcept nogil:
     """The row length of h_{i-1} in reals: x has no padding."""
     return plan.sizes[0] if i == 1 else plan.layers[i - 1].ld
-
-
-cdef inline Py_ssize_t next_part(const Layers* plan, Py_ssize_t n_rows, Py_ssize_t depth,
-                                 Py_ssize_t n_left) noexcept nogil:
-    """Columns of a product that come before the next poll: whole panels, and no stump at the end."""
-    cdef Py_ssize_t n
-    if not plan.is_long:
-        return n_left
-    n = max(<Py_ssize_t>1, <Py_ssize_t>(PART_FLOPS / (2.0 * n_rows * depth)) // PACK_COLUMNS) * PACK_COLUMNS
-    return n_left if n_left < n + PACK_COLUMNS else n

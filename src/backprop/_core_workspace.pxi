@@ -23,7 +23,6 @@ cdef struct Layers:
     Py_ssize_t tile_rows         # at most so many rows in a tile
     Py_ssize_t row_bytes         # of a and h, one sample
     Py_ssize_t n_units           # of all layers but the input
-    bint is_long                 # a tile may take milliseconds: signals are polled within it
     bint has_own                 # an activation of the user's own, which may take any time
     bint is_serial               # some activation is a Python function
     int loss, link
@@ -106,8 +105,6 @@ cdef enum:
     TILE_BYTES = 524288
     L1_BYTES = 24576             # of 32 KiB, for a and h of the rows that g runs over while they are hot
     SMALL_BYTES = 131072         # of a gradient that is added to wide sums at the cost of some rows of its network
-    LONG_FLOPS = 100000000       # of all products of a kind with a tile: a millisecond on one core
-    PART_FLOPS = 2000000000      # of a product between two polls: 17 ms on one core in float32, 34 ms in float64
     GRADIENT_BYTES = 65536       # of gradients by sample that are written layer by layer, or copied at a time
 
 
@@ -139,7 +136,6 @@ cdef int plan_layers(Layers* plan) except -1:
         plan.tile_rows //= 2
     if largest_W * plan.itemsize > TILE_BYTES:
         plan.tile_rows = WIDE_TILE_ROWS
-    plan.is_long = 2.0 * plan.n_params * plan.tile_rows > LONG_FLOPS
     return 0
 
 

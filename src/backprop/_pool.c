@@ -346,5 +346,6 @@ int bp_pool_run(int n_threads, ptrdiff_t n_tasks, bp_pool_task task, void *conte
 }
 
 int bp_pool_size(void) { return LOAD(alive, relaxed); }
+unsigned bp_pool_forks(void) { return LOAD(forks, relaxed); }
 int64_t bp_pool_now(void) { return now(); }
 void bp_pool_yield(void) { yield(); }

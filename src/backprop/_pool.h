@@ -49,6 +49,10 @@ BP_POOL_HIDDEN void bp_pool_release(bp_pool_lease *lease);
 /* Worker threads alive now. */
 BP_POOL_HIDDEN int bp_pool_size(void);
 
+/* How often this process has forked, as a child counts it, since the pool was first taken: a task in which poll is called
+   may wait for other tasks as long as this stays as it is. */
+BP_POOL_HIDDEN unsigned bp_pool_forks(void);
+
 /* Nanoseconds of a clock that never goes back; and let another thread have this CPU. */
 BP_POOL_HIDDEN int64_t bp_pool_now(void);
 BP_POOL_HIDDEN void bp_pool_yield(void);
