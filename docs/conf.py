@@ -1,18 +1,16 @@
 """How the documentation is built: ``sphinx-build -W -n --keep-going docs build/docs``."""
 
 import sys
-from importlib import metadata
 from pathlib import Path
+
+import backprop
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "backprop"
 author = "The backprop developers"
 copyright = author
-try:
-    release = metadata.version("backprop-cpu")
-except metadata.PackageNotFoundError:  # an in-place build that is on the path, not installed
-    release = "development"
+release = backprop.__version__
 
 extensions = [
     "sphinx.ext.autodoc",

@@ -14,10 +14,11 @@ from backprop import _interpreter  # isort: skip  # noqa: F401  # before NumPy a
 
 from backprop import _after_import
 from backprop._inspection import LayerGradients
+from backprop._version import __version__
 from backprop.custom import Activation
 from backprop.ensemble import Ensemble
 from backprop.equations import hidden_gradient, preactivation_gradient
-from backprop.info import show_config, version
+from backprop.info import show_config
 from backprop.network import Network
 from backprop.objective import Objective
 from backprop.saving import load
@@ -38,16 +39,5 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
-
-
-__version__: str
-
-
-def __getattr__(name: str) -> str:
-    """Look up the version when it is asked for: the metadata of packages are slow to read."""
-    if name == "__version__":
-        return version()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
 
 _after_import.register("threadpoolctl", "backprop._threadpoolctl")

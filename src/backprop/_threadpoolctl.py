@@ -7,6 +7,7 @@ from typing import Any
 import threadpoolctl
 
 from backprop import threads
+from backprop._version import __version__
 
 
 class BackpropController(threadpoolctl.LibController):  # type: ignore[misc]
@@ -27,9 +28,7 @@ class BackpropController(threadpoolctl.LibController):  # type: ignore[misc]
 
     def get_version(self) -> str:
         """The version of the package."""
-        from backprop.info import version
-
-        return version()
+        return __version__
 
     def set_additional_attributes(self) -> None:
         """The instruction set beside the number of threads."""
