@@ -12,7 +12,7 @@ Start with `Network`. Arrays hold one sample a row; everything is of one dtype, 
 
 from backprop import _interpreter  # isort: skip  # noqa: F401  # before NumPy and all that is compiled
 
-from backprop import _after_import
+from backprop import _after_import, _threadpoolctl
 from backprop._inspection import LayerGradients
 from backprop._version import __version__
 from backprop.custom import Activation
@@ -40,4 +40,4 @@ __all__ = [
     "show_config",
 ]
 
-_after_import.register("threadpoolctl", "backprop._threadpoolctl")
+_after_import.register("threadpoolctl", _threadpoolctl.add_controller)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
-import threadpoolctl
-
-from backprop import threads
+from backprop import _core, threads
 from backprop._version import __version__
 
 
-class BackpropController(threadpoolctl.LibController):  # type: ignore[misc]
-    """Finds the compiled module among the process's libraries by a symbol that it exports."""
+class _Controller:
+    """What a LibController of ours adds: the compiled module is found by a symbol that it exports."""
 
     user_api = "backprop"
     internal_api = "backprop"
@@ -32,9 +31,10 @@ class BackpropController(threadpoolctl.LibController):  # type: ignore[misc]
 
     def set_additional_attributes(self) -> None:
         """The instruction set beside the number of threads."""
-        from backprop import _core
-
         self.simd: Any = _core.simd
 
 
-threadpoolctl.register(BackpropController)
+def add_controller(threadpoolctl: ModuleType) -> None:
+    """Add the controller to an imported threadpoolctl; those before 3.2 take none from outside."""
+    if hasattr(threadpoolctl, "register") and hasattr(threadpoolctl, "LibController"):
+        threadpoolctl.register(type("BackpropController", (_Controller, threadpoolctl.LibController), {}))
