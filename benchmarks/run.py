@@ -21,6 +21,8 @@ import machine
 import report
 from cases import CASES, QUICK, select
 
+from backprop.demo import figure_file
+
 WORKER = Path(__file__).with_name("worker.py")
 PEERS = ("numpy", "torch", "compile", "jax", "sklearn", "mlpfile")
 
@@ -40,7 +42,7 @@ def arguments(argv=None):
     parser.add_argument("--ours-only", action="store_true", help="no peers: times, rates and %% of the peak")
     parser.add_argument("--budget", type=float, help="seconds of timing a cell (default 4; quick 1.5; ours only 0.5)")
     parser.add_argument("--json", metavar="FILE", help="write everything measured")
-    parser.add_argument("--plot", metavar="FILE", help="draw the ratios to the best peer")
+    parser.add_argument("--plot", type=figure_file, metavar="FILE", help="draw the ratios to the best peer")
     options = parser.parse_args(argv)
     cases, quick = (derivatives.CASES, derivatives.QUICK) if options.derivatives else (CASES, select(QUICK))
     known = derivatives.PEERS if options.derivatives else PEERS

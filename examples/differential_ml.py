@@ -32,6 +32,7 @@ from scipy.optimize import OptimizeResult, minimize
 from scipy.special import ndtr
 
 from backprop import Network
+from backprop.demo import figure_file
 
 LOW, HIGH = np.array([0.5, 0.1, 0.25]), np.array([1.5, 0.5, 2.0])  # of spot, volatility, time; the strike is 1
 CENTRE, SCALE = (LOW + HIGH) / 2, (HIGH - LOW) / np.sqrt(12)  # a uniform variable's mean and standard deviation
@@ -160,7 +161,7 @@ def draw(path: str, pair: dict[str, Surrogate], n_shown: int, found: dict[tuple[
 def main(argv=None) -> None:
     """Fit at each number of samples, and print the errors against the closed form."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--plot", metavar="FILE", help="draw price, delta, and the errors")
+    parser.add_argument("--plot", type=figure_file, metavar="FILE", help="draw price, delta, and the errors")
     parser.add_argument("--quick", action="store_true", help="fewer samples and seeds")
     arguments = parser.parse_args(argv)
     numbers, n_seeds = ((256, 1024), 2) if arguments.quick else ((256, 1024, 4096, 16384), 3)

@@ -39,6 +39,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import least_squares
 
 from backprop import Network
+from backprop.demo import figure_file
 
 SCIPY, LM = "least_squares on residuals", "LM on normal_equations"
 BLUE, ORANGE, GREEN, PURPLE = "#1f5a92", "#d9722b", "#3a8a4d", "#7b4fa3"
@@ -318,7 +319,7 @@ def draw(path: str, problem: Problem, fits: dict[tuple[str, str], Fit], problems
 def main(argv=None) -> None:
     """Fit the three problems with both solvers, and print how many digits are NIST's."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--plot", metavar="FILE", help="draw the fits and the way there")
+    parser.add_argument("--plot", type=figure_file, metavar="FILE", help="draw the fits and the way there")
     parser.add_argument("--quick", action="store_true", help="leave nothing out: the whole takes a second")
     arguments = parser.parse_args(argv)
 

@@ -31,6 +31,7 @@ import argparse
 import numpy as np
 
 from backprop import Network
+from backprop.demo import figure_file
 
 COLORS = ("#3a8a4d", "#1f5a92", "#d9722b")
 SIZES = (64, 32, 10)
@@ -129,7 +130,9 @@ def draw(path: str, by_sigma: dict[float, np.ndarray], by_epsilon: dict[int, np.
 def main(argv=None) -> None:
     """Train at each noise level, and print the accuracy."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--plot", metavar="FILE", help="draw the accuracy against the noise and against epsilon")
+    parser.add_argument(
+        "--plot", type=figure_file, metavar="FILE", help="draw the accuracy against the noise and against epsilon"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer seeds")
     arguments = parser.parse_args(argv)
     n_seeds = 3 if arguments.quick else 10

@@ -1,11 +1,15 @@
 """The commands demo, info and check: output, exit statuses, and errors of one line."""
 
+import argparse
 import builtins
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from systems import needs_posix_files
 
 import backprop
 from backprop import __main__ as cli
@@ -55,6 +59,7 @@ def test_info_json(capsys):
         ["5", "8", "8", "1", "--activation", "tanh"],
         ["3", "4", "--loss", "cross_entropy", "--dtype", "float32", "--samples", "7", "--seed", "3"],
         ["3", "6", "2", "--activation", "leaky_relu:0.2", "--loss", "huber:0.5", "--output", "softplus"],
+        ["--activation", "tanh,elu:0.5", "3", "6", "4", "2"],
     ],
 )
 def test_check_of_a_right_gradient(arguments, capsys):
@@ -83,7 +88,8 @@ def test_check_of_a_wrong_gradient(wrong_gradient, capsys):
         (["check", "5", "1", "--samples", "0"], "expected an integer >= 1, got '0'"),
         (["check", "5", "1", "--seed", "-1"], "expected an integer >= 0, got '-1'"),
         (["train"], "invalid choice: 'train'"),
-        ([], "COMMAND"),
+        (["check", "5", "2", "1", "--activation", "tanh,relu"], "activations: expected 1"),
+        (["check", "5", "2", "2", "1", "--activation", "tanh,"], "activations[1]: expected one of"),
         (["demo", "--plot", "no/such/directory/demo.png"], "directory that exists"),
     ],
 )
@@ -94,6 +100,34 @@ def test_bad_arguments_are_one_line(arguments, message, capsys):
     assert captured.err.startswith("error: ")
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_each_layer_has_its_activation(monkeypatch, capsys):
+    """The pairs, in their order, as a list that Network takes."""
+    seen = []
+
+    def note(net, *_):
+        seen.append(net.activations)
+        return argparse.Namespace(ok=True)
+
+    monkeypatch.setattr(Network, "check_gradient", note)
+    assert cli.main(["check", "3", "6", "4", "5", "2", "--activation", "tanh,elu:0.5,leaky_relu:0.1"]) == 0
+    assert cli.main(["check", "3", "6", "4", "2", "--activation", "elu:0.5"]) == 0
+    assert seen == [("tanh", ("elu", 0.5), ("leaky_relu", 0.1)), (("elu", 0.5), ("elu", 0.5))]
+
+
+def test_version(capsys):
+    assert exit_status(["--version"]) == 0
+    assert capsys.readouterr().out == f"backprop {backprop.__version__}\n"
+
+
+def test_no_command_prints_the_help_and_fails(capsys):
+    """A script that forgets the command should not go on; 2 is argparse's status for arguments that lack something."""
+    assert exit_status([]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("usage: backprop")
+    assert "examples:" in captured.err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["info", "--help"], ["check", "--help"]])
@@ -129,6 +163,49 @@ def test_broken_pipe_is_quiet():
     assert err == b""
 
 
+COMMANDS = {"info": 0, "check 2 1": 0, "check 2 0": 2, "check": 2, "demo --list": 0, "--help": 0, "": 2}
+
+
+def run_in_shell(command, redirections, unbuffered=""):
+    """The status of a command under a shell's redirections, and what it says on the streams that are left."""
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -m backprop {command} {redirections}', sys.executable],
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+@needs_posix_files
+@pytest.mark.parametrize(("command", "status"), COMMANDS.items())
+def test_closed_streams(command, status):
+    code, out, err = run_in_shell(command, ">&-")
+    assert (code, out) == (74, "")
+    assert err == "error: expected an open standard output, got a closed one\n"
+    code, out, _ = run_in_shell(command, "2>&-")
+    assert code == status
+    assert (out == "") == (status == 2), "errors do not belong on standard output"
+    assert run_in_shell(command, ">&- 2>&-") == (74, "", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, as Linux has it")
+@pytest.mark.parametrize(("command", "status"), COMMANDS.items())
+def test_full_disk(command, status):
+    code, _, err = run_in_shell(command, ">/dev/full")
+    assert code == (status or 74)
+    assert status or err.startswith("error: expected to write the output, got ")
+    assert run_in_shell(command, ">/dev/full 2>/dev/full")[0] == (status or 74)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, as Linux has it")
+def test_full_disk_where_nothing_is_buffered():
+    assert run_in_shell("info", ">/dev/full", unbuffered="1")[0] == 74
+
+
 def test_module_runs():
     done = subprocess.run([sys.executable, "-m", "backprop", "info"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("backprop:")
@@ -151,6 +228,66 @@ def test_short_demo(capsys):
     captured = capsys.readouterr()
     assert "training: 3 iterations" in captured.out
     assert "3/3" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("demo.xyz", "expected a format that matplotlib writes"),
+        ("plots/", "expected a file name with an ending such as .png or .pdf"),
+        ("demo.png/", "expected a file name with an ending such as .png or .pdf"),
+        ("plots/.png", "expected a file name with an ending such as .png or .pdf"),
+        ("demo", "expected a file name with an ending such as .png or .pdf"),
+        ("", "expected a file name with an ending such as .png or .pdf"),
+        ("none/demo.png", "expected a file in a directory that exists"),
+        ("folder.png", "expected a file that may be written"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn_is_refused_at_once(name, message, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(demo, "run", lambda **_: pytest.fail("the demo has begun"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "folder.png").mkdir()
+    assert exit_status(["demo", "--plot", name]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: argument --plot: {message}")
+    assert repr(name) in err
+    assert err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder.png", "plots"]
+
+
+def test_a_figure_without_matplotlib_is_refused_at_once(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert exit_status(["demo", "--plot", "demo.png"]) == 2
+    err = capsys.readouterr().err
+    assert "a figure needs matplotlib" in err
+    assert "pip install 'backprop-cpu[demo]'" in err
+
+
+def test_a_figure_that_fails_at_last_is_one_line(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    figure = pytest.importorskip("matplotlib.figure")
+
+    def full(self, file, **options):
+        if isinstance(file, str):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(figure.Figure, "savefig", full)
+    assert cli.main(["demo", "--maxiter", "1", "--plot", str(tmp_path / "demo.png")]) == 2
+    assert "error: plot: expected a file that can be written, got " in capsys.readouterr().err
+
+
+def test_an_interrupt_of_the_training_says_what_is_lost(monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "train", interrupt)
+    assert cli.main(["demo"]) == 130
+    assert capsys.readouterr().err == "interrupted: the training is lost; no figure was drawn and no file written\n"
 
 
 def test_demo_stops_at_a_wrong_gradient(wrong_gradient, monkeypatch, capsys):

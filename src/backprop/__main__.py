@@ -7,12 +7,13 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
+from backprop._version import __version__
 from backprop.activations import ACTIVATIONS
 from backprop.losses import LOSSES
 
-OK, FAILED, BAD_ARGUMENTS, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+OK, FAILED, BAD_ARGUMENTS, NOT_WRITTEN, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 74, 130, 141  # 74: EX_IOERR of sysexits.h
 
 EXAMPLES = """\
 examples:
@@ -20,6 +21,10 @@ examples:
   backprop info --json
   backprop check 5 8 8 1 --activation tanh
   backprop check 20 50 3 --loss cross_entropy --dtype float32
+
+The exit status is 0, or 1 for a wrong gradient or a package that the demo
+lacks, 2 for bad or no arguments, 74 if the output cannot be written, 130 after
+Ctrl-C, and 141 if the reader of the output went away.
 """
 
 CHECK_EXAMPLES = """\
@@ -34,17 +39,31 @@ losses:
 examples:
   backprop check 5 8 8 1 --activation tanh
   backprop check 6 4 2 --activation leaky_relu:0.2 --loss huber:0.5
+  backprop check 6 5 4 2 --activation tanh,elu:0.5 --output softplus
 
 The exit status is 0 if the gradient is right, 1 if it is wrong, and 2 if the
 arguments make no network.
 """
 
 
+def _drop(stream: TextIO) -> None:
+    """Forget what is left to be written, which would raise again when the interpreter exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _print_error(text: str) -> None:
+    try:
+        print(text, file=sys.stderr)
+    except OSError:  # the exit status has to say it alone
+        _drop(sys.stderr)
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_ARGUMENTS, f"error: {message} (see {self.prog} --help)\n")
+        _print_error(f"error: {message} (see {self.prog} --help)")
+        sys.exit(BAD_ARGUMENTS)
 
 
 def _spec(text: str) -> str | tuple[str, float]:
@@ -56,6 +75,19 @@ def _spec(text: str) -> str | tuple[str, float]:
         return name, float(parameter)
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected a number after the colon, got {text!r}") from None
+
+
+def _specs(text: str) -> str | tuple[str, float] | list[str | tuple[str, float]]:
+    """One of these for all layers, or a list with one for each."""
+    specs = [_spec(one) for one in text.split(",")]
+    return specs if len(specs) > 1 else specs[0]
+
+
+def _figure_file(path: str) -> str:
+    """A file for a figure; NumPy is imported for those who ask for one."""
+    from backprop.demo import figure_file
+
+    return figure_file(path)
 
 
 def _natural(text: str) -> int:
@@ -89,7 +121,8 @@ def _parser() -> _Parser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"backprop {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     demo = commands.add_parser(
         "demo",
@@ -99,7 +132,12 @@ def _parser() -> _Parser:
         "images that was held out. Needs: pip install 'backprop-cpu[demo]'",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    demo.add_argument("--plot", metavar="FILE", help="draw the learning curve and the confusion matrix (.png, .pdf)")
+    demo.add_argument(
+        "--plot",
+        type=_figure_file,
+        metavar="FILE",
+        help="draw the learning curve and the confusion matrix (.png, .pdf)",
+    )
     demo.add_argument("--list", action="store_true", help="list the demo and the repository's examples; run nothing")
     demo.add_argument("--maxiter", type=_natural, default=100, metavar="N", help="iterations of L-BFGS-B (default 100)")
     demo.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the initial weights (default 0)")
@@ -122,10 +160,10 @@ def _parser() -> _Parser:
     check.add_argument("sizes", nargs="+", type=int, metavar="SIZES", help="layer sizes n_0 n_1 ... n_L, at least two")
     check.add_argument(
         "--activation",
-        type=_spec,
+        type=_specs,
         default="relu",
-        metavar="NAME",
-        help="activation of the hidden layers (default relu)",
+        metavar="NAME[,...]",
+        help="activation of all hidden layers, or one for each after commas (default relu)",
     )
     check.add_argument("--output", type=_spec, default="identity", metavar="NAME", help="output (default identity)")
     check.add_argument(
@@ -193,27 +231,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0, 1 for a wrong gradient or a demo that cannot run, 2 for bad arguments, 130 after Ctrl-C,
-        141 where the reader of the output went away.
+        The exit status: 0, 1 for a wrong gradient or a demo that cannot run, 2 for bad or no arguments, 74 if the
+        output cannot be written, 130 after Ctrl-C, 141 if the reader of the output went away.
 
     Raises
     ------
     SystemExit
-        From argparse: 0 after ``--help``, 2 for arguments that it refuses.
+        From argparse: 0 after ``--help`` and ``--version``, 2 for arguments that it refuses.
     """
+    if sys.stderr is None:  # print would write the errors to standard output instead
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # as long as the process
+    if sys.stdout is None:
+        _print_error("error: expected an open standard output, got a closed one")
+        return NOT_WRITTEN
     try:
-        arguments = _parser().parse_args(argv)
-        status = _run(arguments)
-        sys.stdout.flush()
-        return status
+        parser = _parser()
+        try:
+            arguments = parser.parse_args(argv)
+            if arguments.command is None:
+                _print_error(parser.format_help().rstrip())
+                return BAD_ARGUMENTS
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # What is still buffered would raise again when the interpreter exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop(sys.stdout)
         return BROKEN_PIPE
-    except (ValueError, TypeError, MemoryError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except OSError as error:
+        _drop(sys.stdout)
+        _print_error(f"error: expected to write the output, got {error}")
+        return NOT_WRITTEN
+    except (ValueError, TypeError, MemoryError) as error:
+        _print_error(f"error: {' '.join(str(error).split())}")
         return BAD_ARGUMENTS
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import io
+import os
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,6 +48,45 @@ def list_demos() -> str:
     """What there is to run, and how: the demo, and the examples of the repository."""
     lines = [f"  python {path} [--plot FILE] [--quick]\n      {about}" for path, about in EXAMPLES.items()]
     return LIST.format(examples="\n".join(lines))
+
+
+def figure_file(path: str) -> str:
+    """The path, if a figure can be written there: looked at before anything is computed.
+
+    Parameters
+    ----------
+    path : str
+        As it stands after ``--plot``, for which this is the type.
+
+    Returns
+    -------
+    str
+        The same.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If matplotlib is missing or cannot write the format, or if the file cannot be written.
+    """
+    ending = os.path.splitext(path)[1].lower()
+    folder = os.path.dirname(os.path.abspath(path))
+    if not ending:  # matplotlib would choose another name
+        raise argparse.ArgumentTypeError(f"expected a file name with an ending such as .png or .pdf, got {path!r}")
+    if not os.path.isdir(folder):
+        raise argparse.ArgumentTypeError(f"expected a file in a directory that exists, got {path!r}")
+    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise argparse.ArgumentTypeError(f"expected a file that may be written, got {path!r}")
+    try:
+        from matplotlib.figure import Figure
+
+        figure = Figure()
+        figure.text(0.5, 0.5, "x")  # some formats need a program of their own for text
+        figure.savefig(io.BytesIO(), format=ending[1:])
+    except ModuleNotFoundError as error:
+        raise argparse.ArgumentTypeError(f"a figure needs {error.name}: pip install 'backprop-cpu[demo]'") from error
+    except Exception as error:
+        raise argparse.ArgumentTypeError(f"expected a format that matplotlib writes, got {path!r}: {error}") from error
+    return path
 
 
 def load_digits(seed: int = 0) -> tuple[Array, Array, Array, Array]:
@@ -125,8 +166,8 @@ def draw(path: str, history: History, y_test: Array, y_found: Array) -> None:
 
     Raises
     ------
-    OSError, ValueError
-        Where the file cannot be written or its format is not known.
+    ValueError
+        If the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -162,7 +203,10 @@ def draw(path: str, history: History, y_test: Array, y_found: Array) -> None:
     matrix.set_ylabel("true label")
     matrix.set_title(f"{counts.sum()} held-out digits, {np.trace(counts) / counts.sum():.1%} right")
     figure.colorbar(image, ax=matrix, label="share of the true label", shrink=0.85)
-    figure.savefig(path, dpi=150)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise ValueError(f"plot: expected a file that can be written, got {path!r}: {error}") from error
 
 
 def run(plot: str | None = None, maxiter: int = 100, seed: int = 0) -> int:
@@ -171,7 +215,7 @@ def run(plot: str | None = None, maxiter: int = 100, seed: int = 0) -> int:
     Parameters
     ----------
     plot : str, optional
-        A file for the figure.
+        A file for the figure, as `figure_file` returns it.
     maxiter : int
     seed : int
         Of the initial weights; the split of the data is always the same.
@@ -183,8 +227,8 @@ def run(plot: str | None = None, maxiter: int = 100, seed: int = 0) -> int:
 
     Raises
     ------
-    OSError, ValueError
-        Where the figure cannot be written.
+    ValueError
+        If the figure cannot be written.
     """
     try:
         import matplotlib  # noqa: F401
@@ -193,8 +237,6 @@ def run(plot: str | None = None, maxiter: int = 100, seed: int = 0) -> int:
     except ModuleNotFoundError as error:
         print(f"error: the demo needs {error.name}: pip install 'backprop-cpu[demo]'", file=sys.stderr)
         return 1
-    if plot is not None and not Path(plot).absolute().parent.is_dir():  # better now than after the training
-        raise FileNotFoundError(f"--plot: expected a file in a directory that exists, got {plot!r}")
 
     start = time.perf_counter()
     x_train, x_test, y_train, y_test = load_digits()
@@ -211,7 +253,11 @@ def run(plot: str | None = None, maxiter: int = 100, seed: int = 0) -> int:
 
     training_start = time.perf_counter()
     sys.stdout.flush()  # before the bar on stderr
-    history, n_evaluations = train(net, x_train, y_train, x_test, y_test, maxiter)
+    try:
+        history, n_evaluations = train(net, x_train, y_train, x_test, y_test, maxiter)
+    except KeyboardInterrupt:
+        print("interrupted: the training is lost; no figure was drawn and no file written", file=sys.stderr)
+        raise
     training_time = time.perf_counter() - training_start
     print(f"training: {len(history.loss)} iterations, {n_evaluations} gradients, {training_time:.2f} s")
 
