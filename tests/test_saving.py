@@ -321,6 +321,30 @@ def test_what_is_no_file_is_refused(path):
         backprop.load(path)
 
 
+@pytest.mark.parametrize("name", ["", "new/", "new/.", "..", "folder/", ".", "missing/", "file/"])
+def test_the_name_of_a_directory_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(IsADirectoryError, match="expected the name of a file") as caught:
+        make().save(name)
+    assert caught.value.filename == name
+    assert str(caught.value).endswith(f": {name!r}")
+    assert sorted(os.listdir()) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "old"
+
+
+@pytest.mark.parametrize("name", ["missing/net", "missing/../net", "x" * 300, "folder"])
+def test_an_error_names_the_file_and_nothing_else(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="Errno") as caught:
+        make().save(name)
+    assert caught.value.filename == name
+    assert str(caught.value).endswith(f": {name!r}")
+    assert os.listdir() == ["folder"]
+
+
 @needs_posix_files
 def test_what_must_not_be_written(path):
     net = make()
@@ -354,7 +378,7 @@ def test_a_fault_leaves_the_old_file_alone(path, monkeypatch, target, error):
 
     with monkeypatch.context() as patch:
         patch.setattr(saving.os, target, fail)
-        with pytest.raises(error, match=re.escape(path.name) if error is OSError else None):
+        with pytest.raises(error, match=re.escape(f": {str(path)!r}") + "$" if error is OSError else None):
             make(dtype="float32").save(path)
     assert os.listdir(path.parent) == [path.name]
     assert_same(backprop.load(path), net)

@@ -318,13 +318,16 @@ def _grammar() -> _Grammar:
 # Writing -------------------------------------------------------------------------------------------------------------
 
 
-def _replace(path: str, data: bytes) -> None:
+def _replace(named: str, data: bytes) -> None:
     """Put a new file in the place of the old one, in one step."""
-    path = os.path.realpath(path)  # where a symbolic link points, as open would write
-    old_mode = _mode_of_old(path)
-    folder, name = os.path.split(path)
-    temporary = f".{KEY}-{os.urandom(8).hex()}.tmp"  # no part of the name: that may be as long as names may be
+    if os.path.basename(named) in ("", os.curdir, os.pardir):  # realpath would make a file's name of "new/"
+        raise IsADirectoryError(errno.EISDIR, "path: expected the name of a file, got that of a directory", named)
     try:
+        os.stat(os.path.dirname(named) or os.curdir)  # realpath would shorten "missing/../name"
+        path = os.path.realpath(named)  # where a symbolic link points, as open would write
+        old_mode = _mode_of_old(path)
+        folder, name = os.path.split(path)
+        temporary = f".{KEY}-{os.urandom(8).hex()}.tmp"  # no part of the name: that may be as long as names may be
         directory = None
         if os.open in os.supports_dir_fd:
             directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -343,8 +346,7 @@ def _replace(path: str, data: bytes) -> None:
             if directory is not None:
                 os.close(directory)
     except OSError as error:
-        error.filename, error.filename2 = path, None  # what the caller named, not the temporary file
-        raise
+        raise OSError(error.errno, error.strerror, named) from error  # what the caller named, not the temporary file
 
 
 def _mode_of_old(path: str) -> int | None:
