@@ -558,6 +558,15 @@ def with_directions(rng, problem, call):
     )
 
 
+def rows_of(data, rows):
+    """The same data for some rows: a slice or a mask."""
+    problem = data.problem
+    weight = None if problem.weight is None else problem.weight[rows]
+    part = replace(problem, x=problem.x[rows], y=problem.y[rows], y_filled=problem.y_filled[rows], weight=weight)
+    return replace(data, problem=part, x=data.x[rows], x_filled=data.x_filled[rows], y=data.y[rows],
+                   cotangent=data.cotangent[rows], grad_x=data.grad_x[rows])  # fmt: skip
+
+
 def with_params(data, theta):
     """The same data for a network of the same shape with other parameters."""
     net = copy.deepcopy(data.problem.net)

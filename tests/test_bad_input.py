@@ -87,6 +87,8 @@ BAD_X = {
 @pytest.mark.parametrize("name", [*WITH_LOSS, "forward"])
 @pytest.mark.parametrize("case", BAD_X)
 def test_x(name, case):
+    if (name, case) == ("forward", "no samples"):
+        return  # gives no rows: tests/test_empty_batches.py
     x, error = BAD_X[case]
     arguments = (x,) if name == "forward" else (x, Y["squared_error"])
     assert_refused(name, make(), arguments, error, "x: ")

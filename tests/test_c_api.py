@@ -143,7 +143,8 @@ def test_refused_arguments(probe):
         assert grad is None or np.array_equal(grad, before)
         assert np.array_equal(net.params, own)
 
-    refused("^n_samples: expected at least one sample", n=0)
+    refused("^n_samples: expected at least one sample, got 0: the mean of no samples is not defined", n=0)
+    refused("^n_samples: expected a number >= 0", n=-1)
     refused("^n_threads: expected at least one thread", n_threads=0)
     refused("^x: expected a pointer, got NULL", x=None)
     refused("^loss: expected a pointer, got NULL", with_loss=False)
@@ -176,6 +177,18 @@ def test_refused_arguments(probe):
     for which in range(3):
         with pytest.raises(ValueError, match="address"):
             probe.misaligned(poisson, x, y, np.empty(poisson.n_params + 1), which)
+
+
+def test_no_samples(probe):
+    net = Network([2, 3, 2], rng=0)
+    probe.forward(net, 0, None, None, None, 1)  # nothing to look at, and nothing to do
+    y_hat = np.full((1, 2), 7.0)
+    probe.forward(net, 0, None, np.ones((1, 2)), y_hat, 3)
+    assert (y_hat == 7).all()
+    with pytest.raises(ValueError, match=r"^n_samples: expected a number >= 0"):
+        probe.forward(net, -1, None, np.ones((1, 2)), y_hat, 1)
+    with pytest.raises(ValueError, match=r"^n_samples: .* the mean of no samples is not defined"):
+        probe.value_and_grad(net, 0, None, None, None, None, None, None, 1)
 
 
 def test_entries_of_weight_0_are_not_looked_at(probe):

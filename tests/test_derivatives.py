@@ -19,6 +19,7 @@ from derivative_peers import (
     TorchPeer,
     arrays,
     random_data,
+    rows_of,
 )
 from problems import (
     ACTIVATION_NAMES,
@@ -318,15 +319,6 @@ def peak_with_out(name, n_samples, weight):
 
 
 # Weights -------------------------------------------------------------------------------------------------------------
-
-
-def rows_of(data, rows):
-    """The same data for some rows: a slice or a mask."""
-    problem = data.problem
-    weight = None if problem.weight is None else problem.weight[rows]
-    part = replace(problem, x=problem.x[rows], y=problem.y[rows], y_filled=problem.y_filled[rows], weight=weight)
-    return replace(data, problem=part, x=data.x[rows], x_filled=data.x_filled[rows], y=data.y[rows],
-                   cotangent=data.cotangent[rows], grad_x=data.grad_x[rows])  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["sample", "entry"])
@@ -733,7 +725,6 @@ BAD = {  # argument -> what it is -> (value, error)
         "3-D": (X[None], ValueError),
         "a column too few": (X[:, :2], ValueError),
         "transposed": (X.T, ValueError),
-        "no samples": (X[:0], ValueError),
         "ragged": ([[1.0, 2.0, 3.0], [4.0]], ValueError),
         "complex": (X + 0j, TypeError),
         "object": (X.astype(object), TypeError),

@@ -245,7 +245,7 @@ def wrong_shape(random, plain, allowed, any_rows):
             value = np.empty((0, *plain.shape[1:]), plain.dtype)
         else:
             value = np.zeros((1,) * random.choice([5, 32]), plain.dtype)
-        fits = any_rows and value.ndim and len(value) and any(value.shape[1:] == shape[1:] for shape in allowed)
+        fits = any_rows and value.ndim and any(value.shape[1:] == shape[1:] for shape in allowed)
         if value.shape not in allowed and not fits:
             return value, f"shape {value.shape}"
 

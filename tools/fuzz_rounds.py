@@ -126,7 +126,7 @@ class Round(Drawing, Others, Special):
             return {self.members.shape}
         if name.startswith("ensemble_forward"):  # any number of rows will do
             n, i = self.numbers["x"].shape
-            return {shape for rows in range(1, n + 2) for shape in ((rows, i), (m, rows, i))}
+            return {shape for rows in range(n + 2) for shape in ((rows, i), (m, rows, i))}
         return shapes | {(m, *shape) for shape in shapes} if name.startswith("ensemble") else shapes
 
     def _spec(self, name):

@@ -101,9 +101,9 @@ class Calls:
         n_threads = threads.resolve(n_threads)
         y_, weights = None, None
         if call.takes_y:
-            y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)
+            y_, x_, theta, weights = self._inputs(x, y, params, sample_weight, of_mean=call.is_mean)
         else:
-            x_, theta = _validate.samples(x, self._sizes[0], self._dtype), self._theta(params)
+            x_, theta = self._samples(x), self._theta(params)
         direction = _validate.params(v, self.n_params, self._dtype, "v") if call.takes_v else None
         others = _validate.inputs(x, x_, y, y_, params, theta, sample_weight, weights)
         shape = self._plan.result_shape(call, x_.shape[0])
@@ -139,6 +139,9 @@ class Calls:
 
     # Arguments -------------------------------------------------------------------------------------------------------
 
+    def _samples(self, x: npt.ArrayLike, *, of_mean: bool = False) -> Array:
+        return _validate.samples(x, self._sizes[0], self._dtype, of_mean=of_mean)
+
     def _theta(self, params: npt.ArrayLike | None) -> Array:
         return self._params if params is None else _validate.params(params, self.n_params, self._dtype)
 
@@ -148,9 +151,11 @@ class Calls:
         y: npt.ArrayLike | None,
         params: npt.ArrayLike | None,
         sample_weight: npt.ArrayLike | None,
+        *,
+        of_mean: bool = True,
     ) -> tuple[Array, Array, Array, _validate.Weights | None]:
         """The arguments that the calls with a loss share, accepted and converted: y, x, params, weights."""
-        x_ = _validate.samples(x, self._sizes[0], self._dtype)
+        x_ = self._samples(x, of_mean=of_mean)
         n_samples, n_out = x_.shape[0], self._sizes[-1]
         theta = self._theta(params)
         weights = _validate.sample_weight(sample_weight, self._loss, n_samples, n_out)

@@ -4,7 +4,7 @@ All but `network_of` are for use without the GIL, by many threads at once while 
 
 Arguments
     net             a handle from `network_of`
-    n_samples       at least 1
+    n_samples       at least 1; forward does nothing where it is 0
     params          (n_params,) reals in the layout of `Network.params`, or NULL for the network's own
     x               (n_samples, n_inputs) reals
     y               (n_samples, n_outputs) reals: targets, or probabilities for cross_entropy; NULL with labels

@@ -66,6 +66,8 @@ cdef int value_and_grad(const NetworkHandle* net, Py_ssize_t n_samples, const vo
     cdef Clock silent
     reset_clock(&silent, True, False)
     begin(net, &request, n_samples, params, x, n_threads)
+    if n_samples == 0:
+        refuse_argument(b"n_samples: expected at least one sample, got 0: the mean of no samples is not defined")
     if (y == NULL) == (labels == NULL):
         refuse_argument(b"y, labels: expected one of the two, got both or none")
     if labels != NULL and plan.loss != CROSS_ENTROPY:
@@ -94,6 +96,8 @@ cdef int forward(const NetworkHandle* net, Py_ssize_t n_samples, const void* par
     cdef Request request
     cdef double no_loss = 0
     begin(net, &request, n_samples, params, x, n_threads)
+    if n_samples == 0:
+        return 0
     if y_hat == NULL:
         refuse_argument(b"y_hat: expected a pointer, got NULL")
     check_result(b"y_hat: expected memory of its own, got some that overlaps an input",
@@ -112,11 +116,11 @@ cdef int begin(const NetworkHandle* net, Request* request, Py_ssize_t n_samples,
     """A request with parameters and samples."""
     if net == NULL:
         refuse_argument(b"net: expected a handle, got NULL")
-    if n_samples < 1:
-        refuse_argument(b"n_samples: expected at least one sample, got less")
+    if n_samples < 0:
+        refuse_argument(b"n_samples: expected a number >= 0, got a negative one")
     if n_threads < 1:
         refuse_argument(b"n_threads: expected at least one thread, got less")
-    if x == NULL:
+    if x == NULL and n_samples > 0:
         refuse_argument(b"x: expected a pointer, got NULL")
     if not is_aligned(x, net.plan.itemsize) or not is_aligned(params, net.plan.itemsize):
         refuse_argument(b"x, params: expected addresses that are multiples of a real's size")

@@ -39,6 +39,11 @@ cdef class Call:
         """Whether samples have results of their own, and there are no sums."""
         return self.sums == NULL and self.rows != NULL
 
+    @property
+    def is_mean(self):
+        """Whether a mean over samples is asked for, which is not defined of none."""
+        return self.takes_y and self.share == OF_MEAN
+
 
 CALLS = {}
 

@@ -62,6 +62,9 @@ cdef class Plan:
         linearization is hvp's, and keeps what does not depend on v.
         """
         cdef Request request
+        if cnp.PyArray_DIM(x, 0) == 0:  # no rows, and sums of nothing; means of it have been refused
+            memset(cnp.PyArray_DATA(out), 0, cnp.PyArray_NBYTES(out))
+            return 0.0
         start_request(&self.layers, &request, params, x)
         if y is not None:
             set_targets(&self.layers, &request, y, weights)

@@ -64,7 +64,7 @@ class Derivatives(Calls):
         if result is not None:
             return result
         n_threads = threads.resolve(n_threads)
-        x_ = _validate.samples(x, self._sizes[0], self._dtype)
+        x_ = self._samples(x)
         cotangent_ = _validate.rows(cotangent, x_.shape[0], (self._sizes[-1],), self._dtype, "cotangent")
         theta = self._theta(params)
         grad_params, grad_x = np.empty(self.n_params, self._dtype), np.empty_like(x_)

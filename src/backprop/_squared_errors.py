@@ -53,7 +53,7 @@ class SquaredErrors(Calls):
         """
         threads.resolve(n_threads)
         self._need_squared_error("residuals")
-        y_, x_, _, weights = self._inputs(x, y, None, sample_weight)
+        y_, x_, _, weights = self._inputs(x, y, None, sample_weight, of_mean=False)
         root = np.ones((x_.shape[0], 1)) if weights is None else np.sqrt(weights.array)
         root = np.broadcast_to(root if root.ndim == 2 else root[:, None], y_.shape).astype(self._dtype)
         counts = root != 0

@@ -125,16 +125,22 @@ def _convert(array: Array, dtype: npt.DTypeLike, name: str) -> Array:
         raise MemoryError(f"{name}: {describe(array)} does not fit into memory as {np.dtype(dtype)}") from error
 
 
-def samples(value: object, n_in: int, dtype: np.dtype, name: str = "x") -> Array:
-    """x: (n_samples, n_0), at least one sample."""
+def samples(value: object, n_in: int, dtype: np.dtype, name: str = "x", *, of_mean: bool = False) -> Array:
+    """x: (n_samples, n_0); of a mean at least one sample."""
     array = as_array(value, name)
+    if of_mean and array.shape[:1] == (0,):
+        raise ValueError(
+            f"{name}: expected at least one sample, got 0: the mean of no samples is not defined; skip empty batches"
+        )
     if array.ndim != 2:
-        hint = "; one sample is x[None]" if array.ndim == 1 else ""
+        hint = ""
+        if array.shape == (0,):
+            hint = f"; a batch of no samples is np.empty((0, {n_in}))"
+        elif array.ndim == 1:
+            hint = "; one sample is x[None]"
         raise ValueError(f"{name}: expected shape (n_samples, {n_in}), got {array.shape}{hint}")
     if array.shape[1] != n_in:
         raise ValueError(f"{name}: expected {n_in} columns, the size of layer 0, got {array.shape[1]}")
-    if array.shape[0] == 0:
-        raise ValueError(f"{name}: expected at least one sample, got 0: the mean of no samples is not defined")
     return _convert(array, dtype, name)
 
 
@@ -189,6 +195,8 @@ def targets(value: object, loss: Loss, n_samples: int, n_out: int, dtype: np.dty
     array = as_array(value, "y")
     weight = None if weights is None else weights.array
     if loss.name == "cross_entropy":
+        if n_samples == 0 and array.shape == (0,):
+            array = array.astype(np.intp)  # an empty list has no dtype
         if array.dtype.kind in "iu" and array.ndim != 2:
             return _labels(array, n_samples, n_out, weight)
         if array.dtype.kind != "f":
@@ -242,7 +250,7 @@ def sample_weight(value: object, loss: Loss, n_samples: int, n_out: int) -> Weig
     if bad >= 0:
         row = bad // n_per_row
         raise ValueError(f"sample_weight: expected finite weights >= 0, got {weight.flat[bad]} in row {row}")
-    if largest == 0:
+    if largest == 0 and n_samples > 0:
         raise ValueError("sample_weight: expected at least one weight > 0, got none: all weights are 0")
     return Weights(weight, scale, total, n_kept)
 

@@ -112,7 +112,7 @@ class Ensemble:
             Where an argument is refused.
         """
         n_threads = threads.resolve(n_threads)
-        x_ = self._samples(x)
+        x_ = self._samples(x, of_mean=False)
         y_hat = np.empty((len(self), x_.shape[-2], self._net.sizes[-1]), self._net.dtype)
         for m, row in enumerate(self._all_params):
             self._net._plan.run(_FORWARD, row, x_[m] if x_.ndim == 3 else x_, None, y_hat[m], None, n_threads)
@@ -155,7 +155,7 @@ class Ensemble:
             if result is not None:
                 return result
         n_threads = threads.resolve(n_threads)
-        x_ = self._samples(x)
+        x_ = self._samples(x, of_mean=True)
         weights = self._weights(sample_weight, x_.shape[-2])
         y_ = self._targets(y, x_.shape[-2], weights)
         if out is None:
@@ -172,14 +172,17 @@ class Ensemble:
         net._plan.ensemble_value_and_grad(self._all_params, x_, y_, losses, grads, weights, n_threads)
         return losses, grads
 
-    def _samples(self, x: npt.ArrayLike) -> Array:
+    def _samples(self, x: npt.ArrayLike, *, of_mean: bool) -> Array:
         """x, shared or one a member."""
         array = _validate.as_array(x, "x")  # once: an object may make another array each time
         if array.ndim != 3:
-            return _validate.samples(array, self._net.sizes[0], self._net.dtype)
+            return _validate.samples(array, self._net.sizes[0], self._net.dtype, of_mean=of_mean)
         rows = self._one_a_member(array, "x")
         flat = _validate.samples(
-            rows.reshape(rows.shape[0] * rows.shape[1], rows.shape[2]), self._net.sizes[0], self._net.dtype
+            rows.reshape(rows.shape[0] * rows.shape[1], rows.shape[2]),
+            self._net.sizes[0],
+            self._net.dtype,
+            of_mean=of_mean,
         )
         return flat.reshape(rows.shape)
 

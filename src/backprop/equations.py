@@ -67,6 +67,8 @@ def preactivation_gradient(grad_h: npt.ArrayLike, a: npt.ArrayLike, activation: 
     gradients = _validate.matrix(grad_h, "grad_h", preactivations.dtype)
     _validate.same_shape(["a", "grad_h"], [preactivations, gradients])
     grad_a = np.array(preactivations, order="C")
+    if grad_a.size == 0:
+        return grad_a
     if isinstance(g, Activation):
         grad_a[...] = g.g_prime(grad_a.astype(np.float64), parameter)
     else:

@@ -305,7 +305,7 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         Parameters
         ----------
         x : (n_samples, n_0) array_like
-            At least one sample.
+            At least one sample. Calls by sample, and sums over samples, take none too.
         y : (n_samples, n_L) array_like
             Or (n_samples,) where n_L is 1. For cross_entropy integer labels (n_samples,), or probabilities.
         params : (n_params,) array_like, optional
