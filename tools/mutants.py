@@ -603,7 +603,7 @@ MUTATIONS = [Mutation(*row) for row in [
      "        pool.skip_creation = SKIP_CREATION;\n        return;\n", ""),
     # The other derivatives
     ("an ensemble's tiles are those of the largest member", ENSEMBLE,
-     "    run.work[worker].tile_rows = rows_of_tile(run.plan, run.requests[m].n_kept)\n", ""),
+     "    run.work[worker].tile_rows = rows_of_tile(run.plan, run.requests[m].n_kept, OF_GRADIENT)\n", ""),
     ("an infinite output of weight 0 in second derivatives", SWEEPS,
      "            if tile.weight[s * n_out + k] == 0:\n", "            if False:\n"),
     ("norms: squares that overflow", MODES_OF_SUMS,

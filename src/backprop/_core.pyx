@@ -258,9 +258,15 @@ cdef int weight_gradient(const Layers* plan, const Tile* tile, Py_ssize_t i, con
     Nonzero where a signal handler raised.
     """
     cdef const Layer* layer = &plan.layers[i]
-    return products_over_rows(plan, tile, tile.n_rows, layer.n_in, n_units, grad_a + unit * plan.itemsize, layer.ld, h,
+    cdef Py_ssize_t end = unit + n_units, n
+    while unit < end:
+        n = min(<Py_ssize_t>SCRATCH_UNITS, end - unit)
+        if products_over_rows(plan, tile, tile.n_rows, layer.n_in, n, grad_a + unit * plan.itemsize, layer.ld, h,
                               ld_of_input(plan, i), grad + layer.W + unit * layer.n_in * plan.itemsize, layer.n_in,
-                              add, divisor, clock)
+                              add, divisor, clock):
+            return 1
+        unit += n
+    return 0
 
 
 cdef int products_over_rows(const Layers* plan, const Tile* tile, Py_ssize_t n_rows, Py_ssize_t n_in,

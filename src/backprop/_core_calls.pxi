@@ -85,7 +85,7 @@ define("hvp",                       HVP,                       b"p",   b"p",  NU
        TAKES_Y | NEEDS_SECOND)
 define("gauss_newton_vp",           GAUSS_NEWTON_VP,           b"p",   b"p",  NULL,   OF_MEAN,   OF_DERIVATIVES,
        TAKES_Y)
-define("hessian",                   HESSIAN,                   NULL,   b"pp", NULL,   OF_MEAN,   OF_NORMAL_EQUATIONS,
+define("hessian",                   HESSIAN,                   NULL,   b"pp", NULL,   OF_MEAN,   OF_HESSIAN,
        TAKES_Y | NEEDS_SECOND)
 define("normal_equations",          NORMAL_EQUATIONS,          NULL,   b"qp", NULL,   OF_SUM,    OF_NORMAL_EQUATIONS,
        TAKES_Y | NEEDS_SQUARED_ERROR)
@@ -215,7 +215,7 @@ cdef void set_call(const Layers* plan, Request* request, Call call, cnp.ndarray 
     if call.share == OF_SAMPLE:
         request.weight_scale = 1 if plan.loss == CROSS_ENTROPY else 1.0 / plan.sizes[plan.n_layers]
     if sums is not None:
-        if call.kind == OF_NORMAL_EQUATIONS:
+        if call.kind >= OF_HESSIAN:
             request.n_sums = cnp.PyArray_SIZE(sums)
         request.grad = cnp.PyArray_BYTES(sums)
     if rows is not None:

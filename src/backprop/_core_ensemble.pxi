@@ -22,7 +22,7 @@ cdef void network_task(void* context, Py_ssize_t m, int worker) noexcept nogil:
     totals.loss = 0
     totals.loss_error = 0
     run.work[worker].is_packed = False
-    run.work[worker].tile_rows = rows_of_tile(run.plan, run.requests[m].n_kept)
+    run.work[worker].tile_rows = rows_of_tile(run.plan, run.requests[m].n_kept, OF_GRADIENT)
     if not sums_in_order(run.plan, &run.requests[m], run.work[worker], totals,
                          clock_of_thread(run.clock, worker, &own)):
         run.losses[m] = mean_loss(totals, run.requests[m].divisor)
@@ -37,7 +37,7 @@ cdef int run_ensemble(const Layers* plan, const Request* requests, Py_ssize_t n_
     for m in range(n_networks):
         largest = max(largest, requests[m].n_kept)
         fewest = min(fewest, requests[m].n_kept)
-        rows = max(rows, rows_of_tile(plan, requests[m].n_kept))
+        rows = max(rows, rows_of_tile(plan, requests[m].n_kept, OF_GRADIENT))
     n_threads = useful_threads(plan, largest * n_networks, n_threads)
     if n_threads > n_networks or chunks_of(plan, largest) != chunks_of(plan, fewest):
         for m in range(n_networks):

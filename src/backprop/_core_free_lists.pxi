@@ -2,6 +2,7 @@
 
 cdef struct FreeLists:
     int is_taken                 # a lock, held for a few instructions
+    Py_ssize_t n_bytes           # of all that is in the lists
     Workspace* workspaces
     Totals* totals
 
@@ -11,6 +12,10 @@ cdef enum:
     # one that is no more. Then buffers are allocated for this call alone.
     FIRST_TRIES = 50             # one after another, a microsecond: far longer than the lock is held
     MOST_TRIES = 100             # then letting others run in between
+    # What the lists hold at most, in bytes, or in parameters where these are many: memory whose pages the system takes
+    # back cost 0.2 to 1 ms a MiB in the next call, which is little against what a call does that needs so much.
+    KEPT_BYTES = 67108864
+    KEPT_PARAMS = 8
 
 
 cdef inline bint lock_lists(FreeLists* lists) noexcept nogil:
@@ -22,6 +27,15 @@ cdef inline bint lock_lists(FreeLists* lists) noexcept nogil:
         if k >= FIRST_TRIES:
             pool_yield()
     return False
+
+
+cdef inline bint may_keep(const Layers* plan, Py_ssize_t n_bytes) noexcept nogil:
+    """Whether so many bytes more may go into the lists, and count them; under the lock."""
+    cdef FreeLists* lists = plan.free_lists
+    if lists.n_bytes + n_bytes > max(<Py_ssize_t>KEPT_BYTES, KEPT_PARAMS * plan.n_params * plan.itemsize):
+        return False
+    lists.n_bytes += n_bytes
+    return True
 
 
 cdef Workspace* take_workspace(const Layers* plan, Py_ssize_t rows, int n_scratch, int kind) noexcept nogil:
@@ -36,11 +50,13 @@ cdef Workspace* take_workspace(const Layers* plan, Py_ssize_t rows, int n_scratc
             if link[0].capacity >= rows and link[0].n_scratch >= n_scratch and link[0].kind >= kind:
                 work = link[0]
                 link[0] = work.next
+                lists.n_bytes -= work.n_bytes
                 break
             link = &link[0].next
         if work == NULL and lists.workspaces != NULL:
             too_small = lists.workspaces
             lists.workspaces = too_small.next
+            lists.n_bytes -= too_small.n_bytes
         unlock(&lists.is_taken)
     if work == NULL:
         free_workspace(too_small)
@@ -55,15 +71,21 @@ cdef Workspace* take_workspace(const Layers* plan, Py_ssize_t rows, int n_scratc
 
 
 cdef void give_workspace(const Layers* plan, Workspace* work) noexcept nogil:
-    """Into the list, which holds no more than were in use at once: one made without a look at the list is freed."""
+    """Into the list, which holds no more than were in use at once: one made without a look at the list is freed.
+
+    So is what would make the lists too large.
+    """
     cdef FreeLists* lists = plan.free_lists
+    cdef bint is_kept = False
     if work == NULL:
         return
     if work.is_listed and lock_lists(lists):
-        work.next = lists.workspaces
-        lists.workspaces = work
+        is_kept = may_keep(plan, work.n_bytes)
+        if is_kept:
+            work.next = lists.workspaces
+            lists.workspaces = work
         unlock(&lists.is_taken)
-    else:
+    if not is_kept:
         free_workspace(work)
 
 
@@ -103,11 +125,13 @@ cdef Totals* take_totals(const Layers* plan, Py_ssize_t n_sums, bint with_wide, 
             if ((link[0].wide != NULL) == with_wide and link[0].n_slots >= n_slots and link[0].n_sums == n_sums):
                 totals = link[0]
                 link[0] = totals.next
+                lists.n_bytes -= totals.n_bytes
                 break
             link = &link[0].next
         if totals == NULL and lists.totals != NULL:
             other = lists.totals
             lists.totals = other.next
+            lists.n_bytes -= other.n_bytes
         unlock(&lists.is_taken)
     if totals == NULL:
         free_totals(other)
@@ -125,13 +149,16 @@ cdef Totals* take_totals(const Layers* plan, Py_ssize_t n_sums, bint with_wide, 
 cdef void give_totals(const Layers* plan, Totals* totals) noexcept nogil:
     """As `give_workspace`."""
     cdef FreeLists* lists = plan.free_lists
+    cdef bint is_kept = False
     if totals == NULL:
         return
     if totals.is_listed and lock_lists(lists):
-        totals.next = lists.totals
-        lists.totals = totals
+        is_kept = may_keep(plan, totals.n_bytes)
+        if is_kept:
+            totals.next = lists.totals
+            lists.totals = totals
         unlock(&lists.is_taken)
-    else:
+    if not is_kept:
         free_totals(totals)
 
 

@@ -88,7 +88,7 @@ cdef int run_sums(const Layers* plan, const Request* request, int n_threads, Clo
         status = run_in_order(plan, request, &only_loss, clock)
         loss[0] = mean_loss(&only_loss, request.divisor)
         return status
-    totals = take_totals(plan, request.n_sums, with_wide, 2 * n_threads if n_threads > 1 else 0)
+    totals = take_totals(plan, request.n_sums if with_wide else 0, with_wide, n_slots_for(plan, request, n_threads))
     if totals == NULL:
         return NO_TOTALS
     if n_threads > 1:
@@ -100,9 +100,20 @@ cdef int run_sums(const Layers* plan, const Request* request, int n_threads, Clo
     return status
 
 
+cdef Py_ssize_t n_slots_for(const Layers* plan, const Request* request, int n_threads) noexcept nogil:
+    """Slots for the sums of chunks: one a thread, and as many spare ones as SPARE_BYTES hold, at most one a thread.
+
+    A thread that is ahead of the one whose turn it is goes on while there is a spare one.
+    """
+    if n_threads == 1:
+        return 0
+    return n_threads + max(<Py_ssize_t>1, min(<Py_ssize_t>n_threads,
+                                              SPARE_BYTES // (request.n_sums * plan.itemsize)))
+
+
 cdef int run_in_order(const Layers* plan, const Request* request, Totals* totals, Clock* clock) noexcept nogil:
     """On the caller's thread, from the start: sums that threads left unfinished in totals are dropped."""
-    cdef Workspace* work = take_workspace(plan, rows_of_tile(plan, request.n_kept), 1, request.kind)
+    cdef Workspace* work = take_workspace(plan, rows_of_tile(plan, request.n_kept, request.kind), 1, request.kind)
     cdef int status
     if work == NULL:
         return NO_WORKSPACE
@@ -118,8 +129,9 @@ cdef int run_strips(const Layers* plan, const Request* request, Py_ssize_t n_chu
     """All threads on one group of rows."""
     cdef StripRun run
     cdef Lease lease
-    cdef Py_ssize_t rows = min(rows_of_chunk(plan, request.n_kept), n_threads * plan.tile_rows)  # a tile a thread
+    cdef Py_ssize_t rows = (n_threads * plan.tile_rows + CHAIN_ROWS - 1) // CHAIN_ROWS * CHAIN_ROWS  # a tile a thread
     cdef int status = NO_WORKSPACE
+    rows = min(rows, rows_of_chunk(plan, request.n_kept))
     memset(&run, 0, sizeof(StripRun))
     run.plan = plan
     run.request = request
@@ -162,7 +174,7 @@ cdef int run_chunks(const Layers* plan, const Request* request, Totals* totals, 
             return NO_LIST
         find_starts(plan, request, run.chunk_rows, n_chunks, starts, clock)
         run.starts = starts
-    run.work = take_workspaces(plan, rows_of_tile(plan, request.n_kept), n_threads, request.kind)
+    run.work = take_workspaces(plan, rows_of_tile(plan, request.n_kept, request.kind), n_threads, request.kind)
     status = NO_WORKSPACE if run.work == NULL else share_out(n_chunks, chunk_task, &run, n_threads, clock)
     give_workspaces(plan, run.work, n_threads)
     free(starts)
@@ -199,7 +211,7 @@ cdef int run_rows(const Layers* plan, const Request* request, int n_threads, Clo
     cdef int status
     if n_threads == 1:
         return run_rows_in_order(plan, request, rows, clock)
-    rows = max(<Py_ssize_t>MIN_STRIP, min(rows, (request.n_samples + n_threads - 1) // n_threads))
+    rows = min(rows, max(<Py_ssize_t>MIN_STRIP, (request.n_samples + n_threads - 1) // n_threads))
     run.plan = plan
     run.request = request
     run.tile_rows = rows

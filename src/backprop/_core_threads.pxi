@@ -56,6 +56,7 @@ cdef enum:
     MIN_STRIP = 16               # rows: two blocks of rows share what is loaded of a panel
     PACK_COLUMNS = 192           # columns of W^T that a task packs: whole panels on every instruction set
     SUM_ENTRIES = 65536          # parameters that a task adds or divides
+    SPARE_BYTES = 4194304        # of slots beyond one a thread
 
 
 cdef int useful_threads(const Layers* plan, Py_ssize_t n_samples, int n_threads) noexcept nogil:

@@ -34,7 +34,8 @@ cdef struct Layers:
 cdef enum WorkspaceKind:         # each has the buffers of those before it
     OF_GRADIENT
     OF_DERIVATIVES
-    OF_NORMAL_EQUATIONS          # and of Hessians
+    OF_HESSIAN
+    OF_NORMAL_EQUATIONS
 
 
 cdef struct Workspace:
@@ -57,7 +58,7 @@ cdef struct Workspace:
     char** g_second
     char** curve
     char** packed_v              # V_i^T in panels
-    char* jacobian               # (rows of a tile times n_L, ld_params): of the normal equations, or of Hessians
+    char* jacobian               # (rows of a tile, ld_params) of Hessians; times n_L, of the normal equations
     char* gradients              # what `stream_gradients_of_rows` copies at a time
     char* residual               # (rows of a tile times n_L,)
     double* row_norm             # of a tile's rows
@@ -84,7 +85,8 @@ cdef struct Totals:
     # The sums over chunks.
     Totals* next
     bint is_listed               # whether they go to the free list
-    Py_ssize_t n_sums            # n_params, for a gradient
+    Py_ssize_t n_sums            # n_params, for a gradient; 0 for a loss alone
+    Py_ssize_t n_bytes
     double loss, loss_error
     double* wide                 # (n_sums,), or NULL where there is one chunk only
     double* wide_error           # (n_sums,), float64 alone
@@ -98,14 +100,20 @@ cdef enum:
     # Rows of a tile: as many of 128, 256 as keep h and grad_a within half of a 1 MiB L2 cache (64 rows instead of 128:
     # thirteen layers of 256 in float64 16.0, not 14.3 ms, twenty of 100 the same). Where one W is larger than that,
     # each tile streams it from L3 or memory, and the fewer tiles the better: 512 rows (784-800-800-10: 52, not 48
-    # GFLOP/s in float64; 1024 rows give 51).
+    # GFLOP/s in float64; 1024 rows give 51). But fewer rows where a and h of so many would take more than MOST_TILE_BYTES
+    # and several times what W does: W is then the smaller part of what a tile moves.
     MIN_TILE_ROWS = 128
     MAX_TILE_ROWS = 256
     WIDE_TILE_ROWS = 512
     TILE_BYTES = 524288
+    MOST_TILE_BYTES = 8388608
+    MOST_INPUT_BYTES = 33554432  # of x, which is copied for some calls alone
+    TILES_OF_PARAMS = 4          # or so many times the parameters
     L1_BYTES = 24576             # of 32 KiB, for a and h of the rows that g runs over while they are hot
     SMALL_BYTES = 131072         # of a gradient that is added to wide sums at the cost of some rows of its network
     GRADIENT_BYTES = 65536       # of gradients by sample that are written layer by layer, or copied at a time
+    JACOBIAN_BYTES = 16777216    # of J, of which J^T J is made, where the result is no larger than that
+    SCRATCH_UNITS = 256          # whose rows of grad_W are made at a time: what is copied for them stays small
 
 
 cdef int plan_layers(Layers* plan) except -1:
@@ -136,6 +144,7 @@ cdef int plan_layers(Layers* plan) except -1:
         plan.tile_rows //= 2
     if largest_W * plan.itemsize > TILE_BYTES:
         plan.tile_rows = WIDE_TILE_ROWS
+    plan.tile_rows = rows_in_bytes(plan, plan.tile_rows)
     return 0
 
 
@@ -155,12 +164,41 @@ cdef Py_ssize_t rows_of_chunk(const Layers* plan, Py_ssize_t n_kept) noexcept no
     return ((n_kept + n_chunks - 1) // n_chunks + CHAIN_ROWS - 1) // CHAIN_ROWS * CHAIN_ROWS
 
 
-cdef Py_ssize_t rows_of_tile(const Layers* plan, Py_ssize_t n_kept) noexcept nogil:
+cdef Py_ssize_t rows_in_bytes(const Layers* plan, Py_ssize_t rows) noexcept nogil:
+    """At most so many rows of a tile, and as few as its bytes allow: a multiple of 64, or a power of two below that."""
+    cdef Py_ssize_t of_params = TILES_OF_PARAMS * plan.n_params * plan.itemsize, power = 1
+    cdef Py_ssize_t most = min(max(<Py_ssize_t>MOST_TILE_BYTES, of_params) // plan.row_bytes,
+                               max(<Py_ssize_t>MOST_INPUT_BYTES, of_params) // (plan.sizes[0] * plan.itemsize))
+    if rows <= most:
+        return rows
+    if most >= CHAIN_ROWS:
+        return most // CHAIN_ROWS * CHAIN_ROWS
+    while 2 * power <= most:
+        power *= 2
+    return power
+
+
+cdef Py_ssize_t samples_of_jacobian(const Layers* plan, Py_ssize_t rows) noexcept nogil:
+    """At most so many samples whose rows of J there are at once, n_L each: in no more bytes than J^T J or 16 MiB.
+
+    Their rows fill whole chains, so that the order of the sum is that of longer tiles, unless so many take more.
+    """
+    cdef Py_ssize_t n_out = plan.sizes[plan.n_layers], whole = CHAIN_ROWS
+    cdef Py_ssize_t most = max(JACOBIAN_BYTES // (n_out * plan.ld_params * plan.itemsize), plan.n_params // n_out)
+    while whole > 1 and whole // 2 * n_out % CHAIN_ROWS == 0:
+        whole //= 2
+    if whole <= most < rows:
+        most = most // whole * whole
+    return min(rows, max(<Py_ssize_t>1, most))
+
+
+cdef Py_ssize_t rows_of_tile(const Layers* plan, Py_ssize_t n_kept, int kind) noexcept nogil:
     """Rows of a tile: at most plan.tile_rows, and chunks cut evenly at multiples of 64, between chains."""
     cdef Py_ssize_t n_rows = rows_of_chunk(plan, n_kept)
     cdef Py_ssize_t n_tiles = (n_rows + plan.tile_rows - 1) // plan.tile_rows
     cdef Py_ssize_t rows = (n_rows + n_tiles - 1) // n_tiles
-    return min(n_rows, (rows + CHAIN_ROWS - 1) // CHAIN_ROWS * CHAIN_ROWS)
+    rows = min(n_rows, (rows + CHAIN_ROWS - 1) // CHAIN_ROWS * CHAIN_ROWS)
+    return samples_of_jacobian(plan, rows) if kind == OF_NORMAL_EQUATIONS else rows
 
 
 cdef inline void take_bytes(char* block, Py_ssize_t* end, Py_ssize_t n_bytes, void** buffer) noexcept nogil:
@@ -222,11 +260,17 @@ cdef Py_ssize_t lay_out_workspace(const Layers* plan, Py_ssize_t rows, int n_scr
             take_bytes(block, &end, rows * plan.layers[i].ld * plan.itemsize, <void**>&work.g_second[i])
             take_bytes(block, &end, packed * plan.itemsize, <void**>&work.packed_v[i])
         widest = max(widest, plan.layers[i].ld)
-        scratch = max(scratch, plan.kernels.scratch_size(rows, plan.layers[i].n_in, plan.layers[i].n_out))
+        scratch = max(scratch, plan.kernels.scratch_size(0, plan.layers[i].n_in, plan.layers[i].n_out))
+        scratch = max(scratch, plan.kernels.scratch_size(rows, plan.layers[i].n_in,
+                                                         min(<Py_ssize_t>SCRATCH_UNITS, plan.layers[i].n_out)))
+        if work.kind == OF_HESSIAN:
+            scratch = max(scratch, plan.kernels.scratch_size(rows, plan.n_params, plan.layers[i].n_in))
     if work.kind >= OF_DERIVATIVES:
         take_bytes(block, &end, reals_at_a_time(plan) * plan.itemsize, <void**>&work.gradients)
-    if work.kind >= OF_NORMAL_EQUATIONS:
-        scratch = max(scratch, plan.kernels.scratch_size(rows * plan.sizes[L], plan.n_params, plan.n_params))
+    if work.kind == OF_HESSIAN:
+        take_bytes(block, &end, rows * plan.ld_params * plan.itemsize, <void**>&work.jacobian)
+    if work.kind == OF_NORMAL_EQUATIONS:
+        scratch = max(scratch, plan.kernels.scratch_size(rows * plan.sizes[L], plan.n_params, TRIANGLE_ROWS))
         take_bytes(block, &end, rows * plan.sizes[L] * plan.ld_params * plan.itemsize, <void**>&work.jacobian)
         take_bytes(block, &end, rows * plan.sizes[L] * plan.itemsize, <void**>&work.residual)
     work.scratch_bytes = (scratch * plan.itemsize + ROW_BYTES - 1) // ROW_BYTES * ROW_BYTES
@@ -285,7 +329,9 @@ cdef Totals* new_totals(const Layers* plan, Py_ssize_t n_sums, bint with_wide, P
         return NULL
     totals.n_sums = n_sums
     totals.n_slots = n_slots
+    totals.n_bytes = n_slots * n_sums * plan.itemsize
     if with_wide:
+        totals.n_bytes += n_sums * (2 if plan.itemsize == 8 else 1) * <Py_ssize_t>sizeof(double)
         totals.wide = <double*>calloc(n_sums, sizeof(double))
         if plan.itemsize == 8:
             totals.wide_error = <double*>calloc(n_sums, sizeof(double))
@@ -293,7 +339,7 @@ cdef Totals* new_totals(const Layers* plan, Py_ssize_t n_sums, bint with_wide, P
             free_totals(totals)
             return NULL
     if n_slots:
-        totals.slots = <char*>calloc(n_slots * n_sums, plan.itemsize)
+        totals.slots = <char*>calloc(n_slots * n_sums + 1, plan.itemsize)
         totals.slot_loss = <double*>calloc(n_slots, sizeof(double))
         totals.slot_is_ready = <int*>calloc(n_slots, sizeof(int))
         if totals.slots == NULL or totals.slot_loss == NULL or totals.slot_is_ready == NULL:

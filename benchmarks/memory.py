@@ -1,0 +1,107 @@
+"""The memory that calls take beside their data and results, and what a network keeps of it afterwards.
+
+    python benchmarks/memory.py [--only WORD]
+
+Each case runs in a process of its own, on Linux. README.md in this folder says what each number means.
+"""
+
+import argparse
+import subprocess
+import sys
+
+# Peak memory is the kernel's high-water mark, which writing 5 to clear_refs sets back to the present size. Pages of a
+# mapped file count for the file, not for the process: RssAnon and not RssFile is what is looked at afterwards.
+PROGRAM = """
+import re, sys, tempfile
+from pathlib import Path
+import numpy as np
+import backprop
+from backprop import Network
+
+def status(field):
+    return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+def on_disk(array, dtype=None, order="C"):
+    file = np.memmap(Path(folder) / str(id(array)), dtype or array.dtype, "w+", shape=array.shape, order=order)
+    file[...] = array
+    file.flush()
+    return file
+
+rng = np.random.default_rng(0)
+with tempfile.TemporaryDirectory() as folder:
+    {setup}
+    Path("/proc/self/clear_refs").write_text("5")
+    before, file_before, anonymous = status("VmRSS"), status("RssFile"), status("RssAnon")
+    result = {call}
+    peak = status("VmHWM") - before - max(0, status("RssFile") - file_before)
+    parts = result if isinstance(result, tuple) else (result,)
+    n_bytes = sum(part.nbytes for part in parts if isinstance(part, np.ndarray)) / 2**20
+    del result, parts
+    print(peak - n_bytes, status("RssAnon") - anonymous, n_bytes)
+"""
+
+NARROW = 'net = Network([20, 256, 256, 1], dtype="float32", rng=0); x = np.ones((300_000, 20), np.float32)'
+NARROW += "; y = np.ones((300_000, 1), np.float32)"
+WIDE = "net = Network([1, 100_000, 1], rng=0); x = np.ones((600, 1)); y = np.ones((600, 1))"
+MATRIX = 'net = Network([20, 28, 50], activations="tanh", rng=0); x = rng.standard_normal((1024, 20))'
+MATRIX += "; y = np.ones((1024, 50))"
+FILE = "net = Network([50, 32, 1], {dtype}rng=0); x = on_disk(np.full((1_000_000, 50), 0.25, {of}){order})"
+FILE += "; y = np.ones((1_000_000, 1), net.dtype)"
+
+
+def of_file(of="np.float32", dtype="", order=""):
+    return FILE.format(of=of, dtype=dtype, order=order)
+
+
+FLOAT32 = 'dtype="float32", '
+VALUE_AND_GRAD = "net.value_and_grad(x, y, n_threads={n})"
+CASES = {
+    "20-256-256-1 at 300,000 rows, 1 thread": (NARROW, VALUE_AND_GRAD.format(n=1)),
+    "20-256-256-1 at 300,000 rows, 64 threads": (NARROW, VALUE_AND_GRAD.format(n=64)),
+    "1-100000-1 at 600 rows, forward": (WIDE, "net.forward(x, n_threads=1)"),
+    "1-100000-1 at 600 rows, forward on 8 threads": (WIDE, "net.forward(x, n_threads=8)"),
+    "1-100000-1 at 600 rows, value_and_grad": (WIDE, VALUE_AND_GRAD.format(n=1)),
+    "1-100000-1 at 600 rows, value_and_grad on 8 threads": (WIDE, VALUE_AND_GRAD.format(n=8)),
+    "1-100000-1 at 600 rows, hvp": (WIDE, "net.hvp(x, y, net.params, n_threads=1)"),
+    "1-100000-1 at 600 rows, input_gradient": (WIDE, "net.input_gradient(x, y, n_threads=1)"),
+    "20-28-50 at 1024 rows, normal_equations": (MATRIX, "net.normal_equations(x, y, n_threads=1)"),
+    "20-28-50 at 8192 rows, normal_equations on 8 threads": (
+        MATRIX.replace("1024", "8192"),
+        "net.normal_equations(x, y, n_threads=8)",
+    ),
+    "20-28-50 at 1024 rows, hessian": (MATRIX, "net.hessian(x, y, n_threads=1)"),
+    "float32 file, float64 network, value_and_grad": (of_file(), VALUE_AND_GRAD.format(n=1)),
+    "float32 file, float64 network, objective": (
+        of_file() + "; fun = net.objective(x, y, n_threads=1)",
+        "fun(net.params)[1]",
+    ),
+    "making that objective": (of_file(), "net.objective(x, y, n_threads=1)"),
+    "float32 file, float64 network, hvp": (of_file(), "net.hvp(x, y, net.params, n_threads=1)"),
+    "float32 file, float64 network, find_nonfinite": (of_file(), "net.find_nonfinite(x, y, n_threads=1)"),
+    "float64 file, float32 network": (of_file("np.float64", FLOAT32), VALUE_AND_GRAD.format(n=1)),
+    "int8 file, float32 network": (of_file("np.int8", FLOAT32), VALUE_AND_GRAD.format(n=1)),
+    "foreign byte order": (of_file("'>f8'"), VALUE_AND_GRAD.format(n=1)),
+    "Fortran order": (of_file("np.float64", order=', order="F"'), VALUE_AND_GRAD.format(n=1)),
+    "every second column": (of_file("np.float64") + "; net = Network([25, 32, 1], rng=0); x = x[:, ::2]",
+                            VALUE_AND_GRAD.format(n=1)),
+}  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", default="", help="cases whose name has this in it")
+    wanted = parser.parse_args().only
+    print(f"{'case':56} {'peak MiB':>9} {'kept MiB':>9} {'result MiB':>11}")
+    for name, (setup, call) in CASES.items():
+        if wanted in name:
+            code = PROGRAM.format(setup=setup.replace("; ", "\n    "), call=call)
+            run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+            if run.returncode:
+                print(f"{name:56} {run.stderr.strip().splitlines()[-1]}")
+                continue
+            peak, kept, result = map(float, run.stdout.split())
+            print(f"{name:56} {peak:9.1f} {kept:9.1f} {result:11.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

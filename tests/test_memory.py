@@ -1,0 +1,90 @@
+"""What a call takes beside its arguments and results, by thread, and what a network keeps of it afterwards.
+
+Each case has a process of its own, whose high-water mark the kernel keeps; writing 5 to clear_refs sets it back.
+"""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the peak of a process's memory")
+
+START = """
+import re
+from pathlib import Path
+import numpy as np
+import backprop
+from backprop import Network
+
+def status(field):
+    return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+"""
+MEASURE = """
+Path("/proc/self/clear_refs").write_text("5")
+before, file_before, anonymous = status("VmRSS"), status("RssFile"), status("RssAnon")
+result = {call}
+peak = status("VmHWM") - before - max(0, status("RssFile") - file_before)
+parts = result if isinstance(result, tuple) else (result,)
+n_bytes = sum(part.nbytes for part in parts if isinstance(part, np.ndarray)) / 2**20
+del result, parts
+print(peak - n_bytes, status("RssAnon") - anonymous)
+"""
+
+
+def measured(setup, call):
+    """MiB that a call takes beside its result at its peak, and that stay when the result is gone."""
+    code = START + textwrap.dedent(setup) + MEASURE.format(call=call)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return map(float, run.stdout.split())
+
+
+# Wide rows and large sums ---------------------------------------------------------------------------------------------
+
+WIDE = """
+net = Network([1, 100_000, 1], activations="relu", rng=0)
+x, y, v = np.ones((300, 1)), np.ones((300, 1)), np.ones(net.n_params)
+"""
+OF_WIDE_ROWS = {
+    "forward": ("net.forward(x, n_threads={n})", 16),
+    "input_gradient": ("net.input_gradient(x, y, n_threads={n})", 40),
+    "per_sample_gradient_norms": ("net.per_sample_gradient_norms(x, y, n_threads={n})", 40),
+    "jvp": ("net.jvp(x, v, n_threads={n})", 40),
+}
+
+
+@pytest.mark.parametrize("n_threads", [1, 4])
+@pytest.mark.parametrize("name", OF_WIDE_ROWS)
+def test_wide_rows(name, n_threads):
+    """A row of 1-100000-1 has 1.5 MiB of a and h: 512 of them would take 781."""
+    call, most = OF_WIDE_ROWS[name]
+    peak, kept = measured(WIDE, call.format(n=n_threads))
+    assert peak <= most * n_threads
+    assert kept <= 72
+
+
+MATRIX = """
+net = Network([10, 16, 50], activations="tanh", rng=0)
+x, y = np.ones(({n}, 10)), np.ones(({n}, 50))
+"""
+
+
+@pytest.mark.parametrize(("n_samples", "n_threads"), [(127, 1), (256, 1), (256, 2)])
+def test_normal_equations(n_samples, n_threads):
+    """J takes 16 MiB a thread, not 100; and where there are chunks, two sums of 8 MiB, and one a thread and one more."""
+    peak, kept = measured(MATRIX.format(n=n_samples), f"net.normal_equations(x, y, n_threads={n_threads})")
+    sums = 0 if n_samples < 128 else 16 + (0 if n_threads == 1 else (n_threads + 1) * 8)
+    assert peak <= 20 * n_threads + sums
+    assert kept <= 72
+
+
+def test_a_network_gives_back_what_many_threads_took():
+    setup = """
+    net = Network([20, 256, 256, 1], rng=0)
+    x, y = np.ones((131072, 20)), np.ones((131072, 1))
+    """
+    peak, kept = measured(setup, "net.value_and_grad(x, y, n_threads=64)")
+    assert peak <= 3 * 64
+    assert kept <= 72
