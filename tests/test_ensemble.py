@@ -1,5 +1,7 @@
 """A member of an ensemble is the network it would be alone, bit for bit, on any number of threads."""
 
+import contextlib
+import itertools
 import pickle
 
 import numpy as np
@@ -133,3 +135,94 @@ def test_targets_of_one_output_by_member():
     assert np.array_equal(losses, ensemble.value_and_grad(x, y[:, :, None])[0])
     with pytest.raises(ValueError, match=r"^y: expected one for each of the 3 networks"):
         ensemble.value_and_grad(x, y[:2])
+
+
+# One shape, one meaning ----------------------------------------------------------------------------------------------
+
+
+def readings(array, k):
+    """What an argument may mean, as a list with one for each member: the same for all, or a row each."""
+    shared = [[array] * k]
+    return shared if array is None or array.shape[0] != k else [*shared, list(array)]
+
+
+def alone(ensemble, x, y, weight):
+    """Losses and gradients of the members alone, as bytes, for each reading that all of them accept."""
+    k, found = len(ensemble), set()
+    for xs, ys, weights in itertools.product(*(readings(array, k) for array in (x, y, weight))):
+        with contextlib.suppress(TypeError, ValueError):
+            results = [ensemble[m].value_and_grad(xs[m], ys[m], sample_weight=weights[m]) for m in range(k)]
+            found.add(as_bytes(*zip(*results, strict=True)))
+    return found
+
+
+def as_bytes(losses, grads):
+    return np.array(losses).tobytes() + np.array(grads).tobytes()
+
+
+def together(ensemble, x, y, weight):
+    """The same of one call, or the error."""
+    try:
+        return as_bytes(*ensemble.value_and_grad(x, y, sample_weight=weight))
+    except (TypeError, ValueError) as error:
+        return error
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "cross_entropy"])
+@pytest.mark.parametrize("sizes", list(itertools.product((1, 2, 3), repeat=3)))
+def test_whatever_the_sizes_members_are_the_networks_alone(loss, sizes):
+    """Every shape that x, y and weights can have: what is accepted has one meaning, what is refused none or two."""
+    k, n, n_out = sizes
+    rng = np.random.default_rng(sizes)
+    ensemble = Ensemble(Network([2, 3, n_out], loss=loss, rng=0), k, rng=0)
+    shapes = [(n,), (n, n_out), (k, n), (k, n, n_out)]
+    targets = [rng.dirichlet(np.ones(n_out), shape[:-1]) for shape in ((n, n_out), (k, n, n_out))]
+    if loss == "cross_entropy":
+        targets += [rng.integers(0, n_out, (n,)), rng.integers(0, n_out, (k, n))]
+        targets += [np.eye(n_out, dtype=int)[[0] * n]] if n_out > 1 else []
+    else:
+        targets = [rng.standard_normal(shape) for shape in shapes]
+    weights = [None, *(rng.uniform(1, 2, shape) for shape in shapes)]
+    n_refused = 0
+    for x in (rng.standard_normal((n, 2)), rng.standard_normal((k, n, 2))):
+        for y, weight in itertools.product(targets, weights):
+            meanings = alone(ensemble, x, y, weight)
+            for arguments in ((x, y), (x.tolist(), y.tolist())):  # by the quick path, where it takes them, and not
+                result = together(ensemble, *arguments, weight)
+                if isinstance(result, bytes):
+                    assert meanings == {result}
+                elif "one meaning" in str(result):
+                    n_refused += 1
+                else:
+                    assert len(meanings) != 1, result
+    assert (n_refused > 0) == (k == n == n_out > 1)
+
+
+def test_a_shape_with_two_meanings_is_refused():
+    """And the other ways to write it that the message names are taken as it says."""
+    rng = np.random.default_rng(0)
+    x, y, w = rng.standard_normal((3, 2)), rng.standard_normal((3, 3)), rng.uniform(1, 2, (3, 3))
+    ensemble = Ensemble(Network([2, 3], rng=0), 3, rng=0)
+    with pytest.raises(ValueError, match=r"^sample_weight: expected .* got \(3, 3\): .*for each.*for all.*") as caught:
+        ensemble.value_and_grad(x, y, sample_weight=w)
+    first, second = (eval(text, {"np": np, "w": w}) for text in written(caught.value))
+    for m in range(3):
+        by_sample, by_output = (ensemble[m].loss(x, y, sample_weight=given) for given in (w[m], w))
+        np.testing.assert_allclose(ensemble.value_and_grad(x, y, sample_weight=first)[0][m], by_sample, rtol=1e-15)
+        assert ensemble.value_and_grad(x, y, sample_weight=second)[0][m] == by_output
+    ensemble = Ensemble(Network([2, 3], loss="cross_entropy", rng=0), 3, rng=0)
+    labels = np.array([[0, 1, 2], [1, 1, 0], [2, 0, 1]])
+    for given in (labels, labels.astype(np.int8), labels.tolist(), np.eye(3, dtype=bool)):
+        with pytest.raises(ValueError, match=r"^y: expected .* got \(3, 3\): .*for each.*for all.*") as caught:
+            ensemble.value_and_grad(x, given)
+    first, second = written(caught.value)
+    losses, _ = ensemble.value_and_grad(x, eval(first, {"np": np, "y": labels}))
+    np.testing.assert_allclose(losses, [ensemble[m].loss(x, labels[m]) for m in range(3)], rtol=1e-15)
+    one_hot = np.eye(3, dtype=int)[[2, 0, 0]]
+    losses, _ = ensemble.value_and_grad(x, eval(second, {"y": one_hot}))
+    assert losses.tolist() == [ensemble[m].loss(x, [2, 0, 0]) for m in range(3)]
+
+
+def written(error):
+    """The two expressions of a message."""
+    return str(error).split("written ")[1].split(", the second ")

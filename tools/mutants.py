@@ -87,6 +87,7 @@ MODES_OF_SUMS, MODES_OF_ROWS = "_core_modes_of_sums.pxi", "_core_modes_of_rows.p
 LINEARIZATION, VALIDATE = "_core_linearization.pxi", "_validate.py"
 FREE_LISTS, SIGNALS = "_core_free_lists.pxi", "_core_signals.pxi"
 POOL, SAVING, OBJECTIVE, OWN = "_pool.c", "saving.py", "objective.py", "custom.py"
+MEMBERS = "ensemble.py"
 FIRST_TESTS = {  # of a file, before those above: they notice soonest, or nobody else does
     POOL: ["tests/test_pool.py", "tests/test_faults.py"],
     SAVING: ["tests/test_saving.py"],

@@ -132,7 +132,9 @@ class Ensemble:
         Parameters
         ----------
         x, y, sample_weight
-            As in `Network.value_and_grad`, shared by all members; or with one dimension more, one a member.
+            As in `Network.value_and_grad`, shared by all members; or with one dimension more, one a member. Where k,
+            n_samples and n_L are the same number, a shape of two dimensions can have both meanings: such weights, and
+            integer y for cross_entropy, are refused.
         out : (k, n_params) array of the networks' dtype, optional
         n_threads : int, optional
             At most so many threads, over members and over samples.
@@ -192,8 +194,13 @@ class Ensemble:
             return None
         weight = _validate.as_array(sample_weight, "sample_weight")
         n_out, loss, k = self._net.sizes[-1], self._net._loss, len(self)
-        by_output = loss.name != "cross_entropy" and weight.shape == (n_samples, n_out)
-        own = weight.ndim == 3 or (weight.shape == (k, n_samples) and not by_output)
+        own = weight.ndim == 3 or weight.shape == (k, n_samples)
+        if own and loss.name != "cross_entropy" and self._is_shared_too(weight.shape, n_samples):
+            raise ValueError(
+                f"sample_weight: expected a shape with one meaning, got {weight.shape}: a weight a sample for each of "
+                f"the {k} networks, or a weight an output for all; the first is written np.repeat(w[:, :, None], "
+                f"{n_out}, axis=2), the second np.broadcast_to(w, {(k, n_samples, n_out)})"
+            )
         if not own:
             return [_validate.sample_weight(weight, loss, n_samples, n_out)] * k
         return [
@@ -204,8 +211,15 @@ class Ensemble:
         """y, shared or one a member: looked at member by member where the weights differ."""
         n_out, loss, dtype = self._net.sizes[-1], self._net._loss, self._net.dtype
         array = _validate.as_array(y, "y")
-        labels = loss.name == "cross_entropy" and array.dtype.kind in "iu"
-        own = array.ndim == (2 if labels else 3) or (n_out == 1 and array.ndim == 2 and array.shape != (n_samples, 1))
+        own = array.ndim == 3 or (n_out == 1 and array.ndim == 2 and array.shape != (n_samples, 1))
+        if loss.name == "cross_entropy" and array.dtype.kind in "biu" and array.ndim == 2:
+            own = array.shape == (len(self), n_samples) or array.shape != (n_samples, n_out)
+            if own and self._is_shared_too(array.shape, n_samples):
+                raise ValueError(
+                    f"y: expected a shape with one meaning, got {array.shape}: labels for each of the {len(self)} "
+                    f"networks, or one-hot rows for all; the first are written np.eye({n_out})[y], the second "
+                    "y.argmax(axis=1)"
+                )
         if not own:
             first = _validate.targets(array, loss, n_samples, n_out, dtype, None if weights is None else weights[0])
             for other in [] if weights is None or weights[-1] is weights[0] else weights[1:]:
@@ -216,6 +230,10 @@ class Ensemble:
             for m, row in enumerate(self._one_a_member(array, "y"))
         ]
         return np.ascontiguousarray(rows)
+
+    def _is_shared_too(self, shape: tuple[int, ...], n_samples: int) -> bool:
+        """Whether what has a row a member could be a row a sample, with other results: k = n_samples = n_L > 1."""
+        return n_samples > 1 and shape == (n_samples, self._net.sizes[-1])
 
     def _one_a_member(self, array: Array, name: str) -> Array:
         if array.shape[0] != len(self):
