@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import sparse
+from scipy import optimize, sparse
 
 from backprop import Ensemble, Network, hidden_gradient, num_threads, preactivation_gradient, set_num_threads
 
@@ -98,6 +98,41 @@ def test_x(name, case):
 def test_no_samples_have_no_mean(loss):
     with pytest.raises(ValueError, match="the mean of no samples"):
         make(loss).value_and_grad(X[:0], Y[loss][:0])
+
+
+# What SciPy gives ----------------------------------------------------------------------------------------------------
+
+FROM_SCIPY = {  # it calls f(theta, *args)
+    "minimize, jac=True": lambda net, *args: optimize.minimize(net.value_and_grad, net.params, args, jac=True),
+    "minimize": lambda net, *args: optimize.minimize(net.loss, net.params, args),
+    "minimize, simplex": lambda net, *args: optimize.minimize(net.loss, net.params, args, method="Nelder-Mead"),
+    "least_squares": lambda net, *args: optimize.least_squares(net.residuals, net.params, args=args),
+    "check_grad": lambda net, *args: optimize.check_grad(net.loss, net.value_and_grad, net.params, *args),
+    "approx_fprime": lambda net, *args: optimize.approx_fprime(net.params, net.loss, 1e-8, *args),
+}
+
+
+@pytest.mark.parametrize("case", FROM_SCIPY)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_method_where_scipy_expects_a_function_of_params(case, dtype):
+    net = make(dtype=dtype)
+    for args in ((X, REAL), (X,)):
+        with pytest.raises((TypeError, ValueError), match=r"the shape of params; .*net\.objective\(x, y\)") as caught:
+            FROM_SCIPY[case](net, *args)
+        assert caught.type is (TypeError if len(args) == 2 else ValueError)
+
+
+@pytest.mark.parametrize("name", ["forward", "input_jacobian", "jacobian"])
+def test_a_theta_for_x_alone(name):
+    with pytest.raises(ValueError, match=r"^x: expected .*net\.objective\(x, y\)"):
+        getattr(make(), name)(make().params)
+
+
+@pytest.mark.parametrize("name", ["value_and_grad", "loss", "residuals"])
+def test_more_by_position_than_x_and_y(name):
+    net = make()
+    with pytest.raises(TypeError, match=rf"^{name}: expected x and y by position, got 4 arguments; give all others by"):
+        getattr(net, name)(X, REAL, net.params, np.ones(5))
 
 
 # y -------------------------------------------------------------------------------------------------------------------

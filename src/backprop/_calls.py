@@ -140,7 +140,7 @@ class Calls:
     # Arguments -------------------------------------------------------------------------------------------------------
 
     def _samples(self, x: npt.ArrayLike, *, of_mean: bool = False) -> Array:
-        return _validate.samples(x, self._sizes[0], self._dtype, of_mean=of_mean)
+        return _validate.samples(x, self._sizes[0], self._dtype, n_params=self.n_params, of_mean=of_mean)
 
     def _theta(self, params: npt.ArrayLike | None) -> Array:
         return self._params if params is None else _validate.params(params, self.n_params, self._dtype)

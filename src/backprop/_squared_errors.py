@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ class SquaredErrors(Calls):
         self,
         x: npt.ArrayLike,
         y: npt.ArrayLike,
-        *,
+        *excess: Never,
         sample_weight: npt.ArrayLike | None = None,
         n_threads: int | None = None,
     ) -> tuple[Callable[[npt.ArrayLike], Array], Callable[[npt.ArrayLike], Array]]:
@@ -51,6 +51,8 @@ class SquaredErrors(Calls):
         TypeError, ValueError
             Where an argument is refused, or the loss is another one.
         """
+        if excess:
+            _validate.refuse_excess("residuals", x, excess, self.n_params)
         threads.resolve(n_threads)
         self._need_squared_error("residuals")
         y_, x_, _, weights = self._inputs(x, y, None, sample_weight, of_mean=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,11 @@ from backprop.losses import Loss
 Array = npt.NDArray[Any]
 
 PROBABILITY_TOLERANCE = {"float32": 1e-4, "float64": 1e-6}
+
+_FOR_SCIPY = (
+    "for scipy.optimize.minimize make a function of params by net.objective(x, y), for least_squares by "
+    "net.residuals(x, y)"
+)
 
 
 class Weights(NamedTuple):
@@ -125,8 +130,10 @@ def _convert(array: Array, dtype: npt.DTypeLike, name: str) -> Array:
         raise MemoryError(f"{name}: {describe(array)} does not fit into memory as {np.dtype(dtype)}") from error
 
 
-def samples(value: object, n_in: int, dtype: np.dtype, name: str = "x", *, of_mean: bool = False) -> Array:
-    """x: (n_samples, n_0); of a mean at least one sample."""
+def samples(
+    value: object, n_in: int, dtype: np.dtype, name: str = "x", *, n_params: int = -1, of_mean: bool = False
+) -> Array:
+    """x: (n_samples, n_0); of a mean at least one sample. By n_params a theta is known that SciPy gives for x."""
     array = as_array(value, name)
     if of_mean and array.shape[:1] == (0,):
         raise ValueError(
@@ -134,7 +141,9 @@ def samples(value: object, n_in: int, dtype: np.dtype, name: str = "x", *, of_me
         )
     if array.ndim != 2:
         hint = ""
-        if array.shape == (0,):
+        if array.shape == (n_params,):
+            hint = f", the shape of params; {_FOR_SCIPY}"
+        elif array.shape == (0,):
             hint = f"; a batch of no samples is np.empty((0, {n_in}))"
         elif array.ndim == 1:
             hint = "; one sample is x[None]"
@@ -142,6 +151,14 @@ def samples(value: object, n_in: int, dtype: np.dtype, name: str = "x", *, of_me
     if array.shape[1] != n_in:
         raise ValueError(f"{name}: expected {n_in} columns, the size of layer 0, got {array.shape[1]}")
     return _convert(array, dtype, name)
+
+
+def refuse_excess(call: str, x: object, excess: Sequence[object], n_params: int) -> NoReturn:
+    """Raise that more came by position than x and y: mostly from SciPy, which puts theta before its args."""
+    hint = "give all others by name"
+    if isinstance(x, np.ndarray) and x.shape == (n_params,):
+        hint = f"the first has the shape of params; {_FOR_SCIPY}"
+    raise TypeError(f"{call}: expected x and y by position, got {2 + len(excess)} arguments; {hint}")
 
 
 def params(value: object, n_params: int, dtype: np.dtype, name: str = "params") -> Array:

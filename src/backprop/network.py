@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 import numpy as np
 import numpy.typing as npt
@@ -294,7 +294,7 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         self,
         x: npt.ArrayLike,
         y: npt.ArrayLike,
-        *,
+        *excess: Never,
         params: npt.ArrayLike | None = None,
         out: Array | None = None,
         sample_weight: npt.ArrayLike | None = None,
@@ -308,6 +308,8 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
             At least one sample. Calls by sample, and sums over samples, take none too.
         y : (n_samples, n_L) array_like
             Or (n_samples,) where n_L is 1. For cross_entropy integer labels (n_samples,), or probabilities.
+        *excess
+            Nothing: it is here to name `objective` to who gives this method to SciPy, which calls it as f(theta, x, y).
         params : (n_params,) array_like, optional
             Parameters to use instead of the network's own.
         out : (n_params,) array of the network's dtype, optional
@@ -332,6 +334,8 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         MemoryError, KeyboardInterrupt
             params are as they were, out is unspecified.
         """
+        if excess:
+            _validate.refuse_excess("value_and_grad", x, excess, self.n_params)
         result = self._plan.quick_value_and_grad(
             self._params, params, x, y, sample_weight, out, n_threads, threads.get_num_threads
         )
@@ -347,12 +351,14 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         self,
         x: npt.ArrayLike,
         y: npt.ArrayLike,
-        *,
+        *excess: Never,
         params: npt.ArrayLike | None = None,
         sample_weight: npt.ArrayLike | None = None,
         n_threads: int | None = None,
     ) -> float:
         """Return the loss alone, with the arguments and errors of `value_and_grad`, and the same bits."""
+        if excess:
+            _validate.refuse_excess("loss", x, excess, self.n_params)
         result: float | None = self._quick(_LOSS, x, y, params, sample_weight, None, n_threads)
         if result is not None:
             return result
