@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -421,6 +422,22 @@ def test_threadpoolctl_limits_within_a_block_of_num_threads():
 
 def test_importing_does_not_import_threadpoolctl():
     assert run("import sys, backprop; print('threadpoolctl' in sys.modules)").stdout.split() == ["False"]
+
+
+def test_the_tasks_of_many_layers_take_no_longer_on_two_threads():
+    """Of 20,000 layers of 8, each task looked for its layer from the first one on: 8 times one thread's time."""
+    net = Network([8] * 20_001, rng=0)
+    x = np.ones((64, 8))
+
+    def cpu_time(n_threads):
+        times = []
+        for _ in range(3):
+            start = time.process_time()
+            net.value_and_grad(x, x, n_threads=n_threads)
+            times.append(time.process_time() - start)
+        return min(times)
+
+    assert cpu_time(2) < 3 * cpu_time(1)
 
 
 @pytest.mark.parametrize("n_threads", [1, 2])

@@ -141,12 +141,17 @@ cdef int run_strips(const Layers* plan, const Request* request, Py_ssize_t n_chu
     run.totals = take_totals(plan, request.n_sums, n_chunks > 1 and request.grad != NULL, 0)
     if run.totals == NULL:
         return NO_TOTALS
+    run.first_task = <Py_ssize_t*>calloc(plan.n_layers + 2, sizeof(Py_ssize_t))
+    if run.first_task == NULL:
+        give_totals(plan, run.totals)
+        return NO_LIST
     run.work = take_workspace(plan, rows, n_threads, OF_GRADIENT)
     if run.work != NULL:
         pool_acquire(&lease, n_threads)
         status = status_of(value_and_grad_in_strips(&run, &lease, clock), clock)
         pool_release(&lease)
         give_workspace(plan, run.work)
+    free(run.first_task)
     if status == LOST:
         status = run_in_order(plan, request, run.totals, clock)
     loss[0] = mean_loss(run.totals, request.divisor)

@@ -153,24 +153,40 @@ cdef struct StripRun:
     bint add                     # to the sums of the chunk
     double divisor               # 0, or where the sums of a single chunk end
     bint first_chunk
+    Py_ssize_t* first_task       # by layer, of the phase that packs or sums by units; and their number at the end
     Clock* clock
+
+
+cdef Py_ssize_t number_tasks(StripRun* run, bint by_units) noexcept nogil:
+    """Number the tasks of a phase, layer by layer: panels that are packed, or units that are summed; how many."""
+    cdef Py_ssize_t i, size
+    run.first_task[1] = 0
+    for i in range(1, run.plan.n_layers + 1):
+        size = units_a_task(run, i) if by_units else PACK_COLUMNS
+        run.first_task[i + 1] = run.first_task[i] + (run.plan.sizes[i] + size - 1) // size
+    return run.first_task[run.plan.n_layers + 1]
+
+
+cdef Py_ssize_t layer_of_task(const StripRun* run, Py_ssize_t index) noexcept nogil:
+    """The layer of a task: by halves, since a walk for each task takes n_layers^2 steps in all."""
+    cdef Py_ssize_t first = 1, last = run.plan.n_layers, middle
+    while first < last:
+        middle = (first + last + 1) // 2
+        if run.first_task[middle] <= index:
+            first = middle
+        else:
+            last = middle - 1
+    return first
 
 
 cdef void pack_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
     """Some panels of one layer's W^T."""
     cdef StripRun* run = <StripRun*>context
     cdef const Layers* plan = run.plan
-    cdef Py_ssize_t i = 1, n_tasks, first
+    cdef Py_ssize_t i = layer_of_task(run, index), first = (index - run.first_task[i]) * PACK_COLUMNS
     cdef Clock own
     cdef Clock* clock = clock_of_thread(run.clock, worker, &own)
     cdef Pieces p
-    while True:
-        n_tasks = (plan.sizes[i] + PACK_COLUMNS - 1) // PACK_COLUMNS
-        if index < n_tasks:
-            break
-        index -= n_tasks
-        i += 1
-    first = index * PACK_COLUMNS
     start_pieces(&p, clock, 1, 1, min(<Py_ssize_t>PACK_COLUMNS, plan.sizes[i] - first), PIECE_COLUMNS,
                  <double>MEMORY_FLOPS * plan.layers[i].n_in, 0)
     while p.n:
@@ -210,20 +226,13 @@ cdef inline Py_ssize_t units_a_task(const StripRun* run, Py_ssize_t i) noexcept 
 cdef void units_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
     """(7) and (8) for some units of one layer, over all rows of the group."""
     cdef StripRun* run = <StripRun*>context
-    cdef Py_ssize_t i = 1, n_tasks, units, first
+    cdef Py_ssize_t i = layer_of_task(run, index), units = units_a_task(run, i)
+    cdef Py_ssize_t first = (index - run.first_task[i]) * units
     cdef Tile group = run.group
     cdef const char* grad_a
     cdef Clock own
     cdef Clock* clock = clock_of_thread(run.clock, worker, &own)
     group.scratch = run.work.scratch + worker * run.work.scratch_bytes
-    while True:
-        units = units_a_task(run, i)
-        n_tasks = (run.plan.sizes[i] + units - 1) // units
-        if index < n_tasks:
-            break
-        index -= n_tasks
-        i += 1
-    first = index * units
     units = min(units, run.plan.sizes[i] - first)
     grad_a = a_of(run.plan, run.work, &group, i)
     if weight_gradient(run.plan, &group, i, grad_a, input_of(run.plan, run.work, &group, i), first, units,
@@ -251,14 +260,12 @@ cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Clock* cloc
     """All chunks by strips; nonzero where a signal handler raised, or forked."""
     cdef const Layers* plan = run.plan
     cdef const Request* request = run.request
-    cdef Py_ssize_t row = 0, done = 0, in_chunk, n_rows, i, s, n_tasks = 0
+    cdef Py_ssize_t row = 0, done = 0, in_chunk, n_rows, s
     cdef Py_ssize_t chunk_rows = rows_of_chunk(plan, request.n_kept)
     cdef Py_ssize_t n_sums = n_parts_of_sums(request)
     cdef double chunk_loss
     cdef int status
-    for i in range(1, plan.n_layers + 1):
-        n_tasks += (plan.sizes[i] + PACK_COLUMNS - 1) // PACK_COLUMNS
-    status = pool_run(lease, n_tasks, pack_task, run, poll_from_pool, clock)
+    status = pool_run(lease, number_tasks(run, False), pack_task, run, poll_from_pool, clock)
     while done < request.n_kept and status == 0:
         in_chunk = 0
         chunk_loss = 0
@@ -278,10 +285,7 @@ cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Clock* cloc
                 chunk_loss += run.work.row_loss[s]
             if request.grad != NULL:
                 run.flops_a_task = 2.0 * run.group.n_rows * plan.n_params / (4 * lease.n_threads)
-                n_tasks = 0
-                for i in range(1, plan.n_layers + 1):
-                    n_tasks += (plan.sizes[i] + units_a_task(run, i) - 1) // units_a_task(run, i)
-                status = pool_run(lease, n_tasks, units_task, run, poll_from_pool, clock)
+                status = pool_run(lease, number_tasks(run, True), units_task, run, poll_from_pool, clock)
             in_chunk += run.group.n_rows
         add_loss(run.totals, chunk_loss)
         if run.totals.wide != NULL and status == 0:
