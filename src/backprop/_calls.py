@@ -125,9 +125,11 @@ class Calls:
         n_threads: int,
     ) -> None:
         """Run a call by sample on the rows that have a weight; the others are 0 in the result, whatever they hold."""
-        result[...] = 0
-        for start in range(0, x.shape[0], _BLOCK_ROWS):
-            block = slice(start, start + _BLOCK_ROWS)
+        width = max(x[0].size, y[0].size, result[0].size)
+        n_rows = min(_BLOCK_ROWS, max(1, _validate.BLOCK // width))
+        for start in range(0, x.shape[0], n_rows):
+            block = slice(start, start + n_rows)
+            result[block] = 0
             some = weights.array[block]
             kept = some.reshape(some.shape[0], -1).any(axis=1)
             if not kept.any():

@@ -235,11 +235,11 @@ cdef inline bint is_short(const Layers* plan, const Request* request) noexcept:
 
 
 cdef inline bint may_take_long(const Layers* plan, const Request* request) noexcept nogil:
-    """Whether signals may have to be looked for: whether the dearest kernels might take milliseconds."""
+    """Whether to look for signals: whether there is more than a piece of work, were all of it as dear as can be."""
     cdef double flops = <double>MEMORY_FLOPS * (plan.n_params + request.n_sums)
     flops += cost_of(plan, request.mode) * request.n_samples * (<double>MEMORY_FLOPS * plan.n_params +
                                                                 2.0 * ENTRY_FLOPS * plan.n_units)
-    return plan.has_own or flops > LOOK_FLOPS
+    return plan.has_own or flops > PIECE_FLOPS
 
 
 cdef inline double run_call(const Layers* plan, const Request* request, int n_threads) except? -1:
@@ -248,7 +248,7 @@ cdef inline double run_call(const Layers* plan, const Request* request, int n_th
     cdef double loss = 0
     cdef int status
     cdef bint keeps_gil = is_short(plan, request)
-    reset_clock(&clock, keeps_gil, may_take_long(plan, request))
+    reset_clock(&clock, keeps_gil, not keeps_gil and may_take_long(plan, request))
     if keeps_gil:
         status = run(plan, request, 1, &clock, &loss)
     else:

@@ -46,6 +46,8 @@ cdef int gradients_of_rows(const Layers* plan, Workspace* work, const Tile* tile
         for i in range(1, plan.n_layers + 1):
             if outer_products(plan, work, tile, i, s, n, grad_a[i], NULL, NULL, gradients, ld, clock):
                 return 1
+        if is_stopped(clock, <double>MEMORY_FLOPS * n * ld):
+            return 1
         gradients += n * ld * plan.itemsize
         s += n
     return 0
@@ -80,7 +82,7 @@ cdef int stream_gradients_of_rows(const Layers* plan, Workspace* work, const Til
                         return 1
                     gradients = stream_filled(plan, work, gradients, &filled)
         if ld > plan.n_params or s == tile.n_rows - 1:
-            if is_stopped(clock, <double>MEMORY_FLOPS * filled):
+            if is_stopped(clock, <double>MEMORY_FLOPS * ld):
                 return 1
             gradients = stream_filled(plan, work, gradients, &filled) + (ld - plan.n_params) * plan.itemsize
     return 0

@@ -13,7 +13,8 @@ cdef enum:
     LOOK_FLOPS = 20000000        # between two looks at the clock, which take 25 ns each
     PIECE_FLOPS = 500000000      # of a piece: a product takes 4 ms on one core in float32, 8 ms in float64
     ENTRY_FLOPS = 400            # of an activation or a loss of one number, the dearest of them
-    MEMORY_FLOPS = 100           # of a number that no cache holds, read or written
+    MEMORY_FLOPS = 100           # of a number that no cache holds, read or written, or of one between two rows that are
+                                 # written: each may be the first on a page of megabytes
     OWN_C_FLOPS = 2000000        # of a C function of the user's own: a look after each 250, so 0.5 ms each are fine
     OWN_NUMPY_FLOPS = 4000       # of a NumPy function of the user's own, for each entry
     PIECE_COLUMNS = 48           # of a product: whole panels on every instruction set
@@ -106,6 +107,8 @@ cdef struct Pieces:
     # Rows and columns of a kernel's result, piece by piece: columns in groups, and the rows of a group.
     Py_ssize_t row, n_rows       # of this piece
     Py_ssize_t column, n         # n is 0 after the last piece
+    double flops                 # of all pieces
+    bint is_cut                  # there are several; then there is what follows
     Py_ssize_t all_rows, all_columns
     Py_ssize_t rows, columns     # of a piece that is not the last
     Py_ssize_t column_step
@@ -120,24 +123,31 @@ cdef inline void start_pieces(Pieces* piece, const Clock* clock, Py_ssize_t n_ro
     its own, however many rows there are.
     """
     piece.row = piece.column = 0
-    piece.n_rows = piece.all_rows = piece.rows = n_rows
-    piece.n = piece.all_columns = piece.columns = n
+    piece.n_rows = n_rows
+    piece.n = n
+    piece.flops = 0
+    piece.is_cut = False
+    if clock.is_counting:
+        piece.flops = n * (flops_an_entry * n_rows + flops_a_column)
+        piece.is_cut = piece.flops > PIECE_FLOPS
+        if piece.is_cut:
+            cut(piece, row_step, column_step, flops_an_entry, flops_a_column)
+
+
+cdef void cut(Pieces* piece, Py_ssize_t row_step, Py_ssize_t column_step, double flops_an_entry,
+              double flops_a_column) noexcept nogil:
+    """As few columns, and then rows, as PIECE_FLOPS are enough for, and at least one step of each."""
+    cdef double columns = PIECE_FLOPS / (flops_an_entry * piece.n_rows + flops_a_column), rows
+    piece.all_rows = piece.rows = piece.n_rows
+    piece.all_columns = piece.n
     piece.column_step = column_step
     piece.flops_an_entry = flops_an_entry
     piece.flops_a_column = flops_a_column
-    if clock.is_counting:
-        cut(piece, row_step)
-
-
-cdef void cut(Pieces* piece, Py_ssize_t row_step) noexcept nogil:
-    """As few columns, and then rows, as PIECE_FLOPS are enough for, and at least one step of each."""
-    cdef double columns = PIECE_FLOPS / (piece.flops_an_entry * piece.n_rows + piece.flops_a_column), rows
-    if columns < piece.n:
-        piece.columns = max(piece.column_step, <Py_ssize_t>columns // piece.column_step * piece.column_step)
-        rows = (PIECE_FLOPS / <double>min(piece.columns, piece.n) - piece.flops_a_column) / piece.flops_an_entry
-        if rows < piece.n_rows:
-            piece.rows = max(row_step, <Py_ssize_t>max(0.0, rows) // row_step * row_step)
-        size_of_piece(piece)
+    piece.columns = max(column_step, <Py_ssize_t>columns // column_step * column_step)
+    rows = (PIECE_FLOPS / <double>min(piece.columns, piece.n) - flops_a_column) / flops_an_entry
+    if rows < piece.n_rows:
+        piece.rows = max(row_step, <Py_ssize_t>max(0.0, rows) // row_step * row_step)
+    size_of_piece(piece)
 
 
 cdef void size_of_piece(Pieces* piece) noexcept nogil:
@@ -150,14 +160,15 @@ cdef void size_of_piece(Pieces* piece) noexcept nogil:
 
 cdef inline bint next_piece(Pieces* piece, Clock* clock) noexcept nogil:
     """Count this piece and go to the next; true where a signal handler raised."""
-    if not clock.is_counting:
-        piece.n = 0
-        return False
-    return count_piece(piece, clock)
+    if piece.is_cut:
+        return count_piece(piece, clock)
+    piece.n = 0
+    return is_stopped(clock, piece.flops)
 
 
 cdef bint count_piece(Pieces* piece, Clock* clock) noexcept nogil:
-    cdef double flops = piece.n * (piece.flops_a_column + piece.flops_an_entry * piece.n_rows)
+    """`next_piece` where there are several."""
+    cdef double flops = piece.n * (piece.flops_an_entry * piece.n_rows + piece.flops_a_column)
     piece.row += piece.n_rows
     if piece.row == piece.all_rows:
         piece.row = 0

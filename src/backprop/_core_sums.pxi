@@ -140,11 +140,8 @@ cdef int copy_into_rows(const Layers* plan, const Request* request, const Tile* 
     Nonzero where a signal handler raised.
     """
     cdef Py_ssize_t s, n_bytes = n * plan.itemsize
-    cdef Pieces p
-    start_rows(&p, clock, tile.n_rows, n, MEMORY_FLOPS)
-    while p.n:
-        for s in range(p.row, p.row + p.n_rows):
-            memcpy(request.rows + (tile.rows[s] * n_places + k) * n_bytes, rows + s * ld * plan.itemsize, n_bytes)
-        if next_piece(&p, clock):
+    for s in range(tile.n_rows):
+        memcpy(request.rows + (tile.rows[s] * n_places + k) * n_bytes, rows + s * ld * plan.itemsize, n_bytes)
+        if is_stopped(clock, <double>MEMORY_FLOPS * n * n_places):
             return 1
     return 0

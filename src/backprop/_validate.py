@@ -18,6 +18,8 @@ from backprop.losses import Loss
 
 Array = npt.NDArray[Any]
 
+BLOCK = 1 << 21  # entries that NumPy copies at a time: some milliseconds
+
 PROBABILITY_TOLERANCE = {"float32": 1e-4, "float64": 1e-6}
 
 _FOR_SCIPY = (
@@ -124,10 +126,22 @@ def as_array(value: object, name: str) -> Array:
 def _convert(array: Array, dtype: npt.DTypeLike, name: str) -> Array:
     """The one place where arrays are converted: C order, aligned, native, of the dtype; no copy where all fits."""
     try:
-        with np.errstate(all="ignore"):
-            return np.require(array, dtype, ["C", "A"])
+        if array.size <= BLOCK or (array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned):
+            with np.errstate(all="ignore"):
+                return np.require(array, dtype, ["C", "A"])
+        return copied(array, dtype)
     except MemoryError as error:  # broadcast to a shape that has no memory behind it
         raise MemoryError(f"{name}: {describe(array)} does not fit into memory as {np.dtype(dtype)}") from error
+
+
+def copied(array: Array, dtype: npt.DTypeLike) -> Array:
+    """A copy of the dtype in C order, some rows at a time: between them signal handlers run."""
+    result = np.empty(array.shape, dtype)
+    n_rows = max(1, BLOCK * len(array) // max(1, array.size))
+    for start in range(0, len(array), n_rows):
+        with np.errstate(all="ignore"):
+            result[start : start + n_rows] = array[start : start + n_rows]
+    return result
 
 
 def samples(
@@ -331,6 +345,8 @@ def matrix(value: object, name: str, dtype: np.dtype | None = None) -> Array:
     wanted = dtype or (native if native in (np.dtype("float32"), np.dtype("float64")) else np.dtype("float64"))
     if native != wanted and dtype is not None and native.kind == "f":
         raise ValueError(f"{name}: expected dtype {wanted}, got {native}")
+    if array.size > BLOCK and not (array.dtype == wanted and array.flags.aligned):
+        return copied(array, wanted)
     with np.errstate(all="ignore"):
         return np.require(array, wanted, ["A"])
 

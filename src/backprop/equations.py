@@ -66,11 +66,14 @@ def preactivation_gradient(grad_h: npt.ArrayLike, a: npt.ArrayLike, activation: 
     preactivations = _validate.matrix(a, "a")
     gradients = _validate.matrix(grad_h, "grad_h", preactivations.dtype)
     _validate.same_shape(["a", "grad_h"], [preactivations, gradients])
-    grad_a = np.array(preactivations, order="C")
+    grad_a = _validate.copied(preactivations, preactivations.dtype)
     if grad_a.size == 0:
         return grad_a
     if isinstance(g, Activation):
-        grad_a[...] = g.g_prime(grad_a.astype(np.float64), parameter)
+        n_rows = max(1, _validate.BLOCK // max(1, grad_a.shape[1]))
+        for start in range(0, len(grad_a), n_rows):
+            block = grad_a[start : start + n_rows]
+            block[...] = g.g_prime(block.astype(np.float64), parameter)
     else:
         _core.activate(grad_a, np.empty_like(grad_a), g.code, parameter)  # grad_a holds g'(a) now
     _core.preactivation_gradient(gradients, grad_a)
