@@ -4,9 +4,9 @@ import hashlib
 import os
 import subprocess
 import sys
-import time
 import textwrap
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 

@@ -278,7 +278,8 @@ cdef int products_over_rows(const Layers* plan, const Tile* tile, Py_ssize_t n_r
     such rows, and reads nothing beyond a piece's inputs.
     """
     cdef Pieces p
-    start_pieces(&p, clock, n_in, PIECE_COLUMNS, n_out, PIECE_COLUMNS, 2.0 * n_rows + MEMORY_FLOPS, 0)
+    start_pieces(&p, clock, n_in, PIECE_COLUMNS, n_out, PIECE_COLUMNS, 2.0 * n_rows + MEMORY_FLOPS,
+                 <double>MEMORY_FLOPS * n_rows)
     while p.n:
         plan.kernels.weight_gradient(n_rows, p.n_rows, p.n, grad_a + p.column * plan.itemsize, ld_a,
                                      h + p.row * plan.itemsize, ld_h,

@@ -136,14 +136,21 @@ cdef inline void start_pieces(Pieces* piece, const Clock* clock, Py_ssize_t n_ro
 
 cdef void cut(Pieces* piece, Py_ssize_t row_step, Py_ssize_t column_step, double flops_an_entry,
               double flops_a_column) noexcept nogil:
-    """As few columns, and then rows, as PIECE_FLOPS are enough for, and at least one step of each."""
-    cdef double columns = PIECE_FLOPS / (flops_an_entry * piece.n_rows + flops_a_column), rows
+    """As few columns, and then rows, as PIECE_FLOPS are enough for, and at least one step of each.
+
+    Columns that take something of their own keep all rows, if they can. Else rows stay whole: a column of many rows may
+    be the first entry on as many pages.
+    """
+    cdef Py_ssize_t together = piece.n_rows if flops_a_column else row_step
+    cdef double columns = PIECE_FLOPS / (flops_an_entry * together + flops_a_column), rows
     piece.all_rows = piece.rows = piece.n_rows
     piece.all_columns = piece.n
     piece.column_step = column_step
     piece.flops_an_entry = flops_an_entry
     piece.flops_a_column = flops_a_column
-    piece.columns = max(column_step, <Py_ssize_t>columns // column_step * column_step)
+    piece.columns = piece.n
+    if columns < piece.n:
+        piece.columns = max(column_step, <Py_ssize_t>columns // column_step * column_step)
     rows = (PIECE_FLOPS / <double>min(piece.columns, piece.n) - flops_a_column) / flops_an_entry
     if rows < piece.n_rows:
         piece.rows = max(row_step, <Py_ssize_t>max(0.0, rows) // row_step * row_step)
