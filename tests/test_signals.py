@@ -4,17 +4,20 @@ tools/signals.py has the calls, their worst shapes and the quick ones that are t
 took a tenth of a second and more without a look at signals.
 """
 
+import ctypes
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import LowLevelCallable
 from slowness import SLOWNESS
 from systems import needs_signals
 
-from backprop import _core
+from backprop import Activation, Network, _core
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
@@ -74,13 +77,33 @@ def test_what_a_handler_raises_ends_the_call(row, n_threads):
     np.testing.assert_array_equal(p.net.forward(p.x[:4], n_threads=1), few)
 
 
-def test_targets_and_weights_are_looked_at_in_parts():
-    """Where `_validate` looks, which the quick path leaves out: a handler's exception comes through."""
+def test_handlers_run_while_the_caller_waits_for_a_worker():
+    """The worker is held up in its first chunk; the caller runs out of places for the sums of later ones."""
+    caller, slept = threading.get_ident(), []
+
+    @ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double)
+    def g(a):
+        if threading.get_ident() != caller and not slept:
+            slept.append(time.perf_counter())
+            time.sleep(2)
+        return a
+
+    g_prime = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double)(lambda a: 1.0)
+    own = Activation("own", LowLevelCallable(g), LowLevelCallable(g_prime))
+    net = Network([1, 1], activations=own, output=own, rng=0)
+    x = np.ones((60 * 1024, 1))
+    gap = signals.longest_gap(lambda: net.value_and_grad(x, x, n_threads=2))
+    assert slept
+    assert gap.wall < 1.5, gap
+
+
+def test_looks_at_targets_and_weights_let_handlers_run():
+    """Where `_validate` looks; the quick calls look at the same places, and are among the rows."""
 
     def interrupt(*_):
         raise Interruption
 
-    n = 30_000_000
+    n = 40_000_000
     weight, labels, probabilities = np.ones(n), np.zeros(n, np.intp), np.ones((n, 1), np.float32)
     looks = [
         lambda: _core.inspect_weights(weight, 1),
@@ -88,17 +111,18 @@ def test_targets_and_weights_are_looked_at_in_parts():
         lambda: _core.first_bad_target(7, probabilities),
         lambda: _core.first_bad_sum(probabilities, 1e-6),
     ]
+    raised = 0
     old = signal.signal(signal.SIGALRM, interrupt)
     try:
         for look in looks:
-            for _ in range(100):  # where there is little to do, the call may end before the first poll
+            try:
                 signal.setitimer(signal.ITIMER_REAL, 0.001)
-                try:
-                    result = look()
-                    signal.pause()
-                except Interruption:
-                    pass
-            assert result in (-1, None) or result[0] == -1
+                result = look()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                assert result in (-1, None) or result[0] == -1  # it had ended by the first poll
+            except Interruption:
+                raised += 1
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
+    assert raised
