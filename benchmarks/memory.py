@@ -50,6 +50,7 @@ FILE += "; y = np.ones((1_000_000, 1), net.dtype)"
 
 
 def of_file(of="np.float32", dtype="", order=""):
+    """A network and a million rows of 50 in a file of some dtype."""
     return FILE.format(of=of, dtype=dtype, order=order)
 
 
@@ -88,6 +89,7 @@ CASES = {
 
 
 def main():
+    """Measure the cases."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     wanted = parser.parse_args().only

@@ -73,7 +73,7 @@ x, y = np.ones(({n}, 10)), np.ones(({n}, 50))
 
 @pytest.mark.parametrize(("n_samples", "n_threads"), [(127, 1), (256, 1), (256, 2)])
 def test_normal_equations(n_samples, n_threads):
-    """J takes 16 MiB a thread, not 100; and where there are chunks, two sums of 8 MiB, and one a thread and one more."""
+    """J takes 16 MiB a thread, not 100; and where there are chunks, two sums of 8 MiB, one a thread and one more."""
     peak, kept = measured(MATRIX.format(n=n_samples), f"net.normal_equations(x, y, n_threads={n_threads})")
     sums = 0 if n_samples < 128 else 16 + (0 if n_threads == 1 else (n_threads + 1) * 8)
     assert peak <= 20 * n_threads + sums
@@ -88,3 +88,39 @@ def test_a_network_gives_back_what_many_threads_took():
     peak, kept = measured(setup, "net.value_and_grad(x, y, n_threads=64)")
     assert peak <= 3 * 64
     assert kept <= 72
+
+
+# Data of another dtype ------------------------------------------------------------------------------------------------
+
+FILE = """
+import tempfile
+net = Network([50, 16, 1], dtype="{dtype}", rng=0)
+folder = tempfile.TemporaryDirectory()
+x = np.memmap(folder.name + "/x", "{of}", "w+", shape=(200_000, 50), order="{order}")
+x[...] = 1
+x.flush()
+y = np.ones((200_000, 1), "{of}")
+"""
+FILES = [("float64", "f4", "C"), ("float32", "f8", "C"), ("float32", "i1", "C"), ("float64", ">f8", "C")]
+FILES += [("float64", "f8", "F"), ("float64", "f4", "F")]
+OF_FILES = {
+    "value_and_grad": "net.value_and_grad(x, y, n_threads=1)",
+    "objective": "net.objective(x, y, n_threads=1)",
+    "hvp": "net.hvp(x, y, net.params, n_threads=1)",
+    "find_nonfinite": "net.find_nonfinite(x, y, n_threads=1)",
+}
+
+
+@pytest.mark.parametrize(("dtype", "of", "order"), FILES)
+def test_a_file_of_another_dtype_or_order(dtype, of, order):
+    """Its rows are converted by each tile: as a whole they would take 40 or 80 MB."""
+    peak, kept = measured(FILE.format(dtype=dtype, of=of, order=order), OF_FILES["value_and_grad"])
+    assert peak <= 4
+    assert kept <= 4
+
+
+@pytest.mark.parametrize("call", OF_FILES)
+def test_calls_on_a_file_of_another_dtype(call):
+    peak, kept = measured(FILE.format(dtype="float64", of="f4", order="C"), OF_FILES[call])
+    assert peak <= 6
+    assert kept <= 6

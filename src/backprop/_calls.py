@@ -155,13 +155,20 @@ class Calls:
         sample_weight: npt.ArrayLike | None,
         *,
         of_mean: bool = True,
+        whole: bool = False,
     ) -> tuple[Array, Array, Array, _validate.Weights | None]:
-        """The arguments that the calls with a loss share, accepted and converted: y, x, params, weights."""
+        """The arguments that the calls with a loss share, accepted and converted: y, x, params, weights.
+
+        What is large in x and y stays to be converted by tiles, unless the whole is needed.
+        """
         x_ = self._samples(x, of_mean=of_mean)
         n_samples, n_out = x_.shape[0], self._sizes[-1]
         theta = self._theta(params)
         weights = _validate.sample_weight(sample_weight, self._loss, n_samples, n_out)
-        return _validate.targets(y, self._loss, n_samples, n_out, self._dtype, weights), x_, theta, weights
+        y_ = _validate.targets(y, self._loss, n_samples, n_out, self._dtype, weights)
+        if whole:
+            y_, x_ = _validate.at_once(y_, self._dtype, "y"), _validate.at_once(x_, self._dtype, "x")
+        return y_, x_, theta, weights
 
     def _result(self, out: Array | None, shape: tuple[int, ...], others: dict[str, Sequence[object]]) -> Array:
         """The caller's array, checked, or a new one."""

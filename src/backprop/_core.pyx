@@ -22,10 +22,11 @@ C. Sums over samples have three levels: chains of 64 rows in registers, at most 
    sum of the weights comes once, at the end. The order depends on the layers and the number of samples alone: tiles
    are cut between chains, threads between tiles, units or chunks (_core_threads.pxi).
 D. Rows whose weights are all 0 are left out when a tile is filled: the sums are those of the reduced problem, bit for
-   bit. Then, and only then, x, y and the weights of a tile are copied.
+   bit. Then x, y and the weights of a tile are copied.
 E. Both dtypes and all instruction sets share this file: it handles untyped memory, and the kernels of `KernelTable`
    (_kernels.pyx) compute. The typed loops at the end, `hidden_sum_loops` and `g_prime_product_loops`, state (5) and (6)
    alone; the kernels `hidden_sum` and `g_prime_product` in _kernels_products.pxi are their fast twins.
+F. Large x and y of another dtype, byte order or layout are converted by each tile, into buffers of its own.
 """
 
 import importlib

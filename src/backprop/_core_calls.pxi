@@ -152,13 +152,38 @@ cdef inline void start_request_at(const Layers* plan, Request* request, const ch
 
 
 cdef inline void start_request(const Layers* plan, Request* request, cnp.ndarray params, cnp.ndarray x) noexcept:
-    """The same of arrays."""
+    """The same of arrays that the kernels take as they are."""
     start_request_at(plan, request, cnp.PyArray_BYTES(params), cnp.PyArray_BYTES(x), cnp.PyArray_DIM(x, 0))
+
+
+cdef void start_converting(const Layers* plan, Request* request, cnp.ndarray params, cnp.ndarray x) noexcept:
+    """The same where x may have to be converted."""
+    start_request(plan, request, params, x)
+    set_source(&request.x_source, x, dtype_of(plan), cnp.PyArray_NDIM(x) - 2)
+
+
+cdef void set_source(Source* source, cnp.ndarray array, int dtype, int axis) noexcept:
+    """How an array lies in memory, its rows along the axis, where it is not as the kernels take it."""
+    cdef int kind = c"f"
+    if cnp.PyArray_TYPE(array) == dtype and cnp.PyArray_ISCARRAY_RO(array):
+        return
+    if cnp.PyArray_ISBOOL(array):
+        kind = c"b"
+    elif cnp.PyArray_ISINTEGER(array):
+        kind = c"u" if cnp.PyArray_ISUNSIGNED(array) else c"i"
+    source.code = code_of(kind, cnp.PyArray_ITEMSIZE(array), cnp.PyArray_ISBYTESWAPPED(array))
+    source.row = cnp.PyArray_STRIDE(array, axis)
+    source.column = cnp.PyArray_STRIDE(array, axis + 1) if axis + 1 < cnp.PyArray_NDIM(array) else 0
+
+
+cdef inline bint are_labels(const Layers* plan, cnp.ndarray y) noexcept:
+    """Whether accepted targets are labels: integers where the loss takes them."""
+    return plan.loss == CROSS_ENTROPY and cnp.PyArray_ISINTEGER(y)
 
 
 cdef inline void set_y(const Layers* plan, Request* request, cnp.ndarray y) noexcept:
     """Targets, after the weights."""
-    if cnp.PyArray_TYPE(y) == cnp.NPY_INTP:
+    if are_labels(plan, y):
         set_pointers_of_y(plan, request, NULL, <const Py_ssize_t*>cnp.PyArray_DATA(y))
     else:
         set_pointers_of_y(plan, request, cnp.PyArray_BYTES(y), NULL)
@@ -180,6 +205,10 @@ cdef void set_targets(const Layers* plan, Request* request, cnp.ndarray y, weigh
         weight, request.weight_scale, request.divisor, request.n_kept = weights
         set_weight(request, weight)
     set_y(plan, request, y)
+    if are_labels(plan, y):
+        set_source(&request.y_source, y, cnp.NPY_INTP, cnp.PyArray_NDIM(y) - 1)
+    else:
+        set_source(&request.y_source, y, dtype_of(plan), cnp.PyArray_NDIM(y) - 2)
 
 
 cdef inline void set_weight(Request* request, cnp.ndarray weight) noexcept:

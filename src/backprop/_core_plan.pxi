@@ -3,8 +3,9 @@
 cdef class Plan:
     """What depends on a network's shape alone, worked out once: layers, offsets, kernels, size of the tile.
 
-    Its methods take arrays that _validate.py has accepted: C-contiguous, aligned, of the network's dtype. They may be
-    called by many threads at once: each call takes its buffers from the free lists.
+    Its methods take arrays that _validate.py has accepted: C-contiguous, aligned, of the network's dtype; but x and y
+    of any real dtype and layout. They may be called by many threads at once: each call takes its buffers from the free
+    lists.
     """
 
     cdef Layers layers
@@ -65,7 +66,7 @@ cdef class Plan:
         if cnp.PyArray_DIM(x, 0) == 0:  # no rows, and sums of nothing; means of it have been refused
             memset(cnp.PyArray_DATA(out), 0, cnp.PyArray_NBYTES(out))
             return 0.0
-        start_request(&self.layers, &request, params, x)
+        start_converting(&self.layers, &request, params, x)
         if y is not None:
             set_targets(&self.layers, &request, y, weights)
         if operand is not None:
@@ -107,8 +108,8 @@ cdef class Plan:
         cdef Request forward, backward
         cdef Pointers kept_a = Pointers(a), kept_h = Pointers(h)
         cdef Pointers kept_grad_a = Pointers(grad_a), kept_grad_h = Pointers(grad_h)
-        start_request(&self.layers, &forward, params, x)
-        start_request(&self.layers, &backward, params, x)
+        start_converting(&self.layers, &forward, params, x)
+        start_converting(&self.layers, &backward, params, x)
         set_call(&self.layers, &forward, <Call>CALLS["forward"], None, y_hat)
         forward.keep_a = kept_a.pointers
         forward.keep_h = kept_h.pointers
@@ -136,12 +137,12 @@ cdef class Plan:
             raise MemoryError("the requests of the networks do not fit into memory")
         n_samples = cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 2)
         if cnp.PyArray_NDIM(x) == 3:
-            x_step = n_samples * plan.sizes[0] * plan.itemsize
-        if cnp.PyArray_NDIM(y) == (2 if cnp.PyArray_TYPE(y) == cnp.NPY_INTP else 3):
-            y_step = cnp.PyArray_NBYTES(y) // n_networks
+            x_step = cnp.PyArray_STRIDE(x, 0)
+        if cnp.PyArray_NDIM(y) == (2 if are_labels(plan, y) else 3):
+            y_step = cnp.PyArray_STRIDE(y, 0)
         try:
             for m in range(n_networks):
-                start_request(plan, &requests[m], params, x)
+                start_converting(plan, &requests[m], params, x)
                 requests[m].n_samples = n_samples
                 requests[m].n_kept = n_samples
                 requests[m].divisor = n_samples

@@ -6,6 +6,26 @@ cdef enum Mode:
     FORWARD, JVP, INPUT_GRADIENT, INPUT_JACOBIAN, JACOBIAN, PER_SAMPLE_GRADIENTS, PER_SAMPLE_GRADIENT_NORMS
 
 
+cdef extern from "_convert.h" nogil:
+    int code_of "BP_CODE"(int kind, int size, bint is_swapped)
+    void convert_to_float "bp_convert_to_float"(int code, Py_ssize_t n_outer, Py_ssize_t n_inner, const char* source,
+                                                Py_ssize_t outer, Py_ssize_t inner, float* target, Py_ssize_t t_outer,
+                                                Py_ssize_t t_inner) noexcept
+    void convert_to_double "bp_convert_to_double"(int code, Py_ssize_t n_outer, Py_ssize_t n_inner,
+                                                  const char* source, Py_ssize_t outer, Py_ssize_t inner,
+                                                  double* target, Py_ssize_t t_outer, Py_ssize_t t_inner) noexcept
+    void convert_to_label "bp_convert_to_label"(int code, Py_ssize_t n_outer, Py_ssize_t n_inner, const char* source,
+                                                Py_ssize_t outer, Py_ssize_t inner, Py_ssize_t* target,
+                                                Py_ssize_t t_outer, Py_ssize_t t_inner) noexcept
+
+
+cdef struct Source:
+    # How the caller's x or y lies in memory where it has another dtype, byte order or layout than the kernels take:
+    # then each tile converts its rows, since a copy of all of them may be far larger than all else.
+    int code                     # BP_CODE of what it holds, or 0 where there is nothing to convert
+    Py_ssize_t row, column       # bytes from one to the next
+
+
 cdef struct Request:
     # What one call asks for, as checked pointers; NULL where a thing is not asked for or not there.
     int mode
@@ -14,6 +34,8 @@ cdef struct Request:
     const char* x                # (n_samples, n_0)
     const char* y                # (n_samples, n_L), or NULL for labels
     const Py_ssize_t* labels     # (n_samples,)
+    Source x_source              # of x
+    Source y_source              # of y or the labels
     int weight_kind
     const double* weight         # (n_samples,) or (n_samples, n_L)
     double weight_scale          # a power of two that brings the weights near 1, against under- and overflow
@@ -38,7 +60,7 @@ cdef struct Request:
 
 
 cdef struct Tile:
-    # Rows that go through the recursion together: pointers into the caller's arrays, or into copies (note D).
+    # Rows that go through the recursion together: pointers into the caller's arrays, or into copies (notes D and F).
     Py_ssize_t first             # where the rows start in the buffers of the workspace
     Py_ssize_t n_rows
     const char* x
@@ -61,9 +83,47 @@ cdef inline bint has_weight(const Request* request, Py_ssize_t row, Py_ssize_t n
     return False
 
 
+cdef inline const char* rows_of_source(const char* data, const Source* source, Py_ssize_t row,
+                                       Py_ssize_t n_bytes) noexcept nogil:
+    """Where a row of x or y starts; n_bytes is the length of one that need not be converted."""
+    return data + row * (source.row if source.code else n_bytes)
+
+
+cdef char* copy_reals(const Source* source, const char* data, Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t itemsize,
+                      char* target) noexcept nogil:
+    """n_rows rows of n numbers, one after another and converted, into target, which is returned.
+
+    Memory is read in the order in which it lies: a column of a matrix in Fortran order at a time.
+    """
+    cdef bint by_column = max(source.column, -source.column) > max(source.row, -source.row)
+    cdef Py_ssize_t n_outer = n if by_column else n_rows, n_inner = n_rows if by_column else n
+    cdef Py_ssize_t outer = source.column if by_column else source.row
+    cdef Py_ssize_t inner = source.row if by_column else source.column
+    cdef Py_ssize_t t_outer = 1 if by_column else n, t_inner = n if by_column else 1
+    if source.code == 0:
+        memcpy(target, data, n_rows * n * itemsize)
+    elif itemsize == 4:
+        convert_to_float(source.code, n_outer, n_inner, data, outer, inner, <float*>target, t_outer, t_inner)
+    else:
+        convert_to_double(source.code, n_outer, n_inner, data, outer, inner, <double*>target, t_outer, t_inner)
+    return target
+
+
+cdef Py_ssize_t* copy_labels(const Source* source, const char* data, Py_ssize_t n_rows,
+                             Py_ssize_t* target) noexcept nogil:
+    """The same for labels."""
+    if source.code == 0:
+        memcpy(target, data, n_rows * sizeof(Py_ssize_t))
+    else:
+        convert_to_label(source.code, 1, n_rows, data, 0, source.row, target, n_rows, 1)
+    return target
+
+
 cdef Py_ssize_t fill_tile(const Layers* plan, const Request* request, Workspace* work, Tile* tile,
                           Py_ssize_t row, Py_ssize_t n_rows, Clock* clock) noexcept nogil:
     """n_rows rows with weight, from source row `row` on, into the tile; returns the row after the last one.
+
+    What has to be converted is converted here.
 
     Where another thread sets weights to 0 during the call there are fewer, and where a signal handler raised: rows of
     zeros without weight then.
@@ -72,7 +132,7 @@ cdef Py_ssize_t fill_tile(const Layers* plan, const Request* request, Workspace*
     cdef Py_ssize_t weight_width = n_out if request.weight_kind == WEIGHT_PER_ENTRY else 1
     tile.first = 0
     tile.n_rows = n_rows
-    tile.x = request.x + row * n_in * plan.itemsize
+    tile.x = rows_of_source(request.x, &request.x_source, row, n_in * plan.itemsize)
     tile.y = NULL
     tile.labels = NULL
     tile.weight = NULL
@@ -80,13 +140,20 @@ cdef Py_ssize_t fill_tile(const Layers* plan, const Request* request, Workspace*
     tile.scratch = work.scratch
     if request.n_kept == request.n_samples:
         if request.y != NULL:
-            tile.y = request.y + row * n_out * plan.itemsize
+            tile.y = rows_of_source(request.y, &request.y_source, row, n_out * plan.itemsize)
         if request.labels != NULL:
-            tile.labels = request.labels + row
+            tile.labels = <const Py_ssize_t*>rows_of_source(<const char*>request.labels, &request.y_source, row,
+                                                            sizeof(Py_ssize_t))
         if request.weight_kind != NO_WEIGHT:
             tile.weight = request.weight + row * weight_width
         for s in range(n_rows):
             tile.rows[s] = row + s
+        if request.x_source.code:
+            tile.x = copy_reals(&request.x_source, tile.x, n_rows, n_in, plan.itemsize, work.x)
+        if request.y_source.code and request.labels == NULL:
+            tile.y = copy_reals(&request.y_source, tile.y, n_rows, n_out, plan.itemsize, work.y)
+        elif request.y_source.code:
+            tile.labels = copy_labels(&request.y_source, <const char*>tile.labels, n_rows, work.labels)
         return row + n_rows
     tile.x = work.x
     if request.y != NULL:
@@ -97,12 +164,14 @@ cdef Py_ssize_t fill_tile(const Layers* plan, const Request* request, Workspace*
     while s < n_rows and row < request.n_samples:
         if has_weight(request, row, n_out):
             tile.rows[s] = row
-            memcpy(work.x + s * n_in * plan.itemsize, request.x + row * n_in * plan.itemsize, n_in * plan.itemsize)
+            copy_reals(&request.x_source, rows_of_source(request.x, &request.x_source, row, n_in * plan.itemsize), 1,
+                       n_in, plan.itemsize, work.x + s * n_in * plan.itemsize)
             if request.y != NULL:
-                memcpy(work.y + s * n_out * plan.itemsize, request.y + row * n_out * plan.itemsize,
-                       n_out * plan.itemsize)
+                copy_reals(&request.y_source, rows_of_source(request.y, &request.y_source, row, n_out * plan.itemsize),
+                           1, n_out, plan.itemsize, work.y + s * n_out * plan.itemsize)
             if request.labels != NULL:
-                work.labels[s] = request.labels[row]
+                copy_labels(&request.y_source, rows_of_source(<const char*>request.labels, &request.y_source, row,
+                                                              sizeof(Py_ssize_t)), 1, work.labels + s)
             memcpy(work.weight + s * weight_width, request.weight + row * weight_width, weight_width * sizeof(double))
             s += 1
         row += 1

@@ -100,8 +100,8 @@ cdef enum:
     # Rows of a tile: as many of 128, 256 as keep h and grad_a within half of a 1 MiB L2 cache (64 rows instead of 128:
     # thirteen layers of 256 in float64 16.0, not 14.3 ms, twenty of 100 the same). Where one W is larger than that,
     # each tile streams it from L3 or memory, and the fewer tiles the better: 512 rows (784-800-800-10: 52, not 48
-    # GFLOP/s in float64; 1024 rows give 51). But fewer rows where a and h of so many would take more than MOST_TILE_BYTES
-    # and several times what W does: W is then the smaller part of what a tile moves.
+    # GFLOP/s in float64; 1024 rows give 51). But fewer where a and h of so many take more than MOST_TILE_BYTES and
+    # several times what W does: W is then the smaller part of what a tile moves.
     MIN_TILE_ROWS = 128
     MAX_TILE_ROWS = 256
     WIDE_TILE_ROWS = 512

@@ -67,7 +67,7 @@ class Derivatives(Calls):
         x_ = self._samples(x)
         cotangent_ = _validate.rows(cotangent, x_.shape[0], (self._sizes[-1],), self._dtype, "cotangent")
         theta = self._theta(params)
-        grad_params, grad_x = np.empty(self.n_params, self._dtype), np.empty_like(x_)
+        grad_params, grad_x = np.empty(self.n_params, self._dtype), np.empty(x_.shape, self._dtype)
         self._plan.run(_VJP, theta, x_, None, grad_params, None, n_threads, operand=cotangent_, rows=grad_x)
         return grad_params, grad_x
 

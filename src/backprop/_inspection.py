@@ -67,7 +67,7 @@ class Inspection(Calls):
         LayerGradients
             Lists indexed by the layer's number, so that ``grad_h[i] == grad_a[i+1] @ W_{i+1}`` reads as it is written.
         """
-        y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)
+        y_, x_, theta, weights = self._inputs(x, y, params, sample_weight, whole=True)
         n_threads = threads.resolve(n_threads)
         n_samples, L = x_.shape[0], len(self._sizes) - 1
         a, h = ([None] + [np.zeros((n_samples, n), self._dtype) for n in self._sizes[1:]] for _ in range(2))

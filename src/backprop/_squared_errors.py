@@ -60,7 +60,7 @@ class SquaredErrors(Calls):
         root = np.broadcast_to(root if root.ndim == 2 else root[:, None], y_.shape).astype(self._dtype)
         counts = root != 0
         rows = counts.any(axis=1)
-        target = np.where(counts, y_, 0)[rows]
+        target = _validate.at_once(np.where(counts, y_, 0)[rows], self._dtype, "y")
         x_kept = x_ if rows.all() else x_[rows]  # once, not at each theta
 
         def fun(theta: npt.ArrayLike) -> Array:

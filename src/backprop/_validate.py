@@ -1,13 +1,14 @@
 """The only place that inspects users' arrays and numbers, with every error message; architectures: _architecture.py.
 
 Arrays are converted here, once and without a warning: to the network's dtype, native byte order, C order. An array that
-fits is used as it is. Labels become intp, weights float64. What is returned is what the compiled calls expect.
+fits is used as it is. Labels become intp, weights float64. What is returned is what the compiled calls expect: these
+convert large x and y themselves, tile by tile.
 """
 
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -19,6 +20,8 @@ from backprop.losses import Loss
 Array = npt.NDArray[Any]
 
 BLOCK = 1 << 21  # entries that NumPy copies at a time: some milliseconds
+BY_TILE_BYTES = 1 << 17  # from here on x and y are converted by tiles: a copy at once is faster while it is small
+_BLOCK_ROWS = 4096  # of targets that are looked at together
 
 PROBABILITY_TOLERANCE = {"float32": 1e-4, "float64": 1e-6}
 
@@ -144,10 +147,30 @@ def copied(array: Array, dtype: npt.DTypeLike) -> Array:
     return result
 
 
+def _by_tiles(array: Array, dtype: npt.DTypeLike, name: str) -> Array:
+    """The same for x and y; but what is large stays as it is where the compiled calls can convert it tile by tile.
+
+    They know the dtypes that lie in 8 bytes at most. An array that is broadcast looks larger than it is.
+    """
+    item = array.dtype.itemsize
+    is_broadcast = any(n > 1 and abs(step) < item for n, step in zip(array.shape, array.strides, strict=True))
+    if array.size * np.dtype(dtype).itemsize < BY_TILE_BYTES or item > 8 or is_broadcast:
+        return _convert(array, dtype, name)
+    return array
+
+
+def at_once(array: Array, dtype: npt.DTypeLike, name: str) -> Array:
+    """Accepted x or y, all of it converted; labels become intp."""
+    return _convert(array, np.intp if array.ndim == 1 else dtype, name)
+
+
 def samples(
     value: object, n_in: int, dtype: np.dtype, name: str = "x", *, n_params: int = -1, of_mean: bool = False
 ) -> Array:
-    """x: (n_samples, n_0); of a mean at least one sample. By n_params a theta is known that SciPy gives for x."""
+    """x: (n_samples, n_0), of another dtype or layout where it is large; of a mean at least one sample.
+
+    By n_params a theta is known that SciPy gives for x.
+    """
     array = as_array(value, name)
     if of_mean and array.shape[:1] == (0,):
         raise ValueError(
@@ -164,7 +187,7 @@ def samples(
         raise ValueError(f"{name}: expected shape (n_samples, {n_in}), got {array.shape}{hint}")
     if array.shape[1] != n_in:
         raise ValueError(f"{name}: expected {n_in} columns, the size of layer 0, got {array.shape[1]}")
-    return _convert(array, dtype, name)
+    return _by_tiles(array, dtype, name)
 
 
 def refuse_excess(call: str, x: object, excess: Sequence[object], n_params: int) -> NoReturn:
@@ -214,15 +237,28 @@ def _labels(array: Array, n_samples: int, n_out: int, weight: Array | None) -> A
     """Integer labels 0..n_out-1, of any integer dtype."""
     if array.shape != (n_samples,):
         raise ValueError(f"y: expected {n_samples} labels, one for each row of x, got shape {array.shape}")
-    labels = _convert(array, np.intp, "y")  # uint64 beyond intp wraps below 0, and is refused like all labels there
-    row = _core.first_bad_label(labels, n_out, weight)
-    if row >= 0:
-        raise ValueError(f"y: expected labels from 0 to {n_out - 1}, got {array[row]} in row {row}")
+    labels = _by_tiles(array, np.intp, "y")
+    for start, part, part_weight in _blocks(labels, np.intp, weight):  # uint64 beyond intp wraps below 0: refused
+        row = _core.first_bad_label(part, n_out, part_weight)
+        if row >= 0:
+            raise ValueError(f"y: expected labels from 0 to {n_out - 1}, got {array[start + row]} in row {start + row}")
     return labels
 
 
+def _blocks(array: Array, dtype: npt.DTypeLike, weight: Array | None) -> Iterator[tuple[int, Array, Array | None]]:
+    """The first row, the converted rows and the weights of each block: one block where nothing is to be converted."""
+    is_converted = array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned
+    n_rows = array.shape[0] if is_converted else _BLOCK_ROWS
+    for start in range(0, array.shape[0], n_rows):
+        rows = slice(start, start + n_rows)
+        yield start, _convert(array[rows], dtype, "y"), None if weight is None else weight[rows]
+
+
 def targets(value: object, loss: Loss, n_samples: int, n_out: int, dtype: np.dtype, weights: Weights | None) -> Array:
-    """y: (n_samples, n_out) of the network's dtype, or labels (n_samples,) as intp; within the loss's domain."""
+    """y: (n_samples, n_out) of the network's dtype, or labels (n_samples,) as intp; within the loss's domain.
+
+    Of another dtype or layout where it is large.
+    """
     array = as_array(value, "y")
     weight = None if weights is None else weights.array
     if loss.name == "cross_entropy":
@@ -244,20 +280,27 @@ def targets(value: object, loss: Loss, n_samples: int, n_out: int, dtype: np.dty
         if array.ndim and array.shape[0] != n_samples:
             raise ValueError(f"y: expected {n_samples} rows, as x has, got {array.shape[0]} (shape {array.shape})")
         raise ValueError(f"y: expected shape {' or '.join(map(str, shapes))}, got {array.shape}")
-    y = _convert(array.reshape(n_samples, n_out), dtype, "y")
+    y = _by_tiles(array.reshape(n_samples, n_out), dtype, "y")
+    if loss.domain != "real numbers":
+        for start, part, part_weight in _blocks(y, dtype, weight):
+            _refuse_foreign_targets(loss, start, part, part_weight)
+    return y
+
+
+def _refuse_foreign_targets(loss: Loss, start: int, y: Array, weight: Array | None) -> None:
+    """Refuse targets outside the loss's domain; these are the ones from row `start` on."""
     bad = _core.first_bad_target(loss.code, y, weight)
     if bad is not None:
         row, j = bad
         what = "probabilities >= 0" if loss.name == "cross_entropy" else loss.domain
-        raise ValueError(f"y: expected {what} for the loss {loss.name!r}, got {y[row, j]} in row {row}, output {j}")
+        place = f"row {start + row}, output {j}"
+        raise ValueError(f"y: expected {what} for the loss {loss.name!r}, got {y[row, j]} in {place}")
     if loss.name == "cross_entropy":
-        tolerance = PROBABILITY_TOLERANCE[dtype.name]
+        tolerance = PROBABILITY_TOLERANCE[y.dtype.name]
         row = _core.first_bad_sum(y, tolerance, weight)
         if row >= 0:
-            raise ValueError(
-                f"y: expected rows that sum to 1 within {tolerance}, got {y[row].sum(dtype=float)} in row {row}"
-            )
-    return y
+            total = y[row].sum(dtype=float)
+            raise ValueError(f"y: expected rows that sum to 1 within {tolerance}, got {total} in row {start + row}")
 
 
 def refuse_targets(loss: Loss, n_out: int, dtype: np.dtype[Any], y: Array, weight: Array | None) -> None:

@@ -117,7 +117,7 @@ def check_gradient(
     The complex step: Squire and Trapp, Using complex variables to estimate derivatives of real functions, SIAM Review
     40 (1998). The reference runs in float64 at the very parameters and inputs of the network, rounded to its dtype.
     """
-    y_, x_, theta, weights = net._inputs(x, y, None, sample_weight)
+    y_, x_, theta, weights = net._inputs(x, y, None, sample_weight, whole=True)
     for i, (layer, _) in enumerate(net._layers, start=1):
         if isinstance(layer, Custom) and not layer.takes_complex:
             raise ValueError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from backprop import _validate
 from backprop import params as _params
 
 if TYPE_CHECKING:
@@ -64,10 +65,12 @@ def find_nonfinite(
     of_weights = _in_weights(net, theta)
     for start in range(0, len(rows), BLOCK_ROWS):
         block = rows[start : start + BLOCK_ROWS]
-        bad_input = ~np.isfinite(x[block])
+        x_block = _validate.at_once(x[block], net.dtype, "x")
+        bad_input = ~np.isfinite(x_block)
         if of_weights is not None:  # every sample meets it: only an input of the very first one comes before
             if bad_input[0].any():
-                return _input(x, block[0], int(bad_input[0].argmax()))
+                unit = int(bad_input[0].argmax())
+                return _input(float(x_block[0, unit]), int(block[0]), unit)
             return replace(of_weights, sample=int(block[0]))
         found = _in_block(net, x, y, theta, weight, block, n_threads)
         if found is not None:
@@ -81,9 +84,8 @@ def _finite_first(array: Array) -> int | None:
     return int(bad.argmax()) if bad.any() else None
 
 
-def _input(x: Array, sample: int, unit: int) -> NonFinite:
-    value = float(x[sample, unit])
-    return NonFinite(int(sample), 0, unit, "input", value, f"sample {sample}: input {unit} is {value}")
+def _input(value: float, sample: int, unit: int) -> NonFinite:
+    return NonFinite(sample, 0, unit, "input", value, f"sample {sample}: input {unit} is {value}")
 
 
 def _in_weights(net: Network, theta: Array) -> NonFinite | None:
@@ -104,10 +106,12 @@ def _in_block(
 ) -> NonFinite | None:
     """The first sample of a block of rows that meets a number that is not finite, and where."""
     part = None if weight is None else weight[block]
-    layers = net.layer_gradients(x[block], y[block], params=theta, sample_weight=part, n_threads=n_threads)
-    terms = _loss_terms(net, layers, y[block], part)
+    x_block = _validate.at_once(x[block], net.dtype, "x")
+    y_block = _validate.at_once(y[block], net.dtype, "y")
+    layers = net.layer_gradients(x_block, y_block, params=theta, sample_weight=part, n_threads=n_threads)
+    terms = _loss_terms(net, layers, y_block, part)
     _drop_outputs(net, layers, part)
-    stages = [x[block], *layers.a[1:], *layers.h[1:], terms, *layers.grad_a[1:], *layers.grad_h[1:]]
+    stages = [x_block, *layers.a[1:], *layers.h[1:], terms, *layers.grad_a[1:], *layers.grad_h[1:]]
     bad = np.zeros(len(block), bool)
     for array in stages:
         if array is not None:
@@ -116,7 +120,7 @@ def _in_block(
         return None
     s = int(bad.argmax())
     sample = int(block[s])
-    return _in_sample(net, layers, terms, x[block][s], y[block][s], s, sample)
+    return _in_sample(net, layers, terms, x_block[s], y_block[s], s, sample)
 
 
 def _drop_outputs(net: Network, layers: LayerGradients, weight: Array | None) -> None:
