@@ -1,5 +1,6 @@
 /* The control words of the floating-point unit (x86): read, set, and recorded in the threads that run an activation. */
 
+#include <fenv.h>
 #include <stdatomic.h>
 #include <time.h>
 
@@ -48,3 +49,10 @@ double float_record(double a)  /* the identity */
 
 double float_one(double a) { return a * 0 + 1; }
 double float_zero(double a) { return a * 0; }
+
+/* fesetround sets both units, by C's names of the directions: 0 to nearest, 1 up, 2 down, 3 towards zero. */
+int float_round(int direction)
+{
+    static const int directions[] = {FE_TONEAREST, FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO};
+    return fesetround(directions[direction]);
+}

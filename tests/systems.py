@@ -1,7 +1,9 @@
-"""What some systems lack, as marks of the tests that need it."""
+"""What some systems lack, as marks of the tests that need it; and their C compiler."""
 
 import os
+import shutil
 import signal
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,3 +16,16 @@ needs_limits = pytest.mark.skipif(find_spec("resource") is None, reason="needs l
 needs_fifo = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 # Windows has other permissions, asks for a right to make links, and replaces no file that is open.
 needs_posix_files = pytest.mark.skipif(os.name != "posix", reason="needs files as POSIX has them")
+
+
+def compile_c(name, folder, *libraries):
+    """A C file of this folder as a shared library."""
+    compiler = shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    path = folder / f"{name}.so"
+    source = Path(__file__).parent / f"{name}.c"
+    command = [compiler, "-O2", "-shared", "-fPIC", "-pthread", "-o", path, source, *libraries]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return path

@@ -1,6 +1,9 @@
 """The C functions, from extensions that are built here against the installed package."""
 
+import ctypes
+import ctypes.util
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -105,6 +108,26 @@ def test_the_bits_are_those_of_python(probe, loss, dtype):
             y_hat = np.full((n_samples, 2), np.nan, dtype)
             probe.forward(net, n_samples, params, x, y_hat, 2)
             assert bits(y_hat) == bits(net.forward(x, params=params))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or os.name != "posix", reason="needs x86's number for upwards")
+@pytest.mark.parametrize("loss", ["squared_error", "cross_entropy"])
+def test_the_bits_do_not_depend_on_the_rounding_mode(probe, loss):
+    upwards, math = 0x800, ctypes.CDLL(ctypes.util.find_library("m"))
+    net = Network([5, 19, 3], activations="sin", loss=loss, dtype="float32", rng=0)
+    rng = np.random.default_rng(0)
+    x, y = data(net, 3000)[0], rng.dirichlet(np.ones(3), 3000).astype("float32")
+    weight, results = rng.uniform(0, 1, 3000), []
+    for mode in (0, upwards):
+        grad, y_hat = np.empty(net.n_params, "float32"), np.empty((3000, 3), "float32")
+        math.fesetround(mode)
+        value = probe.value_and_grad(net, 3000, None, x, y, None, weight, grad, 2)
+        probe.forward(net, 3000, None, x, y_hat, 2)
+        kept = math.fegetround()
+        math.fesetround(0)
+        assert kept == mode
+        results.append(bits((value, grad, y_hat)))
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

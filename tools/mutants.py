@@ -77,7 +77,7 @@ BLOCK, PRODUCTS, LOSSES, ACTIVATIONS, SECOND, CURVATURE, SUMS, ROWS = (
 )
 VECTOR, ELEMENTARY_H, ROWS_H = (f"_kernels_{part}.h" for part in ("vector", "elementary", "rows"))
 ELEMENTARY = "_kernels_elementary.pxi"
-TWO_SUM = "_two_sum.h"
+TWO_SUM, FLOAT_MODE = "_two_sum.h", "_float_mode.h"
 TABLE = "_kernel_table.pxd"
 CORE, INSPECT, WORKSPACE = "_core.pyx", "_core_inspect.pxi", "_core_workspace.pxi"
 CALLS, QUICK, PLAN, RUN, THREADS = (f"_core_{part}.pxi" for part in ("calls", "quick", "plan", "run", "threads"))
@@ -89,7 +89,8 @@ FREE_LISTS, SIGNALS = "_core_free_lists.pxi", "_core_signals.pxi"
 POOL, SAVING, OBJECTIVE, OWN = "_pool.c", "saving.py", "objective.py", "custom.py"
 MEMBERS = "ensemble.py"
 FIRST_TESTS = {  # of a file, before those above: they notice soonest, or nobody else does
-    POOL: ["tests/test_pool.py", "tests/test_faults.py"],
+    FLOAT_MODE: ["tests/test_float_mode.py"],
+    POOL: ["tests/test_pool.py", "tests/test_faults.py", "tests/test_float_mode.py"],
     SAVING: ["tests/test_saving.py"],
     OBJECTIVE: ["tests/test_hessp.py", "tests/test_network.py"],
     OWN: ["tests/test_custom_activation.py"],
@@ -257,7 +258,7 @@ MUTATIONS = [Mutation(*row) for row in [
     ("gelu' without a phi(a)", ACTIVATIONS,
      "slope = pair_product(phi, pair_sum(ratio, make_pair(-x, zero)))", "slope = pair_product(phi, ratio)"),
     ("link not applied by forward", ADDING,
-     "activation(plan, work, &tile, L, plan.link, False)", "activation(plan, work, &tile, L, 0, False)"),
+     "activation(plan, work, &tile, L, plan.link, False, clock)", "activation(plan, work, &tile, L, 0, False, clock)"),
     # (4) the losses
     ("sign of the squared error's slope", LOSSES, "slope[0] = 2 * d\n", "slope[0] = -2 * d\n"),
     ("factor 2 of the squared error's slope", LOSSES, "slope[0] = 2 * d\n", "slope[0] = d\n"),
@@ -596,10 +597,10 @@ MUTATIONS = [Mutation(*row) for row in [
     ("Ctrl-C unheard", SIGNALS, "raised = check_signals()", "raised = 0"),
     ("beyond the samples where weights become 0 meanwhile", TILES,
      "while s < n_rows and row < request.n_samples:", "while s < n_rows:"),
-    ("no samples where weights become 0 meanwhile", INSPECT, "        sums.largest = 0\n", "        pass\n"),
-    # The pool
+    # The floating-point unit's mode, and the pool
+    ("calls compute in the caller's mode", FLOAT_MODE, "        bp_change_float_mode(BP_DEFAULT_MODE);", "        ;"),
     ("a fork's child keeps its parent's threads", POOL, "if (on_fork(after_fork_in_child))", "if (0)"),
-    ("workers round and flush as they like", POOL, "            set_float_mode(float_mode);\n", "            ;\n"),
+    ("workers have any x87 mode", POOL, "            bp_set_x87(x87);", "            ;"),
     ("a thread that was not made counts", POOL,
      "        pool.skip_creation = SKIP_CREATION;\n        return;\n", ""),
     # The other derivatives
@@ -714,7 +715,7 @@ MUTATIONS = [Mutation(*row) for row in [
     ("validation: bool is a number", VALIDATE,
      "if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral",
      "if not isinstance(value, numbers.Integral"),
-    ("validation: infinity is finite", VALIDATE, "if not 0 <= result < np.inf:", "if not 0 <= result:"),
+    ("validation: infinity is finite", VALIDATE, "is_accepted = 0 <= result < np.inf", "is_accepted = 0 <= result"),
     ("validation: arrays in any order", VALIDATE,
      'np.require(array, dtype, ["C", "A"])', 'np.require(array, dtype, ["A"])'),
     ("validation: a bad label unheeded", VALIDATE,
@@ -727,7 +728,7 @@ MUTATIONS = [Mutation(*row) for row in [
     ("validation: float32's tolerance of sums for float64", VALIDATE, '"float64": 1e-6', '"float64": 1e-4'),
     ("validation: labels of weight 0 looked at", VALIDATE,
      "weight = None if weights is None else weights.array\n    if loss", "weight = None\n    if loss"),
-    ("validation: all weights 0 accepted", VALIDATE, "if largest == 0 and n_samples > 0:", "if False:"),
+    ("validation: all weights 0 accepted", VALIDATE, "if n_kept == 0 and n_samples > 0:", "if False:"),
     ("validation: weights by output for cross_entropy", VALIDATE,
      'if loss.name == "cross_entropy" else [(n_samples,), (n_samples, n_out)]',
      'if False else [(n_samples,), (n_samples, n_out)]'),

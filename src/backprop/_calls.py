@@ -131,7 +131,8 @@ class Calls:
             block = slice(start, start + n_rows)
             result[block] = 0
             some = weights.array[block]
-            kept = some.reshape(some.shape[0], -1).any(axis=1)
+            with _core.DefaultFloatMode():  # NumPy, too, may take a subnormal weight for 0
+                kept = some.reshape(some.shape[0], -1).any(axis=1)
             if not kept.any():
                 continue
             kept_weights = _validate.sample_weight(some[kept], self._loss, int(kept.sum()), self._sizes[-1])

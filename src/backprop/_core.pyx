@@ -34,8 +34,8 @@ import os
 
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport fabs, frexp, isfinite, isinf, ldexp, sqrt
-from libc.stdint cimport int64_t
+from libc.math cimport fabs, frexp, isfinite, isinf, ldexp, signbit, sqrt
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
@@ -414,7 +414,9 @@ def hidden_gradient(const floating[:, :] W_next, const floating[:, :] grad_a_nex
     cdef Clock clock
     with nogil:
         reset_clock(&clock, False, True)
+        clock.callers_mode = enter_default_mode()
         hidden_sum_loops(W_next, grad_a_next, grad_h, &clock)
+        leave_default_mode(clock.callers_mode, NULL)
     raise_for_signal(&clock)
 
 
@@ -437,7 +439,9 @@ def preactivation_gradient(const floating[:, :] grad_h, floating[:, ::1] g_prime
     cdef Clock clock
     with nogil:
         reset_clock(&clock, False, True)
+        clock.callers_mode = enter_default_mode()
         g_prime_product_loops(grad_h, g_prime, &clock)
+        leave_default_mode(clock.callers_mode, NULL)
     raise_for_signal(&clock)
 
 
@@ -450,12 +454,14 @@ def activate(floating[:, ::1] a, floating[:, ::1] h, int code, double parameter)
         return
     with nogil:
         reset_clock(&clock, False, True)
+        clock.callers_mode = enter_default_mode()
         start_entries(&p, &clock, a.shape[0], a.shape[1], ENTRY_FLOPS)
         while p.n:
             kernels.activate(code, parameter, p.n_rows, p.n, &a[p.row, p.column], &h[p.row, p.column], a.shape[1],
                              True)
             if next_piece(&p, &clock):
                 break
+        leave_default_mode(clock.callers_mode, NULL)
     raise_for_signal(&clock)
 
 
@@ -468,12 +474,14 @@ def second_derivative(floating[:, ::1] a, floating[:, ::1] out, int code, double
         return
     with nogil:
         reset_clock(&clock, False, True)
+        clock.callers_mode = enter_default_mode()
         start_entries(&p, &clock, a.shape[0], a.shape[1], ENTRY_FLOPS)
         while p.n:
             kernels.second_derivative(code, parameter, p.n_rows, p.n, &a[p.row, p.column], &out[p.row, p.column],
                                       a.shape[1])
             if next_piece(&p, &clock):
                 break
+        leave_default_mode(clock.callers_mode, NULL)
     raise_for_signal(&clock)
 
 
@@ -483,6 +491,7 @@ def mirror(floating[:, ::1] H):
     cdef Clock clock
     with nogil:
         reset_clock(&clock, False, True)
+        clock.callers_mode = enter_default_mode()  # handlers run in the caller's
         for p0 in range(0, n, 32):
             for q0 in range(0, p0 + 1, 32):
                 for p in range(p0, min(p0 + 32, n)):
@@ -492,4 +501,23 @@ def mirror(floating[:, ::1] H):
                     break
             if has_raised(&clock):
                 break
+        leave_default_mode(clock.callers_mode, NULL)
     raise_for_signal(&clock)
+
+
+cdef class DefaultFloatMode:
+    """A context for NumPy's arithmetic on behalf of a call, which follows the modes of the floating-point units."""
+
+    cdef uint64_t mode
+    cdef unsigned x87
+
+    def __enter__(self):
+        self.mode = enter_default_mode()
+        self.x87 = get_x87()
+        if self.x87 != DEFAULT_X87:
+            set_x87(DEFAULT_X87)
+
+    def __exit__(self, *exception):
+        if self.x87 != DEFAULT_X87:
+            set_x87(self.x87)
+        leave_default_mode(self.mode, NULL)

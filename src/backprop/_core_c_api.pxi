@@ -168,7 +168,7 @@ cdef bint take_sample_weight(Request* request, const double* weight, Clock* cloc
     if not is_aligned(weight, sizeof(double)):
         return False
     sums = sums_of_weights(weight, request.n_samples, 1, clock)
-    if sums.bad >= 0 or sums.largest == 0:
+    if sums.bad >= 0 or sums.n_kept == 0:
         return False
     request.weight = weight
     request.weight_kind = WEIGHT_PER_SAMPLE

@@ -192,10 +192,13 @@ cdef inline void set_y(const Layers* plan, Request* request, cnp.ndarray y) noex
 cdef inline void set_pointers_of_y(const Layers* plan, Request* request, const char* y,
                                    const Py_ssize_t* labels) noexcept nogil:
     """The same, of which one is NULL, and the mean over outputs where l is one."""
+    cdef uint64_t mode
     request.y = y
     request.labels = labels
     if plan.loss != CROSS_ENTROPY and request.weight_kind != WEIGHT_PER_ENTRY:
+        mode = enter_default_mode()
         request.divisor *= plan.sizes[plan.n_layers]
+        leave_default_mode(mode, request)
 
 
 cdef void set_targets(const Layers* plan, Request* request, cnp.ndarray y, weights) except *:
@@ -235,6 +238,7 @@ cdef inline void set_operand(Request* request, Call call, cnp.ndarray operand) n
 
 cdef void set_call(const Layers* plan, Request* request, Call call, cnp.ndarray sums, cnp.ndarray rows) noexcept:
     """What is asked for, and where it goes; targets and weights come before."""
+    cdef uint64_t mode
     request.mode = call.mode
     request.with_second = call.needs_second
     request.is_by_sample = call.sums == NULL
@@ -242,7 +246,9 @@ cdef void set_call(const Layers* plan, Request* request, Call call, cnp.ndarray 
     if call.share != OF_MEAN:
         request.divisor = 1
     if call.share == OF_SAMPLE:
+        mode = enter_default_mode()
         request.weight_scale = 1 if plan.loss == CROSS_ENTROPY else 1.0 / plan.sizes[plan.n_layers]
+        leave_default_mode(mode, request)
     if sums is not None:
         if call.kind >= OF_HESSIAN:
             request.n_sums = cnp.PyArray_SIZE(sums)

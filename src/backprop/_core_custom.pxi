@@ -8,17 +8,21 @@ cdef enum Derivative:
     SECOND
 
 ctypedef int (*NumpyActivation)(const Layer* layer, Py_ssize_t itemsize, Derivative which, Py_ssize_t n_rows,
-                                const char* a, char* result, Py_ssize_t ld) noexcept nogil
+                                const char* a, char* result, Py_ssize_t ld, uint64_t callers_mode) noexcept nogil
 
 
 cdef int custom_activation(const Layer* layer, Py_ssize_t itemsize, Derivative which, Py_ssize_t n_rows, const char* a,
                            char* result, Py_ssize_t ld, Clock* clock) noexcept nogil:
     """result = g(a), g'(a) or g''(a), in float64; nonzero where a signal handler or a NumPy function raised.
 
-    result may be a.
+    result may be a. The functions find the floating-point unit as the caller of the network has set it: they are the
+    caller's code, and may rely on that.
     """
     cdef ScalarFunction function = <ScalarFunction>layer.c_functions[<int>which]
+    cdef bint changes_mode = not is_default_mode(clock.callers_mode)
+    cdef double value
     cdef Py_ssize_t s, j, start
+    cdef NumpyActivation call_numpy
     cdef int raised
     cdef Pieces p
     if function == NULL:
@@ -31,25 +35,33 @@ cdef int custom_activation(const Layer* layer, Py_ssize_t itemsize, Derivative w
             take_gil()
             # Called as one that raises nothing, so that what it raised waits for the end of the call. Caught here, it
             # would crash where the memory for its traceback is missing (Cython 3.3.1).
-            raised = (<NumpyActivation><void*>numpy_activation)(layer, itemsize, which, p.n_rows, a + start,
-                                                                result + start, ld)
+            call_numpy = <NumpyActivation><void*>numpy_activation
+            raised = call_numpy(layer, itemsize, which, p.n_rows, a + start, result + start, ld, clock.callers_mode)
+            enter_default_mode()  # it raised, or has set another one
             give_gil()
             if raised:
                 return stop(clock)
         else:
             for s in range(p.row, p.row + p.n_rows):
                 for j in range(p.column, p.column + p.n):
+                    value = (<const float*>a)[s * ld + j] if itemsize == 4 else (<const double*>a)[s * ld + j]
+                    if changes_mode:  # float32 is converted and rounded outside
+                        leave_default_mode(clock.callers_mode, &value)
+                    value = function(value)
+                    if changes_mode:
+                        enter_default_mode()
                     if itemsize == 4:
-                        (<float*>result)[s * ld + j] = <float>function((<const float*>a)[s * ld + j])
+                        (<float*>result)[s * ld + j] = <float>value
                     else:
-                        (<double*>result)[s * ld + j] = function((<const double*>a)[s * ld + j])
+                        (<double*>result)[s * ld + j] = value
+            enter_default_mode()  # the function has set another one
         if next_piece(&p, clock):
             return 1
     return 0
 
 
 cdef int numpy_activation(const Layer* layer, Py_ssize_t itemsize, Derivative which, Py_ssize_t n_rows, const char* a,
-                          char* result, Py_ssize_t ld) except 1:
+                          char* result, Py_ssize_t ld, uint64_t callers_mode) except 1:
     """The same by a NumPy function."""
     cdef cnp.npy_intp shape[2]
     cdef cnp.ndarray argument, value
@@ -65,7 +77,9 @@ cdef int numpy_activation(const Layer* layer, Py_ssize_t itemsize, Derivative wh
                 numbers[s * n + j] = (<const float*>a)[s * ld + j]
             else:
                 numbers[s * n + j] = (<const double*>a)[s * ld + j]
+    leave_default_mode(callers_mode, NULL)
     returned = (<object>layer.functions)[<int>which](argument)
+    enter_default_mode()
     value = cnp.PyArray_FROMANY(returned, cnp.NPY_FLOAT64, 0, 0, cnp.NPY_ARRAY_CARRAY_RO)
     if cnp.PyArray_NDIM(value) != 2 or value.shape[0] != n_rows or value.shape[1] != n:
         got = (<object>value).shape

@@ -1,20 +1,23 @@
-# Looks at labels, targets and weights before anything is written, in one pass each and without a copy.
-# _validate.py turns what is found here into an error. Where a signal handler raises meanwhile, `has_raised` says so, and
+# Looks at labels, targets and weights before anything is written, in one pass each and without a copy, in the
+# floating-point unit's default mode. _validate.py turns what is found here into an error. Where a signal handler raises meanwhile, `has_raised` says so, and
 # what is returned is not -1.
 
 cdef Py_ssize_t bad_label(const Py_ssize_t* labels, Py_ssize_t n_samples, Py_ssize_t n_out,
                           const double* weight, Clock* clock) noexcept nogil:
     """The first row whose label lies outside 0..n_out-1, or -1; rows of weight 0 are not looked at."""
-    cdef Py_ssize_t s
+    cdef Py_ssize_t s, bad = -1
     cdef Pieces p
+    clock.callers_mode = enter_default_mode()
     start_rows(&p, clock, n_samples, 1, MEMORY_FLOPS)
-    while p.n:
+    while p.n and bad < 0:
         for s in range(p.row, p.row + p.n_rows):
             if not 0 <= labels[s] < n_out and (weight == NULL or weight[s] != 0):
-                return s
-        if next_piece(&p, clock):
-            return 0
-    return -1
+                bad = s
+                break
+        if bad < 0 and next_piece(&p, clock):
+            bad = 0
+    leave_default_mode(clock.callers_mode, &bad)
+    return bad
 
 
 def first_bad_label(const Py_ssize_t[::1] labels, Py_ssize_t n_out, weight=None):
@@ -42,20 +45,25 @@ cdef inline bint target_is_valid(int loss, double y) noexcept nogil:
 cdef Py_ssize_t bad_target(int loss, const floating* y, Py_ssize_t n_samples, Py_ssize_t n_out, const double* weight,
                            Py_ssize_t n_weights, Clock* clock) noexcept nogil:
     """The first entry outside the loss's domain, or -1; an entry of weight 0 is not looked at (n_weights a row)."""
-    cdef Py_ssize_t s, j
+    cdef Py_ssize_t s, j, bad = -1
     cdef Pieces p
     if loss != HINGE and loss != POISSON and loss != BINARY_CROSS_ENTROPY and loss != CROSS_ENTROPY:
         return -1
+    clock.callers_mode = enter_default_mode()
     start_rows(&p, clock, n_samples, n_out, MEMORY_FLOPS)
-    while p.n:
+    while p.n and bad < 0:
         for s in range(p.row, p.row + p.n_rows):
             for j in range(n_out):
                 if not target_is_valid(loss, y[s * n_out + j]):
                     if n_weights == 0 or weight[s * n_weights + (j if n_weights > 1 else 0)] != 0:
-                        return s * n_out + j
-        if next_piece(&p, clock):
-            return 0
-    return -1
+                        bad = s * n_out + j
+                        break
+            if bad >= 0:
+                break
+        if bad < 0 and next_piece(&p, clock):
+            bad = 0
+    leave_default_mode(clock.callers_mode, &bad)
+    return bad
 
 
 def first_bad_target(int loss, const floating[:, ::1] y, weight=None):
@@ -78,20 +86,23 @@ def first_bad_target(int loss, const floating[:, ::1] y, weight=None):
 cdef Py_ssize_t bad_sum(const floating* y, Py_ssize_t n_samples, Py_ssize_t n_out, double tolerance,
                         const double* weight, Clock* clock) noexcept nogil:
     """The first row of probabilities that do not sum to 1 within the tolerance, or -1; weight 0 drops a row."""
-    cdef Py_ssize_t s, j
+    cdef Py_ssize_t s, j, bad = -1
     cdef double total
     cdef Pieces p
+    clock.callers_mode = enter_default_mode()
     start_rows(&p, clock, n_samples, n_out, MEMORY_FLOPS)
-    while p.n:
+    while p.n and bad < 0:
         for s in range(p.row, p.row + p.n_rows):
             total = 0
             for j in range(n_out):
                 total = total + y[s * n_out + j]
             if not -tolerance <= total - 1 <= tolerance and (weight == NULL or weight[s] != 0):
-                return s
-        if next_piece(&p, clock):
-            return 0
-    return -1
+                bad = s
+                break
+        if bad < 0 and next_piece(&p, clock):
+            bad = 0
+    leave_default_mode(clock.callers_mode, &bad)
+    return bad
 
 
 def first_bad_sum(const floating[:, ::1] y, double tolerance, weight=None):
@@ -111,7 +122,6 @@ def first_bad_sum(const floating[:, ::1] y, double tolerance, weight=None):
 
 cdef struct WeightSums:
     Py_ssize_t bad               # the first entry that is negative or not finite, or -1
-    double largest
     double scale                 # the power of two that brings the largest weight near 1
     double total                 # the sum of the weights times scale
     Py_ssize_t n_kept            # rows with a weight other than 0
@@ -119,18 +129,27 @@ cdef struct WeightSums:
 
 cdef WeightSums sums_of_weights(const double* weight, Py_ssize_t n, Py_ssize_t n_per_row,
                                 Clock* clock) noexcept nogil:
-    """What there is to know of n weights; only `bad` and `largest` where these are refused.
+    """What there is to know of n weights, whatever the floating-point unit's mode."""
+    cdef WeightSums sums
+    clock.callers_mode = enter_default_mode()
+    add_up_weights(weight, n, n_per_row, &sums, clock)
+    leave_default_mode(clock.callers_mode, &sums)
+    return sums
+
+
+cdef void add_up_weights(const double* weight, Py_ssize_t n, Py_ssize_t n_per_row, WeightSums* sums,
+                         Clock* clock) noexcept nogil:
+    """`sums_of_weights` in the mode there is; only `bad` and `n_kept` where the weights are refused.
 
     With the scale neither tiny nor huge weights underflow or overflow in a product; both uses of a weight are scaled
     alike, which is exact.
     """
-    cdef WeightSums sums
     cdef Py_ssize_t p, q
-    cdef double total_error = 0, error
+    cdef double largest = 0, total_error = 0, error
     cdef int exponent
     cdef bint empty
     cdef Pieces piece
-    memset(&sums, 0, sizeof(WeightSums))
+    memset(sums, 0, sizeof(WeightSums))
     sums.scale = 1
     sums.bad = -1
     start_rows(&piece, clock, n, 1, MEMORY_FLOPS)
@@ -138,14 +157,14 @@ cdef WeightSums sums_of_weights(const double* weight, Py_ssize_t n, Py_ssize_t n
         for p in range(piece.row, piece.row + piece.n_rows):
             if not (weight[p] >= 0 and isfinite(weight[p])):
                 sums.bad = p
-                return sums
-            sums.largest = max(sums.largest, weight[p])
+                return
+            largest = max(largest, weight[p])
         if next_piece(&piece, clock):
             sums.bad = 0
-            return sums
-    if sums.largest == 0:
-        return sums
-    frexp(sums.largest, &exponent)
+            return
+    if largest == 0:
+        return
+    frexp(largest, &exponent)
     sums.scale = ldexp(1.0, min(1023, 1 - exponent))  # a subnormal weight stays within 2^-51 of 1
     start_rows(&piece, clock, n // n_per_row, n_per_row, 2.0 * MEMORY_FLOPS)
     while piece.n:
@@ -158,19 +177,16 @@ cdef WeightSums sums_of_weights(const double* weight, Py_ssize_t n, Py_ssize_t n
             sums.n_kept += not empty
         if next_piece(&piece, clock):
             sums.bad = 0
-            return sums
+            return
     sums.total += total_error
-    if sums.n_kept == 0:  # another thread set them to 0 meanwhile
-        sums.largest = 0
-    return sums
 
 
 def inspect_weights(const double[::1] weight, Py_ssize_t n_per_row):
-    """(first bad entry or -1, largest weight, scale, sum of weights times scale, rows with a weight other than 0)."""
+    """(first bad entry or -1, scale, sum of weights times scale, rows with a weight other than 0)."""
     cdef WeightSums sums
     cdef Clock clock
     with nogil:
         reset_clock(&clock, False, True)
         sums = sums_of_weights(&weight[0], weight.shape[0], n_per_row, &clock)
     raise_for_signal(&clock)
-    return sums.bad, sums.largest, sums.scale, sums.total, sums.n_kept
+    return sums.bad, sums.scale, sums.total, sums.n_kept

@@ -156,7 +156,9 @@ cdef class Plan:
                 requests[m].grad = cnp.PyArray_BYTES(out) + m * plan.n_params * plan.itemsize
             with nogil:
                 reset_clock(&clock, False, True)
+                clock.callers_mode = enter_default_mode()
                 status = run_ensemble(plan, requests, n_networks, loss, n_threads, &clock)
+                leave_default_mode(clock.callers_mode, loss)
             if status != DONE:
                 raise_for(status)
         finally:

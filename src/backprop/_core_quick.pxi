@@ -48,7 +48,7 @@ cdef bint take_weight(const Layers* plan, Request* request, Call call, weight, C
             return False
     set_weight(request, <cnp.ndarray>weight)
     sums = sums_of_weights(request.weight, n_samples * n_per_row, n_per_row, clock)
-    if sums.bad >= 0 or sums.largest == 0 or (call.sums == NULL and call.rows != NULL and sums.n_kept < n_samples):
+    if sums.bad >= 0 or sums.n_kept == 0 or (call.sums == NULL and call.rows != NULL and sums.n_kept < n_samples):
         return False  # refused; or rows to be left out, which a call by sample does not do
     set_sums_of_weights(request, &sums)
     return True
@@ -176,7 +176,7 @@ cdef quick_call(Plan self, Call call, cnp.ndarray own, params, x, y, weight, out
             return None
         request.max_norm = further
     elif call.mode == SOBOLEV:
-        if type(further) is not float or not 0 <= <double>further or not isfinite(<double>further):
+        if type(further) is not float or signbit(<double>further) or not isfinite(<double>further):
             return None
         grad_weight = same_weight(plan, further)
         if grad_weight is None:

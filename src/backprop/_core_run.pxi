@@ -30,7 +30,16 @@ cdef int raise_for(int status) except -1:
 
 
 cdef int run(const Layers* plan, const Request* request, int n_threads, Clock* clock, double* loss) noexcept nogil:
-    """The request on up to n_threads threads; and the loss, where there is one."""
+    """The request on up to n_threads threads, in the default mode of the floating-point unit; and the loss."""
+    cdef int status
+    clock.callers_mode = enter_default_mode()
+    status = run_any(plan, request, n_threads, clock, loss)
+    leave_default_mode(clock.callers_mode, loss)
+    return status
+
+
+cdef int run_any(const Layers* plan, const Request* request, int n_threads, Clock* clock, double* loss) noexcept nogil:
+    """The call that the request's mode says; and the loss, where there is one."""
     cdef double cost
     if request.mode == VALUE_AND_GRAD:
         return run_value_and_grad(plan, request, n_threads, clock, loss)

@@ -6,6 +6,14 @@
 cdef extern from "_pool.h" nogil:
     int64_t pool_now "bp_pool_now"() noexcept
 
+cdef extern from "_float_mode.h" nogil:
+    uint64_t enter_default_mode "bp_enter_default_mode"() noexcept
+    void leave_default_mode "bp_leave_default_mode"(uint64_t mode, const void* result) noexcept
+    bint is_default_mode "bp_is_default_mode"(uint64_t mode) noexcept
+    unsigned get_x87 "bp_get_x87"() noexcept
+    void set_x87 "bp_set_x87"(unsigned mode) noexcept
+    unsigned DEFAULT_X87 "BP_DEFAULT_X87"
+
 
 cdef enum:
     POLL_NANOSECONDS = 50000000  # a Ctrl-C waits for at most this, and one piece of work
@@ -30,6 +38,7 @@ cdef struct Clock:
     int64_t last_poll            # in nanoseconds
     int* raised                  # a signal handler or a user's function raised: one flag for all threads of the call
     int own_raised               # where the flag of the caller's thread is
+    uint64_t callers_mode        # of the floating-point unit, once the call has entered the default one
 
 
 cdef inline void reset_clock(Clock* clock, bint is_silent, bint is_counting) noexcept nogil:
@@ -49,6 +58,7 @@ cdef inline Clock* clock_of_thread(Clock* callers, int worker, Clock* own) noexc
         return callers
     reset_clock(own, True, callers.is_counting)
     own.raised = callers.raised
+    own.callers_mode = callers.callers_mode
     return own
 
 
@@ -71,7 +81,9 @@ cdef int signal_is_pending(Clock* clock) noexcept nogil:
         clock.last_poll = now
         if not clock.has_gil:
             take_gil()
+        leave_default_mode(clock.callers_mode, NULL)
         raised = check_signals()
+        enter_default_mode()
         if not clock.has_gil:
             give_gil()
         if raised:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from backprop import _core, threads
 from backprop import params as _params
-from backprop import threads
 from backprop._calls import Calls
 
 if TYPE_CHECKING:
@@ -145,4 +145,5 @@ class Inspection(Calls):
         """
         from backprop.checking import check_gradient
 
-        return check_gradient(cast("Network", self), x, y, sample_weight=sample_weight)
+        with _core.DefaultFloatMode():  # what is judged, the judge and SciPy's differences alike
+            return check_gradient(cast("Network", self), x, y, sample_weight=sample_weight)

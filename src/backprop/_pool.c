@@ -39,6 +39,7 @@
 #define _GNU_SOURCE  /* sched_yield, sigset_t and syscall under -std=c11 */
 #include "_pool.h"
 #include "_pool_system.h"
+#include "_float_mode.h"
 
 static int run_alone(ptrdiff_t n_tasks, bp_pool_task task, void *context, int (*poll)(void *), void *poll_context)
 {
@@ -66,7 +67,7 @@ static struct {
     _Atomic(bp_pool_task) task;
     _Atomic(void *) context;
     _Atomic ptrdiff_t end;       /* index of the last task, plus 1: the next index is end - tasks left */
-    _Atomic uint64_t float_mode; /* the caller's MXCSR or FPCR */
+    _Atomic unsigned x87;        /* the caller's control word of that unit, for functions of a user's own */
     _Atomic int threads;         /* ids below it may take part */
     _Atomic int cpu;             /* the caller's, where that is known; else -1 */
     /* Written by workers. */
@@ -117,12 +118,12 @@ static void work(int id, uint64_t claim)
     bp_pool_task task = LOAD(task, relaxed);
     void *context = LOAD(context, relaxed);
     ptrdiff_t end = LOAD(end, relaxed);
-    uint64_t float_mode = LOAD(float_mode, relaxed);
+    unsigned x87 = LOAD(x87, relaxed);
     int threads = LOAD(threads, relaxed);
     uint32_t n_done = 0;
     while (claim_task(&claim)) {
         if (!n_done)
-            set_float_mode(float_mode);
+            bp_set_x87(x87); /* MXCSR has the default mode: workers are made in it, and leave it for such functions */
         if (tasks_left(claim) > 1)
             wake_one(threads);
         task(context, end - tasks_left(claim), id);
@@ -295,7 +296,7 @@ static int run_job(const bp_pool_lease *lease, ptrdiff_t base, ptrdiff_t n, bp_p
     STORE(task, task, relaxed);
     STORE(context, context, relaxed);
     STORE(end, base + n, relaxed);
-    STORE(float_mode, get_float_mode(), relaxed);
+    STORE(x87, bp_get_x87(), relaxed);
     STORE(threads, threads, relaxed);
     STORE(cpu, current_cpu(), relaxed);
     STORE(finished, 0, relaxed);  /* the last job's tasks are all counted, so no worker adds to it now */

@@ -1,4 +1,4 @@
-/* What the pool needs of the system: pause, floating-point state, clock, threads, placement, sleep. Included by _pool.c
+/* What the pool needs of the system: pause, clock, threads, placement, sleep. Included by _pool.c
    only. Three ways to sleep: a futex on Linux, WaitOnAddress on Windows, condition variables elsewhere. */
 #ifndef BP_POOL_SYSTEM_H
 #define BP_POOL_SYSTEM_H
@@ -50,30 +50,6 @@ static void relax(void)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
     __asm__ volatile("isb" ::: "memory");  /* `yield` does nothing on most cores */
-#endif
-}
-
-static uint64_t get_float_mode(void)  /* rounding and flushing of subnormals; the caller's sticky flags come along */
-{
-#if defined(__SSE__)
-    return __builtin_ia32_stmxcsr();
-#elif defined(__aarch64__)
-    uint64_t mode;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
-    return mode;
-#else
-    return 0;
-#endif
-}
-
-static void set_float_mode(uint64_t mode)
-{
-#if defined(__SSE__)
-    __builtin_ia32_ldmxcsr((unsigned)mode);
-#elif defined(__aarch64__)
-    __asm__ volatile("msr fpcr, %0" : : "r"(mode));
-#else
-    (void)mode;
 #endif
 }
 

@@ -56,26 +56,30 @@ class SquaredErrors(Calls):
         threads.resolve(n_threads)
         self._need_squared_error("residuals")
         y_, x_, _, weights = self._inputs(x, y, None, sample_weight, of_mean=False)
-        root = np.ones((x_.shape[0], 1)) if weights is None else np.sqrt(weights.array)
-        root = np.broadcast_to(root if root.ndim == 2 else root[:, None], y_.shape).astype(self._dtype)
-        counts = root != 0
+        with _core.DefaultFloatMode():
+            root = np.ones((x_.shape[0], 1)) if weights is None else np.sqrt(weights.array)
+            root = np.broadcast_to(root if root.ndim == 2 else root[:, None], y_.shape)
+            counts = root != 0
         rows = counts.any(axis=1)
         target = _validate.at_once(np.where(counts, y_, 0)[rows], self._dtype, "y")
         x_kept = x_ if rows.all() else x_[rows]  # once, not at each theta
 
         def fun(theta: npt.ArrayLike) -> Array:
             point = _validate.params(theta, self.n_params, self._dtype, "theta")
-            r = np.zeros(y_.shape, self._dtype)
             y_hat = self._call(_FORWARD, x_kept, None, point, None, None, n_threads)
-            r[rows] = np.subtract(y_hat, target, out=np.zeros_like(y_hat), where=counts[rows])
-            return (root * r).ravel()
+            r = np.zeros(y_.shape)  # in float64, as sqrt(w): rounded once
+            with np.errstate(all="ignore"), _core.DefaultFloatMode():
+                r[rows] = np.subtract(y_hat, target, out=np.zeros(y_hat.shape), where=counts[rows], dtype=np.float64)
+                return (root * r).astype(self._dtype).ravel()
 
         def jac(theta: npt.ArrayLike) -> Array:
             point = _validate.params(theta, self.n_params, self._dtype, "theta")
             J = np.zeros((*y_.shape, self.n_params), self._dtype)
             J[rows] = self._call(_JACOBIAN, x_kept, None, point, None, None, n_threads)
-            np.multiply(J, root[:, :, None], out=J, where=counts[:, :, None])
-            J[~counts] = 0  # even where y_hat is infinite
+            if weights is not None:
+                with np.errstate(all="ignore"), _core.DefaultFloatMode():
+                    np.multiply(J, root[:, :, None], out=J, where=counts[:, :, None], casting="same_kind")
+                J[~counts] = 0  # even where y_hat is infinite
             return J.reshape(-1, self.n_params)
 
         return fun, jac

@@ -77,8 +77,10 @@ def non_negative(value: object, name: str) -> float:
     """A finite number >= 0."""
     if isinstance(value, bool | np.bool_ | str) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a finite number >= 0, got {describe(value)}")
-    result = as_float(value)
-    if not 0 <= result < np.inf:
+    with _core.DefaultFloatMode():  # else a subnormal number may pass for 0, here and below
+        result = as_float(value)
+        is_accepted = 0 <= result < np.inf
+    if not is_accepted:
         raise ValueError(f"{name}: expected a finite number >= 0, got {result}")
     return result
 
@@ -87,8 +89,10 @@ def positive(value: object, name: str) -> float:
     """A number > 0; inf is one."""
     if isinstance(value, bool | np.bool_ | str) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number > 0, got {describe(value)}")
-    result = as_float(value)
-    if not result > 0:
+    with _core.DefaultFloatMode():
+        result = as_float(value)
+        is_accepted = result > 0
+    if not is_accepted:
         raise ValueError(f"{name}: expected a number > 0, got {result}")
     return result
 
@@ -130,7 +134,7 @@ def _convert(array: Array, dtype: npt.DTypeLike, name: str) -> Array:
     """The one place where arrays are converted: C order, aligned, native, of the dtype; no copy where all fits."""
     try:
         if array.size <= BLOCK or (array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned):
-            with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"), _core.DefaultFloatMode():
                 return np.require(array, dtype, ["C", "A"])
         return copied(array, dtype)
     except MemoryError as error:  # broadcast to a shape that has no memory behind it
@@ -142,7 +146,7 @@ def copied(array: Array, dtype: npt.DTypeLike) -> Array:
     result = np.empty(array.shape, dtype)
     n_rows = max(1, BLOCK * len(array) // max(1, array.size))
     for start in range(0, len(array), n_rows):
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), _core.DefaultFloatMode():
             result[start : start + n_rows] = array[start : start + n_rows]
     return result
 
@@ -228,7 +232,9 @@ def gradient_weight(value: object, shape: tuple[int, int]) -> Array:
     if array.shape not in ((), shape):
         raise ValueError(f"weight: expected a number or shape {shape}, got shape {array.shape}")
     weight = _convert(np.broadcast_to(array, shape), np.float64, "weight")
-    if not (np.isfinite(weight) & (weight >= 0)).all():
+    with _core.DefaultFloatMode():
+        is_accepted = bool((np.isfinite(weight) & (weight >= 0)).all())
+    if not is_accepted:
         raise ValueError("weight: expected finite numbers >= 0, got others among them")
     return weight
 
@@ -320,11 +326,11 @@ def sample_weight(value: object, loss: Loss, n_samples: int, n_out: int) -> Weig
         raise ValueError(f"sample_weight: expected shape {expected} with the loss {loss.name!r}, got {array.shape}")
     weight = _convert(array, np.float64, "sample_weight")
     n_per_row = n_out if weight.ndim == 2 else 1
-    bad, largest, scale, total, n_kept = _core.inspect_weights(weight.reshape(-1), n_per_row)
+    bad, scale, total, n_kept = _core.inspect_weights(weight.reshape(-1), n_per_row)
     if bad >= 0:
         row = bad // n_per_row
         raise ValueError(f"sample_weight: expected finite weights >= 0, got {weight.flat[bad]} in row {row}")
-    if largest == 0 and n_samples > 0:
+    if n_kept == 0 and n_samples > 0:
         raise ValueError("sample_weight: expected at least one weight > 0, got none: all weights are 0")
     return Weights(weight, scale, total, n_kept)
 
@@ -390,7 +396,7 @@ def matrix(value: object, name: str, dtype: np.dtype | None = None) -> Array:
         raise ValueError(f"{name}: expected dtype {wanted}, got {native}")
     if array.size > BLOCK and not (array.dtype == wanted and array.flags.aligned):
         return copied(array, wanted)
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), _core.DefaultFloatMode():
         return np.require(array, wanted, ["A"])
 
 

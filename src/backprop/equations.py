@@ -73,7 +73,11 @@ def preactivation_gradient(grad_h: npt.ArrayLike, a: npt.ArrayLike, activation: 
         n_rows = max(1, _validate.BLOCK // max(1, grad_a.shape[1]))
         for start in range(0, len(grad_a), n_rows):
             block = grad_a[start : start + n_rows]
-            block[...] = g.g_prime(block.astype(np.float64), parameter)
+            with _core.DefaultFloatMode():
+                argument = block.astype(np.float64)
+            g_prime = g.g_prime(argument, parameter)
+            with _core.DefaultFloatMode():
+                block[...] = g_prime
     else:
         _core.activate(grad_a, np.empty_like(grad_a), g.code, parameter)  # grad_a holds g'(a) now
     _core.preactivation_gradient(gradients, grad_a)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _validate
+from backprop import _core, _validate
 from backprop import params as _params
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def find_nonfinite(
     loss, grad = net.value_and_grad(x, y, params=theta, sample_weight=weight, n_threads=n_threads)
     if np.isfinite(loss) and np.isfinite(grad).all():
         return None
-    rows = np.arange(x.shape[0]) if weight is None else np.flatnonzero(weight.reshape(x.shape[0], -1).any(axis=1))
+    with _core.DefaultFloatMode():  # here and below: what overflows, and what is 0, depends on the mode
+        rows = np.arange(x.shape[0]) if weight is None else np.flatnonzero(weight.reshape(x.shape[0], -1).any(axis=1))
     of_weights = _in_weights(net, theta)
     for start in range(0, len(rows), BLOCK_ROWS):
         block = rows[start : start + BLOCK_ROWS]
@@ -109,8 +110,9 @@ def _in_block(
     x_block = _validate.at_once(x[block], net.dtype, "x")
     y_block = _validate.at_once(y[block], net.dtype, "y")
     layers = net.layer_gradients(x_block, y_block, params=theta, sample_weight=part, n_threads=n_threads)
-    terms = _loss_terms(net, layers, y_block, part)
-    _drop_outputs(net, layers, part)
+    with _core.DefaultFloatMode():
+        terms = _loss_terms(net, layers, y_block, part)
+        _drop_outputs(net, layers, part)
     stages = [x_block, *layers.a[1:], *layers.h[1:], terms, *layers.grad_a[1:], *layers.grad_h[1:]]
     bad = np.zeros(len(block), bool)
     for array in stages:

@@ -125,9 +125,10 @@ class Objective:
             whole = np.zeros(net.n_params, net.dtype)
             whole[self._free] = direction
             direction = whole
-        product = self._hessian_times(full, direction).astype(np.float64)
-        if self._l2:
-            with np.errstate(all="ignore"):
+        product_of_loss = self._hessian_times(full, direction)
+        with np.errstate(all="ignore"), _core.DefaultFloatMode():
+            product = product_of_loss.astype(np.float64)
+            if self._l2:
                 product += self._l2 * self._weights_in(direction)
         return product if self._free is None else product[self._free]
 
@@ -161,15 +162,18 @@ class Objective:
         point = _validate.params(theta, self.n_free, self._net.dtype, "theta")
         full = self._full_params(point)
         last = self._last
-        if last is not None and np.array_equal(last[0], full):
+        with _core.DefaultFloatMode():
+            is_last = last is not None and np.array_equal(last[0], full)
+        if last is not None and is_last:
             return last[1], last[2]
         loss, net_grad = self._net.value_and_grad(
             self._x, self._y, params=full, sample_weight=self._sample_weight, n_threads=self._n_threads
         )
-        grad = net_grad.astype(np.float64)
-        if self._l2:
-            W = self._weights_in(full)
-            with np.errstate(all="ignore"):  # a line search may step as far as overflow: inf is the answer, no warning
+        # A line search may step as far as overflow: inf is the answer, no warning.
+        with np.errstate(all="ignore"), _core.DefaultFloatMode():
+            grad = net_grad.astype(np.float64)
+            if self._l2:
+                W = self._weights_in(full)
                 loss += 0.5 * self._l2 * float(np.square(W).sum())  # no BLAS: the same bits on every machine
                 grad += self._l2 * W
         if self._free is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from backprop import _core
 from backprop.activations import Activation
 
 
@@ -50,10 +51,11 @@ def initialize(
     """
     for (W, b), activation in zip(unflatten(vector, sizes), activations, strict=True):
         n_out, n_in = W.shape
-        if activation.initialization == "glorot":
-            limit = np.sqrt(6.0 / (n_in + n_out))
-            W[...] = rng.uniform(-limit, limit, W.shape)
-        else:
-            variance = (2.0 if activation.initialization == "he" else 1.0) / n_in
-            W[...] = rng.normal(0.0, np.sqrt(variance), W.shape)
+        with _core.DefaultFloatMode():
+            if activation.initialization == "glorot":
+                limit = np.sqrt(6.0 / (n_in + n_out))
+                W[...] = rng.uniform(-limit, limit, W.shape)
+            else:
+                variance = (2.0 if activation.initialization == "he" else 1.0) / n_in
+                W[...] = rng.normal(0.0, np.sqrt(variance), W.shape)
         b[...] = 0.0
