@@ -84,6 +84,7 @@ CALLS, QUICK, PLAN, RUN, THREADS = (f"_core_{part}.pxi" for part in ("calls", "q
 TILES, ADDING = "_core_tiles.pxi", "_core_sums.pxi"
 SWEEPS, ENSEMBLE = "_core_sweeps.pxi", "_core_ensemble.pxi"
 MODES_OF_SUMS, MODES_OF_ROWS = "_core_modes_of_sums.pxi", "_core_modes_of_rows.pxi"
+NORMS = "_core_norms.pxi"
 LINEARIZATION, VALIDATE = "_core_linearization.pxi", "_validate.py"
 FREE_LISTS, SIGNALS = "_core_free_lists.pxi", "_core_signals.pxi"
 POOL, SAVING, OBJECTIVE, OWN = "_pool.c", "saving.py", "objective.py", "custom.py"
@@ -104,6 +105,7 @@ FIRST_TESTS = {  # of a file, before those above: they notice soonest, or nobody
     SWEEPS: ["tests/test_second_sweep.py"],
     MODES_OF_SUMS: ["tests/test_second_sweep.py"],
     MODES_OF_ROWS: ["tests/test_second_sweep.py"],
+    NORMS: ["tests/test_any_size.py", "tests/test_second_sweep.py"],
     LINEARIZATION: ["tests/test_hessp.py"],
     ENSEMBLE: ["tests/test_ensemble.py"],
     MEMBERS: ["tests/test_ensemble.py"],
@@ -608,10 +610,10 @@ MUTATIONS = [Mutation(*row) for row in [
      "    run.work[worker].tile_rows = rows_of_tile(run.plan, run.requests[m].n_kept, OF_GRADIENT)\n", ""),
     ("an infinite output of weight 0 in second derivatives", SWEEPS,
      "            if tile.weight[s * n_out + k] == 0:\n", "            if False:\n"),
-    ("norms: squares that overflow", MODES_OF_SUMS,
+    ("norms: squares that overflow", NORMS,
      "if plan.itemsize == 8 and not 1e-280 <= work.row_norm[s] <= 1e300:",
      "if plan.itemsize == 8 and not 1e-280 <= work.row_norm[s]:"),
-    ("norms: squares that underflow", MODES_OF_SUMS,
+    ("norms: squares that underflow", NORMS,
      "if plan.itemsize == 8 and not 1e-280 <= work.row_norm[s] <= 1e300:",
      "if plan.itemsize == 8 and not work.row_norm[s] <= 1e300:"),
     ("Jacobians: g' of another output", SWEEPS,
@@ -631,9 +633,9 @@ MUTATIONS = [Mutation(*row) for row in [
     ("a newer format is read", SAVING, "    if version > FORMAT:\n", "    if False:\n"),
     ("addresses are pickled", OWN, "if any(isinstance(function, int) for", "if any(False for"),
     ("a wrong derivative accepted", OWN, "    if wrong.any():\n", "    if False:\n"),
-    ("norms: the biases forgotten", MODES_OF_SUMS, "of_grad_a[s] * (1 + of_h[s])", "of_grad_a[s] * of_h[s]"),
-    ("clipping: by the square of the norm", MODES_OF_SUMS,
-     "else request.max_norm / work.row_norm[s]", "else request.max_norm / work.row_norm[s] / work.row_norm[s]"),
+    ("norms: the biases forgotten", NORMS, "of_grad_a[s] * (1 + of_h[s])", "of_grad_a[s] * of_h[s]"),
+    ("clipping: by the square of the norm", NORMS,
+     "else request.max_norm / norm", "else request.max_norm / norm / norm"),
     ("samples' own losses divided by n_samples", CALLS,
      "request.weight_scale = 1 if plan.loss == CROSS_ENTROPY",
      "request.weight_scale = 1.0 / request.n_samples if plan.loss == CROSS_ENTROPY"),

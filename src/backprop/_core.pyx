@@ -34,7 +34,7 @@ import os
 
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport fabs, frexp, isfinite, isinf, ldexp, signbit, sqrt
+from libc.math cimport INFINITY, fabs, frexp, isfinite, isinf, ldexp, signbit, sqrt
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
@@ -374,6 +374,7 @@ cdef int keep(const Layers* plan, const Tile* tile, void** arrays, Py_ssize_t i,
 include "_core_sums.pxi"
 include "_core_linearization.pxi"
 include "_core_sweeps.pxi"
+include "_core_norms.pxi"
 include "_core_modes_of_sums.pxi"
 include "_core_modes_of_rows.pxi"
 include "_core_threads.pxi"

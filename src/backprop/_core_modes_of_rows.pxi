@@ -166,22 +166,35 @@ cdef int jacobian_of_rows(const Layers* plan, const Request* request, Workspace*
 cdef int gradient_of_rows(const Layers* plan, const Request* request, Workspace* work, Tile* tile,
                           Py_ssize_t row, Clock* clock) noexcept nogil:
     """Each sample's gradient by x, its gradient by the parameters, or the norm of the latter."""
-    cdef Py_ssize_t s
+    cdef Py_ssize_t s, n = plan.sizes[0] if request.mode == INPUT_GRADIENT else plan.n_params
+    cdef bint is_scaled
+    cdef double norm
+    cdef int exponent
     if forward_sweep(plan, request, work, tile, True, clock):
         return 1
+    is_scaled = moderate_weights(plan, request, work, tile)
     if output_gradient(plan, request, work, tile, work.a[plan.n_layers], work.row_loss, True, clock):
         return 1
     if backward_sweep(plan, request, work, tile, NULL, False, 0, clock):
         return 1
+    if request.mode == PER_SAMPLE_GRADIENT_NORMS:
+        if square_norms_of_tile(plan, work, tile, clock):
+            return 1
+        for s in range(tile.n_rows):
+            norm = norm_of_row(plan, work, tile, s, &exponent)
+            exponent += work.row_exponent[s]
+            if exponent != 0:
+                norm = ldexp(norm, exponent)
+            if plan.itemsize == 4:
+                (<float*>request.rows)[tile.rows[s]] = <float>norm
+            else:
+                (<double*>request.rows)[tile.rows[s]] = norm
+            if is_stopped(clock, <double>MEMORY_FLOPS * (plan.sizes[0] + plan.n_units)):  # where it is scaled
+                return 1
+        return 0
     if request.mode == INPUT_GRADIENT:
-        return grad_x_into_rows(plan, request, work, tile, work.a[1], 0, 1, clock)
-    if request.mode == PER_SAMPLE_GRADIENTS:
-        return gradients_into_rows(plan, request, work, tile, work.a, row, 0, 1, clock)
-    if norms_of_tile(plan, work, tile, clock):
+        if grad_x_into_rows(plan, request, work, tile, work.a[1], 0, 1, clock):
+            return 1
+    elif gradients_into_rows(plan, request, work, tile, work.a, row, 0, 1, clock):
         return 1
-    for s in range(tile.n_rows):
-        if plan.itemsize == 4:
-            (<float*>request.rows)[tile.rows[s]] = <float>work.row_norm[s]
-        else:
-            (<double*>request.rows)[tile.rows[s]] = work.row_norm[s]
-    return 0
+    return scale_results(plan, work, tile, request.rows + row * n * plan.itemsize, n, clock) if is_scaled else 0

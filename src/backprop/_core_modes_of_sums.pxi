@@ -39,99 +39,6 @@ cdef int vjp_of_tile(const Layers* plan, const Request* request, Workspace* work
     return grad_x_into_rows(plan, request, work, tile, work.grad_a[1], 0, 1, clock)
 
 
-cdef int clipped_gradient_of_tile(const Layers* plan, const Request* request, Workspace* work, Tile* tile, char* grad,
-                                  bint add, Clock* clock) noexcept nogil:
-    """sum_s min(1, max_norm / ||g_s||) g_s: the factor goes to each row of grad_a."""
-    cdef Py_ssize_t i, s
-    cdef Pieces p
-    if forward_sweep(plan, request, work, tile, True, clock):
-        return 1
-    if output_gradient(plan, request, work, tile, work.a[plan.n_layers], work.row_loss, True, clock):
-        return 1
-    if backward_sweep(plan, request, work, tile, NULL, False, 0, clock):
-        return 1
-    if norms_of_tile(plan, work, tile, clock):
-        return 1
-    for s in range(tile.n_rows):  # a NaN stays one, so that it shows in the sum
-        work.row_norm[s] = 1 if work.row_norm[s] <= request.max_norm else request.max_norm / work.row_norm[s]
-    for i in range(1, plan.n_layers + 1):
-        start_entries(&p, clock, tile.n_rows, plan.sizes[i], MEMORY_FLOPS)
-        while p.n:
-            plan.kernels.scale_rows(p.n_rows, p.n, work.a[i] + place(&p, plan.layers[i].ld, plan.itemsize),
-                                    plan.layers[i].ld, work.row_norm + p.row)
-            if next_piece(&p, clock):
-                return 1
-    return sum_layer_gradients(plan, work, tile, work.a, grad, add, clock)
-
-
-cdef int norms_of_tile(const Layers* plan, Workspace* work, const Tile* tile, Clock* clock) noexcept nogil:
-    """||g_s||_2 into row_norm: ||g_s||^2 = sum_i ||grad_a_i||^2 (1 + ||h_{i-1}||^2) (Goodfellow 2015)."""
-    cdef Py_ssize_t i, s
-    cdef double* of_h = work.row_square
-    cdef double* of_grad_a = work.row_square + tile.n_rows
-    memset(work.row_norm, 0, tile.n_rows * sizeof(double))
-    for i in range(1, plan.n_layers + 1):
-        if (square_sums(plan, tile, plan.sizes[i - 1], input_of(plan, work, tile, i), ld_of_input(plan, i), of_h, clock)
-                or square_sums(plan, tile, plan.sizes[i], work.a[i], plan.layers[i].ld, of_grad_a, clock)):
-            return 1
-        for s in range(tile.n_rows):
-            work.row_norm[s] += of_grad_a[s] * (1 + of_h[s])
-    for s in range(tile.n_rows):
-        if plan.itemsize == 8 and not 1e-280 <= work.row_norm[s] <= 1e300:  # its squares may be subnormal, or infinite
-            work.row_norm[s] = scaled_norm(plan, work, tile, s)
-            if is_stopped(clock, <double>ENTRY_FLOPS * (plan.sizes[0] + plan.n_units)):
-                return 1
-        else:
-            work.row_norm[s] = sqrt(work.row_norm[s])
-    return 0
-
-
-cdef int square_sums(const Layers* plan, const Tile* tile, Py_ssize_t n, const char* rows, Py_ssize_t ld, double* sums,
-                     Clock* clock) noexcept nogil:
-    """The sum of squares of each row of the tile; nonzero where a signal handler raised."""
-    cdef Pieces p
-    start_rows(&p, clock, tile.n_rows, n, MEMORY_FLOPS)
-    while p.n:
-        plan.kernels.square_sums(p.n_rows, n, rows + place(&p, ld, plan.itemsize), ld, sums + p.row)
-        if next_piece(&p, clock):
-            return 1
-    return 0
-
-
-cdef double scaled_norm(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t s) noexcept nogil:
-    """||g_s||_2 of a float64 network where the squares overflow or underflow."""
-    cdef Py_ssize_t i
-    cdef double norm = 0
-    for i in range(1, plan.n_layers + 1):
-        norm = hypotenuse(norm, scaled_length(plan.sizes[i], <const double*>work.a[i] + s * plan.layers[i].ld) *
-                          hypotenuse(1, scaled_length(plan.sizes[i - 1], <const double*>input_of(plan, work, tile, i) +
-                                                      s * ld_of_input(plan, i))))
-    return norm
-
-
-cdef double scaled_length(Py_ssize_t n, const double* row) noexcept nogil:
-    """||row||_2, in units of its largest entry."""
-    cdef double largest = 0, total = 0
-    cdef Py_ssize_t k
-    for k in range(n):
-        if row[k] != row[k]:
-            return row[k]
-        largest = max(largest, fabs(row[k]))
-    if largest == 0 or isinf(largest):
-        return largest
-    for k in range(n):
-        total += (row[k] / largest) * (row[k] / largest)
-    return largest * sqrt(total)
-
-
-cdef inline double hypotenuse(double a, double b) noexcept nogil:
-    """sqrt(a^2 + b^2) for a, b >= 0; not libm's, whose last bit is another on each system."""
-    cdef double large = max(a, b), small = min(a, b)
-    if not isfinite(a + b) or large == 0:
-        return a + b
-    return large * sqrt(1 + (small / large) * (small / large))
-
-
 cdef int hvp_of_tile(const Layers* plan, const Request* request, Workspace* work, Tile* tile, char* grad, bint add,
                      Clock* clock) noexcept nogil:
     """The Hessian of the summed loss times v; what does not depend on v is computed once where the tile is kept."""
@@ -252,6 +159,7 @@ cdef int normal_equations_of_tile(const Layers* plan, const Request* request, Wo
     """
     cdef Py_ssize_t L = plan.n_layers, n_out = plan.sizes[L], s, k, ld = plan.layers[L].ld, ld_J = plan.ld_params
     cdef double root, difference
+    cdef int exponent
     if output_sweep(plan, request, work, tile, clock):
         return 1
     if drop_outputs_without_weight(plan, request, work, tile, clock):
@@ -275,6 +183,11 @@ cdef int normal_equations_of_tile(const Layers* plan, const Request* request, Wo
         if gradients_of_rows(plan, work, tile, work.grad_a, work.jacobian + k * ld_J * plan.itemsize, n_out * ld_J,
                              clock):
             return 1
+        for s in range(tile.n_rows if request.weight_kind != NO_WEIGHT else 0):
+            moderate(sqrt(weight_of(plan, request, tile, s, k)), 0, &exponent)
+            if exponent != 0 and scale_row(plan, ldexp(1.0, exponent), plan.n_params,
+                                           work.jacobian + (s * n_out + k) * ld_J * plan.itemsize, clock):
+                return 1
     return products_of_jacobian(plan, work, tile, grad, add, clock)
 
 

@@ -263,14 +263,15 @@ cdef int loss_tangent(const Layers* plan, const Request* request, Workspace* wor
 
 cdef int unit_cotangent(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, Py_ssize_t k,
                         bint with_root_weight, Clock* clock) noexcept nogil:
-    """grad_a_L for the cotangent e_k of y_hat, or sqrt(w) e_k; after `output_sweep`."""
+    """grad_a_L for the cotangent e_k of y_hat, or sqrt(w) e_k with a `moderate` root; after `output_sweep`."""
     cdef Py_ssize_t L = plan.n_layers, s, ld = plan.layers[plan.n_layers].ld
     cdef double value = 1
+    cdef int exponent
     if set_rows(plan, tile, L, NULL, work.grad_a[L], clock):
         return 1
     for s in range(tile.n_rows):
         if with_root_weight:
-            value = sqrt(weight_of(plan, request, tile, s, k))
+            value = moderate(sqrt(weight_of(plan, request, tile, s, k)), 0, &exponent)
         if plan.itemsize == 4:
             (<float*>work.grad_a[L])[s * ld + k] = <float>value
         else:

@@ -63,6 +63,8 @@ cdef struct Workspace:
     char* residual               # (rows of a tile times n_L,)
     double* row_norm             # of a tile's rows
     double* row_square           # twice as many
+    double* row_least            # of a tile's rows, as is row_exponent (_core_norms.pxi)
+    int* row_exponent
     char* scratch                # copies of panels, one part a thread
     Py_ssize_t scratch_bytes     # of a part
     double* row_loss             # of a tile's rows
@@ -278,6 +280,8 @@ cdef Py_ssize_t lay_out_workspace(const Layers* plan, Py_ssize_t rows, int n_scr
     take_bytes(block, &end, rows * sizeof(double), <void**>&work.row_loss)
     take_bytes(block, &end, rows * sizeof(double), <void**>&work.row_norm)
     take_bytes(block, &end, 2 * rows * sizeof(double), <void**>&work.row_square)
+    take_bytes(block, &end, rows * sizeof(double), <void**>&work.row_least)
+    take_bytes(block, &end, rows * sizeof(int), <void**>&work.row_exponent)
     take_bytes(block, &end, rows * widest * plan.itemsize, <void**>&work.grad_h)
     take_bytes(block, &end, rows * plan.sizes[0] * plan.itemsize, <void**>&work.x)
     take_bytes(block, &end, rows * plan.sizes[L] * plan.itemsize, <void**>&work.y)

@@ -242,6 +242,7 @@ class Derivatives(Calls):
         Returns
         -------
         (n_samples,) array
+            inf where a norm is beyond the dtype's range, though its squares may well be.
 
         Raises
         ------
@@ -283,6 +284,11 @@ class Derivatives(Calls):
         ------
         TypeError, ValueError
             Where an argument is refused.
+
+        Notes
+        -----
+        No sample's part is longer than max_norm, to rounding: also where ||g_s|| or the factor is beyond the dtype's
+        range, as long as the sample's h and dL/da are within it. Where one of these is not finite, the sum shows it.
 
         References
         ----------

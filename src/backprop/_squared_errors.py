@@ -105,7 +105,8 @@ class SquaredErrors(Calls):
         JTJ : (n_params, n_params) array
             Symmetric to the last bit.
         JTr : (n_params,) array
-            Half the gradient of the sum of squares.
+            Half the gradient of the sum of squares. An entry is right to rounding where r and its column of J are
+            within the dtype's range, whatever the weights.
 
         Raises
         ------
