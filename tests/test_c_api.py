@@ -87,6 +87,22 @@ def test_numbers(probe):
             assert probe.numbers(net) == (5 * 19 + 19 + 19 * 2 + 2, 5, 2, n_bytes, 3)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_new_shapes_of_what_was_handed_out(probe):
+    """A handle's parameters are the network's own, whatever has been done to a view of them."""
+    net = Network([5, 64, 2], rng=0)
+    x, y = data(net, 30)
+    grad = np.empty(net.n_params)
+    expected = net.value_and_grad(x, y)
+    for array in (net.params, net.params.base, net.weights[0]):
+        if isinstance(array, np.ndarray):
+            array.shape = (1, -1)
+    assert bits((probe.value_and_grad(net, 30, None, x, y, None, None, grad, 1), grad)) == bits(expected)
+    net.weights[0][...] = 0.5
+    expected = net.value_and_grad(x, y)
+    assert bits((probe.value_and_grad(net, 30, None, x, y, None, None, grad, 1), grad)) == bits(expected)
+
+
 LOSSES = ["squared_error", "absolute_error", "huber", "quantile", "hinge", "poisson", "binary_cross_entropy"]
 
 

@@ -134,6 +134,54 @@ def test_any_bits(path, dtype):
     assert same_bits(backprop.load(path).params, net.params)
 
 
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_at_the_ends_of_what_a_float_can_be(path, name):
+    """Their texts are the longest ones."""
+    ends = [-1.7976931348623157e308, 2.2250738585072014e-308, 5e-324, -0.0, 0.1 + 0.2, 1.0]
+    for end in ends:
+        where = {"loss": (name, end)} if name in LOSS_NAMES else {"activations": (name, end), "output": (name, end)}
+        try:
+            net = make([1] * 300, **where)
+        except ValueError:  # beyond the parameter's domain
+            continue
+        assert_round_trip(net, path)
+
+
+def test_new_shapes_of_what_was_handed_out(path):
+    net = make([3, 4, 2])
+    net.weights[0].shape = (1, -1)
+    net.biases[0].shape = (2, 2)
+    net.params.shape = (1, -1)
+    assert_round_trip(net, path)
+
+
+def test_a_subclass_that_shows_something_else(path):
+    """A file holds the network, not what a subclass says of it."""
+
+    class Other(Network):
+        weights = biases = sizes = params = dtype = property(lambda self: None)
+
+    net = Other([3, 4, 2], activations="tanh", rng=0)
+    net.save(path)
+    loaded = backprop.load(path)
+    assert type(loaded) is Network
+    x = np.eye(3)
+    assert same_bits(loaded.forward(x), net.forward(x))
+
+
+def test_what_load_would_refuse_does_not_replace_a_file(path, monkeypatch):
+    """A mistake of ours, as a new activation whose metadata the grammar does not know."""
+    old = make()
+    old.save(path)
+    for wrong in ([["tanh"]], "tanh\u2028", {"tanh": 1}, ["tanh", 1.0, 2.0]):
+        monkeypatch.setattr(saving, "_spec", lambda row, parameter, wrong=wrong: wrong)
+        with pytest.raises(ValueError, match=r"^net: expected a network that `load` reads from a file, got Network\("):
+            make().save(path)
+    monkeypatch.undo()
+    assert same_bits(backprop.load(path).params, old.params)
+    assert os.listdir(path.parent) == [path.name]
+
+
 def test_member_of_an_ensemble(path):
     assert_round_trip(backprop.Ensemble(make(), 3)[1], path)
 

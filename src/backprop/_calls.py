@@ -30,12 +30,12 @@ class Calls:
     _dtype: np.dtype[Any]
     _loss: Loss
     _layers: list[tuple[Row, float]]
-    _params: Array
+    _memory: _core.Parameters
 
     @property
     def n_params(self) -> int:
         """The length of params: sum_i n_i (n_{i-1} + 1)."""
-        return int(self._params.shape[0])
+        return self._plan.n_params
 
     def _quick(
         self,
@@ -52,7 +52,7 @@ class Calls:
         """What the call returns, or None where an argument is out of the ordinary."""
         return self._plan.quick(
             call,
-            self._params,
+            self._memory,
             params,
             x,
             y,
@@ -146,7 +146,10 @@ class Calls:
         return _validate.samples(x, self._sizes[0], self._dtype, n_params=self.n_params, of_mean=of_mean)
 
     def _theta(self, params: npt.ArrayLike | None) -> Array:
-        return self._params if params is None else _validate.params(params, self.n_params, self._dtype)
+        """The parameters given, or a fresh view of the network's own."""
+        if params is None:
+            return self._plan.vector(self._memory)
+        return _validate.params(params, self.n_params, self._dtype)
 
     def _inputs(
         self,
@@ -178,7 +181,7 @@ class Calls:
                 return np.empty(shape, self._dtype)
             except (MemoryError, ValueError) as error:
                 raise MemoryError(f"the result of shape {shape} does not fit into memory") from error
-        return _validate.out(out, shape, self._dtype, {"params": (self._params,), **others})
+        return _validate.out(out, shape, self._dtype, {"params": (self._theta(None),), **others})
 
     def _need_second(self, call: str) -> None:
         """Refuse an activation of the user's own that has no g''."""

@@ -1,4 +1,5 @@
 # Stubs of the compiled module. Its callers pass arrays that _validate.py has accepted, but for the quick calls.
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -25,6 +26,7 @@ def hidden_gradient(W_next: _Array, grad_a_next: _Array, grad_h: _Array) -> None
 def preactivation_gradient(grad_h: _Array, g_prime: _Array) -> None: ...
 def activate(a: _Array, h: _Array, code: int, parameter: float) -> None: ...
 def mirror(H: _Array) -> None: ...
+def is_in_its_owner(array: _Array) -> bool: ...
 def second_derivative(a: _Array, out: _Array, code: int, parameter: float) -> None: ...
 
 @disjoint_base
@@ -48,6 +50,12 @@ class Call:
     def is_by_sample(self) -> bool: ...
     @property
     def is_mean(self) -> bool: ...
+
+@disjoint_base
+class Parameters:
+    def __new__(cls, array: _Array) -> Self: ...
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @disjoint_base
 class Plan:
@@ -75,7 +83,7 @@ class Plan:
     ) -> float: ...
     def quick_value_and_grad(
         self,
-        own: _Array,
+        own: Parameters,
         params: object,
         x: object,
         y: object,
@@ -87,7 +95,7 @@ class Plan:
     def quick(
         self,
         call: Call,
-        own: _Array,
+        own: Parameters,
         params: object,
         x: object,
         y: object,
@@ -98,6 +106,12 @@ class Plan:
         operand: object,
         further: object,
     ) -> Any: ...
+    @property
+    def n_params(self) -> int: ...
+    def vector(self, params: Parameters) -> _Array: ...
+    def vectors(self, params: Parameters) -> _Array: ...
+    def weights(self, params: Parameters) -> tuple[_Array, ...]: ...
+    def biases(self, params: Parameters) -> tuple[_Array, ...]: ...
     def result_shape(self, call: Call, n_samples: int) -> tuple[int, ...]: ...
     def layer_gradients(
         self,
@@ -115,7 +129,7 @@ class Plan:
     ) -> float: ...
     def ensemble_value_and_grad(
         self,
-        params: _Array,
+        params: Parameters,
         x: _Array,
         y: _Array,
         losses: _Array,
@@ -125,7 +139,7 @@ class Plan:
     ) -> None: ...
     def quick_ensemble_value_and_grad(
         self,
-        params: _Array,
+        params: Parameters,
         x: object,
         y: object,
         out: object,
@@ -142,7 +156,7 @@ class Handle:
     def __new__(
         cls,
         plan: Plan,
-        params: _Array,
+        params: Parameters,
         tolerance: float,
         refuse: Callable[[_Array, _Array | None], None],
         get_num_threads: Callable[[], int],

@@ -32,7 +32,9 @@ F. Large x and y of another dtype, byte order or layout are converted by each ti
 import importlib
 import os
 
+cimport cython
 cimport numpy as cnp
+from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY, fabs, frexp, isfinite, isinf, ldexp, signbit, sqrt
 from libc.stdint cimport int64_t, uint64_t
@@ -379,6 +381,7 @@ include "_core_modes_of_sums.pxi"
 include "_core_modes_of_rows.pxi"
 include "_core_threads.pxi"
 include "_core_calls.pxi"
+include "_core_parameters.pxi"
 include "_core_quick.pxi"
 include "_core_plan.pxi"
 include "_core_run.pxi"

@@ -16,13 +16,14 @@ cdef class Handle:
 
     cdef NetworkHandle network
     cdef Plan plan
-    cdef cnp.ndarray params
+    cdef Parameters params
     cdef object refuse, get_num_threads
 
-    def __cinit__(self, Plan plan not None, cnp.ndarray params not None, double tolerance, refuse, get_num_threads):
+    def __cinit__(self, Plan plan not None, Parameters params not None, double tolerance, refuse, get_num_threads):
+        expect_parameters(&plan.layers, params, 1)
         self.plan, self.params, self.refuse, self.get_num_threads = plan, params, refuse, get_num_threads
         self.network.plan = &plan.layers
-        self.network.params = cnp.PyArray_BYTES(params)
+        self.network.params = params.address
         self.network.tolerance = tolerance
         self.network.owner = <void*>self
 

@@ -151,21 +151,56 @@ cdef inline void start_request_at(const Layers* plan, Request* request, const ch
     request.divisor = n_samples
 
 
-cdef inline void start_request(const Layers* plan, Request* request, cnp.ndarray params, cnp.ndarray x) noexcept:
-    """The same of arrays that the kernels take as they are."""
-    start_request_at(plan, request, cnp.PyArray_BYTES(params), cnp.PyArray_BYTES(x), cnp.PyArray_DIM(x, 0))
+cdef int start_request(const Layers* plan, Request* request, cnp.ndarray params, cnp.ndarray x) except -1:
+    """The same of arrays that have been accepted; x may have to be converted."""
+    cdef Py_ssize_t n_samples = cnp.PyArray_DIM(x, 0) if cnp.PyArray_NDIM(x) == 2 else 0
+    expect(plan, params, dtype_of(plan), b"p", n_samples, 1, "params")
+    expect_data(plan, x, dtype_of(plan), b"si", n_samples, 1, "x")
+    start_request_at(plan, request, cnp.PyArray_BYTES(params), cnp.PyArray_BYTES(x), n_samples)
+    set_source(&request.x_source, x, dtype_of(plan), 0)
+    return 0
 
 
-cdef void start_converting(const Layers* plan, Request* request, cnp.ndarray params, cnp.ndarray x) noexcept:
-    """The same where x may have to be converted."""
-    start_request(plan, request, params, x)
-    set_source(&request.x_source, x, dtype_of(plan), cnp.PyArray_NDIM(x) - 2)
+cdef bint has_shape(const Layers* plan, cnp.ndarray array, const char* letters, Py_ssize_t n_samples,
+                    Py_ssize_t n_networks) noexcept:
+    """Whether an array has the shape that the letters say, as `shape_of` reads them."""
+    cdef cnp.npy_intp[3] shape
+    cdef int d, n = shape_of(plan, letters, n_samples, n_networks, shape)
+    if cnp.PyArray_NDIM(array) != n:
+        return False
+    for d in range(n):
+        if cnp.PyArray_DIM(array, d) != shape[d]:
+            return False
+    return True
+
+
+cdef bint is_as_taken(cnp.ndarray array, int dtype) noexcept:
+    """Whether the kernels take an array as it is."""
+    return cnp.PyArray_ISCARRAY_RO(array) and cnp.PyArray_EquivTypenums(cnp.PyArray_TYPE(array), dtype)
+
+
+cdef int expect(const Layers* plan, cnp.ndarray array, int dtype, const char* letters, Py_ssize_t n_samples,
+                Py_ssize_t n_networks, str name) except -1:
+    """Refuse an accepted array that has another form by now, which another thread has given it."""
+    if not (is_as_taken(array, dtype) and has_shape(plan, array, letters, n_samples, n_networks)):
+        raise ValueError(f"{name}: expected an array that keeps its shape and dtype during the call, got one that "
+                         "another thread has given others")
+    return 0
+
+
+cdef int expect_data(const Layers* plan, cnp.ndarray array, int dtype, const char* letters, Py_ssize_t n_samples,
+                     Py_ssize_t n_networks, str name) except -1:
+    """The same of x or y, which may have to be converted."""
+    cdef bint is_real = cnp.PyArray_ISBOOL(array) or cnp.PyArray_ISINTEGER(array) or cnp.PyArray_ISFLOAT(array)
+    if is_real and cnp.PyArray_ITEMSIZE(array) <= 8 and has_shape(plan, array, letters, n_samples, n_networks):
+        return 0
+    return expect(plan, array, dtype, letters, n_samples, n_networks, name)
 
 
 cdef void set_source(Source* source, cnp.ndarray array, int dtype, int axis) noexcept:
     """How an array lies in memory, its rows along the axis, where it is not as the kernels take it."""
     cdef int kind = c"f"
-    if cnp.PyArray_TYPE(array) == dtype and cnp.PyArray_ISCARRAY_RO(array):
+    if is_as_taken(array, dtype):
         return
     if cnp.PyArray_ISBOOL(array):
         kind = c"b"
@@ -201,17 +236,28 @@ cdef inline void set_pointers_of_y(const Layers* plan, Request* request, const c
         leave_default_mode(mode, request)
 
 
-cdef void set_targets(const Layers* plan, Request* request, cnp.ndarray y, weights) except *:
+cdef int set_targets(const Layers* plan, Request* request, cnp.ndarray y, weights, Py_ssize_t n_networks,
+                     bint one_a_network) except -1:
     """Targets and weights, and the divisor of a mean over samples, and over outputs where l is a mean over them."""
     cdef cnp.ndarray weight
+    cdef Py_ssize_t n_samples = request.n_samples
     if weights is not None:
         weight, request.weight_scale, request.divisor, request.n_kept = weights
+        expect(plan, weight, cnp.NPY_FLOAT64, b"s" if cnp.PyArray_NDIM(weight) == 1 else b"so", n_samples, 1,
+               "sample_weight")
         set_weight(request, weight)
+    if are_labels(plan, y):
+        expect_data(plan, y, cnp.NPY_INTP, b"ks" if one_a_network else b"s", n_samples, n_networks, "y")
+    elif cnp.PyArray_NDIM(y) == 1 and plan.sizes[plan.n_layers] == 1:
+        expect_data(plan, y, dtype_of(plan), b"s", n_samples, 1, "y")
+    else:
+        expect_data(plan, y, dtype_of(plan), b"kso" if one_a_network else b"so", n_samples, n_networks, "y")
     set_y(plan, request, y)
     if are_labels(plan, y):
         set_source(&request.y_source, y, cnp.NPY_INTP, cnp.PyArray_NDIM(y) - 1)
     else:
         set_source(&request.y_source, y, dtype_of(plan), cnp.PyArray_NDIM(y) - 2)
+    return 0
 
 
 cdef inline void set_weight(Request* request, cnp.ndarray weight) noexcept:

@@ -63,29 +63,37 @@ cdef class Plan:
         linearization is hvp's, and keeps what does not depend on v.
         """
         cdef Request request
-        if cnp.PyArray_DIM(x, 0) == 0:  # no rows, and sums of nothing; means of it have been refused
+        cdef const Layers* plan = &self.layers
+        cdef Py_ssize_t n_samples
+        if cnp.PyArray_NDIM(x) == 2 and cnp.PyArray_DIM(x, 0) == 0:  # no rows, and sums of nothing; means of it have been refused
             memset(cnp.PyArray_DATA(out), 0, cnp.PyArray_NBYTES(out))
             return 0.0
-        start_converting(&self.layers, &request, params, x)
+        start_request(plan, &request, params, x)
+        n_samples = request.n_samples
         if y is not None:
-            set_targets(&self.layers, &request, y, weights)
+            set_targets(plan, &request, y, weights, 1, False)
         if operand is not None:
+            expect(plan, operand, dtype_of(plan), call.operand, n_samples, 1, "an operand")
             set_operand(&request, call, operand)
         if grad_weight is not None:
+            expect(plan, grad_weight, cnp.NPY_FLOAT64, b"oi", n_samples, 1, "weight")
             request.grad_weight = <const double*>cnp.PyArray_DATA(grad_weight)
         request.max_norm = max_norm
         if call.sums == NULL:
-            set_call(&self.layers, &request, call, None, out)
-        else:
-            set_call(&self.layers, &request, call, out, rows)
-        return run_keeping(&self.layers, &request, n_threads, linearization)
+            rows, out = out, None
+        if out is not None:
+            expect(plan, out, dtype_of(plan), call.sums, n_samples, 1, "out")
+        if rows is not None:
+            expect(plan, rows, dtype_of(plan), call.rows, n_samples, 1, "out")
+        set_call(plan, &request, call, out, rows)
+        return run_keeping(plan, &request, n_threads, linearization)
 
-    def quick_value_and_grad(self, cnp.ndarray own, params, x, y, weight, out, n_threads, get_num_threads):
+    def quick_value_and_grad(self, Parameters own, params, x, y, weight, out, n_threads, get_num_threads):
         """`quick` for value_and_grad: of the smallest calls, each argument less saves a hundredth."""
         return quick_call(self, call_of_value_and_grad, own, params, x, y, weight, out, n_threads, get_num_threads,
                           None, None)
 
-    def quick(self, Call call not None, cnp.ndarray own, params, x, y, weight, out, n_threads, get_num_threads,
+    def quick(self, Call call not None, Parameters own, params, x, y, weight, out, n_threads, get_num_threads,
               operand, further):
         """What the call returns, for arguments that need neither conversion nor an error message; else None.
 
@@ -94,6 +102,46 @@ cdef class Plan:
         None comes back where anything is out of the ordinary, and then nothing was written.
         """
         return quick_call(self, call, own, params, x, y, weight, out, n_threads, get_num_threads, operand, further)
+
+    # Parameters: what is handed out of them, views made anew at each access ------------------------------------------
+
+    @property
+    def n_params(self):
+        """The length of the flat vector."""
+        return self.layers.n_params
+
+    def vector(self, Parameters params not None):
+        """The flat vector of one network, (n_params,)."""
+        cdef cnp.npy_intp n = self.layers.n_params
+        expect_parameters(&self.layers, params, 1)
+        return view_of(&self.layers, params, 0, 1, &n)
+
+    def vectors(self, Parameters params not None):
+        """Those of several networks, (k, n_params)."""
+        cdef cnp.npy_intp[2] shape = [networks_in(&self.layers, params), self.layers.n_params]
+        return view_of(&self.layers, params, 0, 2, shape)
+
+    def weights(self, Parameters params not None):
+        """W_1, ..., W_L."""
+        cdef cnp.npy_intp[2] shape
+        cdef Py_ssize_t i
+        cdef list views = [None] * self.layers.n_layers
+        expect_parameters(&self.layers, params, 1)
+        for i in range(1, self.layers.n_layers + 1):
+            shape[0], shape[1] = self.layers.layers[i].n_out, self.layers.layers[i].n_in
+            views[i - 1] = view_of(&self.layers, params, self.layers.layers[i].W, 2, shape)
+        return tuple(views)
+
+    def biases(self, Parameters params not None):
+        """b_1, ..., b_L."""
+        cdef cnp.npy_intp n
+        cdef Py_ssize_t i
+        cdef list views = [None] * self.layers.n_layers
+        expect_parameters(&self.layers, params, 1)
+        for i in range(1, self.layers.n_layers + 1):
+            n = self.layers.layers[i].n_out
+            views[i - 1] = view_of(&self.layers, params, self.layers.layers[i].b, 1, &n)
+        return tuple(views)
 
     def result_shape(self, Call call, Py_ssize_t n_samples):
         """The shape of a call's result: of the sums where it has rows too."""
@@ -108,47 +156,51 @@ cdef class Plan:
         cdef Request forward, backward
         cdef Pointers kept_a = Pointers(a), kept_h = Pointers(h)
         cdef Pointers kept_grad_a = Pointers(grad_a), kept_grad_h = Pointers(grad_h)
-        start_converting(&self.layers, &forward, params, x)
-        start_converting(&self.layers, &backward, params, x)
+        start_request(&self.layers, &forward, params, x)
+        start_request(&self.layers, &backward, params, x)
         set_call(&self.layers, &forward, <Call>CALLS["forward"], None, y_hat)
         forward.keep_a = kept_a.pointers
         forward.keep_h = kept_h.pointers
         run_call(&self.layers, &forward, n_threads)
-        set_targets(&self.layers, &backward, y, weights)
+        set_targets(&self.layers, &backward, y, weights, 1, False)
         set_call(&self.layers, &backward, <Call>CALLS["value_and_grad"], out, None)
         backward.keep_grad_a = kept_grad_a.pointers
         backward.keep_grad_h = kept_grad_h.pointers
         return run_call(&self.layers, &backward, 1)  # chunks on threads have no place for them
 
-    def ensemble_value_and_grad(self, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y, cnp.ndarray losses,
+    def ensemble_value_and_grad(self, Parameters params not None, cnp.ndarray x, cnp.ndarray y, cnp.ndarray losses,
                                 cnp.ndarray out, weights, int n_threads):
         """Losses (k,) and gradients (k, n_params) of k networks of this shape.
 
         x and y have one dimension more where each network has its own; weights is None or a list of one for each.
         """
         cdef const Layers* plan = &self.layers
-        cdef Py_ssize_t n_networks = cnp.PyArray_DIM(params, 0), m, n_samples
+        cdef Py_ssize_t n_networks = networks_in(plan, params), m, n_samples
         cdef Py_ssize_t x_step = 0, y_step = 0
-        cdef Request* requests = <Request*>calloc(n_networks, sizeof(Request))
-        cdef double* loss = <double*>cnp.PyArray_DATA(losses)
+        cdef bint own_x = cnp.PyArray_NDIM(x) == 3
+        cdef bint own_y = cnp.PyArray_NDIM(y) == (2 if are_labels(plan, y) else 3)
+        cdef Request* requests = NULL
+        cdef double* loss
         cdef Clock clock
         cdef int status
+        n_samples = cnp.PyArray_DIM(x, 1 if own_x else 0)
+        expect_data(plan, x, dtype_of(plan), b"ksi" if own_x else b"si", n_samples, n_networks, "x")
+        expect(plan, losses, cnp.NPY_FLOAT64, b"k", n_samples, n_networks, "losses")
+        expect(plan, out, dtype_of(plan), b"kp", n_samples, n_networks, "out")
+        loss = <double*>cnp.PyArray_DATA(losses)
+        if own_x:
+            x_step = cnp.PyArray_STRIDE(x, 0)
+        if own_y:
+            y_step = cnp.PyArray_STRIDE(y, 0)
+        requests = <Request*>calloc(n_networks, sizeof(Request))
         if requests == NULL:
             raise MemoryError("the requests of the networks do not fit into memory")
-        n_samples = cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 2)
-        if cnp.PyArray_NDIM(x) == 3:
-            x_step = cnp.PyArray_STRIDE(x, 0)
-        if cnp.PyArray_NDIM(y) == (2 if are_labels(plan, y) else 3):
-            y_step = cnp.PyArray_STRIDE(y, 0)
         try:
             for m in range(n_networks):
-                start_converting(plan, &requests[m], params, x)
-                requests[m].n_samples = n_samples
-                requests[m].n_kept = n_samples
-                requests[m].divisor = n_samples
-                set_targets(plan, &requests[m], y, None if weights is None else weights[m])
-                requests[m].params += m * plan.n_params * plan.itemsize
-                requests[m].x += m * x_step
+                start_request_at(plan, &requests[m], params.address + m * plan.n_params * plan.itemsize,
+                                 cnp.PyArray_BYTES(x) + m * x_step, n_samples)
+                set_source(&requests[m].x_source, x, dtype_of(plan), cnp.PyArray_NDIM(x) - 2)
+                set_targets(plan, &requests[m], y, None if weights is None else weights[m], n_networks, own_y)
                 if requests[m].y != NULL:
                     requests[m].y += m * y_step
                 if requests[m].labels != NULL:
@@ -164,10 +216,10 @@ cdef class Plan:
         finally:
             free(requests)
 
-    def quick_ensemble_value_and_grad(self, cnp.ndarray params, x, y, out, n_threads, get_num_threads):
+    def quick_ensemble_value_and_grad(self, Parameters params not None, x, y, out, n_threads, get_num_threads):
         """(losses, gradients) without weights for arguments that need neither conversion nor an error, else None."""
         cdef const Layers* plan = &self.layers
-        cdef Py_ssize_t n_networks = cnp.PyArray_DIM(params, 0), n_samples
+        cdef Py_ssize_t n_networks = networks_in(plan, params), n_samples
         cdef cnp.npy_intp n_losses = n_networks
         cdef bint own_x = is_plain(x, dtype_of(plan), 3), own_y
         cdef int threads = 1
@@ -178,8 +230,7 @@ cdef class Plan:
         n_samples = cnp.PyArray_DIM(<cnp.ndarray>x, 1 if own_x else 0)
         if n_samples == 0 or not fits(plan, x, dtype_of(plan), b"ksi" if own_x else b"si", n_samples, n_networks):
             return None
-        start_request(plan, &request, params, <cnp.ndarray>x)
-        request.n_samples = n_samples
+        start_request_at(plan, &request, params.address, cnp.PyArray_BYTES(<cnp.ndarray>x), n_samples)
         own_y = type(y) is cnp.ndarray and cnp.PyArray_NDIM(<cnp.ndarray>y) == (2 if plan.loss == CROSS_ENTROPY else 3)
         if own_y and plan.loss == CROSS_ENTROPY and n_networks == n_samples == plan.sizes[plan.n_layers]:
             return None  # labels, or one-hot rows
@@ -187,7 +238,7 @@ cdef class Plan:
         if not are_targets(plan, &request, y, n_networks, own_y, &clock):
             raise_for_signal(&clock)
             return None
-        out = take_result(plan, b"kp", n_samples, n_networks, out, params, params, x, y, None, None)
+        out = take_result(plan, b"kp", n_samples, n_networks, out, params, None, x, y, None, None)
         if out is None:
             return None
         losses = cnp.PyArray_EMPTY(1, &n_losses, cnp.NPY_FLOAT64, 0)

@@ -115,7 +115,7 @@ cdef cnp.ndarray same_weight(const Layers* plan, double weight):
 
 
 cdef cnp.ndarray take_result(const Layers* plan, const char* letters, Py_ssize_t n_samples, Py_ssize_t n_networks, out,
-                             own, params, x, y, weight, operand):
+                             Parameters own, params, x, y, weight, operand):
     """Where the result goes: out, or a new array; None where out does not fit or shares memory with an input.
 
     The inputs are plain by now, or None.
@@ -123,8 +123,10 @@ cdef cnp.ndarray take_result(const Layers* plan, const char* letters, Py_ssize_t
     if out is None:
         return new_array(plan, letters, n_samples, n_networks, dtype_of(plan))
     if (not fits(plan, out, dtype_of(plan), letters, n_samples, n_networks)
-            or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) or overlap(<cnp.ndarray>out, own)
-            or (params is not own and overlap(<cnp.ndarray>out, params))
+            or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out)
+            or share_bytes(cnp.PyArray_BYTES(<cnp.ndarray>out), cnp.PyArray_NBYTES(<cnp.ndarray>out),
+                           own.address, own.n_bytes)
+            or overlap(<cnp.ndarray>out, params)
             or overlap(<cnp.ndarray>out, x) or overlap(<cnp.ndarray>out, y)
             or overlap(<cnp.ndarray>out, weight) or overlap(<cnp.ndarray>out, operand)):
         return None
@@ -142,7 +144,7 @@ cdef inline bint share_bytes(const char* a, Py_ssize_t n_a, const char* b, Py_ss
     return b != NULL and a < b + n_b and b < a + n_a
 
 
-cdef quick_call(Plan self, Call call, cnp.ndarray own, params, x, y, weight, out, n_threads, get_num_threads, operand,
+cdef quick_call(Plan self, Call call, Parameters own, params, x, y, weight, out, n_threads, get_num_threads, operand,
                 further):
     """`Plan.quick`."""
     cdef const Layers* plan = &self.layers
@@ -153,15 +155,16 @@ cdef quick_call(Plan self, Call call, cnp.ndarray own, params, x, y, weight, out
     cdef int threads = 1
     cdef Linearization linearization = None
     cdef double loss
-    theta = own if params is None else params
-    if (not is_plain(x, dtype_of(plan), 2) or not fits(plan, theta, dtype_of(plan), b"p", 0, 1)
+    if (not is_plain(x, dtype_of(plan), 2) or not are_of(plan, own, 1)
+            or (params is not None and not fits(plan, params, dtype_of(plan), b"p", 0, 1))
             or not is_count(n_threads) or (call.needs_second and not self.has_second)
             or (call.needs_squared_error and plan.loss != SQUARED_ERROR)):
         return None
     n_samples = cnp.PyArray_DIM(<cnp.ndarray>x, 0)
     if n_samples == 0 or cnp.PyArray_DIM(<cnp.ndarray>x, 1) != plan.sizes[0]:
         return None
-    start_request(plan, &request, <cnp.ndarray>theta, <cnp.ndarray>x)
+    start_request_at(plan, &request, own.address if params is None else cnp.PyArray_BYTES(<cnp.ndarray>params),
+                     cnp.PyArray_BYTES(<cnp.ndarray>x), n_samples)
     if call.takes_y:
         start_inspection(plan, &clock, n_samples)
         if ((weight is not None and not take_weight(plan, &request, call, weight, &clock))
@@ -185,11 +188,11 @@ cdef quick_call(Plan self, Call call, cnp.ndarray own, params, x, y, weight, out
     elif call.mode == HVP:
         linearization = further
     if call.sums != NULL:
-        sums = take_result(plan, call.sums, n_samples, 1, out, own, theta, x, y, weight, operand)
+        sums = take_result(plan, call.sums, n_samples, 1, out, own, params, x, y, weight, operand)
         if sums is None:
             return None
     if call.rows != NULL:
-        rows = take_result(plan, call.rows, n_samples, 1, out, own, theta, x, y, weight, operand)
+        rows = take_result(plan, call.rows, n_samples, 1, out, own, params, x, y, weight, operand)
         if rows is None:
             return None
     set_call(plan, &request, call, sums, rows)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _core, threads
+from backprop import _core, _validate, threads
 from backprop._calls import Calls
 
 if TYPE_CHECKING:
@@ -125,7 +125,8 @@ class SecondDerivatives(Calls):
             Where it does not fit into memory.
         """
         H = self._call(_HESSIAN, x, y, params, sample_weight, out, n_threads)
-        _core.mirror(H)  # a row is computed from its own layer on
+        # A row is computed from its own layer on. Whatever shape another thread has given out by now, it has that size.
+        _core.mirror(H.reshape(self.n_params, self.n_params))
         return H
 
     def hvp_operator(
@@ -151,7 +152,7 @@ class SecondDerivatives(Calls):
             Of shape (n_params, n_params), symmetric.
         """
         self._need_second("hvp_operator")
-        return self._operator(self.hvp, x, y, params=params, sample_weight=sample_weight, n_threads=n_threads)
+        return self._operator("hvp", x, y, params=params, sample_weight=sample_weight, n_threads=n_threads)
 
     def gauss_newton_operator(
         self,
@@ -163,23 +164,45 @@ class SecondDerivatives(Calls):
         n_threads: int | None = None,
     ) -> LinearOperator:
         """`gauss_newton_vp` on fixed data as a `scipy.sparse.linalg.LinearOperator`; see `hvp_operator`."""
-        return self._operator(
-            self.gauss_newton_vp, x, y, params=params, sample_weight=sample_weight, n_threads=n_threads
-        )
+        return self._operator("gauss_newton_vp", x, y, params=params, sample_weight=sample_weight, n_threads=n_threads)
 
     def _operator(
-        self, product: Callable[..., Array], x: npt.ArrayLike, y: npt.ArrayLike, **options: Any
+        self,
+        product: str,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        params: npt.ArrayLike | None,
+        sample_weight: npt.ArrayLike | None,
+        n_threads: int | None,
     ) -> LinearOperator:
-        """A symmetric LinearOperator whose product with v is product(x, y, v)."""
+        """A symmetric LinearOperator of the method that product names."""
         from scipy.sparse.linalg import LinearOperator
 
-        y_, x_, _, weights = self._inputs(x, y, options["params"], options["sample_weight"])  # refused now, not later
-        threads.resolve(options["n_threads"])
-        if weights is not None:
-            options["sample_weight"] = weights.array
-
-        def apply(v: Array) -> Array:
-            return product(x_, y_, np.ravel(v), **options)
-
+        y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)  # refused now, not later
+        threads.resolve(n_threads)
+        weight = None if weights is None else weights.array
+        apply = _Product(self, product, x_, y_, None if params is None else theta, weight, n_threads)
         shape = (self.n_params, self.n_params)
         return LinearOperator(shape, matvec=apply, rmatvec=apply, dtype=self._dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class _Product:
+    """v -> net.product(x, y, v) on fixed data; unlike a function within a function it can be pickled."""
+
+    net: SecondDerivatives
+    product: str
+    x: Array
+    y: Array
+    params: Array | None
+    sample_weight: Array | None
+    n_threads: int | None
+
+    def __call__(self, v: Array) -> Array:
+        _validate.their_memory(self.x, self.y, self.sample_weight, self.params)
+        call = getattr(self.net, self.product)
+        result: Array = call(
+            self.x, self.y, np.ravel(v), params=self.params, sample_weight=self.sample_weight, n_threads=self.n_threads
+        )
+        return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Never
 
 import numpy as np
@@ -63,26 +64,8 @@ class SquaredErrors(Calls):
         rows = counts.any(axis=1)
         target = _validate.at_once(np.where(counts, y_, 0)[rows], self._dtype, "y")
         x_kept = x_ if rows.all() else x_[rows]  # once, not at each theta
-
-        def fun(theta: npt.ArrayLike) -> Array:
-            point = _validate.params(theta, self.n_params, self._dtype, "theta")
-            y_hat = self._call(_FORWARD, x_kept, None, point, None, None, n_threads)
-            r = np.zeros(y_.shape)  # in float64, as sqrt(w): rounded once
-            with np.errstate(all="ignore"), _core.DefaultFloatMode():
-                r[rows] = np.subtract(y_hat, target, out=np.zeros(y_hat.shape), where=counts[rows], dtype=np.float64)
-                return (root * r).astype(self._dtype).ravel()
-
-        def jac(theta: npt.ArrayLike) -> Array:
-            point = _validate.params(theta, self.n_params, self._dtype, "theta")
-            J = np.zeros((*y_.shape, self.n_params), self._dtype)
-            J[rows] = self._call(_JACOBIAN, x_kept, None, point, None, None, n_threads)
-            if weights is not None:
-                with np.errstate(all="ignore"), _core.DefaultFloatMode():
-                    np.multiply(J, root[:, :, None], out=J, where=counts[:, :, None], casting="same_kind")
-                J[~counts] = 0  # even where y_hat is infinite
-            return J.reshape(-1, self.n_params)
-
-        return fun, jac
+        kept = _Residuals(self, x_kept, target, root, counts, rows, n_threads)
+        return kept.fun, kept.jac
 
     def normal_equations(
         self,
@@ -200,3 +183,40 @@ class SquaredErrors(Calls):
             grad_weight=grad_weight,
         )
         return loss, grad
+
+
+@dataclass(frozen=True, eq=False)
+class _Residuals:
+    """What `SquaredErrors.residuals` hands out: methods, since functions within a function cannot be pickled."""
+
+    net: SquaredErrors
+    x: Array  # of the rows that count
+    target: Array  # of these rows
+    root: Array  # square roots of the weights, of all rows
+    counts: Array
+    rows: Array
+    n_threads: int | None
+
+    def fun(self, theta: npt.ArrayLike) -> Array:
+        """R at theta."""
+        net = self.net
+        point = _validate.params(theta, net.n_params, net._dtype, "theta")
+        _validate.their_memory(self.x)
+        y_hat = net._call(_FORWARD, self.x, None, point, None, None, self.n_threads)
+        r = np.zeros(self.root.shape)  # in float64, as sqrt(w): rounded once
+        counts = self.counts[self.rows]
+        with np.errstate(all="ignore"), _core.DefaultFloatMode():
+            r[self.rows] = np.subtract(y_hat, self.target, out=np.zeros(y_hat.shape), where=counts, dtype=np.float64)
+            return (self.root * r).astype(net._dtype).ravel()
+
+    def jac(self, theta: npt.ArrayLike) -> Array:
+        """Its Jacobian."""
+        net = self.net
+        point = _validate.params(theta, net.n_params, net._dtype, "theta")
+        _validate.their_memory(self.x)
+        J = np.zeros((*self.root.shape, net.n_params), net._dtype)
+        J[self.rows] = net._call(_JACOBIAN, self.x, None, point, None, None, self.n_threads)
+        with np.errstate(all="ignore"), _core.DefaultFloatMode():
+            np.multiply(J, self.root[:, :, None], out=J, where=self.counts[:, :, None], casting="same_kind")
+        J[~self.counts] = 0  # even where y_hat is infinite
+        return J.reshape(-1, net.n_params)

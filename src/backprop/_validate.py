@@ -127,7 +127,7 @@ def as_array(value: object, name: str) -> Array:
         raise kind(f"{name}: expected an array of numbers, got {describe(value)}: {error}") from error
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
-    return array
+    return array.view()  # one of the call's own: another thread, or a handler, may give the caller's another shape
 
 
 def _convert(array: Array, dtype: npt.DTypeLike, name: str) -> Array:
@@ -412,6 +412,15 @@ def free_mask(value: object, n_params: int) -> npt.NDArray[np.bool_] | None:
     if not array.any():
         raise ValueError("free: expected at least one free parameter, got none")
     return array.copy()
+
+
+def their_memory(x: Array, y: Array | None = None, weight: Array | None = None, params: Array | None = None) -> None:
+    """Refuse kept views of a user's arrays whose memory is gone: ``resize(refcheck=False)`` may have freed it."""
+    for name, array in (("x", x), ("y", y), ("sample_weight", weight), ("params", params)):
+        if array is not None and not _core.is_in_its_owner(array):
+            raise ValueError(
+                f"{name}: expected an array that keeps its size, got one that was resized since it was given"
+            )
 
 
 def same_shape(names: Sequence[str], arrays: Sequence[Array]) -> None:

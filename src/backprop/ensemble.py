@@ -59,13 +59,18 @@ class Ensemble:
         generator = _validate.random_generator(rng)
         self._net = net._with_params(np.zeros(net.n_params, net.dtype))
         try:
-            self._all_params = np.zeros((n_members, net.n_params), net.dtype)
+            array = np.zeros((n_members, net.n_params), net.dtype)
         except (MemoryError, ValueError) as error:
             raise MemoryError(f"the parameters of {n_members} networks do not fit into memory") from error
         layers = [layer for layer, _ in net._layers]
-        for row in self._all_params:
+        for row in array:
             _params.initialize(row, net.sizes, layers, generator)
-        self._members = [net._with_params(row) for row in self._all_params]
+        self._keep_params(array)
+
+    def _keep_params(self, array: Array) -> None:
+        """Let the members' parameters be the rows of an array that nobody else has."""
+        self._memory = _core.Parameters(array)
+        self._members = [self._net._with_params(row) for row in array]
 
     def __len__(self) -> int:
         return len(self._members)
@@ -78,20 +83,20 @@ class Ensemble:
         return f"Ensemble({self._net!r}, {len(self)})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"net": self._net, "params": self._all_params}
+        return {"net": self._net, "params": self.params}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._net, self._all_params = state["net"], state["params"].copy()
-        self._members = [self._net._with_params(row) for row in self._all_params]
+        self._net = state["net"]
+        self._keep_params(np.array(state["params"], self._net.dtype, order="C"))
 
     @property
     def params(self) -> Array:
-        """The members' parameters, (k, n_params); assigning copies the values in."""
-        return self._all_params
+        """The members' parameters, (k, n_params), in a view made anew at each access; assigning copies values in."""
+        return self._net._plan.vectors(self._memory)
 
     @params.setter
     def params(self, values: npt.ArrayLike) -> None:
-        self._all_params[...] = _validate.rows(values, len(self), (self._net.n_params,), self._net.dtype, "params")
+        self.params[...] = _validate.rows(values, len(self), (self._net.n_params,), self._net.dtype, "params")
 
     def forward(self, x: npt.ArrayLike, *, n_threads: int | None = None) -> Array:
         """y_hat of every member.
@@ -114,7 +119,7 @@ class Ensemble:
         n_threads = threads.resolve(n_threads)
         x_ = self._samples(x, of_mean=False)
         y_hat = np.empty((len(self), x_.shape[-2], self._net.sizes[-1]), self._net.dtype)
-        for m, row in enumerate(self._all_params):
+        for m, row in enumerate(self.params):
             self._net._plan.run(_FORWARD, row, x_[m] if x_.ndim == 3 else x_, None, y_hat[m], None, n_threads)
         return y_hat
 
@@ -152,7 +157,7 @@ class Ensemble:
         k, net = len(self), self._net
         if sample_weight is None:
             result = net._plan.quick_ensemble_value_and_grad(
-                self._all_params, x, y, out, n_threads, threads.get_num_threads
+                self._memory, x, y, out, n_threads, threads.get_num_threads
             )
             if result is not None:
                 return result
@@ -164,14 +169,14 @@ class Ensemble:
             grads = np.empty((k, net.n_params), net.dtype)
         else:
             others: dict[str, Sequence[object]] = {
-                "params": (self._all_params,),
+                "params": (self.params,),
                 "x": (x, x_),
                 "y": (y, y_),
                 "sample_weight": (sample_weight, *(row.array for row in weights or () if row is not None)),
             }
             grads = _validate.out(out, (k, net.n_params), net.dtype, others)
         losses = np.empty(k)
-        net._plan.ensemble_value_and_grad(self._all_params, x_, y_, losses, grads, weights, n_threads)
+        net._plan.ensemble_value_and_grad(self._memory, x_, y_, losses, grads, weights, n_threads)
         return losses, grads
 
     def _samples(self, x: npt.ArrayLike, *, of_mean: bool) -> Array:

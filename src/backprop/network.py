@@ -62,9 +62,9 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
     output : str or (str, float)
     loss_name : str
     params : (n_params,) array
-        W_1 row-major, b_1, W_2, b_2, ...; assigning copies the values in.
+        W_1 row-major, b_1, W_2, b_2, ...: a writable view, made anew at each access. Assigning copies the values in.
     weights, biases : tuple of arrays
-        Writable views of params; index 0 is W_1 and b_1.
+        Writable views of the same memory; index 0 is W_1 and b_1.
 
     Raises
     ------
@@ -99,7 +99,7 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         self._specify(sizes, activations, output, loss, dtype)
         generator = _validate.random_generator(rng)
         self._allocate()
-        _params.initialize(self._params, self._sizes, [layer for layer, _ in self._layers], generator)
+        _params.initialize(self._theta(None), self._sizes, [layer for layer, _ in self._layers], generator)
 
     def _specify(
         self,
@@ -117,7 +117,7 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         self._dtype = _architecture.dtype(dtype)
 
     def _allocate(self) -> None:
-        """Make an empty vector of parameters with its views, and the plan of the layers.
+        """Make an empty vector of parameters, and the plan of the layers.
 
         In this order: the plan's offsets and rows are products of the sizes, which overflow where parameters of these
         sizes fit into no memory.
@@ -132,21 +132,18 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
             (self._loss.code, self._loss_parameter, self._loss.acts_on_a, link_code(self._loss)),
             self._dtype.itemsize,
         )
-        self._set_params_array(array)
+        self._keep_params(array)
 
-    def _set_params_array(self, array: Array) -> None:
-        """Let the parameters be those of an array, for Python's calls and for C's."""
-        self._params = array
+    def _keep_params(self, array: Array) -> None:
+        """Let the parameters be those of an array that nobody else has, for Python's calls and for C's."""
+        self._memory = _core.Parameters(array)
         self._handle = _core.Handle(
             self._plan,
-            array,
+            self._memory,
             _validate.PROBABILITY_TOLERANCE[self._dtype.name],
             partial(_validate.refuse_targets, self._loss, self._sizes[-1], self._dtype),
             threads.get_num_threads,
         )
-        layers = _params.unflatten(array, self._sizes)
-        self._weights = tuple(W for W, _ in layers)
-        self._biases = tuple(b for _, b in layers)
 
     # What it is ------------------------------------------------------------------------------------------------------
 
@@ -178,21 +175,21 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
     @property
     def params(self) -> Array:
         """The flat vector of parameters: W_1 row-major, b_1, W_2, b_2, ...; assigning copies the values in."""
-        return self._params
+        return self._theta(None)
 
     @params.setter
     def params(self, values: npt.ArrayLike) -> None:
-        self._params[...] = _validate.params(values, self.n_params, self._dtype)
+        self._theta(None)[...] = _validate.params(values, self.n_params, self._dtype)
 
     @property
     def weights(self) -> tuple[Array, ...]:
         """Writable views of W_1, ..., W_L."""
-        return self._weights
+        return self._plan.weights(self._memory)
 
     @property
     def biases(self) -> tuple[Array, ...]:
         """Writable views of b_1, ..., b_L."""
-        return self._biases
+        return self._plan.biases(self._memory)
 
     def __repr__(self) -> str:
         activations = self.activations
@@ -211,7 +208,7 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
             "output": self.output,
             "loss": _architecture.spec(self._loss, self._loss_parameter),
             "dtype": self._dtype.name,
-            "params": self._params,
+            "params": self._theta(None),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -229,10 +226,10 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         return copy
 
     def _with_params(self, array: Array) -> Network:
-        """A network of the same shape on other parameters, whose memory it shares; both share the plan."""
+        """A network of the same shape on the parameters in an array that nobody else has; both share the plan."""
         other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other._set_params_array(array)
+        other._keep_params(array)
         return other
 
     def save(self, path: str | bytes | os.PathLike[Any]) -> None:
@@ -337,7 +334,7 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         if excess:
             _validate.refuse_excess("value_and_grad", x, excess, self.n_params)
         result = self._plan.quick_value_and_grad(
-            self._params, params, x, y, sample_weight, out, n_threads, threads.get_num_threads
+            self._memory, params, x, y, sample_weight, out, n_threads, threads.get_num_threads
         )
         if result is not None:
             return result

@@ -135,6 +135,7 @@ class Objective:
     def _hessian_times(self, params: Array, direction: Array) -> Array:
         """The Hessian of the loss without l2, in the network's dtype."""
         net, kept = self._net, self._linearization
+        _validate.their_memory(self._x, self._y, self._sample_weight)
         quick: Array | None = net._quick(
             _HVP, self._x, self._y, params, self._sample_weight, None, self._n_threads, direction, kept
         )
@@ -166,6 +167,7 @@ class Objective:
             is_last = last is not None and np.array_equal(last[0], full)
         if last is not None and is_last:
             return last[1], last[2]
+        _validate.their_memory(self._x, self._y, self._sample_weight)
         loss, net_grad = self._net.value_and_grad(
             self._x, self._y, params=full, sample_weight=self._sample_weight, n_threads=self._n_threads
         )

@@ -57,11 +57,16 @@ def save(net: Network, path: str | bytes | os.PathLike[Any]) -> None:
 
     library = _safetensors()
     tensors = {}
-    for i, (W, b) in enumerate(zip(net.weights, net.biases, strict=True)):
+    for i, (W, b) in enumerate(_params.unflatten(net._theta(None), net._sizes)):
         tensors[f"{2 * i}.weight"], tensors[f"{2 * i}.bias"] = W, b
     data = library.numpy.save(tensors, {KEY: json.dumps(_architecture(net), allow_nan=False)})
-    if int.from_bytes(data[:8], "little") > MAX_HEADER:
-        raise ValueError(f"net: expected layers that {MAX_HEADER} bytes describe, got {len(net.sizes) - 1} layers")
+    n_header = int.from_bytes(data[:8], "little")
+    if n_header > MAX_HEADER:
+        raise ValueError(f"net: expected layers that {MAX_HEADER} bytes describe, got {len(net._sizes) - 1} layers")
+    try:
+        _read_header(data[8 : 8 + n_header], len(data) - 8 - n_header)
+    except ValueError as error:  # the old file stays: what `load` would refuse never takes its place
+        raise ValueError(f"net: expected a network that `load` reads from a file, got {net!r}: {error}") from error
     _replace(os.fsdecode(path), data)
 
 
@@ -128,11 +133,11 @@ def _architecture(net: Network) -> dict[str, Any]:
             )
     return {
         "format": FORMAT,
-        "sizes": list(net.sizes),
+        "sizes": list(net._sizes),
         "activations": [_spec(*layer) for layer in net._layers[:-1]],
         "output": net._output_name if net._loss.acts_on_a else _spec(*net._layers[-1]),
         "loss": _spec(net._loss, net._loss_parameter),
-        "dtype": net.dtype.name,
+        "dtype": net._dtype.name,
     }
 
 
@@ -204,7 +209,7 @@ def _read(file: BinaryIO, size: int, library: ModuleType) -> Network:
         raise ValueError(str(error)) from error
     del data
     net._allocate()
-    for i, (W, b) in enumerate(zip(net.weights, net.biases, strict=True)):
+    for i, (W, b) in enumerate(_params.unflatten(net._theta(None), net._sizes)):
         W[...] = tensors.pop(f"{2 * i}.weight")
         b[...] = tensors.pop(f"{2 * i}.bias")
     return net

@@ -1,0 +1,68 @@
+# The memory of parameters. No array that is handed out is the one that a call computes with.
+
+@cython.no_gc                    # so that gc.get_referents does not show its array
+cdef class Parameters:
+    """The parameters of one network, or of several one after another; arrays that are handed out are views of them.
+
+    NumPy lets everybody give an array another shape, dtype or strides, and resize its owner, to which a view leads by
+    `base`. So a call takes the address from here and sizes from the plan; the base of a view is this object, which is
+    no array.
+    """
+
+    cdef cnp.ndarray array       # it owns the memory; nothing leads to it
+    cdef char* address
+    cdef Py_ssize_t n_bytes
+
+    def __cinit__(self, cnp.ndarray array not None):
+        """Of a contiguous array that the caller keeps to itself."""
+        self.array = array
+        self.address = cnp.PyArray_BYTES(array)
+        self.n_bytes = cnp.PyArray_NBYTES(array)
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        """The memory, writable: NumPy asks for it before it makes a read-only view writable again."""
+        PyBuffer_FillInfo(buffer, self, self.address, self.n_bytes, False, flags)
+
+
+cdef cnp.ndarray view_of(const Layers* plan, Parameters params, Py_ssize_t offset, int n_dimensions,
+                         cnp.npy_intp* shape):
+    """A fresh view of parameters, from offset bytes on."""
+    cdef cnp.ndarray view = cnp.PyArray_SimpleNewFromData(n_dimensions, shape, dtype_of(plan), params.address + offset)
+    cnp.set_array_base(view, params)
+    return view
+
+
+cdef inline bint are_of(const Layers* plan, Parameters params, Py_ssize_t n_networks) noexcept:
+    """Whether they are the parameters of so many networks of this shape."""
+    return params is not None and params.n_bytes == n_networks * plan.n_params * plan.itemsize
+
+
+cdef int expect_parameters(const Layers* plan, Parameters params, Py_ssize_t n_networks) except -1:
+    """Refuse parameters of another shape than the plan's."""
+    if not are_of(plan, params, n_networks):
+        raise ValueError(f"params: expected {n_networks * plan.n_params} numbers of {plan.itemsize} bytes, got others")
+    return 0
+
+
+cdef Py_ssize_t networks_in(const Layers* plan, Parameters params) except -1:
+    """The number of networks of this shape whose parameters they are."""
+    cdef Py_ssize_t n_networks = params.n_bytes // (plan.n_params * plan.itemsize)
+    expect_parameters(plan, params, max(1, n_networks))
+    return n_networks
+
+
+def is_in_its_owner(cnp.ndarray array not None):
+    """Whether a contiguous view still lies in the array that owns its memory.
+
+    The owner may have been resized with refcheck=False, and the memory been freed.
+    """
+    cdef cnp.ndarray owner
+    base = cnp.get_array_base(array)
+    if not isinstance(base, cnp.ndarray):
+        return True
+    owner = base
+    if not cnp.PyArray_CHKFLAGS(owner, cnp.NPY_ARRAY_OWNDATA):
+        return True
+    return (cnp.PyArray_BYTES(owner) <= cnp.PyArray_BYTES(array)
+            and cnp.PyArray_BYTES(array) + cnp.PyArray_NBYTES(array)
+            <= cnp.PyArray_BYTES(owner) + cnp.PyArray_NBYTES(owner))
