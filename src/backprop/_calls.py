@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _core, _validate, threads
+from backprop import _attributes, _core, _validate, threads
 from backprop.activations import Activation as Row
 from backprop.custom import Activation as Custom
 from backprop.losses import Loss
@@ -22,15 +22,30 @@ Array = npt.NDArray[Any]
 _BLOCK_ROWS = 4096  # where rows of weight 0 are left out, so many are copied at a time
 
 
-class Calls:
-    """The part of `Network` that accepts arguments and runs calls."""
+class Calls(_attributes.Closed):
+    """The part of `Network` that accepts arguments and runs calls; and the attributes of a network."""
+
+    __slots__ = (
+        "_dtype",
+        "_handle",
+        "_layers",
+        "_loss",
+        "_loss_parameter",
+        "_memory",
+        "_output_name",
+        "_plan",
+        "_sizes",
+    )
 
     _plan: _core.Plan
     _sizes: tuple[int, ...]
     _dtype: np.dtype[Any]
     _loss: Loss
+    _loss_parameter: float
+    _output_name: str
     _layers: list[tuple[Row, float]]
     _memory: _core.Parameters
+    _handle: _core.Handle
 
     @property
     def n_params(self) -> int:

@@ -29,6 +29,8 @@ _CLIPPED_GRADIENT = _core.CALLS["clipped_gradient"]
 class Derivatives(Calls):
     """The calls of first order."""
 
+    __slots__ = ()
+
     # J v and J^T c ---------------------------------------------------------------------------------------------------
 
     def vjp(

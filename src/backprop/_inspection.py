@@ -48,6 +48,8 @@ class LayerGradients:
 class Inspection(Calls):
     """The calls that look inside."""
 
+    __slots__ = ()
+
     def layer_gradients(
         self,
         x: npt.ArrayLike,

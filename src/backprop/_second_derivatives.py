@@ -24,6 +24,8 @@ _HESSIAN = _core.CALLS["hessian"]
 class SecondDerivatives(Calls):
     """The calls of second order."""
 
+    __slots__ = ()
+
     def hvp(
         self,
         x: npt.ArrayLike,

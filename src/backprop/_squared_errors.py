@@ -23,6 +23,8 @@ _SOBOLEV_VALUE_AND_GRAD = _core.CALLS["sobolev_value_and_grad"]
 class SquaredErrors(Calls):
     """The calls of networks with the loss squared_error."""
 
+    __slots__ = ()
+
     # Least squares ---------------------------------------------------------------------------------------------------
 
     def residuals(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import pickle
 from collections.abc import Callable
-from typing import Any
+from dataclasses import FrozenInstanceError, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from backprop import activations
+from backprop import _attributes, activations
 
 Array = npt.NDArray[Any]
 
@@ -119,7 +120,25 @@ class Activation(activations.Activation):
             raise pickle.PicklingError(
                 f"{self.name!r}: expected functions that can be pickled, got addresses, which are of this process alone"
             )
-        return Activation, self._given
+        return _again, (type(self), self._given, _attributes.added(self, _OWN))
+
+    if not TYPE_CHECKING:  # a type checker would let every assignment pass
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if type(self) is Activation or name in _OWN:
+                raise FrozenInstanceError(f"an Activation does not change once it is made: {name!r} was to be assigned")
+            object.__setattr__(self, name, value)  # a subclass's own
+
+
+_OWN = frozenset({"_given", "functions", "is_c", *(field.name for field in fields(activations.Activation))})
+
+
+def _again(kind: type[Activation], given: tuple[str, Any, Any, Any], added: _attributes.Added | None) -> Activation:
+    """An activation from its pickle; a subclass's `__init__` may take other arguments."""
+    activation = object.__new__(kind)
+    Activation.__init__(activation, *given)
+    _attributes.restore(activation, added)
+    return activation
 
 
 def _no_second(name: str) -> Callable[[Array, float], Array]:

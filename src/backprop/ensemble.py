@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _core, _validate, threads
+from backprop import _attributes, _core, _validate, threads
 from backprop import params as _params
+from backprop._calls import Calls
 from backprop.network import Network
 
 Array = npt.NDArray[Any]
@@ -17,7 +18,7 @@ Array = npt.NDArray[Any]
 _FORWARD = _core.CALLS["forward"]
 
 
-class Ensemble:
+class Ensemble(_attributes.Closed):
     """k networks of one shape, each with parameters of its own.
 
     Parameters
@@ -52,6 +53,11 @@ class Ensemble:
     ((3,), True)
     """
 
+    __slots__ = ("__dict__", "__weakref__", "_members", "_memory", "_net")
+    _fixed: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("net", "k", "rng"), "is fixed when the ensemble is made: make another one, Ensemble(net, k, rng=...)"
+    )
+
     def __init__(self, net: Network, k: int, *, rng: int | np.random.Generator | None = None) -> None:
         if not isinstance(net, Network):
             raise TypeError(f"net: expected a Network, got {_validate.describe(net)}")
@@ -83,11 +89,16 @@ class Ensemble:
         return f"Ensemble({self._net!r}, {len(self)})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"net": self._net, "params": self.params}
+        of_members = [_attributes.added(member, Calls.__slots__) for member in self._members]
+        added = _attributes.added(self, Ensemble.__slots__)
+        return {"net": self._net, "params": self.params, "members": of_members, "added": added}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._net = state["net"]
         self._keep_params(np.array(state["params"], self._net.dtype, order="C"))
+        for member, added in zip(self._members, state.get("members", ()), strict=False):
+            _attributes.restore(member, added)
+        _attributes.restore(self, state.get("added"))
 
     @property
     def params(self) -> Array:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any, ClassVar, Never
 
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _architecture, _core, _validate, threads
+from backprop import _architecture, _attributes, _core, _validate, threads
 from backprop import params as _params
 from backprop._architecture import ActivationSpec, Spec
+from backprop._calls import Calls
 from backprop._derivatives import Derivatives
 from backprop._inspection import Inspection
 from backprop._second_derivatives import SecondDerivatives
@@ -29,6 +31,10 @@ Array = npt.NDArray[Any]
 _VALUE_AND_GRAD = _core.CALLS["value_and_grad"]
 _LOSS = _core.CALLS["loss"]
 _FORWARD = _core.CALLS["forward"]
+
+
+def _made_with(argument: str) -> str:
+    return f"is fixed when the network is made: make another one, Network(sizes, {argument})"
 
 
 class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
@@ -86,6 +92,16 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
     True
     """
 
+    __slots__ = ("__dict__", "__weakref__")
+    _fixed: ClassVar[dict[str, str]] = {
+        **{name: _made_with(f"{name}=...") for name in ("activations", "output", "loss", "dtype", "rng")},
+        "sizes": _made_with("..."),
+        "n_params": "follows from the sizes",
+        "loss_name": _made_with("loss=..."),
+        "weights": "are views of params: write into one, as net.weights[0][...] = W, or assign params",
+        "biases": "are views of params: write into one, as net.biases[0][...] = b, or assign params",
+    }
+
     def __init__(
         self,
         sizes: Sequence[int],
@@ -113,7 +129,7 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         self._sizes = _architecture.sizes(sizes)
         hidden = _architecture.hidden_activations(activations, len(self._sizes) - 2)
         self._loss, self._loss_parameter, self._output_name, last = _architecture.loss_and_output(loss, output)
-        self._layers: list[tuple[Activation, float]] = [*hidden, last]
+        self._layers = [*hidden, last]
         self._dtype = _architecture.dtype(dtype)
 
     def _allocate(self) -> None:
@@ -202,7 +218,9 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         )
 
     def __getstate__(self) -> dict[str, Any]:
+        added = _attributes.added(self, Calls.__slots__)
         return {
+            **({} if added is None else {"added": added}),
             "sizes": self._sizes,
             "activations": list(self.activations),
             "output": self.output,
@@ -212,24 +230,32 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        values = state.pop("params")
-        self._specify(**state)
+        architecture = dict(state)
+        values, added = architecture.pop("params"), architecture.pop("added", None)
+        self._specify(**architecture)
         self._allocate()
+        _attributes.restore(self, added)
         self.params = values
 
     def __copy__(self) -> Network:
-        return self.__deepcopy__({})
+        other = type(self).__new__(type(self))
+        other.__setstate__(self.__getstate__())
+        return other
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Network:
-        copy = type(self).__new__(type(self))
-        copy.__setstate__(self.__getstate__())
-        return copy
+        other = type(self).__new__(type(self))
+        memo[id(self)] = other  # a subclass's attributes may lead back here
+        state = self.__getstate__()
+        other.__setstate__({name: v if name == "params" else copy.deepcopy(v, memo) for name, v in state.items()})
+        return other
 
     def _with_params(self, array: Array) -> Network:
         """A network of the same shape on the parameters in an array that nobody else has; both share the plan."""
         other = type(self).__new__(type(self))
-        other.__dict__.update(self.__dict__)
+        for name in Calls.__slots__:
+            setattr(other, name, getattr(self, name))
         other._keep_params(array)
+        _attributes.restore(other, _attributes.added(self, Calls.__slots__))
         return other
 
     def save(self, path: str | bytes | os.PathLike[Any]) -> None:

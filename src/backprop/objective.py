@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _core, _validate, threads
+from backprop import _attributes, _core, _validate, threads
 from backprop import params as _params
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _HVP = _core.CALLS["hvp"]
 _KEPT_BYTES = 64 << 20
 
 
-class Objective:
+class Objective(_attributes.Closed):
     """The function theta -> (loss, gradient) that `Network.objective` makes.
 
     Parameters
@@ -38,6 +38,31 @@ class Objective:
     at a theta, others there do without the forward sweep and the gradient's: what these leave of the first samples is
     kept, 64 MiB at most. x, y and the weights are not copied where they fit, and must not be changed afterwards.
     """
+
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_free",
+        "_is_weight",
+        "_l2",
+        "_last",
+        "_linearization",
+        "_n_threads",
+        "_net",
+        "_sample_weight",
+        "_x",
+        "_y",
+    )
+    _fixed: ClassVar[dict[str, str]] = {
+        **{
+            name: f"is fixed when the objective is made: make another one, net.objective(x, y, {name}=...)"
+            for name in ("sample_weight", "l2", "free", "n_threads")
+        },
+        **dict.fromkeys(
+            ("net", "x", "y"), "is fixed when the objective is made: make another one, net.objective(x, y)"
+        ),
+        "n_free": "follows from free",
+    }
 
     def __init__(
         self,
@@ -63,6 +88,9 @@ class Objective:
             W[...] = True
         self._last: tuple[Array, float, Array] | None = None
         self._linearization = _core.Linearization(_KEPT_BYTES)
+
+    def __getstate__(self) -> object:
+        return object.__getstate__(self)  # pickle's protocols 0 and 1 ask for a method where there are slots
 
     @property
     def n_free(self) -> int:

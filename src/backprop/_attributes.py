@@ -1,0 +1,95 @@
+"""Attributes of the public objects: which assignments are refused, and what a user's subclass adds.
+
+What the library keeps lies in slots. An object of its own classes takes nothing else, but for a function in the place
+of a method, as a test or a profiler puts it there. A user's subclass takes everything, in its ``__dict__`` or in slots
+of its own: what lies there goes into copies and pickles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from backprop._validate import describe
+
+Added = tuple[dict[str, Any], dict[str, Any]]  # what lies in the __dict__, and in slots
+
+
+class Closed:
+    """A class of the library; one that derives from it names its attributes, and ``__dict__``, in ``__slots__``."""
+
+    __slots__ = ()
+    _fixed: ClassVar[dict[str, str]] = {}  # what to do instead of assigning, by name
+    _slots: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if _is_own(cls):
+            cls._slots = frozenset(name for base in cls.__mro__ for name in getattr(base, "__slots__", ()))
+
+    if not TYPE_CHECKING:  # a type checker would let every assignment pass
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if name not in self._slots and _is_own(type(self)):
+                _refuse(self, name, value)
+            try:
+                super().__setattr__(name, value)
+            except AttributeError:
+                _refuse(self, name, value)
+                raise
+
+
+def _is_own(kind: type) -> bool:
+    return kind.__module__.split(".")[0] == "backprop"
+
+
+def _refuse(it: Closed, name: str, value: object) -> None:
+    """Raise an error that names the right attribute and a cure, where the class does not take this one."""
+    kind = type(it)
+    found = next((cls for cls in kind.__mro__ if name in vars(cls)), None)
+    attribute = None if found is None else vars(found)[name]
+    if found is not None and (not _is_own(found) or _takes(attribute, value)) and name not in it._fixed:
+        return
+    if name in it._fixed:
+        text = f"{kind.__name__}.{name} {it._fixed[name]}"
+    elif found is not None:
+        text = f"{kind.__name__}.{name} is a method: expected a function in its place, got {describe(value)}"
+    else:
+        import difflib
+
+        near = difflib.get_close_matches(name, [known for known in dir(kind) if not known.startswith("_")], 1)
+        text = f"{kind.__name__} has no attribute {name!r}"
+        if near:
+            text += f"; did you mean {near[0]!r}?"
+            text += f" {near[0]} {it._fixed[near[0]]}" if near[0] in it._fixed else ""
+        else:
+            text += "; a subclass may have attributes of its own"
+    raise AttributeError(text)  # without its name argument: Python would print another hint beside this one
+
+
+def _takes(attribute: object, value: object) -> bool:
+    """Whether something that a class has may be assigned."""
+    if isinstance(attribute, property):
+        return attribute.fset is not None
+    return hasattr(type(attribute), "__set__") or callable(value)
+
+
+def added(it: object, own: Collection[str]) -> Added | None:
+    """What a user's subclass has added to the attributes of the library's class, or None."""
+    if _is_own(type(it)):
+        return None
+    state: Any = object.__getstate__(it)  # not a subclass's
+    entries, slots = state if isinstance(state, tuple) else (state, None)
+    entries, slots = ({k: v for k, v in (part or {}).items() if k not in own} for part in (entries, slots))
+    return (entries, slots) if entries or slots else None
+
+
+def restore(it: object, of_subclass: Added | None) -> None:
+    """Give an object what `added` has found."""
+    if of_subclass is None:
+        return
+    entries, slots = of_subclass
+    if entries:
+        it.__dict__.update(entries)
+    for name, value in slots.items():
+        object.__setattr__(it, name, value)
