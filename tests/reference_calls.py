@@ -60,14 +60,15 @@ class ReferenceCalls:
 
     def _backward(self, cotangent):
         """The gradients of sum_s cotangent_s . y_hat_s."""
-        result = _reference.forward(self.sizes, self.activations, self.theta, self.x)
+        forward = _reference.forward(self.sizes, self.activations, self.theta, self.x)
+        result = _reference.with_slopes(self.activations, forward)
         a, link, grad_z = result.a[-1], self.loss.link, cotangent
         if link == "softmax":
             p = softmax(a)
             grad_z = p * (cotangent - (p * cotangent).sum(axis=1, keepdims=True))
         elif link is not None:
             grad_z = cotangent * ACTIVATIONS[link].g_prime(a, 0.0)
-        _reference.backward(self.sizes, self.activations, self.theta, result, grad_z, self.loss)
+        _reference.backward(self.sizes, self.theta, result, grad_z, self.loss)
         return result
 
     def _by_sample(self, result):

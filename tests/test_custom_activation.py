@@ -156,8 +156,7 @@ def test_check_gradient():
     x, y = data(20)
     assert Network([3, 4, 2], activations=NUMPY_TANH, rng=0).check_gradient(x, y).ok
     own = Activation("c_sin", c_function("sin"), c_function("cos"))
-    with pytest.raises(ValueError, match="activations that take complex arrays, got 'c_sin' in layer 1"):
-        Network([3, 4, 2], activations=own, rng=0).check_gradient(x, y)
+    assert Network([3, 4, 2], activations=own, rng=0).check_gradient(x, y).ok
 
 
 def test_the_g_prime_product():

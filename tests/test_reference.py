@@ -81,6 +81,33 @@ def test_g_prime_is_the_complex_step_of_g(name):
         assert np.all(error[~normal] <= 1e-279)
 
 
+@pytest.mark.parametrize("name", ACTIVATION_NAMES)
+def test_g_prime_is_the_complex_step_of_g_at_0_and_at_kinks(name):
+    """There the pieces meet, and g and g' must take the same one."""
+    row = ACTIVATIONS[name]
+    a = np.array([0.0, -0.0, *row.kinks])
+    for parameter in {row.default, PARAMETERS.get(name, row.default)}:
+        np.testing.assert_allclose(_reference.slope(row, parameter, a), row.g_prime(a, parameter), rtol=1e-15)
+
+
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+def test_gradient_at_kinks(loss):
+    """y_hat is y, a_1 and a_2 are 0, or a_L is, with equal logits."""
+    for activations in [["selu", "softplus"], ["silu", ("elu", 1.7)], ["tanh", "relu"]]:
+        problem = random_problem(
+            np.random.default_rng(0), [2, 2, 3, 2], activations=activations, loss=loss, n_samples=3
+        )
+        problem.x[...] = 0
+        problem.net.params[...] = np.round(2 * problem.net.params)
+        for b in problem.net.biases:
+            b[...] = 0
+        if loss in ("absolute_error", "quantile", "huber"):
+            problem.y[...] = problem.net.forward(problem.x)
+        size = problem.net.n_params
+        by_step = np.array([problem.complex_step(np.eye(size)[p]) for p in range(size)])
+        np.testing.assert_allclose(problem.reference().gradient, by_step, rtol=TOLERANCE, atol=1e-15)
+
+
 @pytest.mark.parametrize("name", LOSS_NAMES)
 def test_loss_prime_is_the_complex_step_of_loss(name):
     row = LOSSES[name]

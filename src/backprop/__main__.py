@@ -41,8 +41,8 @@ examples:
   backprop check 6 4 2 --activation leaky_relu:0.2 --loss huber:0.5
   backprop check 6 5 4 2 --activation tanh,elu:0.5 --output softplus
 
-The exit status is 0 if the gradient is right, 1 if it is wrong, and 2 if the
-arguments make no network.
+The exit status is 0 if the gradient is right, 1 if it is wrong or cannot be
+told, and 2 if the arguments make no network.
 """
 
 

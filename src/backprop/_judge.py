@@ -1,8 +1,9 @@
 """The judge of gradient checks: blocks of a gradient against the complex step of the NumPy reference.
 
-A. The judge is the complex step of the reference's loss (`_reference.complex_step`), which has no step size to choose
-   and no cancellation: Im L(theta + i e v) / e is the derivative along v to rounding. It takes the real part's side of
-   every kink, as the analytic derivative does.
+A. The judge is the complex step of g and of the loss (`_reference.complex_step`), which has no step size to choose and
+   no cancellation, and takes the side of every kink on which the number lies, as the analytic derivative does. The
+   products between them are linear, and carry derivatives exactly. What no complex step can say of an activation of
+   the user's own, `_differences.py` says.
 B. The error of a block (W_i or b_i) is max |g - reference| / scale. A gradient may nearly cancel between samples, or
    between y_hat and y, and |g| would then be no measure of what rounding may do to it. So the scale is the largest
    entry of M + S: M = |grad_a|^T |h| adds the samples' contributions without their signs, S is the change of the
@@ -11,20 +12,24 @@ C. Small networks are checked entry by entry. In large ones each block is checke
    entries are all between 0.5 and 1.5 in magnitude so that no single wrong entry can hide, and at a sample of entries.
    A direction's error is |g . v - reference| / ||M + S||_2. Where it fails, halving the direction finds a wrong entry.
 D. Rounding can put a preactivation on the other side of a kink than the reference has it, and g' then jumps. Where a
-   check fails, it is made once more without the samples for which this is possible, and the report says so.
+   check fails, it is made once more without the samples for which this is possible, and the report says so. Where this
+   is possible for all of them, nothing can be said, and that is what the report says.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _reference
+from backprop import _differences, _reference
 from backprop import params as _params
 from backprop.activations import Activation
+from backprop.custom import Activation as Custom
 from backprop.losses import Loss
 
 Array = npt.NDArray[Any]
@@ -35,10 +40,9 @@ Array = npt.NDArray[Any]
 TOLERANCE = {"float64": 1e-12, "float32": 2e-6}
 N_DIRECTIONS = 3
 N_SAMPLED_ENTRIES = 16
-MAX_COST_OF_ALL_ENTRIES = 3e8  # multiply-adds of complex numbers: one or two seconds
+MAX_COST_OF_ALL_ENTRIES = 3e8  # multiply-adds: one or two seconds
 CALL_COST = 2e4  # what a call of the reference costs beside its products, in the same unit
 N_PERTURBATIONS = 4
-STEP = 1e-100
 
 
 @dataclass(frozen=True)
@@ -80,17 +84,51 @@ class Problem:
 
     def value(self, theta: Array) -> float:
         """The loss."""
-        return float(np.real(self.reference(theta, self.x).loss))
+        return float(self._at(theta).loss.real)
 
-    def reference(self, theta: Array, x: Array) -> _reference.Reference:
-        """Loss and gradient by the reference's own recursion."""
-        return _reference.value_and_grad(self.sizes, self.layers, self.loss, theta, x, self.y, self.weight)
+    @cached_property
+    def reference(self) -> _reference.Reference:
+        """Loss and gradient by the reference's own recursion: for scales, not for the verdict."""
+        return self._at(self.theta)
+
+    def _at(self, theta: Array) -> _reference.Reference:
+        return _reference.value_and_grad(self.sizes, self.layers, self.loss, theta, self.x, self.y, self.weight)
+
+    def fits(self, dtype: np.dtype[Any]) -> bool:
+        """Whether every number of the reference's recursion is one of the dtype's range."""
+        result = self.reference
+        lists = (result.a, result.h, result.grad_a, result.grad_h, result.grad_W, result.grad_b)
+        largest = [np.abs(part).max() for parts in lists for part in parts if part is not None]
+        return bool(np.isfinite(result.loss) and all(value <= np.finfo(dtype).max for value in largest))
+
+    @cached_property
+    def share(self) -> Array:
+        """What each term of the loss counts for."""
+        return _reference.shares(self.weight, self.loss[0], self.y)
+
+    @cached_property
+    def judged(self) -> tuple[_reference.Reference, tuple[str, ...], tuple[str, ...]]:
+        """A and h with the slopes by which gradients are judged; what to remark, and what cannot be told."""
+        result = _reference.forward(self.sizes, self.layers, self.theta, self.x)
+        result.slopes = [None]
+        remarks, doubts = [], []
+        for i, ((activation, parameter), a) in enumerate(zip(self.layers, result.a[1:], strict=True), start=1):
+            if not isinstance(activation, Custom):
+                result.slopes.append(_reference.slope(activation, parameter, a))
+                continue
+            found = _differences.slopes(activation, a)
+            result.slopes.append(found.slope)
+            where = f"layer {i}: g' of {activation.name!r}"
+            if found.at_kink.any():
+                remarks.append(f"{where} may be either side's at a kink of g, as at a = {a[found.at_kink][0]:.6g}")
+            if found.unsettled.any():
+                doubts.append(f"{where} at a = {a[found.unsettled][0]:.6g}, where differences of g do not settle")
+        return result, tuple(remarks), tuple(doubts)
 
     def derivative(self, direction: Array) -> float:
         """The derivative of the loss along a direction, by the complex step."""
-        return _reference.complex_step(
-            self.sizes, self.layers, self.loss, self.theta, direction, self.x, self.y, self.weight
-        )
+        result, _, _ = self.judged
+        return _reference.loss_along(self.sizes, self.loss, self.theta, direction, result, self.y, self.share)
 
     def derivative_at(self, indices: Array, values: Array | float) -> float:
         """The derivative along a direction that is 0 but for some entries."""
@@ -107,51 +145,72 @@ class Problem:
 # Scales --------------------------------------------------------------------------------------------------------------
 
 
-def _perturbed(problem: Problem, rng: np.random.Generator) -> list[_reference.Reference]:
-    """The reference at parameters and inputs of random imaginary parts, in magnitude STEP times the real parts."""
-    results = []
+def _perturbations(problem: Problem, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
+    """Directions of parameters and inputs: relative changes at random, of which no two are equal."""
     for _ in range(N_PERTURBATIONS):
-        theta = problem.theta + 1j * STEP * problem.theta * rng.choice([-1.0, 1.0], problem.theta.shape)
-        x = problem.x + 1j * STEP * problem.x * rng.choice([-1.0, 1.0], problem.x.shape)
-        results.append(problem.reference(theta, x))
-    return results
+        yield (
+            problem.theta * rng.standard_normal(problem.theta.shape),
+            problem.x * rng.standard_normal(problem.x.shape),
+        )
 
 
 def _scale(problem: Problem, rng: np.random.Generator) -> Array:
     """M + S of note B for every parameter."""
-    reference = problem.reference(problem.theta, problem.x)
+    reference = problem.reference
     M = np.empty(problem.theta.shape)
     for i, (W, b) in enumerate(_params.unflatten(M, problem.sizes), start=1):
         grad_a = np.abs(reference.grad_a[i])
         W[...] = grad_a.T @ np.abs(reference.h[i - 1])
         b[...] = grad_a.sum(axis=0)
-    changes = [result.gradient.imag / STEP for result in _perturbed(problem, rng)]
+    layers = [(_differences.row_of(activation), parameter) for activation, parameter in problem.layers]
+    changes = [
+        _reference.gradient_along(
+            problem.sizes, layers, problem.loss, problem.theta, direction, reference, problem.y, problem.share, R_x
+        )
+        for direction, R_x in _perturbations(problem, rng)
+    ]
     M += np.sqrt(np.mean(np.square(changes), axis=0))
     return M
 
 
-def rows_near_kinks(problem: Problem, dtype: np.dtype[Any], rng: np.random.Generator) -> Array:
-    """Which rows have a preactivation that rounding in dtype may move across a kink."""
+def rows_near_kinks(problem: Problem, dtype: np.dtype[Any], rng: np.random.Generator) -> tuple[Array, list[str]]:
+    """Which rows have a preactivation that rounding in dtype may move across a kink, and the names of the kinks."""
     # 60 random networks of up to 12 layers had errors of a up to 4.8 eps times the bands below, in float32.
     unit = 16.0 * np.finfo(dtype).eps
-    perturbed = _perturbed(problem, rng)
-    reference = problem.reference(problem.theta, problem.x)
+    reference = problem.reference
+    perturbed = [
+        _reference.forward_along(problem.sizes, problem.theta, direction, reference, R_x)[0]
+        for direction, R_x in _perturbations(problem, rng)
+    ]
     near = np.zeros(problem.x.shape[0], bool)
+    kinks = []
     n_layers = len(problem.sizes) - 1
-    for i, ((W, b), (activation, parameter)) in enumerate(
+
+    def add(rows: Array, kink: str) -> None:
+        if rows.any():
+            near[rows] = True
+            kinks.append(kink)
+
+    for i, ((W, b), (activation, _)) in enumerate(
         zip(_params.unflatten(problem.theta, problem.sizes), problem.layers, strict=True), start=1
     ):
-        terms = np.abs(reference.h[i - 1]) @ np.abs(W).T + np.abs(b)
-        a_band = unit * (terms + np.max([np.abs(result.a[i].imag) for result in perturbed], axis=0) / STEP)
+        terms = np.abs(reference.h[i - 1]) @ np.abs(W).T
+        a_band = unit * (terms + np.abs(b) + np.max([np.abs(R_a[i]) for R_a in perturbed], axis=0))
+        a_band[terms == 0] = 0.0  # a is b, and nothing is rounded
+        at_kink = np.zeros(a_band.shape, bool)
         for kink in activation.kinks:
-            near |= (np.abs(reference.a[i] - kink) < a_band).any(axis=1)
+            at_kink |= np.abs(reference.a[i] - kink) < a_band
+        if isinstance(activation, Custom):
+            at_kink = _differences.jumps_within(activation, reference.a[i], a_band)
+        add(at_kink.any(axis=1), f"{activation.name!r} in layer {i}")
         if i == n_layers and problem.loss[0].has_kink:
             z, z_band = reference.a[i], a_band
             if not problem.loss[0].acts_on_a:
                 z = reference.h[i]
-                z_band = unit * np.abs(z) + a_band * np.abs(activation.g_prime(reference.a[i], parameter))
-            near |= (np.abs(z - problem.y) < z_band).any(axis=1)
-    return near
+                z_band = unit * np.abs(z) + a_band * np.abs(reference.slopes[i])
+            at_y: Array = np.abs(z - problem.y) < z_band
+            add(at_y.any(axis=1), f"the loss {problem.loss[0].name!r}")
+    return near, kinks
 
 
 # Blocks --------------------------------------------------------------------------------------------------------------

@@ -4,8 +4,13 @@
     grad_{h_i} L = W_{i+1}^T grad_{a_{i+1}} L        grad_{a_i} L = grad_{h_i} L (.) g'(a_i)
     grad_{W_i} L = grad_{a_i} L h_{i-1}^T            grad_{b_i} L = grad_{a_i} L
 
-Everything is float64, or complex128 where params or x are complex: the loss is then analytic in them, and the complex
-step gives its derivatives to rounding (Goodfellow, Bengio, Courville, Deep Learning, section 6.5, for the recursion).
+Everything is float64, or complex128 where params or x are complex (Goodfellow, Bengio, Courville, Deep Learning,
+section 6.5, for the recursion).
+
+`complex_step` judges all of this. It takes the step where a function of one number is evaluated, in g and in the loss,
+and carries the derivative from layer to layer as a number of its own. A step of the parameters, carried as an imaginary
+part, would not do: W h of two complex numbers has a real part of the step squared, which is all there is of a
+preactivation that is 0, and picks the side of a kink there.
 
 The products with second derivatives take the directional derivative R{.} of each line, along V_i, v_i in the place of
 W_i, b_i (Pearlmutter, Neural Computation 6, 1994); H is the second derivative of the loss by what it acts on:
@@ -29,6 +34,8 @@ from backprop import params as _params
 from backprop.activations import ACTIVATIONS, Activation, Array
 from backprop.losses import Loss, softmax
 
+STEP = 1e-20  # its square vanishes beside 1, and it leaves room above the subnormals for g' as small as 1e-280
+
 
 @dataclass
 class Reference:
@@ -37,6 +44,7 @@ class Reference:
     loss: float | complex = 0.0
     a: list[Any] = field(default_factory=list)
     h: list[Any] = field(default_factory=list)
+    slopes: list[Any] = field(default_factory=list)  # g_i'(a_i)
     grad_a: list[Any] = field(default_factory=list)
     grad_h: list[Any] = field(default_factory=list)
     grad_W: list[Any] = field(default_factory=list)
@@ -58,6 +66,13 @@ def forward(sizes: Sequence[int], activations: Sequence[tuple[Activation, float]
     return result
 
 
+def with_slopes(activations: Sequence[tuple[Activation, float]], result: Reference) -> Reference:
+    """The result of `forward` with g'(a_i) by the formulas of g'."""
+    slopes = [g.g_prime(a, parameter) for (g, parameter), a in zip(activations, result.a[1:], strict=True)]
+    result.slopes = [None, *slopes]
+    return result
+
+
 def _entry_weights(weight: Array | None, function: Loss, y: Array) -> Array:
     """One weight a term of the loss: a row's for cross_entropy, else one an output."""
     entry_weight = np.ones(y.shape[0]) if weight is None else np.asarray(weight, dtype=float)
@@ -66,26 +81,19 @@ def _entry_weights(weight: Array | None, function: Loss, y: Array) -> Array:
     return entry_weight
 
 
-def _shares(weight: Array | None, function: Loss, y: Array) -> Array:
+def shares(weight: Array | None, function: Loss, y: Array) -> Array:
     """1/n, or a weight's part of all weights."""
     entry_weight = _entry_weights(weight, function, y)
     return entry_weight / entry_weight.sum()
 
 
-def _by_row(share: Array) -> Array:
+def by_row(share: Array) -> Array:
     """Shares that multiply rows (n_samples, n_out)."""
     return share if share.ndim == 2 else share[:, None]
 
 
-def backward(
-    sizes: Sequence[int],
-    activations: Sequence[tuple[Activation, float]],
-    theta: Array,
-    result: Reference,
-    grad_z: Array,
-    function: Loss,
-) -> None:
-    """Every gradient into the result of `forward`, from grad_z by what the loss acts on: a_L, or y_hat."""
+def backward(sizes: Sequence[int], theta: Array, result: Reference, grad_z: Array, function: Loss) -> None:
+    """Every gradient into a result that has its slopes, from grad_z by what the loss acts on: a_L, or y_hat."""
     n_layers = len(sizes) - 1
     for name in ("grad_a", "grad_h", "grad_W", "grad_b"):
         setattr(result, name, [None] * (n_layers + 1))
@@ -94,9 +102,8 @@ def backward(
         if i == n_layers and function.acts_on_a:
             result.grad_a[i] = grad_z
         else:
-            activation, parameter = activations[i - 1]
             result.grad_h[i] = grad_z if i == n_layers else result.grad_a[i + 1] @ layers[i + 1][0]
-            result.grad_a[i] = result.grad_h[i] * activation.g_prime(result.a[i], parameter)
+            result.grad_a[i] = result.grad_h[i] * result.slopes[i]
         result.grad_W[i] = result.grad_a[i].T @ result.h[i - 1]
         result.grad_b[i] = result.grad_a[i].sum(axis=0)
     result.grad_h[0] = result.grad_a[1] @ layers[1][0]
@@ -116,12 +123,50 @@ def value_and_grad(
     Entries of weight 0 must not hold NaN here: the reference multiplies by them.
     """
     function, loss_parameter = loss
-    result = forward(sizes, activations, theta, x)
-    share = _shares(weight, function, y)
+    result = with_slopes(activations, forward(sizes, activations, theta, x))
+    share = shares(weight, function, y)
     z = result.a[-1] if function.acts_on_a else result.h[-1]
     result.loss = (share * function.loss(z, y, loss_parameter)).sum()
-    backward(sizes, activations, theta, result, function.loss_prime(z, y, loss_parameter) * _by_row(share), function)
+    backward(sizes, theta, result, function.loss_prime(z, y, loss_parameter) * by_row(share), function)
     return result
+
+
+def slope(activation: Activation, parameter: float, a: Array) -> Array:
+    """g'(a) by the complex step of g, on the piece of g on which a lies: g_prime has no part in it."""
+    return activation.g(a + 1j * STEP, parameter).imag / STEP
+
+
+def forward_along(
+    sizes: Sequence[int], theta: Array, direction: Array, result: Reference, R_x: Array | None = None
+) -> tuple[list[Any], list[Array]]:
+    """R{a_i} and R{h_i} of every layer, from a result that has its slopes; R{x} is 0 unless it is given."""
+    R_a: list[Any] = [None]  # as in Reference
+    R_h = [np.zeros_like(result.h[0]) if R_x is None else R_x]
+    layers = zip(_params.unflatten(theta, sizes), _params.unflatten(direction, sizes), strict=True)
+    for i, ((W, _), (V, v)) in enumerate(layers, 1):
+        R_a.append(R_h[i - 1] @ W.T + result.h[i - 1] @ V.T + v)
+        R_h.append(result.slopes[i] * R_a[i])
+    return R_a, R_h
+
+
+def loss_along(
+    sizes: Sequence[int],
+    loss: tuple[Loss, float],
+    theta: Array,
+    direction: Array,
+    result: Reference,
+    y: Array,
+    share: Array,
+) -> float:
+    """The derivative of the loss along direction, by the complex step of the loss and the slopes that result has."""
+    function, parameter = loss
+    R_a, R_h = forward_along(sizes, theta, direction, result)
+    z, R_z = (result.a[-1], R_a[-1]) if function.acts_on_a else (result.h[-1], R_h[-1])
+    largest = float(np.abs(R_z).max())
+    if largest == 0:
+        return 0.0
+    terms = function.loss(z + 1j * STEP * (R_z / largest), y, parameter)
+    return float((share * terms).sum().imag / STEP * largest)
 
 
 def complex_step(
@@ -134,30 +179,10 @@ def complex_step(
     y: Array,
     weight: Array | None = None,
 ) -> float:
-    """The derivative of the loss along direction, Im L(theta + i e direction) / e, from forward and loss alone."""
-    step = 1e-100
-    function, loss_parameter = loss
-    result = forward(sizes, activations, theta + 1j * step * direction, x)
-    terms = function.loss(result.a[-1] if function.acts_on_a else result.h[-1], y, loss_parameter)
-    entry_weight = _entry_weights(weight, function, y)
-    return float((entry_weight * terms).sum().imag / entry_weight.sum() / step)
-
-
-def _forward_along(
-    sizes: Sequence[int],
-    activations: Sequence[tuple[Activation, float]],
-    theta: Array,
-    direction: Array,
-    result: Reference,
-) -> tuple[list[Any], list[Array]]:
-    """R{a_i} and R{h_i} of every layer, from the result of `forward`."""
-    R_a: list[Any] = [None]  # as in Reference
-    R_h = [np.zeros_like(result.h[0])]
-    layers = zip(_params.unflatten(theta, sizes), _params.unflatten(direction, sizes), activations, strict=True)
-    for i, ((W, _), (V, v), (activation, parameter)) in enumerate(layers, 1):
-        R_a.append(R_h[i - 1] @ W.T + result.h[i - 1] @ V.T + v)
-        R_h.append(activation.g_prime(result.a[i], parameter) * R_a[i])
-    return R_a, R_h
+    """The derivative of the loss along direction, from g and the loss alone."""
+    result = forward(sizes, activations, theta, x)
+    result.slopes = [None, *(slope(g, p, a) for (g, p), a in zip(activations, result.a[1:], strict=True))]
+    return loss_along(sizes, loss, theta, direction, result, y, shares(weight, loss[0], y))
 
 
 def jvp(
@@ -170,8 +195,8 @@ def jvp(
 ) -> Array:
     """The derivative of y_hat along direction, (n_samples, n_out); the loss has a say by its link alone."""
     function, _ = loss
-    result = forward(sizes, activations, theta, x)
-    R_a, R_h = _forward_along(sizes, activations, theta, direction, result)
+    result = with_slopes(activations, forward(sizes, activations, theta, x))
+    R_a, R_h = forward_along(sizes, theta, direction, result)
     if function.link is None:
         return R_h[-1]
     if function.link == "softmax":
@@ -180,23 +205,23 @@ def jvp(
     return ACTIVATIONS[function.link].g_prime(result.a[-1], 0.0) * R_a[-1]
 
 
-def hvp(
+def gradient_along(
     sizes: Sequence[int],
     activations: Sequence[tuple[Activation, float]],
     loss: tuple[Loss, float],
     theta: Array,
     direction: Array,
-    x: Array,
+    result: Reference,
     y: Array,
-    weight: Array | None = None,
+    share: Array,
+    R_x: Array | None = None,
 ) -> Array:
-    """The Hessian of `value_and_grad`'s loss times direction, flat as theta."""
+    """R{} of the whole gradient, flat as theta, from a result of forward and backward; R{x} is 0 unless given."""
     function, loss_parameter = loss
     n_layers = len(sizes) - 1
-    result = value_and_grad(sizes, activations, loss, theta, x, y, weight)
-    R_a, R_h = _forward_along(sizes, activations, theta, direction, result)
+    R_a, R_h = forward_along(sizes, theta, direction, result, R_x)
     z, R_z = (result.a[-1], R_a[-1]) if function.acts_on_a else (result.h[-1], R_h[-1])
-    R_grad_z = function.curvature(z, y, R_z, loss_parameter) * _by_row(_shares(weight, function, y))
+    R_grad_z = function.curvature(z, y, R_z, loss_parameter) * by_row(share)
 
     layers: list[tuple[Any, Any]] = [(None, None), *_params.unflatten(theta, sizes)]
     along: list[tuple[Any, Any]] = [(None, None), *_params.unflatten(direction, sizes)]
@@ -210,11 +235,26 @@ def hvp(
             R_grad_h = R_grad_z
             if i < n_layers:
                 R_grad_h = R_grad_a[i + 1] @ layers[i + 1][0] + result.grad_a[i + 1] @ along[i + 1][0]
-            R_grad_a[i] = R_grad_h * activation.g_prime(result.a[i], parameter)
+            R_grad_a[i] = R_grad_h * result.slopes[i]
             R_grad_a[i] += result.grad_h[i] * activation.g_second(result.a[i], parameter) * R_a[i]
         R_grad_W = R_grad_a[i].T @ result.h[i - 1] + result.grad_a[i].T @ R_h[i - 1]
         parts = [R_grad_W.ravel(), R_grad_a[i].sum(axis=0), *parts]
     return np.concatenate(parts)
+
+
+def hvp(
+    sizes: Sequence[int],
+    activations: Sequence[tuple[Activation, float]],
+    loss: tuple[Loss, float],
+    theta: Array,
+    direction: Array,
+    x: Array,
+    y: Array,
+    weight: Array | None = None,
+) -> Array:
+    """The Hessian of `value_and_grad`'s loss times direction, flat as theta."""
+    result = value_and_grad(sizes, activations, loss, theta, x, y, weight)
+    return gradient_along(sizes, activations, loss, theta, direction, result, y, shares(weight, loss[0], y))
 
 
 def gauss_newton_vp(
@@ -229,9 +269,9 @@ def gauss_newton_vp(
 ) -> Array:
     """J^T H J times direction, J the Jacobian of what the loss acts on: a_L, or y_hat (Schraudolph 2002)."""
     function, loss_parameter = loss
-    result = forward(sizes, activations, theta, x)
-    R_a, R_h = _forward_along(sizes, activations, theta, direction, result)
+    result = with_slopes(activations, forward(sizes, activations, theta, x))
+    R_a, R_h = forward_along(sizes, theta, direction, result)
     z, R_z = (result.a[-1], R_a[-1]) if function.acts_on_a else (result.h[-1], R_h[-1])
-    R_grad_z = function.curvature(z, y, R_z, loss_parameter) * _by_row(_shares(weight, function, y))
-    backward(sizes, activations, theta, result, R_grad_z, function)
+    R_grad_z = function.curvature(z, y, R_z, loss_parameter) * by_row(shares(weight, function, y))
+    backward(sizes, theta, result, R_grad_z, function)
     return result.gradient

@@ -98,7 +98,7 @@ def log1p(t: Array) -> Array:
 
 
 def _softplus(a: Array) -> Array:
-    return np.where(a.real > 0, a, 0.0) + log1p(np.exp(-_magnitude(a)))
+    return np.where(a.real >= 0, a, 0.0) + log1p(np.exp(-_magnitude(a)))
 
 
 def _tanh_prime(a: Array) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop._judge import N_DIRECTIONS, TOLERANCE, BlockCheck, Problem, check_blocks, rows_near_kinks
-from backprop.custom import Activation as Custom
+from backprop.nonfinite import find_in_weights
 
 if TYPE_CHECKING:
     from backprop.network import Network
@@ -28,7 +28,7 @@ class GradientReport:
     Attributes
     ----------
     ok : bool
-        Whether the largest error is within the tolerance.
+        Whether the gradient is right: the largest error is within the tolerance, and there is no doubt.
     max_error : float
         The largest relative error of all blocks.
     tolerance : float
@@ -47,6 +47,10 @@ class GradientReport:
         Samples used; samples left out because they lie within rounding of a kink.
     title : str
         What was checked.
+    doubts : tuple of str
+        Why it cannot be told whether the gradient is right; empty where it can.
+    remarks : tuple of str
+        Kinks of activations of one's own at which g' is either side's slope, or one between them.
     """
 
     ok: bool
@@ -60,6 +64,13 @@ class GradientReport:
     n_samples: int
     n_left_out: int
     title: str
+    doubts: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """Either "right", "WRONG", or "cannot tell"."""
+        return "right" if self.ok else "cannot tell" if self.doubts else "WRONG"
 
     def __str__(self) -> str:
         how = "every parameter" if self.every_entry else f"{N_DIRECTIONS} random directions a block, and some entries"
@@ -79,11 +90,15 @@ class GradientReport:
             samples = "1 sample" if self.n_left_out == 1 else f"{self.n_left_out} samples"
             was = "was" if self.n_left_out == 1 else "were"
             lines.append(f"{samples} within rounding of a kink {was} left out")
-        relation = "<=" if self.ok else "exceeds" if np.isfinite(self.max_error) else "is not finite,"
-        lines.append(
-            f"{'right' if self.ok else 'WRONG'}: largest relative error {self.max_error:.1e} {relation} "
-            f"{'' if np.isfinite(self.max_error) else 'tolerance '}{self.tolerance:.0e}"
-        )
+        lines += self.remarks
+        if self.doubts:
+            found = "; ".join(self.doubts)
+        elif np.isfinite(self.max_error):
+            relation = "<=" if self.ok else "exceeds"
+            found = f"largest relative error {self.max_error:.1e} {relation} {self.tolerance:.0e}"
+        else:
+            found = f"largest relative error {self.max_error:.1e} is not finite, tolerance {self.tolerance:.0e}"
+        lines.append(f"{self.verdict}: {found}")
         where = " along a random direction" if self.along_direction else ""
         lines.append(f"scipy.optimize.check_grad{where}: {self.check_grad:.1e}, where |g| = {self.gradient_norm:.1e}")
         return "\n".join(lines)
@@ -116,24 +131,32 @@ def check_gradient(
     -----
     The complex step: Squire and Trapp, Using complex variables to estimate derivatives of real functions, SIAM Review
     40 (1998). The reference runs in float64 at the very parameters and inputs of the network, rounded to its dtype.
+
+    The g' of an activation of one's own is judged by differences of its g too, which need no complex numbers. At a kink
+    of g every slope between those of its two sides is right.
     """
     y_, x_, theta, weights = net._inputs(x, y, None, sample_weight, whole=True)
-    for i, (layer, _) in enumerate(net._layers, start=1):
-        if isinstance(layer, Custom) and not layer.takes_complex:
-            raise ValueError(
-                f"check_gradient: expected activations that take complex arrays, got {layer.name!r} in layer {i}"
-            )
     weight = None if weights is None else weights.array * weights.scale
     used = np.ones(x_.shape[0], bool) if weight is None else (weight > 0).reshape(x_.shape[0], -1).any(axis=1)
     problem = _problem_of(net, theta, x_[used], y_[used], None if weight is None else weight[used])
     rng = np.random.default_rng(0)  # one seed: the same network and samples give the same report
+    tolerance = TOLERANCE[net.dtype.name]
+    n_left_out = 0
+    doubts: tuple[str, ...] = ()
     with np.errstate(all="ignore"):
         _, gradient = net.value_and_grad(x, y, sample_weight=sample_weight)
         blocks, every_entry = check_blocks(problem, gradient, net.dtype, rng)
-        n_left_out = 0
-        if max(block.error for block in blocks) > TOLERANCE[net.dtype.name]:
-            at_kink = rows_near_kinks(problem, net.dtype, rng)
-            if at_kink.any() and not at_kink.all():
+        unlike = max(block.error for block in blocks) > tolerance
+        not_finite = ""
+        if unlike or not np.isfinite(theta).all():
+            not_finite = _not_finite(net, problem, theta, x, y, sample_weight)
+        if not_finite:
+            doubts = (not_finite,)
+        elif unlike:
+            at_kink, kinks = rows_near_kinks(problem, net.dtype, rng)
+            if at_kink.all():
+                doubts = (_all_at_kinks(at_kink.size, kinks),)
+            elif at_kink.any():
                 rows = np.flatnonzero(used)[~at_kink]
                 problem = problem.without(at_kink)
                 n_left_out = int(at_kink.sum())
@@ -141,10 +164,12 @@ def check_gradient(
                 _, gradient = net.value_and_grad(x_[rows], y_[rows], sample_weight=kept_weight)
                 blocks, every_entry = check_blocks(problem, gradient, net.dtype, rng)
         scipy_error, along_direction = _check_grad(problem, np.asarray(gradient, np.float64), every_entry)
+        _, remarks, unsettled = problem.judged
     max_error = max(block.error for block in blocks)
-    tolerance = TOLERANCE[net.dtype.name]
+    if max_error <= tolerance:
+        doubts += unsettled
     return GradientReport(
-        ok=max_error <= tolerance,
+        ok=max_error <= tolerance and not doubts,
         max_error=max_error,
         tolerance=tolerance,
         blocks=blocks,
@@ -155,7 +180,27 @@ def check_gradient(
         n_samples=problem.x.shape[0],
         n_left_out=n_left_out,
         title=f"gradient of {net!r}",
+        doubts=doubts,
+        remarks=remarks,
     )
+
+
+def _not_finite(
+    net: Network, problem: Problem, theta: Array, x: npt.ArrayLike, y: npt.ArrayLike, weight: npt.ArrayLike | None
+) -> str:
+    """The parameter or number on the way by which no gradient can be expected; empty where one can be."""
+    parameter = find_in_weights(net, theta)
+    if parameter is not None:
+        return str(parameter)
+    if problem.fits(net.dtype):
+        return ""
+    found = net.find_nonfinite(x, y, sample_weight=weight)
+    return f"a number on the way exceeds {net.dtype.name}" if found is None else str(found)
+
+
+def _all_at_kinks(n_samples: int, kinks: list[str]) -> str:
+    samples = "the one sample lies" if n_samples == 1 else f"all {n_samples} samples lie"
+    return f"{samples} within rounding of a kink of {', '.join(kinks)}, where the derivative jumps: try others"
 
 
 def random_problem(net: Network, n_samples: int, rng: np.random.Generator) -> tuple[Array, Array]:

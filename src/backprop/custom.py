@@ -69,7 +69,11 @@ class Activation(activations.Activation):
         if len(kinds) > 1:
             raise TypeError(f"{name!r}: expected NumPy functions or C functions throughout, got both kinds")
         is_c = kinds == {True}
-        arrays = {key: _from_c(addresses[key]) if is_c else value for key, value in given.items() if value is not None}
+        arrays = {
+            key: _from_c(addresses[key]) if is_c else _of_a_copy(value)
+            for key, value in given.items()
+            if value is not None
+        }
         super().__init__(
             name=name,
             code=CUSTOM_CODE,
@@ -81,7 +85,7 @@ class Activation(activations.Activation):
             formula_second=f"{name}''(a)",
         )
         object.__setattr__(self, "_given", (name, g, g_prime, g_second))
-        object.__setattr__(self, "functions", tuple(addresses.get(k) if is_c else arrays.get(k) for k in given))
+        object.__setattr__(self, "functions", tuple(addresses.get(k) if is_c else given[k] for k in given))
         object.__setattr__(self, "is_c", is_c)
         _check_values(arrays)
         _check_derivative(arrays["g"], arrays["g_prime"], "g_prime", "g")
@@ -187,16 +191,21 @@ def _from_c(address: int | None) -> Callable[[Array], Array]:
     return np.vectorize(function, otypes=[np.float64])
 
 
+def _of_a_copy(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """A NumPy function that may write into its argument, as np.exp(a, out=a) does."""
+    return lambda a: function(a.copy())
+
+
 def _check_values(arrays: dict[str, Callable[[Array], Array]]) -> None:
     """Each function maps an array to one of its shape, elementwise."""
     for key, function in arrays.items():
-        flat = np.asarray(function(_TEST_POINTS.copy()))
+        flat = np.asarray(function(_TEST_POINTS))
         if flat.shape != _TEST_POINTS.shape or not np.can_cast(flat.dtype, np.float64):
             raise ValueError(
                 f"{key}: expected an array of real numbers of the argument's shape {_TEST_POINTS.shape}, got shape "
                 f"{flat.shape} and dtype {flat.dtype}"
             )
-        square = np.asarray(function(_TEST_POINTS.reshape(2, -1).copy()))
+        square = np.asarray(function(_TEST_POINTS.reshape(2, -1)))
         if square.shape != (2, flat.size // 2) or not np.allclose(square.ravel(), flat, equal_nan=True):
             raise ValueError(f"{key}: expected an elementwise function, got one whose values depend on the shape")
 
@@ -205,8 +214,8 @@ def _check_derivative(g: Callable[[Array], Array], g_prime: Callable[[Array], Ar
     """Refuse a derivative that finite differences contradict."""
     right, left = (np.asarray(g(_TEST_POINTS + step), dtype=float) for step in (_STEP, -_STEP))
     difference = (right - left) / (2 * _STEP)
-    claimed = np.asarray(g_prime(_TEST_POINTS.copy()), dtype=float)
-    scale = np.maximum(1.0, np.maximum(np.abs(difference), np.abs(np.asarray(g(_TEST_POINTS.copy()), dtype=float))))
+    claimed = np.asarray(g_prime(_TEST_POINTS), dtype=float)
+    scale = np.maximum(1.0, np.maximum(np.abs(difference), np.abs(np.asarray(g(_TEST_POINTS), dtype=float))))
     wrong = ~(np.abs(claimed - difference) <= _TOLERANCE * scale) & np.isfinite(difference)
     if wrong.any():
         i = int(np.argmax(wrong))

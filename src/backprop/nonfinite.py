@@ -63,7 +63,7 @@ def find_nonfinite(
         return None
     with _core.DefaultFloatMode():  # here and below: what overflows, and what is 0, depends on the mode
         rows = np.arange(x.shape[0]) if weight is None else np.flatnonzero(weight.reshape(x.shape[0], -1).any(axis=1))
-    of_weights = _in_weights(net, theta)
+    of_weights = find_in_weights(net, theta)
     for start in range(0, len(rows), BLOCK_ROWS):
         block = rows[start : start + BLOCK_ROWS]
         x_block = _validate.at_once(x[block], net.dtype, "x")
@@ -89,7 +89,7 @@ def _input(value: float, sample: int, unit: int) -> NonFinite:
     return NonFinite(sample, 0, unit, "input", value, f"sample {sample}: input {unit} is {value}")
 
 
-def _in_weights(net: Network, theta: Array) -> NonFinite | None:
+def find_in_weights(net: Network, theta: Array) -> NonFinite | None:
     """The first parameter that is not finite."""
     for i, (W, b) in enumerate(_params.unflatten(theta, net.sizes), start=1):
         both = np.concatenate([W, b[:, None]], axis=1)
