@@ -114,3 +114,102 @@ def test_outputs_of_weight_0_are_no_cause():
     assert net.find_nonfinite(x, [[1, 1], [1, 1]], sample_weight=weight) is None
     found = net.find_nonfinite(x, [[1, 1], [1, np.nan]], sample_weight=weight)
     assert (found.sample, found.layer, found.unit, found.stage) == (1, 1, 1, "loss")
+
+
+# What was converted --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("as_given", [np.asarray, lambda array: array.tolist(), lambda array: array.astype(">f8")])
+def test_numbers_that_the_conversion_took_out_of_range(as_given):
+    net = Network([3, 5, 2], dtype="float32", rng=0)
+    x, y = (array.copy() for array in data(3))
+    big = y.copy()
+    big[2, 1] = -1e39
+    found = net.find_nonfinite(x, as_given(big))
+    assert (found.sample, found.unit, found.stage, found.value) == (2, 1, "loss", -np.inf)
+    assert str(found) == "sample 2, output 1: the target is -1e+39, beyond the range of float32, and became -inf"
+    x[1, 2] = 1e39
+    found = net.find_nonfinite(as_given(x), y)
+    assert (found.sample, found.unit, found.stage, found.value) == (1, 2, "input", np.inf)
+    assert str(found) == "sample 1: input 2 is 1e+39, beyond the range of float32, and became inf"
+    for entry, name in ((1, "weight of unit 0 for input 1"), (16, "bias of unit 1")):
+        theta = net.params.astype(float)
+        theta[entry] = 1e39
+        found = net.find_nonfinite(data(3)[0], y, params=as_given(theta))
+        assert str(found) == f"layer 1: the {name} is 1e+39, beyond the range of float32, and became inf"
+    assert "range" not in str(net.find_nonfinite(np.full((1, 3), np.inf), y[:1]))
+    assert "cannot tell: sample 1: input 2 is 1e+39, beyond the range of float32" in str(net.check_gradient(x, y))
+
+
+def test_a_target_of_one_output_that_the_conversion_took_out_of_range():
+    found = Network([3, 1], dtype="float32", rng=0).find_nonfinite(np.ones((2, 3)), [0.0, 1e39])
+    assert str(found) == "sample 1, output 0: the target is 1e+39, beyond the range of float32, and became inf"
+
+
+def test_a_value_that_overflows_float32_alone():
+    net = Network([1, 1, 1], activations="exp", dtype="float32")
+    net.params = [100.0, 0.0, 1.0, 0.0]
+    assert str(net.find_nonfinite([[1.0]], [[0.0]])) == "sample 0, layer 1, unit 0: exp(100) is inf in float32"
+
+
+# How much is computed ------------------------------------------------------------------------------------------------
+
+
+class Counting(Network):
+    """A network that counts the rows of its gradients, and of the calls that keep every layer."""
+
+    n_rows = n_kept_rows = 0
+
+    def value_and_grad(self, x, y, **options):
+        self.n_rows += len(x)
+        return super().value_and_grad(x, y, **options)
+
+    def layer_gradients(self, x, y, **options):
+        self.n_kept_rows += len(x)
+        return super().layer_gradients(x, y, **options)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("sample", [0, 100_000, 199_999])
+def test_finite_samples_cost_no_more_than_their_gradient(sample, weighted):
+    n = 200_000
+    net = Counting([1, 2, 1], rng=0)
+    x, weight = np.ones((n, 1)), None
+    x[sample] = np.nan
+    if weighted:
+        weight = np.zeros(n)
+        weight[::2], weight[sample] = 1, 1
+        x[1::2] = np.nan
+    assert net.find_nonfinite(x, np.ones((n, 1)), sample_weight=weight).sample == sample
+    assert net.n_rows <= n + sample + 4 * 65536
+    assert net.n_kept_rows <= 2048
+
+
+def test_rows_of_weight_0_within_a_block():
+    net = Network([3, 4, 3], loss="cross_entropy", rng=0)
+    x, labels, weight = np.ones((9, 3)), np.zeros(9, int), np.ones(9)
+    x[2], labels[2], weight[2] = np.nan, 10**9, 0
+    assert net.find_nonfinite(x, labels, sample_weight=weight) is None
+    x[7, 1] = np.nan
+    assert net.find_nonfinite(x, labels, sample_weight=weight).sample == 7
+
+
+def test_an_infinity_that_goes_nowhere_is_no_cause():
+    net = Network([1, 1, 1], activations="hardtanh", rng=0)
+    net.params = [1e200, 0.0, 1.0, 0.0]
+    x = np.full((5000, 1), 1e200)  # a_1 is inf, h_1 is 1 and g' is 0
+    x[4000] = np.nan
+    assert net.find_nonfinite(x[:3000], np.ones(3000)) is None
+    assert net.find_nonfinite(x, np.ones(5000)).sample == 4000
+
+
+def test_a_refusal_shows_a_number_as_it_came():
+    net = Network([1, 1], loss="binary_cross_entropy", dtype="float32", rng=0)
+    with pytest.raises(ValueError, match=r"got 1e\+39, beyond the range of float32, and became inf in row 0, output 0"):
+        net.find_nonfinite([[1.0]], [[1e39]])
+    weight = np.array([np.finfo(np.longdouble).max])
+    if weight[0] > np.finfo(float).max:  # where long double is wider than double
+        with pytest.raises(
+            ValueError, match=r"got 1\.\d*e\+4932, beyond the range of float64, and became inf in row 0"
+        ):
+            net.find_nonfinite([[1.0]], [[1.0]], sample_weight=weight)

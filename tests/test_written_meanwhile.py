@@ -60,6 +60,45 @@ print("alive")
 """
 )
 
+# Labels stop being labels, or weights become 0, when the activation is called for the k-th time: between any two of the
+# calls that one inspection makes.
+BETWEEN_CALLS = (
+    START
+    + """
+n = 50
+x, labels, w = x[:n], rng.integers(0, 3, size=n), np.ones(n)
+calls_left = [0]
+
+def g(a):
+    calls_left[0] -= 1
+    if calls_left[0] == 0:
+        if kind == "weights":
+            w[:] = 0
+        else:
+            labels[:] = 10**15
+    return np.tanh(a)
+
+activation = backprop.Activation("writes", g, lambda a: 1 / np.cosh(a) ** 2)
+net = Network([3, 4, 3], activations=activation, loss="cross_entropy", rng=0)
+before, n_refused = labels.copy(), 0
+x_nan = x.copy()
+x_nan[30] = np.nan
+for call in (
+    lambda: net.find_nonfinite(x_nan, labels, sample_weight=w, n_threads=n_threads),
+    lambda: net.check_gradient(x, labels, sample_weight=w),
+):
+    for k in range(1, 12):
+        labels[:], w[:] = before, 1
+        calls_left[0] = k
+        try:
+            call()
+        except ValueError as error:
+            assert "expected" in str(error), error
+            n_refused += 1
+print("alive", n_refused)
+"""
+)
+
 # A thread writes to weights and labels all the time.
 BY_A_THREAD = (
     START
@@ -103,7 +142,14 @@ print("alive", n_right)
 
 @pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.parametrize(
-    ("code", "kind"), [(BY_AN_ACTIVATION, "weights"), (BY_A_THREAD, "weights"), (BY_A_THREAD, "labels")]
+    ("code", "kind"),
+    [
+        (BY_AN_ACTIVATION, "weights"),
+        (BETWEEN_CALLS, "weights"),
+        (BETWEEN_CALLS, "labels"),
+        (BY_A_THREAD, "weights"),
+        (BY_A_THREAD, "labels"),
+    ],
 )
 def test_the_call_ends_and_the_next_is_right(code, kind, n_threads):
     done = subprocess.run(

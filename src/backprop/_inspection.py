@@ -118,11 +118,12 @@ class Inspection(Calls):
         TypeError, ValueError
             Where an argument is refused.
         """
-        from backprop.nonfinite import find_nonfinite
+        from backprop.nonfinite import Given, find_nonfinite
 
         y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)
         weight = None if weights is None else weights.array
-        return find_nonfinite(cast("Network", self), x_, y_, theta, weight, threads.resolve(n_threads))
+        given, n_threads = Given(x, y, params), threads.resolve(n_threads)
+        return find_nonfinite(cast("Network", self), x_, y_, theta, weight, n_threads, given)
 
     def check_gradient(
         self, x: npt.ArrayLike, y: npt.ArrayLike, *, sample_weight: npt.ArrayLike | None = None

@@ -186,7 +186,8 @@ def rows_near_kinks(problem: Problem, dtype: np.dtype[Any], rng: np.random.Gener
     kinks = []
     n_layers = len(problem.sizes) - 1
 
-    def add(rows: Array, kink: str) -> None:
+    def add(at_kink: Any, kink: str) -> None:
+        rows = at_kink.any(axis=1)
         if rows.any():
             near[rows] = True
             kinks.append(kink)
@@ -202,14 +203,13 @@ def rows_near_kinks(problem: Problem, dtype: np.dtype[Any], rng: np.random.Gener
             at_kink |= np.abs(reference.a[i] - kink) < a_band
         if isinstance(activation, Custom):
             at_kink = _differences.jumps_within(activation, reference.a[i], a_band)
-        add(at_kink.any(axis=1), f"{activation.name!r} in layer {i}")
+        add(at_kink, f"{activation.name!r} in layer {i}")
         if i == n_layers and problem.loss[0].has_kink:
             z, z_band = reference.a[i], a_band
             if not problem.loss[0].acts_on_a:
                 z = reference.h[i]
                 z_band = unit * np.abs(z) + a_band * np.abs(reference.slopes[i])
-            at_y: Array = np.abs(z - problem.y) < z_band
-            add(at_y.any(axis=1), f"the loss {problem.loss[0].name!r}")
+            add(np.abs(z - problem.y) < z_band, f"the loss {problem.loss[0].name!r}")
     return near, kinks
 
 

@@ -141,6 +141,13 @@ def _convert(array: Array, dtype: npt.DTypeLike, name: str) -> Array:
         raise MemoryError(f"{name}: {describe(array)} does not fit into memory as {np.dtype(dtype)}") from error
 
 
+def as_it_came(given: Any, converted: Any) -> str:
+    """A number of an argument, with a word where it became infinite as it was converted."""
+    if np.isfinite(given) and not np.isfinite(converted):
+        return f"{given!s}, beyond the range of {converted.dtype}, and became {converted}"
+    return str(converted)
+
+
 def copied(array: Array, dtype: npt.DTypeLike) -> Array:
     """A copy of the dtype in C order, some rows at a time: between them signal handlers run."""
     result = np.empty(array.shape, dtype)
@@ -286,21 +293,23 @@ def targets(value: object, loss: Loss, n_samples: int, n_out: int, dtype: np.dty
         if array.ndim and array.shape[0] != n_samples:
             raise ValueError(f"y: expected {n_samples} rows, as x has, got {array.shape[0]} (shape {array.shape})")
         raise ValueError(f"y: expected shape {' or '.join(map(str, shapes))}, got {array.shape}")
-    y = _by_tiles(array.reshape(n_samples, n_out), dtype, "y")
+    given = array.reshape(n_samples, n_out)
+    y = _by_tiles(given, dtype, "y")
     if loss.domain != "real numbers":
         for start, part, part_weight in _blocks(y, dtype, weight):
-            _refuse_foreign_targets(loss, start, part, part_weight)
+            _refuse_foreign_targets(loss, start, part, part_weight, given[start : start + len(part)])
     return y
 
 
-def _refuse_foreign_targets(loss: Loss, start: int, y: Array, weight: Array | None) -> None:
-    """Refuse targets outside the loss's domain; these are the ones from row `start` on."""
+def _refuse_foreign_targets(loss: Loss, start: int, y: Array, weight: Array | None, given: Array) -> None:
+    """Refuse targets outside the loss's domain; these are the ones from row `start` on, given as they came."""
     bad = _core.first_bad_target(loss.code, y, weight)
     if bad is not None:
         row, j = bad
+        number = as_it_came(given[row, j], y[row, j])
         what = "probabilities >= 0" if loss.name == "cross_entropy" else loss.domain
         place = f"row {start + row}, output {j}"
-        raise ValueError(f"y: expected {what} for the loss {loss.name!r}, got {y[row, j]} in {place}")
+        raise ValueError(f"y: expected {what} for the loss {loss.name!r}, got {number} in {place}")
     if loss.name == "cross_entropy":
         tolerance = PROBABILITY_TOLERANCE[y.dtype.name]
         row = _core.first_bad_sum(y, tolerance, weight)
@@ -329,7 +338,8 @@ def sample_weight(value: object, loss: Loss, n_samples: int, n_out: int) -> Weig
     bad, scale, total, n_kept = _core.inspect_weights(weight.reshape(-1), n_per_row)
     if bad >= 0:
         row = bad // n_per_row
-        raise ValueError(f"sample_weight: expected finite weights >= 0, got {weight.flat[bad]} in row {row}")
+        number = as_it_came(array.flat[bad], weight.flat[bad])
+        raise ValueError(f"sample_weight: expected finite weights >= 0, got {number} in row {row}")
     if n_kept == 0 and n_samples > 0:
         raise ValueError("sample_weight: expected at least one weight > 0, got none: all weights are 0")
     return Weights(weight, scale, total, n_kept)

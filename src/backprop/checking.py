@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop._judge import N_DIRECTIONS, TOLERANCE, BlockCheck, Problem, check_blocks, rows_near_kinks
+from backprop.losses import label_rows
 from backprop.nonfinite import find_in_weights
 
 if TYPE_CHECKING:
@@ -233,11 +234,7 @@ def random_problem(net: Network, n_samples: int, rng: np.random.Generator) -> tu
 
 def _problem_of(net: Network, theta: Array, x: Array, y: Array, weight: Array | None) -> Problem:
     """The reference's arguments; targets of weight 0 become 0, since it multiplies by the weight."""
-    if y.ndim == 1:  # labels
-        targets = np.zeros((y.shape[0], net._sizes[-1]))
-        targets[np.arange(y.shape[0]), y] = 1.0
-    else:
-        targets = y.astype(np.float64)
+    targets = label_rows(y, net._sizes[-1]) if y.ndim == 1 else y.astype(np.float64)
     if weight is not None and weight.ndim == 2:
         targets[weight == 0] = 0.0
     return Problem(

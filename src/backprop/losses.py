@@ -187,6 +187,11 @@ _TABLE = [
 LOSSES: dict[str, Loss] = {row.name: row for row in _TABLE}
 
 
+def label_rows(labels: Array, n_out: int) -> Array:
+    """Labels as rows of 0 and 1; another thread may write to them, and a label that is none gives a row of zeros."""
+    return (labels[:, None] == np.arange(n_out)).astype(float)
+
+
 def link_code(loss: Loss) -> int:
     """The code of the function that makes y_hat from a_L where the loss works on a_L."""
     link = loss.link or "identity"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from backprop import _core, _validate
 from backprop import params as _params
+from backprop.losses import label_rows
 
 if TYPE_CHECKING:
     from backprop._inspection import LayerGradients
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 BLOCK_ROWS = 1024  # samples whose layers are kept at a time
+LARGE_BLOCK_ROWS = 65536  # samples of which a gradient says first that nothing is wrong with them
 
 
 @dataclass(frozen=True)
@@ -50,33 +52,36 @@ class NonFinite:
         return self.sentence
 
 
+class Given(NamedTuple):
+    """The arguments as they came, before they were converted to the network's dtype."""
+
+    x: object
+    y: object
+    params: object
+
+
 def find_nonfinite(
-    net: Network, x: Array, y: Array, theta: Array, weight: Array | None, n_threads: int
+    net: Network, x: Array, y: Array, theta: Array, weight: Array | None, n_threads: int, given: Given
 ) -> NonFinite | None:
     """Look for it; the arguments are accepted ones.
 
     The order is that of the computation for each sample: input, weights, layer by layer a and h, loss, and gradients
-    from the last layer back; the first sample counts. Rows of weight 0 are left out.
+    from the last layer back; the first sample counts whose own part of loss or gradient is not finite. Rows of weight 0
+    are left out.
     """
-    loss, grad = net.value_and_grad(x, y, params=theta, sample_weight=weight, n_threads=n_threads)
+    weight = None if weight is None else weight.copy()  # another thread may write to the caller's
+    search = _Search(net, x, y, theta, weight, n_threads, given)
+    loss, grad = search.value_and_grad(slice(None))
     if np.isfinite(loss) and np.isfinite(grad).all():
         return None
     with _core.DefaultFloatMode():  # here and below: what overflows, and what is 0, depends on the mode
         rows = np.arange(x.shape[0]) if weight is None else np.flatnonzero(weight.reshape(x.shape[0], -1).any(axis=1))
-    of_weights = find_in_weights(net, theta)
-    for start in range(0, len(rows), BLOCK_ROWS):
-        block = rows[start : start + BLOCK_ROWS]
-        x_block = _validate.at_once(x[block], net.dtype, "x")
-        bad_input = ~np.isfinite(x_block)
-        if of_weights is not None:  # every sample meets it: only an input of the very first one comes before
-            if bad_input[0].any():
-                unit = int(bad_input[0].argmax())
-                return _input(float(x_block[0, unit]), int(block[0]), unit)
-            return replace(of_weights, sample=int(block[0]))
-        found = _in_block(net, x, y, theta, weight, block, n_threads)
-        if found is not None:
-            return found
-    return _in_sum(net, loss, grad)
+    of_weights = find_in_weights(net, theta, given.params)
+    if of_weights is not None:  # every sample meets it: only an input of the very first one comes before
+        first = int(rows[0])
+        unit = _finite_first(_validate.at_once(x[first : first + 1], net.dtype, "x"))
+        return replace(of_weights, sample=first) if unit is None else search.input(first, unit)
+    return search.among(rows, LARGE_BLOCK_ROWS) or _in_sum(net, loss, grad)
 
 
 def _finite_first(array: Array) -> int | None:
@@ -85,44 +90,136 @@ def _finite_first(array: Array) -> int | None:
     return int(bad.argmax()) if bad.any() else None
 
 
-def _input(value: float, sample: int, unit: int) -> NonFinite:
-    return NonFinite(sample, 0, unit, "input", value, f"sample {sample}: input {unit} is {value}")
-
-
-def find_in_weights(net: Network, theta: Array) -> NonFinite | None:
-    """The first parameter that is not finite."""
+def find_in_weights(net: Network, theta: Array, given: object = None) -> NonFinite | None:
+    """The first parameter that is not finite; given is theta as it came, None for the network's own."""
     for i, (W, b) in enumerate(_params.unflatten(theta, net.sizes), start=1):
         both = np.concatenate([W, b[:, None]], axis=1)
         first = _finite_first(both)
         if first is not None:
             unit, j = divmod(first, both.shape[1])
-            value = float(both[unit, j])
             what = f"bias of unit {unit}" if j == W.shape[1] else f"weight of unit {unit} for input {j}"
-            return NonFinite(None, i, unit, "weight", value, f"layer {i}: the {what} is {value}")
+            text = str(both[unit, j])
+            if given is not None:
+                given_W, given_b = _params.unflatten(_validate.as_array(given, "params"), net.sizes)[i - 1]
+                text = _validate.as_it_came(given_b[unit] if j == W.shape[1] else given_W[unit, j], both[unit, j])
+            return NonFinite(None, i, unit, "weight", float(both[unit, j]), f"layer {i}: the {what} is {text}")
     return None
 
 
-def _in_block(
-    net: Network, x: Array, y: Array, theta: Array, weight: Array | None, block: Array, n_threads: int
-) -> NonFinite | None:
-    """The first sample of a block of rows that meets a number that is not finite, and where."""
-    part = None if weight is None else weight[block]
-    x_block = _validate.at_once(x[block], net.dtype, "x")
-    y_block = _validate.at_once(y[block], net.dtype, "y")
-    layers = net.layer_gradients(x_block, y_block, params=theta, sample_weight=part, n_threads=n_threads)
-    with _core.DefaultFloatMode():
-        terms = _loss_terms(net, layers, y_block, part)
-        _drop_outputs(net, layers, part)
-    stages = [x_block, *layers.a[1:], *layers.h[1:], terms, *layers.grad_a[1:], *layers.grad_h[1:]]
-    bad = np.zeros(len(block), bool)
-    for array in stages:
-        if array is not None:
-            bad |= ~np.isfinite(array).all(axis=1)
-    if not bad.any():
+class _Search(NamedTuple):
+    """What is looked through, and how the caller gave it."""
+
+    net: Network
+    x: Array
+    y: Array
+    theta: Array
+    weight: Array | None
+    n_threads: int
+    given: Given
+
+    def part(self, rows: slice) -> tuple[Array, Array, dict[str, Any]]:
+        """The arguments of a call on some rows."""
+        weight = None if self.weight is None else self.weight[rows]
+        options = {"params": self.theta, "sample_weight": weight, "n_threads": self.n_threads}
+        return self.x[rows], self.y[rows], options
+
+    def value_and_grad(self, rows: slice) -> tuple[float, Array]:
+        """Loss and gradient of some rows."""
+        x, y, options = self.part(rows)
+        return self.net.value_and_grad(x, y, **options)
+
+    def is_finite(self, rows: slice) -> bool:
+        """Whether loss and gradient of some rows are finite."""
+        loss, grad = self.value_and_grad(rows)
+        return bool(np.isfinite(loss) and np.isfinite(grad).all())
+
+    def among(self, rows: Array, size: int) -> NonFinite | None:
+        """Where the first of some rows that is to blame has such a number; looked at in blocks, then in smaller ones.
+
+        The gradient of a block says quickly that nothing is wrong with it. What it says of a block of finite samples
+        may be wrong, as their sum may overflow.
+        """
+        for start in range(0, len(rows), size):
+            block = rows[start : start + size]
+            span = slice(int(block[0]), int(block[-1]) + 1)
+            if self.is_finite(span):
+                continue
+            found = self.among(block, BLOCK_ROWS) if size > BLOCK_ROWS else self.in_block(block, span)
+            if found is not None:
+                return found
         return None
-    s = int(bad.argmax())
-    sample = int(block[s])
-    return _in_sample(net, layers, terms, x_block[s], y_block[s], s, sample)
+
+    def in_block(self, rows: Array, span: slice) -> NonFinite | None:
+        """The first sample of a block of rows that meets a number that is not finite, and where."""
+        x, y, options = self.part(span)
+        x, y = _validate.at_once(x, self.net.dtype, "x"), _validate.at_once(y, self.net.dtype, "y")
+        layers = self.net.layer_gradients(x, y, **options)
+        with _core.DefaultFloatMode():
+            terms = _loss_terms(self.net, layers, y, options["sample_weight"])
+            _drop_outputs(self.net, layers, options["sample_weight"])
+        bad = np.zeros(len(x), bool)
+        for array in [x, *layers.a[1:], *layers.h[1:], terms, *layers.grad_a[1:], *layers.grad_h[1:]]:
+            if array is not None:
+                bad |= ~np.isfinite(array).all(axis=1)
+        for sample in map(int, rows[bad[rows - span.start]]):
+            if not self.is_finite(slice(sample, sample + 1)):  # an infinite a may end in a g of 1 and a g' of 0
+                return self.in_sample(layers, terms, y, sample - span.start, sample)
+        return None
+
+    def in_sample(self, layers: LayerGradients, terms: Array, y: Array, s: int, sample: int) -> NonFinite | None:
+        """The stage at which the first such number of a sample arises: row s of its block."""
+        net, L = self.net, len(self.net.sizes) - 1
+        unit = _finite_first(layers.h[0][s])
+        if unit is not None:
+            return self.input(sample, unit)
+        for i in range(1, L + 1):
+            a, h = layers.a[i], layers.h[i]
+            assert a is not None
+            where = f"sample {sample}, layer {i}, unit"
+            unit = _finite_first(a[s])
+            if unit is not None:
+                value = float(a[s, unit])
+                text = f"a = W h + b is {value}, though W, b and h are finite: it overflows {net.dtype.name}"
+                return NonFinite(sample, i, unit, "activation", value, f"{where} {unit}: {text}")
+            unit = _finite_first(h[s]) if i < L or not net._loss.acts_on_a else None
+            if unit is not None:
+                value = float(a[s, unit])
+                of_range = "" if net.dtype == np.float64 else f" in {net.dtype}"
+                text = f"{net._layers[i - 1][0].name}({value:.6g}) is {h[s, unit]}{of_range}"
+                return NonFinite(sample, i, unit, "activation", value, f"{where} {unit}: {text}")
+        unit = _finite_first(terms[s])
+        if unit is not None:
+            return self.of_loss(layers, terms, y[s], s, sample, unit)
+        for i in range(L, 0, -1):
+            for name, array in (("dL/dh", layers.grad_h[i]), ("dL/da", layers.grad_a[i])):
+                unit = None if array is None else _finite_first(array[s])
+                if array is not None and unit is not None:
+                    value = float(array[s, unit])
+                    text = f"sample {sample}, layer {i}, unit {unit}: {name} is {value}"
+                    return NonFinite(sample, i, unit, "gradient", value, text)
+        return None
+
+    def input(self, sample: int, unit: int) -> NonFinite:
+        """The sentence for an input."""
+        value = _validate.at_once(self.x[sample : sample + 1], self.net.dtype, "x")[0, unit]
+        text = _validate.as_it_came(_validate.as_array(self.given.x, "x")[sample, unit], value)
+        return NonFinite(sample, 0, unit, "input", float(value), f"sample {sample}: input {unit} is {text}")
+
+    def of_loss(self, layers: LayerGradients, terms: Array, y: Array, s: int, sample: int, unit: int) -> NonFinite:
+        """The sentence for a loss that is not finite though a and h are."""
+        L = len(self.net.sizes) - 1
+        z = layers.a[L] if self.net._loss.acts_on_a else layers.h[L]
+        assert z is not None
+        target = y[unit] if np.ndim(y) else y
+        value = float(z[s, unit])
+        if not np.isfinite(target):
+            value = float(target)
+            given = _validate.as_array(self.given.y, "y").reshape(self.y.shape)[sample, unit]
+            text = f"the target is {_validate.as_it_came(given, target)}"
+        else:
+            what = "a_L" if self.net._loss.acts_on_a else "y_hat"
+            text = f"the loss {self.net.loss_name} of {what} = {value:.6g} and y = {target:.6g} is {terms[s, unit]}"
+        return NonFinite(sample, L, unit, "loss", value, f"sample {sample}, output {unit}: {text}")
 
 
 def _drop_outputs(net: Network, layers: LayerGradients, weight: Array | None) -> None:
@@ -148,65 +245,13 @@ def _loss_terms(net: Network, layers: LayerGradients, y: Array, weight: Array | 
     assert z is not None
     target = y
     if function.name == "cross_entropy" and y.ndim == 1:
-        target = np.zeros(z.shape)
-        target[np.arange(len(y)), y] = 1
+        target = label_rows(y, z.shape[1])
     with np.errstate(all="ignore"):
         terms = function.loss(z.astype(float), target.astype(float), net._loss_parameter)
     terms = terms[:, None] if terms.ndim == 1 else terms
     if weight is not None:
         terms = np.where(weight.reshape(len(y), -1) == 0, 0.0, terms)
     return terms
-
-
-def _in_sample(
-    net: Network, layers: LayerGradients, terms: Array, x: Array, y: Array, s: int, sample: int
-) -> NonFinite | None:
-    """The stage of a sample where the first such number arises."""
-    L = len(net.sizes) - 1
-    unit = _finite_first(x)
-    if unit is not None:
-        return NonFinite(sample, 0, unit, "input", float(x[unit]), f"sample {sample}: input {unit} is {x[unit]}")
-    for i in range(1, L + 1):
-        a, h = layers.a[i], layers.h[i]
-        assert a is not None
-        unit = _finite_first(a[s])
-        if unit is not None:
-            value = float(a[s, unit])
-            text = f"a = W h + b is {value}, though W, b and h are finite: it overflows {net.dtype.name}"
-            return NonFinite(sample, i, unit, "activation", value, f"sample {sample}, layer {i}, unit {unit}: {text}")
-        unit = _finite_first(h[s]) if i < L or not net._loss.acts_on_a else None
-        if unit is not None:
-            value = float(a[s, unit])
-            name = net._layers[i - 1][0].name
-            text = f"{name}({value:.6g}) is {h[s, unit]}"
-            return NonFinite(sample, i, unit, "activation", value, f"sample {sample}, layer {i}, unit {unit}: {text}")
-    unit = _finite_first(terms[s])
-    if unit is not None:
-        return _of_loss(net, layers, terms, y, s, sample, unit)
-    for i in range(L, 0, -1):
-        for name, array in (("dL/dh", layers.grad_h[i]), ("dL/da", layers.grad_a[i])):
-            unit = None if array is None else _finite_first(array[s])
-            if array is not None and unit is not None:
-                value = float(array[s, unit])
-                text = f"{name} is {value}"
-                return NonFinite(sample, i, unit, "gradient", value, f"sample {sample}, layer {i}, unit {unit}: {text}")
-    return None
-
-
-def _of_loss(net: Network, layers: LayerGradients, terms: Array, y: Array, s: int, sample: int, unit: int) -> NonFinite:
-    """The sentence for a loss that is not finite though a and h are."""
-    L = len(net.sizes) - 1
-    z = layers.a[L] if net._loss.acts_on_a else layers.h[L]
-    assert z is not None
-    target = float(y[unit]) if np.ndim(y) else float(y)
-    value = float(z[s, unit])
-    if not np.isfinite(target):
-        value = target
-        text = f"the target is {target}"
-    else:
-        what = "a_L" if net._loss.acts_on_a else "y_hat"
-        text = f"the loss {net.loss_name} of {what} = {value:.6g} and y = {target:.6g} is {terms[s, unit]}"
-    return NonFinite(sample, L, unit, "loss", value, f"sample {sample}, output {unit}: {text}")
 
 
 def _in_sum(net: Network, loss: float, grad: Array) -> NonFinite:
