@@ -33,7 +33,7 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from backprop import _validate
+from backprop import _file_kinds, _validate
 from backprop import params as _params
 from backprop.custom import Activation as Custom
 from backprop.network import Network
@@ -85,7 +85,8 @@ def load(path: str | bytes | os.PathLike[Any]) -> Network:
     Raises
     ------
     ValueError
-        Where the file is not a regular one, or holds no network that is whole; the message names the file.
+        Where the file is not a regular one, or holds no network that is whole; the message names the file, and for
+        many other formats what it is and how its weights are taken over.
     OSError
         Where the file is missing, or cannot be read.
     ModuleNotFoundError
@@ -99,14 +100,21 @@ def load(path: str | bytes | os.PathLike[Any]) -> Network:
     """
     library = _safetensors()
     name = os.fsdecode(path)
+    if os.path.isdir(name):
+        raise IsADirectoryError(
+            errno.EISDIR, "path: expected a saved network, got a directory: name a file in it", name
+        )
     with open(name, "rb", opener=_open_at_once) as file:
         status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"path: expected a saved network, got {name!r}, a device, a pipe or a socket")
         try:
-            if not stat.S_ISREG(status.st_mode):
-                raise ValueError("expected a regular file, got a device, a pipe or a socket")
             return _read(file, status.st_size, library)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"path: expected a saved network, got {name!r}: {error}") from error
+            file.seek(0)
+            what = _file_kinds.what_else(file.read(_file_kinds.N_HEAD), name)
+            reason = f", {what}" if what else f": {error}"
+            raise ValueError(f"path: expected a saved network, got {name!r}{reason}") from error
 
 
 def _safetensors() -> ModuleType:
@@ -225,7 +233,8 @@ def _read_header(header: bytes, n_data: int) -> Network:
     if KEY not in metadata:
         raise ValueError(
             f"expected the metadata {KEY!r} with the architecture, which net.save writes, got none: tensors alone do "
-            "not say what the activations are"
+            "not say what the activations are; make the Network, and assign to net.weights and net.biases what "
+            "safetensors.numpy.load_file(path) gives"
         )
     text = metadata[KEY].encode()
     n_tensors = header.count(b'"data_offsets"')
