@@ -315,7 +315,7 @@ def test_releases_of_threadpoolctl_that_take_no_controller(tmp_path, release, or
 
 
 def test_an_import_hook_of_the_older_kind_beside_threadpoolctl(tmp_path):
-    pytest.importorskip("threadpoolctl")
+    pytest.importorskip("threadpoolctl", minversion="3.2")
     code = """
         import sys, warnings
         warnings.simplefilter("ignore", ImportWarning)  # Python 3.11's own, of such a finder
@@ -334,7 +334,7 @@ def test_an_import_hook_of_the_older_kind_beside_threadpoolctl(tmp_path):
 
 
 def test_a_reload_of_threadpoolctl_keeps_the_pool_known(tmp_path):
-    pytest.importorskip("threadpoolctl")
+    pytest.importorskip("threadpoolctl", minversion="3.2")
     code = """
         import importlib, sys
         import threadpoolctl, backprop

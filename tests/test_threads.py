@@ -380,6 +380,7 @@ def test_show_config_names_it():
 
 @pytest.mark.parametrize("first", ["backprop", "threadpoolctl"])
 def test_threadpoolctl_knows_the_pool_whichever_is_imported_first(first):
+    pytest.importorskip("threadpoolctl", minversion="3.2")
     second = {"backprop": "threadpoolctl", "threadpoolctl": "backprop"}[first]
     out = run(f"""
         import {first}
@@ -398,6 +399,7 @@ def test_threadpoolctl_knows_the_pool_whichever_is_imported_first(first):
 
 
 def test_threadpoolctl_knows_the_pool_after_a_look_at_whether_it_is_there():
+    pytest.importorskip("threadpoolctl", minversion="3.2")
     code = """
         import importlib.util, backprop
         importlib.util.find_spec("threadpoolctl")
@@ -408,6 +410,7 @@ def test_threadpoolctl_knows_the_pool_after_a_look_at_whether_it_is_there():
 
 
 def test_threadpoolctl_limits_within_a_block_of_num_threads():
+    pytest.importorskip("threadpoolctl", minversion="3.2")
     code = """
         import backprop, threadpoolctl
         backprop.set_num_threads(7)

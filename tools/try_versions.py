@@ -1,0 +1,147 @@
+"""Try the package beside old and new releases of the libraries that it meets.
+
+    python tools/try_versions.py
+    python tools/try_versions.py --wheel build/wheels/dist/backprop_cpu-0.1.0-cp311-cp311-linux_x86_64.whl
+
+builds a wheel and gives each set of releases below an environment of its own, in which a few lines are run that use
+all of the libraries at once, then the tests that touch them. The last lines are a table of what happened; the exit
+status is 0 if all of it went well. About ten minutes on two cores with Python 3.11, for which the pinned releases have
+wheels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from try_wheels import ROOT, environment, run
+
+BESIDE = ["scikit-learn", "pandas", "polars", "pyarrow", "joblib", "tqdm", "matplotlib", "safetensors"]
+WITH_SCIKIT_LEARN_1_4 = ["scikit-learn==1.4.2", "numpy==1.26.4", "scipy==1.13.1", "pandas==2.2.3", *BESIDE[2:]]
+SETS = {
+    "threadpoolctl 2.2": ["threadpoolctl==2.2.0", *WITH_SCIKIT_LEARN_1_4],
+    "threadpoolctl 3.1": ["threadpoolctl==3.1.0", *WITH_SCIKIT_LEARN_1_4],
+    "threadpoolctl 3.2": ["threadpoolctl==3.2.0", *WITH_SCIKIT_LEARN_1_4],
+    "oldest": [
+        *("numpy==1.26.0", "scipy==1.11.1", "scikit-learn==1.4.0", "threadpoolctl==2.2.0", "joblib==1.2.0"),
+        *("pandas==2.0.3", "polars==0.20.31", "matplotlib==3.8.0", "tqdm==4.60.0", "safetensors==0.4.0"),
+    ],
+    "pandas 2": ["pandas==2.3.3", "threadpoolctl", *BESIDE],
+    "newest": ["numpy", "scipy", "threadpoolctl", *BESIDE],
+}
+SHOWN = ["numpy", "scipy", "threadpoolctl", "scikit-learn", "pandas", "polars"]
+TESTS = [
+    *("tests/test_after_import.py", "tests/test_arrays.py", "tests/test_bad_input.py", "tests/test_bits.py"),
+    *("tests/test_cli.py", "tests/test_file_kinds.py", "tests/test_network.py", "tests/test_threads.py"),
+]
+FEW_OF_THREADS = "not test_threads or threadpoolctl"  # the others meet no library, and take minutes
+
+# Imports in every order, since each library may look for the others, and then all of them in one computation.
+IMPORTS = "import {}; backprop.Network([2, 3, 1], rng=0).forward([[1.0, 2.0]])"
+ORDERS = [
+    "backprop, sklearn, threadpoolctl",
+    "threadpoolctl, sklearn, backprop",
+    "sklearn, pandas, polars, backprop",
+    "backprop, polars, pandas, sklearn",
+]
+TOGETHER = """
+import sys
+import backprop, numpy as np, pandas, polars, threadpoolctl
+from importlib.metadata import version
+from scipy.optimize import minimize
+from sklearn.neural_network import MLPRegressor
+
+assert sys.prefix in backprop.__file__, backprop.__file__
+rng = np.random.default_rng(0)
+x, y = rng.normal(size=(60, 3)), rng.normal(size=60)
+net = backprop.Network([3, 8, 1], activations="tanh", rng=0)
+with threadpoolctl.threadpool_limits(1):
+    # scikit-learn has squares / 2, and its l2 divides by n
+    loss, grad = net.value_and_grad(x, y)
+    model = MLPRegressor(hidden_layer_sizes=(8,), activation="tanh", alpha=0.0, max_iter=1, solver="adam", batch_size=60, random_state=0)
+    model.partial_fit(x, y)
+    net.params = np.concatenate([t.T.ravel() for pair in zip(model.coefs_, model.intercepts_) for t in pair])
+    np.testing.assert_allclose(net.forward(x)[:, 0], model.predict(x), rtol=1e-12)
+    result = minimize(net.objective(x, y), net.params, jac=True, method="L-BFGS-B", options={"maxiter": 5})
+    assert result.fun < loss
+    expected = net.value_and_grad(x, y)
+    names = ["a", "b", "c"]
+    for X, Y in [
+        (pandas.DataFrame(x, columns=names), pandas.Series(y)),
+        (polars.DataFrame(x, schema=names), polars.Series(y)),
+        (x.tolist(), y.tolist()),
+    ]:
+        loss, grad = net.value_and_grad(X, Y)
+        assert loss == expected[0]
+        assert grad.tobytes() == expected[1].tobytes()
+    whole = np.arange(12.0).reshape(4, 3)
+    mixed = pandas.DataFrame({"a": whole[:, 0].astype("int8"), "b": whole[:, 1].astype("float32"), "c": whole[:, 2]})
+    assert net.forward(mixed).tobytes() == net.forward(whole).tobytes()
+    assert net.forward(polars.from_pandas(mixed)).tobytes() == net.forward(whole).tobytes()
+known = [library["user_api"] for library in threadpoolctl.threadpool_info()].count("backprop")
+release = tuple(int(number) for number in version("threadpoolctl").split(".")[:2])
+assert known == (release >= (3, 2)), (known, release)
+"""
+VERSIONS = "from importlib.metadata import version; print(*map(version, {!r}))"
+
+
+def build_wheel(work: Path) -> Path:
+    """A wheel for this Python."""
+    run(sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check", "--no-deps", "-w", work, ROOT)
+    (wheel,) = work.glob("*.whl")
+    return wheel
+
+
+def try_set(work: Path, wheel: Path, name: str) -> list[str]:
+    """One set of releases: a row of the table, the last word of which is X if anything went wrong."""
+    start = time.monotonic()
+    own = environment(work / "tried", sys.executable, "--only-binary=:all:", wheel, "pytest", *SETS[name])
+    versions = run(own, "-c", VERSIONS.format(SHOWN)).split()
+    commands = {IMPORTS.format(order): [own, "-W", "error", "-c", IMPORTS.format(order)] for order in ORDERS}
+    commands["all together"] = [own, "-c", TOGETHER]
+    commands["tests"] = [own, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", FEW_OF_THREADS, *TESTS]
+    failed = []
+    last = ""
+    for what, command in commands.items():
+        print(f"$ {what} ({name})", flush=True)
+        done = subprocess.run(
+            command, check=False, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        last = done.stdout.rstrip().rsplit("\n", 1)[-1].strip("= ")
+        if done.returncode:
+            print(done.stdout, flush=True)
+            failed.append(what)
+    return [name, *versions, last, f"{time.monotonic() - start:.0f} s", "X " + "; ".join(failed) if failed else ""]
+
+
+def table(rows: list[list[str]]) -> str:
+    """The rows, aligned."""
+    rows = [["set", *SHOWN, "tests", "", ""], *rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--wheel", type=Path, help="one that is there, instead of building it")
+    parser.add_argument("sets", nargs="*", metavar="SET", help=f"some of {list(SETS)}; all by default")
+    options = parser.parse_args()
+    unknown = [name for name in options.sets if name not in SETS]
+    if unknown:
+        parser.error(f"expected some of {list(SETS)}, got {unknown}")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        wheel = options.wheel.resolve() if options.wheel else build_wheel(work)
+        for name in options.sets or SETS:
+            rows.append(try_set(work, wheel, name))
+            print("\n" + table(rows), flush=True)
+    return int(any(row[-1] for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
