@@ -233,7 +233,7 @@ cdef class Plan:
         start_request_at(plan, &request, params.address, cnp.PyArray_BYTES(<cnp.ndarray>x), n_samples)
         own_y = type(y) is cnp.ndarray and cnp.PyArray_NDIM(<cnp.ndarray>y) == (2 if plan.loss == CROSS_ENTROPY else 3)
         if own_y and plan.loss == CROSS_ENTROPY and n_networks == n_samples == plan.sizes[plan.n_layers]:
-            return None  # labels, or one-hot rows
+            return None  # labels of each network, or one-hot rows for all
         start_inspection(plan, &clock, n_samples * n_networks)
         if not are_targets(plan, &request, y, n_networks, own_y, &clock):
             raise_for_signal(&clock)

@@ -247,10 +247,12 @@ def gradient_weight(value: object, shape: tuple[int, int]) -> Array:
 
 
 def _labels(array: Array, n_samples: int, n_out: int, weight: Array | None) -> Array:
-    """Integer labels 0..n_out-1, of any integer dtype."""
+    """Integer labels 0..n_out-1, of any integer dtype; or booleans, which are labels of two classes."""
+    if array.dtype.kind == "b" and n_out != 2:
+        raise TypeError(f"y: expected integer labels, got booleans, which are labels of 2 classes, not of {n_out}")
     if array.shape != (n_samples,):
         raise ValueError(f"y: expected {n_samples} labels, one for each row of x, got shape {array.shape}")
-    labels = _by_tiles(array, np.intp, "y")
+    labels = (_convert if array.dtype.kind == "b" else _by_tiles)(array, np.intp, "y")
     for start, part, part_weight in _blocks(labels, np.intp, weight):  # uint64 beyond intp wraps below 0: refused
         row = _core.first_bad_label(part, n_out, part_weight)
         if row >= 0:
@@ -277,14 +279,19 @@ def targets(value: object, loss: Loss, n_samples: int, n_out: int, dtype: np.dty
     if loss.name == "cross_entropy":
         if n_samples == 0 and array.shape == (0,):
             array = array.astype(np.intp)  # an empty list has no dtype
-        if array.dtype.kind in "iu" and array.ndim != 2:
+        if array.dtype.kind in "iub" and array.ndim != 2:
             return _labels(array, n_samples, n_out, weight)
-        if array.dtype.kind != "f":
-            raise TypeError(f"y: expected {loss.domain} of floats, got shape {array.shape} and dtype {array.dtype}")
         if array.ndim == 1:
+            are_whole = np.isfinite(array).all() and (array == np.trunc(array)).all()
+            cure = "; np.asarray(y, int) makes labels of them" if are_whole else ""
             raise TypeError(
                 f"y: expected integer labels, or probabilities of shape ({n_samples}, {n_out}), got floats "
-                f"of shape {array.shape}"
+                f"of shape {array.shape}{cure}"
+            )
+        if array.dtype.kind != "f" and array.shape[1] != n_out:
+            raise TypeError(
+                f"y: expected {loss.domain}, got shape {array.shape} and dtype {array.dtype}"
+                f"{'; a column of labels is made flat by np.ravel(y)' if array.shape[1] == 1 else ''}"
             )
     shapes: list[tuple[int, ...]] = [(n_samples, n_out)]
     if n_out == 1 and loss.name != "cross_entropy":
@@ -294,7 +301,9 @@ def targets(value: object, loss: Loss, n_samples: int, n_out: int, dtype: np.dty
             raise ValueError(f"y: expected {n_samples} rows, as x has, got {array.shape[0]} (shape {array.shape})")
         raise ValueError(f"y: expected shape {' or '.join(map(str, shapes))}, got {array.shape}")
     given = array.reshape(n_samples, n_out)
-    y = _by_tiles(given, dtype, "y")
+    # The compiled calls take integers for labels: one-hot rows of them are converted here.
+    is_one_hot = loss.name == "cross_entropy" and array.dtype.kind != "f"
+    y = (_convert if is_one_hot else _by_tiles)(given, dtype, "y")
     if loss.domain != "real numbers":
         for start, part, part_weight in _blocks(y, dtype, weight):
             _refuse_foreign_targets(loss, start, part, part_weight, given[start : start + len(part)])

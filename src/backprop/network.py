@@ -330,7 +330,8 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         x : (n_samples, n_0) array_like
             At least one sample. Calls by sample, and sums over samples, take none too.
         y : (n_samples, n_L) array_like
-            Or (n_samples,) where n_L is 1. For cross_entropy integer labels (n_samples,), or probabilities.
+            Or (n_samples,) where n_L is 1. For cross_entropy integer labels (n_samples,), or probabilities; one-hot
+            rows and, of two classes, labels may be booleans.
         *excess
             Nothing: it is here to name `objective` to who gives this method to SciPy, which calls it as f(theta, x, y).
         params : (n_params,) array_like, optional
