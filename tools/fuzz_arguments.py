@@ -265,7 +265,9 @@ def wrong_kind(random, plain):
     if form == 4:
         return np.zeros(shape, random.choice(["M8[s]", "m8[D]", "V8"])), "datetime or void"
     if form == 5:
-        return np.ma.masked_array(plain, np.zeros(shape, bool)), "masked"
+        masked = np.ma.masked_array(plain, np.zeros(shape, bool))
+        wrap = random.choice([lambda a: a, Array, lambda a: [*a[:-1], a[-1:]], lambda a: [Array(row) for row in a]])
+        return wrap(masked) if masked.ndim and masked.shape[0] else masked, "masked"
     if form == 6:
         return random.choice(["x", b"x", {"x": 1}, {1.0, 2.0}, 1j, NotImplemented, type, print]), "no array"
     if form == 7:

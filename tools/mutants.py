@@ -85,7 +85,7 @@ TILES, ADDING = "_core_tiles.pxi", "_core_sums.pxi"
 SWEEPS, ENSEMBLE = "_core_sweeps.pxi", "_core_ensemble.pxi"
 MODES_OF_SUMS, MODES_OF_ROWS = "_core_modes_of_sums.pxi", "_core_modes_of_rows.pxi"
 NORMS = "_core_norms.pxi"
-LINEARIZATION, VALIDATE = "_core_linearization.pxi", "_validate.py"
+LINEARIZATION, VALIDATE, LIKES = "_core_linearization.pxi", "_validate.py", "_array_likes.py"
 FREE_LISTS, SIGNALS = "_core_free_lists.pxi", "_core_signals.pxi"
 POOL, SAVING, OBJECTIVE, OWN = "_pool.c", "saving.py", "objective.py", "custom.py"
 MEMBERS = "ensemble.py"
@@ -112,7 +112,8 @@ FIRST_TESTS = {  # of a file, before those above: they notice soonest, or nobody
     PLAN: ["tests/test_empty_batches.py", "tests/test_ensemble.py"],
     QUICK: ["tests/test_quick_calls.py"],
     INSPECT: ["tests/test_bad_input.py", "tests/test_written_meanwhile.py"],
-    VALIDATE: ["tests/test_bad_input.py", "tests/test_empty_batches.py"],
+    VALIDATE: ["tests/test_bad_input.py", "tests/test_labels.py", "tests/test_empty_batches.py"],
+    LIKES: ["tests/test_array_likes.py", "tests/test_frames.py"],
 }
 
 
@@ -711,9 +712,21 @@ MUTATIONS = [Mutation(*row) for row in [
     ("validation: a row of y for each sample unchecked", VALIDATE,
      "if array.shape not in shapes:\n        if array.ndim",
      "if array.size != n_samples * n_out:\n        if array.ndim"),
-    ("validation: the mask of an array dropped", VALIDATE,
-     "if isinstance(value, np.ma.MaskedArray):\n        hint", "if False:\n        hint"),
-    ("validation: complex numbers accepted", VALIDATE, 'kind not in "biuf"', 'kind not in "biufc"'),
+    ("validation: the mask of an array dropped", LIKES, "if isinstance(value, np.ma.MaskedArray):", "if False:"),
+    ("validation: masks in lists dropped", LIKES, "if kind in (list, tuple) and", "if kind in (list, tuple) or"),
+    ("validation: the mask of an object's array dropped", LIKES,
+     "_ask(np.asanyarray, value, name)", "_ask(np.asarray, value, name)"),
+    ("validation: masks in sequences dropped", LIKES, "if _is_sequence(value):", "if False:"),
+    ("validation: the mask of an activation's result dropped", OWN, "type(result) is np.ndarray", "True"),
+    ("validation: missing values in frames accepted", LIKES, "if column.missing >= 0:", "if column.missing > 0:"),
+    ("validation: columns of text accepted", LIKES,
+     "if not column.is_numeric or column.array.ndim != 1:", "if column.array.ndim != 1:"),
+    ("validation: columns in another order", LIKES, "array[:, j] = ", "array[:, -j] = "),
+    ("validation: complex numbers accepted", LIKES,
+     'array.dtype.kind not in "biuf":', 'array.dtype.kind not in "biufc":'),
+    ("validation: booleans as labels of three classes", VALIDATE,
+     'array.dtype.kind == "b" and n_out != 2', 'array.dtype.kind == "b" and n_out < 2'),
+    ("labels of members that may be one-hot rows accepted", PLAN, "n_networks == n_samples == plan", "0 == plan"),
     ("validation: bool is a number", VALIDATE,
      "if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral",
      "if not isinstance(value, numbers.Integral"),

@@ -1,8 +1,9 @@
 """The only place that inspects users' arrays and numbers, with every error message; architectures: _architecture.py.
 
-Arrays are converted here, once and without a warning: to the network's dtype, native byte order, C order. An array that
-fits is used as it is. Labels become intp, weights float64. What is returned is what the compiled calls expect: these
-convert large x and y themselves, tile by tile.
+What is no array yet, such as a list or a frame, becomes one in _array_likes.py. Arrays are converted here, once and
+without a warning: to the network's dtype, native byte order, C order. An array that fits is used as it is. Labels
+become intp, weights float64. What is returned is what the compiled calls expect: these convert large x and
+y themselves, tile by tile.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _core
+from backprop import _array_likes, _core
 from backprop.losses import Loss
 
 Array = npt.NDArray[Any]
 
+as_array, describe = _array_likes.as_array, _array_likes.describe
+
 BLOCK = 1 << 21  # entries that NumPy copies at a time: some milliseconds
 BY_TILE_BYTES = 1 << 17  # from here on x and y are converted by tiles: a copy at once is faster while it is small
 _BLOCK_ROWS = 4096  # of targets that are looked at together
-
 PROBABILITY_TOLERANCE = {"float32": 1e-4, "float64": 1e-6}
 
 _FOR_SCIPY = (
@@ -38,17 +40,6 @@ class Weights(NamedTuple):
     scale: float  # a power of two that brings the largest weight near 1
     total: float  # the sum of the scaled weights
     n_kept: int  # rows that have a weight other than 0
-
-
-def describe(value: object) -> str:
-    """What came, in a few words."""
-    if isinstance(value, np.ndarray):
-        return f"an array of shape {value.shape} and dtype {value.dtype}"
-    try:
-        text = repr(value)
-    except Exception:  # of an object that cannot even be shown: its type is what there is to say
-        text = "without a repr"
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
 # Numbers -------------------------------------------------------------------------------------------------------------
@@ -111,23 +102,6 @@ def random_generator(value: object) -> np.random.Generator:
 
 
 # Arrays --------------------------------------------------------------------------------------------------------------
-
-
-def as_array(value: object, name: str) -> Array:
-    """An array of numbers, as it came."""
-    if isinstance(value, np.ma.MaskedArray):
-        hint = "; give sample_weight 0 to what is missing" if name in ("x", "y") else ""
-        raise TypeError(f"{name}: expected a plain array, got a masked one{hint}")
-    try:
-        array = np.asarray(value)
-    except MemoryError as error:
-        raise MemoryError(f"{name}: an array made of {describe(value)} does not fit into memory") from error
-    except Exception as error:  # an object's own __array__ may raise anything: a PyTorch tensor raises RuntimeError
-        kind = ValueError if isinstance(error, ValueError | OverflowError) else TypeError
-        raise kind(f"{name}: expected an array of numbers, got {describe(value)}: {error}") from error
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
-    return array.view()  # one of the call's own: another thread, or a handler, may give the caller's another shape
 
 
 def _convert(array: Array, dtype: npt.DTypeLike, name: str) -> Array:

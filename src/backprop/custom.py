@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _attributes, activations
+from backprop import _array_likes, _attributes, activations
 
 Array = npt.NDArray[Any]
 
@@ -69,11 +69,12 @@ class Activation(activations.Activation):
         if len(kinds) > 1:
             raise TypeError(f"{name!r}: expected NumPy functions or C functions throughout, got both kinds")
         is_c = kinds == {True}
-        arrays = {
-            key: _from_c(addresses[key]) if is_c else _of_a_copy(value)
+        functions = {
+            key: _from_c(addresses[key]) if is_c else _without_mask(value, f"{key} of {name!r}")
             for key, value in given.items()
             if value is not None
         }
+        arrays = {key: function if is_c else _of_a_copy(function) for key, function in functions.items()}
         super().__init__(
             name=name,
             code=CUSTOM_CODE,
@@ -85,7 +86,7 @@ class Activation(activations.Activation):
             formula_second=f"{name}''(a)",
         )
         object.__setattr__(self, "_given", (name, g, g_prime, g_second))
-        object.__setattr__(self, "functions", tuple(addresses.get(k) if is_c else given[k] for k in given))
+        object.__setattr__(self, "functions", tuple((addresses if is_c else functions).get(k) for k in given))
         object.__setattr__(self, "is_c", is_c)
         _check_values(arrays)
         _check_derivative(arrays["g"], arrays["g_prime"], "g_prime", "g")
@@ -189,6 +190,16 @@ def _from_c(address: int | None) -> Callable[[Array], Array]:
     """A C function as one of arrays, for the checks and the NumPy reference."""
     function = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double)(address or 0)
     return np.vectorize(function, otypes=[np.float64])
+
+
+def _without_mask(function: Callable[[Array], Any], name: str) -> Callable[[Array], Any]:
+    """A function of arrays as it is, but for results that are masked, or hold what is: NumPy would drop the mask."""
+
+    def checked(a: Array) -> Any:
+        result = function(a)
+        return result if type(result) is np.ndarray else _array_likes.plain(result, name)
+
+    return checked
 
 
 def _of_a_copy(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
