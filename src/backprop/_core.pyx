@@ -72,8 +72,7 @@ cdef int preactivation(const Layers* plan, const Tile* tile, Py_ssize_t i, const
     cdef Py_ssize_t ld_h = ld_of_input(plan, i), before
     cdef int packs
     cdef Pieces p
-    start_pieces(&p, clock, tile.n_rows, 1, layer.n_out, PIECE_COLUMNS, 2.0 * layer.n_in,
-                 <double>MEMORY_FLOPS * layer.n_in)
+    start_product(&p, clock, tile.n_rows, 1, layer.n_out, layer.n_in)
     while p.n:
         packs = packing
         if p.n_rows < tile.n_rows and packing != PACKED:  # the next rows find the panels of the first ones
@@ -221,8 +220,7 @@ cdef int hidden_sum(const Layers* plan, const Tile* tile, Py_ssize_t i, const ch
     cdef const Layer* next_layer = &plan.layers[i + 1]
     cdef Py_ssize_t ld = ld_of_input(plan, i + 1), start
     cdef Pieces p
-    start_pieces(&p, clock, tile.n_rows, 1, next_layer.n_in, PIECE_COLUMNS, 2.0 * next_layer.n_out,
-                 <double>MEMORY_FLOPS * next_layer.n_out)
+    start_product(&p, clock, tile.n_rows, 1, next_layer.n_in, next_layer.n_out)
     while p.n:
         start = place(&p, ld, plan.itemsize)
         plan.kernels.hidden_sum(p.n_rows, p.n, next_layer.n_out, grad_a_next + p.row * next_layer.ld * plan.itemsize,
@@ -281,8 +279,7 @@ cdef int products_over_rows(const Layers* plan, const Tile* tile, Py_ssize_t n_r
     such rows, and reads nothing beyond a piece's inputs.
     """
     cdef Pieces p
-    start_pieces(&p, clock, n_in, PIECE_COLUMNS, n_out, PIECE_COLUMNS, 2.0 * n_rows + MEMORY_FLOPS,
-                 <double>MEMORY_FLOPS * n_rows)
+    start_product(&p, clock, n_in, PIECE_COLUMNS, n_out, n_rows)
     while p.n:
         plan.kernels.weight_gradient(n_rows, p.n_rows, p.n, grad_a + p.column * plan.itemsize, ld_a,
                                      h + p.row * plan.itemsize, ld_h,

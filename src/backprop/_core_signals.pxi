@@ -148,12 +148,12 @@ cdef inline void start_pieces(Pieces* piece, const Clock* clock, Py_ssize_t n_ro
 
 cdef void cut(Pieces* piece, Py_ssize_t row_step, Py_ssize_t column_step, double flops_an_entry,
               double flops_a_column) noexcept nogil:
-    """As few columns, and then rows, as PIECE_FLOPS are enough for, and at least one step of each.
+    """As many columns, and then rows, as PIECE_FLOPS are enough for, and at least one step of each.
 
-    Columns that take something of their own keep all rows, if they can. Else rows stay whole: a column of many rows may
-    be the first entry on as many pages.
+    Rows stay whole where they can, since a column of many rows may be the first entry on as many pages. But so many of
+    them stay together that what a column takes of its own is a fifth of all.
     """
-    cdef Py_ssize_t together = piece.n_rows if flops_a_column else row_step
+    cdef double together = min(<double>piece.n_rows, max(<double>row_step, 4 * flops_a_column / flops_an_entry))
     cdef double columns = PIECE_FLOPS / (flops_an_entry * together + flops_a_column), rows
     piece.all_rows = piece.rows = piece.n_rows
     piece.all_columns = piece.n
@@ -163,7 +163,7 @@ cdef void cut(Pieces* piece, Py_ssize_t row_step, Py_ssize_t column_step, double
     piece.columns = piece.n
     if columns < piece.n:
         piece.columns = max(column_step, <Py_ssize_t>columns // column_step * column_step)
-    rows = (PIECE_FLOPS / <double>min(piece.columns, piece.n) - flops_a_column) / flops_an_entry
+    rows = (PIECE_FLOPS / <double>piece.columns - flops_a_column) / flops_an_entry
     if rows < piece.n_rows:
         piece.rows = max(row_step, <Py_ssize_t>max(0.0, rows) // row_step * row_step)
     size_of_piece(piece)
@@ -197,6 +197,15 @@ cdef bint count_piece(Pieces* piece, Clock* clock) noexcept nogil:
     else:
         size_of_piece(piece)
     return is_stopped(clock, flops)
+
+
+cdef inline void start_product(Pieces* piece, const Clock* clock, Py_ssize_t n_rows, Py_ssize_t row_step, Py_ssize_t n,
+                               Py_ssize_t depth) noexcept nogil:
+    """Pieces of C = A B, sums over so many terms: a row of A is read for each row of C, a column of B for each column."""
+    cdef double flops_an_entry = 0
+    if clock.is_counting:
+        flops_an_entry = depth * (2 + MEMORY_FLOPS / <double>n) + MEMORY_FLOPS
+    start_pieces(piece, clock, n_rows, row_step, n, PIECE_COLUMNS, flops_an_entry, <double>MEMORY_FLOPS * depth)
 
 
 cdef inline void start_entries(Pieces* piece, const Clock* clock, Py_ssize_t n_rows, Py_ssize_t n,
