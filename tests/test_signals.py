@@ -77,6 +77,47 @@ def test_what_a_handler_raises_ends_the_call(row, n_threads):
     np.testing.assert_array_equal(p.net.forward(p.x[:4], n_threads=1), few)
 
 
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("sizes", "options"),
+    [
+        ([4, 100, 3], {"activations": "mish"}),
+        ([3, 10, 100], {"loss": "cross_entropy"}),
+        ([60, 4, 50], {"loss": "poisson", "activations": "gelu"}),
+    ],
+)
+def test_cut_work_has_the_bits_of_whole_work(sizes, options, dtype, n_threads):
+    p = signals.problem(sizes, 300, dtype=dtype, weighted=True, **options)
+    squared_errors = {
+        "normal_equations",
+        "sobolev_value_and_grad",
+        "helper activation of C",
+        "helper activation of NumPy",
+    }
+    names = {*_core.CALLS, *squared_errors, "layer_gradients", "ensemble"}
+    for name in sorted(names - squared_errors if "loss" in options else names):
+        call = signals.CALLS[name](p)
+        whole = numbers_in(call(n_threads))
+        before = _core.cut_into_pieces(20_000)
+        try:
+            cut = numbers_in(call(n_threads))
+        finally:
+            _core.cut_into_pieces(before)
+        assert len(whole) == len(cut)
+        for expected, got in zip(whole, cut, strict=True):
+            np.testing.assert_array_equal(got, expected, err_msg=name)
+
+
+def numbers_in(result):
+    """The arrays and numbers of a result, however they are packed."""
+    if isinstance(result, tuple | list):
+        return [array for part in result for array in numbers_in(part)]
+    if hasattr(result, "grad_W"):
+        return numbers_in(list(vars(result).values()))
+    return [] if result is None else [np.array(result)]
+
+
 def test_handlers_run_while_the_caller_waits_for_a_worker():
     """The worker is held up in its first chunk; the caller runs out of places for the sums of later ones."""
     caller, slept = threading.get_ident(), []

@@ -55,12 +55,12 @@ def problem(sizes: list[int], n_samples: int, *, weighted: bool = False, **optio
     """A network with data of the right shapes."""
     rng = np.random.default_rng(0)
     net = Network(sizes, **{"activations": "tanh", "dtype": "float32", "rng": 0, **options})
-    x = rng.standard_normal((n_samples, sizes[0]), np.float32)
-    y: Any = np.ones((n_samples, sizes[-1]), np.float32)
+    x = rng.standard_normal((n_samples, sizes[0]), np.float32).astype(net.dtype, copy=False)
+    y: Any = np.ones((n_samples, sizes[-1]), net.dtype)
     if options.get("loss") == "cross_entropy":
         y = rng.integers(0, sizes[-1], n_samples)
     weight = rng.uniform(0.5, 1.5, n_samples) if weighted else None
-    v = np.full(net.n_params, 0.01, np.float32)
+    v = np.full(net.n_params, 0.01, net.dtype)
     return SimpleNamespace(net=net, x=x, y=y, weight=weight, v=v)
 
 
@@ -80,12 +80,12 @@ def along_v(name: str) -> Callable[[SimpleNamespace], Call]:
 
 
 def vjp(p: SimpleNamespace) -> Call:
-    cotangent = np.ones((len(p.x), p.net.sizes[-1]), np.float32)
+    cotangent = np.ones((len(p.x), p.net.sizes[-1]), p.net.dtype)
     return lambda n: p.net.vjp(p.x, cotangent, n_threads=n)
 
 
 def sobolev(p: SimpleNamespace) -> Call:
-    grad_x = np.zeros((len(p.x), p.net.sizes[-1], p.net.sizes[0]), np.float32)
+    grad_x = np.zeros((len(p.x), p.net.sizes[-1], p.net.sizes[0]), p.net.dtype)
     return lambda n: p.net.sobolev_value_and_grad(p.x, p.y, grad_x, 1.0, n_threads=n)
 
 

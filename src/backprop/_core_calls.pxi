@@ -320,7 +320,7 @@ cdef inline bint may_take_long(const Layers* plan, const Request* request) noexc
     cdef double flops = <double>MEMORY_FLOPS * (plan.n_params + request.n_sums)
     flops += cost_of(plan, request.mode) * request.n_samples * (<double>MEMORY_FLOPS * plan.n_params +
                                                                 2.0 * ENTRY_FLOPS * plan.n_units)
-    return plan.has_own or flops > PIECE_FLOPS
+    return plan.has_own or flops > piece_flops
 
 
 cdef inline double run_call(const Layers* plan, const Request* request, int n_threads) except? -1:

@@ -23,12 +23,12 @@ cdef int outer_products(const Layers* plan, Workspace* work, const Tile* tile, P
                                     NULL if grad_a_2 == NULL else grad_a_2 + before,
                                     NULL if h_2 == NULL else h_2 + s * ld_h * plan.itemsize,
                                     gradients + layer.W + (p.row * ld + p.column * layer.n_in) * plan.itemsize, ld)
-        if p.n < layer.n_out:  # what it left of grad_b behind its grad_W belongs further behind
-            for s in range(p.row, p.row + p.n_rows):
-                memcpy(gradients + layer.b + (s * ld + p.column) * plan.itemsize,
-                       grad_a + ((row + s) * layer.ld + p.column) * plan.itemsize, p.n * plan.itemsize)
         if next_piece(&p, clock):
             return 1
+    if p.is_cut:  # each piece has left its own grad_b behind its grad_W
+        for s in range(n_rows):
+            memcpy(gradients + layer.b + s * ld * plan.itemsize, grad_a + (row + s) * layer.ld * plan.itemsize,
+                   layer.n_out * plan.itemsize)
     return 0
 
 

@@ -33,7 +33,7 @@ cdef bint is_count(n_threads) noexcept:
 
 cdef inline void start_inspection(const Layers* plan, Clock* clock, Py_ssize_t n_rows) noexcept:
     """The clock for looks at so many rows of targets and weights, which hold the GIL."""
-    reset_clock(clock, False, <double>MEMORY_FLOPS * n_rows * plan.sizes[plan.n_layers] > PIECE_FLOPS)
+    reset_clock(clock, False, <double>MEMORY_FLOPS * n_rows * plan.sizes[plan.n_layers] > piece_flops)
     clock.has_gil = True
 
 

@@ -115,6 +115,16 @@ cdef inline int raise_for_signal(const Clock* clock) except -1:
 
 # Pieces ---------------------------------------------------------------------------------------------------------------
 
+cdef double piece_flops = PIECE_FLOPS
+
+
+def cut_into_pieces(double flops):
+    """For tests: pieces of so many flops from now on; returns how many there were. No call may be running."""
+    global piece_flops
+    before, piece_flops = piece_flops, flops
+    return before
+
+
 cdef struct Pieces:
     # Rows and columns of a kernel's result, piece by piece: columns in groups, and the rows of a group.
     Py_ssize_t row, n_rows       # of this piece
@@ -141,20 +151,20 @@ cdef inline void start_pieces(Pieces* piece, const Clock* clock, Py_ssize_t n_ro
     piece.is_cut = False
     if clock.is_counting:
         piece.flops = n * (flops_an_entry * n_rows + flops_a_column)
-        piece.is_cut = piece.flops > PIECE_FLOPS
+        piece.is_cut = piece.flops > piece_flops
         if piece.is_cut:
             cut(piece, row_step, column_step, flops_an_entry, flops_a_column)
 
 
 cdef void cut(Pieces* piece, Py_ssize_t row_step, Py_ssize_t column_step, double flops_an_entry,
               double flops_a_column) noexcept nogil:
-    """As many columns, and then rows, as PIECE_FLOPS are enough for, and at least one step of each.
+    """As many columns, and then rows, as a piece's flops are enough for, and at least one step of each.
 
     Rows stay whole where they can, since a column of many rows may be the first entry on as many pages. But so many of
     them stay together that what a column takes of its own is a fifth of all.
     """
     cdef double together = min(<double>piece.n_rows, max(<double>row_step, 4 * flops_a_column / flops_an_entry))
-    cdef double columns = PIECE_FLOPS / (flops_an_entry * together + flops_a_column), rows
+    cdef double columns = piece_flops / (flops_an_entry * together + flops_a_column), rows
     piece.all_rows = piece.rows = piece.n_rows
     piece.all_columns = piece.n
     piece.column_step = column_step
@@ -163,7 +173,7 @@ cdef void cut(Pieces* piece, Py_ssize_t row_step, Py_ssize_t column_step, double
     piece.columns = piece.n
     if columns < piece.n:
         piece.columns = max(column_step, <Py_ssize_t>columns // column_step * column_step)
-    rows = (PIECE_FLOPS / <double>piece.columns - flops_a_column) / flops_an_entry
+    rows = (piece_flops / <double>piece.columns - flops_a_column) / flops_an_entry
     if rows < piece.n_rows:
         piece.rows = max(row_step, <Py_ssize_t>max(0.0, rows) // row_step * row_step)
     size_of_piece(piece)
