@@ -15,6 +15,7 @@ from derivative_peers import CALLS, FIRST_PART, random_data
 from fault_injection import bits
 from systems import compile_c, needs_signals
 
+import backprop
 from backprop import Activation, Ensemble, Network, hidden_gradient, preactivation_gradient
 from backprop.activations import ACTIVATIONS
 
@@ -197,6 +198,18 @@ def test_what_is_refused_does_not_depend_on_the_mode(unit):
                 call()
     assert result == expected
     assert result_of_half == expected_of_half
+
+
+def test_files_hold_the_same_numbers_in_every_mode(unit, tmp_path):
+    pytest.importorskip("safetensors")
+    rng = np.random.default_rng(0)
+    for alpha in rng.uniform(0, 1, 20).tolist():
+        net = Network([2, 3, 1], activations=("leaky_relu", alpha), loss=("huber", alpha), rng=0)
+        for how in MODES:
+            with mode(unit, how):
+                net.save(tmp_path / "net.safetensors")
+                same = backprop.load(tmp_path / "net.safetensors")
+            assert repr(same) == repr(net)
 
 
 # The caller's mode ----------------------------------------------------------------------------------------------------

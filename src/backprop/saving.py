@@ -33,7 +33,7 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from backprop import _file_kinds, _validate
+from backprop import _core, _file_kinds, _validate
 from backprop import params as _params
 from backprop.custom import Activation as Custom
 from backprop.network import Network
@@ -264,7 +264,8 @@ def _parse(text: bytes) -> dict[str, Any]:
     """An object of JSON whose grammar has been matched; ValueError where it names anything twice."""
     import json
 
-    parsed: dict[str, Any] = json.loads(text.decode(), object_pairs_hook=_object_of_pairs)
+    with _core.DefaultFloatMode():  # else 0.1 is another number where the caller rounds upwards
+        parsed: dict[str, Any] = json.loads(text.decode(), object_pairs_hook=_object_of_pairs)
     return parsed
 
 
