@@ -88,7 +88,7 @@ LEFT_OUT = {
 }
 
 THREAD_TESTS = [f"tests/test_{name}.py" for name in ("pool", "threads", "derivatives_pool", "hessp", "ensemble")]
-THREAD_TESTS += ["tests/test_faults.py"]
+THREAD_TESTS += ["tests/test_faults.py", "tests/test_float_mode.py"]
 SHORT = {
     "address": [
         *(f"tests/test_{name}.py" for name in ("worked_example", "hard_inputs", "bad_input", "custom_activation")),

@@ -3,8 +3,8 @@
    off by one, and sums round another way; flushing loses gradients; with traps a lane that nobody reads ends the process.
 
    One look at the control word a call, and a write only where it is another: 4 of the 630 ns of the smallest call, where
-   both were measured in one run. Kernels that are right in every mode would be slower in each of their
-   loops, and still give other bits, since every sum follows the mode. */
+   both were measured in one run. Instructions that round to nearest by themselves would mend exp and sin alone: every
+   sum and product follows the mode. */
 #ifndef BACKPROP_FLOAT_MODE_H
 #define BACKPROP_FLOAT_MODE_H
 
