@@ -12,6 +12,8 @@ import pytest
 
 from backprop import Activation, Ensemble, Network
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # NumPy 2.5 advises against new shapes in place
+
 START = """
 import sys, warnings
 import numpy as np
@@ -191,6 +193,9 @@ CALLS = {
     "normal_equations": lambda kind: net.normal_equations(x, kind(y), sample_weight=kind(w), params=theta),
     "clipped_gradient": lambda kind: net.clipped_gradient(x, kind(y), 1.0, sample_weight=kind(w), params=theta),
     "per_sample_gradients": lambda kind: net.per_sample_gradients(x, kind(y), params=theta, out=out(len(w), n)),
+    "rows left out": lambda kind: net.input_gradient(
+        x, kind(y), params=theta, sample_weight=kind(w * (np.arange(len(w)) % 3 > 0)), out=out(len(w), 3)
+    ),
     "layer_gradients": lambda kind: vars(net.layer_gradients(x, kind(y), sample_weight=kind(w), params=theta)).values(),
     "ensemble": lambda kind: ensemble.value_and_grad(x, kind(y), sample_weight=kind(w), out=out(3, n)),
 }
@@ -243,7 +248,7 @@ print("alive")
 @pytest.mark.parametrize(
     "call",
     ["value_and_grad", "loss", "forward", "hvp", "jvp", "vjp", "hessian", "normal_equations", "clipped_gradient",
-     "per_sample_gradients", "layer_gradients", "ensemble"],
+     "per_sample_gradients", "rows left out", "layer_gradients", "ensemble"],
 )  # fmt: skip
 def test_a_call_keeps_the_shapes_with_which_it_began(call):
     """An activation, or another argument's ``__array__``, changes the shapes of x, y, weights, parameters and out."""
@@ -315,7 +320,6 @@ def kept_data():
 USES = list(kept_data()[1])
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", USES)
 def test_kept_data_keep_their_shapes(name):
     arrays, uses = kept_data()

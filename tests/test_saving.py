@@ -147,6 +147,7 @@ def test_parameters_at_the_ends_of_what_a_float_can_be(path, name):
         assert_round_trip(net, path)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_new_shapes_of_what_was_handed_out(path):
     net = make([3, 4, 2])
     net.weights[0].shape = (1, -1)

@@ -124,7 +124,7 @@ class Calls(_attributes.Closed):
         shape = self._plan.result_shape(call, x_.shape[0])
         result = self._result(out, shape, {**others, "v": (v, direction)})
         if call.is_by_sample and y_ is not None and weights is not None and weights.n_kept < x_.shape[0]:
-            self._rows_with_weight(call, theta, x_, y_, result, weights, n_threads)
+            self._rows_with_weight(call, theta, x_, y_, result[...], weights, n_threads)  # out in its shape of now
         else:
             self._plan.run(call, theta, x_, y_, result, weights, n_threads, operand=direction, max_norm=max_norm)
         return result

@@ -121,7 +121,8 @@ class Activation(activations.Activation):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if any(isinstance(function, int) for function in self._given[1:]):
+        bare = (int, ctypes._CFuncPtr)  # type: ignore[attr-defined]  # ctypes has no public name for it
+        if any(isinstance(f, bare) or type(f).__name__ == "LowLevelCallable" for f in self._given[1:]):
             raise pickle.PicklingError(
                 f"{self.name!r}: expected functions that can be pickled, got addresses, which are of this process alone"
             )
