@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from backprop._judge import N_DIRECTIONS, TOLERANCE, BlockCheck, Problem, check_blocks, rows_near_kinks
+from backprop._judge import N_DIRECTIONS, TOLERANCE, BlockCheck, Problem, check_blocks, near_kinks
 from backprop.losses import label_rows
 from backprop.nonfinite import find_in_weights
 
@@ -154,9 +154,15 @@ def check_gradient(
         if not_finite:
             doubts = (not_finite,)
         elif unlike:
-            at_kink, kinks = rows_near_kinks(problem, net.dtype, rng)
+            near = near_kinks(problem, net.dtype, rng)
+            at_kink = near.rows
             if at_kink.all():
-                doubts = (_all_at_kinks(at_kink.size, kinks),)
+                kept_weight = None if weights is None else weights.array[used]
+                layers = net.layer_gradients(x_[used], y_[used], sample_weight=kept_weight)
+                problem, as_before = problem.on_sides_of(near, layers.a, layers.h[-1])
+                blocks, every_entry = check_blocks(problem, gradient, net.dtype, rng)
+                if not as_before and max(block.error for block in blocks) > tolerance:
+                    doubts = (_all_at_kinks(at_kink.size, near.kinks),)
             elif at_kink.any():
                 rows = np.flatnonzero(used)[~at_kink]
                 problem = problem.without(at_kink)
