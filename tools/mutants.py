@@ -643,7 +643,7 @@ MUTATIONS = [Mutation(*row) for row in [
     ("what was written stays when a save fails", SAVING,
      "                os.unlink(temporary, dir_fd=directory)\n", "                pass\n"),
     ("a newer format is read", SAVING, "    if version > FORMAT:\n", "    if False:\n"),
-    ("addresses are pickled", OWN, "if any(isinstance(function, int) for", "if any(False for"),
+    ("addresses are pickled", OWN, "isinstance(f, bare) or type(f)", "isinstance(f, bare) and type(f)"),
     ("a wrong derivative accepted", OWN, "    if wrong.any():\n", "    if False:\n"),
     ("norms: the biases forgotten", NORMS, "of_grad_a[s] * (1 + of_h[s])", "of_grad_a[s] * of_h[s]"),
     ("clipping: by the square of the norm", NORMS,

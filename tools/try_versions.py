@@ -62,7 +62,7 @@ net = backprop.Network([3, 8, 1], activations="tanh", rng=0)
 with threadpoolctl.threadpool_limits(1):
     # scikit-learn has squares / 2, and its l2 divides by n
     loss, grad = net.value_and_grad(x, y)
-    model = MLPRegressor(hidden_layer_sizes=(8,), activation="tanh", alpha=0.0, max_iter=1, solver="adam", batch_size=60, random_state=0)
+    model = MLPRegressor((8,), activation="tanh", alpha=0.0, max_iter=1, batch_size=60, random_state=0)
     model.partial_fit(x, y)
     net.params = np.concatenate([t.T.ravel() for pair in zip(model.coefs_, model.intercepts_) for t in pair])
     np.testing.assert_allclose(net.forward(x)[:, 0], model.predict(x), rtol=1e-12)

@@ -1,6 +1,6 @@
 # Looks at labels, targets and weights before anything is written, in one pass each and without a copy, in the
-# floating-point unit's default mode. _validate.py turns what is found here into an error. Where a signal handler raises meanwhile, `has_raised` says so, and
-# what is returned is not -1.
+# floating-point unit's default mode. _validate.py turns what is found here into an error. Where a signal handler raises
+# meanwhile, `has_raised` says so, and what is returned is not -1.
 
 cdef Py_ssize_t bad_label(const Py_ssize_t* labels, Py_ssize_t n_samples, Py_ssize_t n_out,
                           const double* weight, Clock* clock) noexcept nogil:

@@ -194,7 +194,8 @@ cdef int normal_equations_of_tile(const Layers* plan, const Request* request, Wo
 cdef int products_of_jacobian(const Layers* plan, Workspace* work, const Tile* tile, char* grad, bint add,
                               Clock* clock) noexcept nogil:
     """The upper triangle of J^T J, and J^T r below it, of the rows in work.jacobian and work.residual."""
-    cdef Py_ssize_t P = plan.n_params, ld = plan.ld_params, row = 0, p, n, n_rows = tile.n_rows * plan.sizes[plan.n_layers]
+    cdef Py_ssize_t P = plan.n_params, ld = plan.ld_params, row = 0, p, n
+    cdef Py_ssize_t n_rows = tile.n_rows * plan.sizes[plan.n_layers]
     cdef const char* J
     while row < n_rows:
         n = min(<Py_ssize_t>SUM_ROWS, n_rows - row)
@@ -206,8 +207,8 @@ cdef int products_of_jacobian(const Layers* plan, Workspace* work, const Tile* t
                 return 1
             p += TRIANGLE_ROWS
         if products_over_rows(plan, tile, n, 1, P, work.jacobian + row * ld * plan.itemsize, ld,
-                              work.residual + row * plan.itemsize, 1, grad + P * P * plan.itemsize, 1, add or row > 0, 0,
-                              clock):
+                              work.residual + row * plan.itemsize, 1, grad + P * P * plan.itemsize, 1, add or row > 0,
+                              0, clock):
             return 1
         row += SUM_ROWS
     return 0

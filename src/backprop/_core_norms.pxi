@@ -75,7 +75,8 @@ cdef int scale_row(const Layers* plan, double factor, Py_ssize_t n, char* row, C
 cdef int square_norms_of_tile(const Layers* plan, Workspace* work, const Tile* tile, Clock* clock) noexcept nogil:
     """||g_s||_2^2 = sum_i ||grad_a_i||^2 (1 + ||h_{i-1}||^2) into row_norm (Goodfellow 2015).
 
-    It is inf where it may be wrong. Nonzero where a signal handler raised. And into row_least the least ||grad_a_i||^2 of the layers where h is not small.
+    It is inf where it may be wrong. And into row_least the least ||grad_a_i||^2 of the layers where h is not small.
+    Nonzero where a signal handler raised.
     """
     cdef Py_ssize_t i, s
     cdef double* of_h = work.row_square

@@ -65,7 +65,8 @@ cdef class Plan:
         cdef Request request
         cdef const Layers* plan = &self.layers
         cdef Py_ssize_t n_samples
-        if cnp.PyArray_NDIM(x) == 2 and cnp.PyArray_DIM(x, 0) == 0:  # no rows, and sums of nothing; means of it have been refused
+        if cnp.PyArray_NDIM(x) == 2 and cnp.PyArray_DIM(x, 0) == 0:
+            # No rows, and sums of nothing; means of it have been refused.
             memset(cnp.PyArray_DATA(out), 0, cnp.PyArray_NBYTES(out))
             return 0.0
         start_request(plan, &request, params, x)

@@ -21,8 +21,9 @@ cdef enum:
     LOOK_FLOPS = 20000000        # between two looks at the clock, which take 25 ns each
     PIECE_FLOPS = 500000000      # of a piece: a product takes 4 ms on one core in float32, 8 ms in float64
     ENTRY_FLOPS = 400            # of an activation or a loss of one number, the dearest of them
-    MEMORY_FLOPS = 100           # of a number that no cache holds, read or written, or of one between two rows that are
-                                 # written: each may be the first on a page of megabytes
+    # Of a number that no cache holds, read or written, or of one between two rows that are written: each may be the
+    # first on a page of megabytes.
+    MEMORY_FLOPS = 100
     OWN_C_FLOPS = 2000000        # of a C function of the user's own: a look after each 250, so 0.5 ms each are fine
     OWN_NUMPY_FLOPS = 4000       # of a NumPy function of the user's own, for each entry
     PIECE_COLUMNS = 48           # of a product: whole panels on every instruction set
@@ -211,7 +212,7 @@ cdef bint count_piece(Pieces* piece, Clock* clock) noexcept nogil:
 
 cdef inline void start_product(Pieces* piece, const Clock* clock, Py_ssize_t n_rows, Py_ssize_t row_step, Py_ssize_t n,
                                Py_ssize_t depth) noexcept nogil:
-    """Pieces of C = A B, sums over so many terms: a row of A is read for each row of C, a column of B for each column."""
+    """Pieces of C = A B, sums over so many terms: a row of A is read for each row of C, and a column of B likewise."""
     cdef double flops_an_entry = 0
     if clock.is_counting:
         flops_an_entry = depth * (2 + MEMORY_FLOPS / <double>n) + MEMORY_FLOPS
