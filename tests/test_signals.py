@@ -109,6 +109,19 @@ def test_cut_work_has_the_bits_of_whole_work(sizes, options, dtype, n_threads):
             np.testing.assert_array_equal(got, expected, err_msg=name)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_cut_strips_have_the_bits_of_whole_ones(dtype):
+    p = signals.problem([20, 150, 150, 3], 200, dtype=dtype)
+    loss, grad = p.net.value_and_grad(p.x, p.y, n_threads=2)
+    before = _core.cut_into_pieces(20_000)
+    try:
+        cut_loss, cut_grad = p.net.value_and_grad(p.x, p.y, n_threads=2)
+    finally:
+        _core.cut_into_pieces(before)
+    assert cut_loss == loss
+    np.testing.assert_array_equal(cut_grad, grad)
+
+
 def numbers_in(result):
     """The arrays and numbers of a result, however they are packed."""
     if isinstance(result, tuple | list):

@@ -75,6 +75,7 @@ LEFT_OUT = {
         "tests/test_pool.py::test_signals_are_heard_inside_long_products",
         "tests/test_derivatives_pool.py::test_signals_are_heard_within_the_products_of_a_wide_layer",
         "tests/test_faults.py::test_short_forms_of_the_stress_test[interrupts-10]",
+        "tests/test_signals.py::test_handlers_run_all_along",
     ],
     "resident memory, to which a sanitizer adds its own": [
         "tests/test_exactness.py::test_memory_does_not_grow_with_the_samples",
