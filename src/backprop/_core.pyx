@@ -42,8 +42,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from backprop._kernel_table cimport (
-    ADD, BINARY_CROSS_ENTROPY, CHAIN_ROWS, CHUNK_ROWS, CROSS_ENTROPY, CUSTOM, HINGE, NO_WEIGHT, OVERWRITE, PACKED,
-    PACK_AND_KEEP, PACK_ONCE, POISSON, ROW_BYTES, SOFTMAX, SQUARED_ERROR, TANH, TIMES, WEIGHT_PER_ENTRY,
+    ADD, BINARY_CROSS_ENTROPY, CHAIN_ROWS, CHUNK_ROWS, CROSS_ENTROPY, CUSTOM, FAR_BYTES, HINGE, NO_WEIGHT, OVERWRITE,
+    PACKED, PACK_AND_KEEP, PACK_ONCE, POISSON, ROW_BYTES, SOFTMAX, SQUARED_ERROR, TANH, TIMES, WEIGHT_PER_ENTRY,
     WEIGHT_PER_SAMPLE, KernelTable,
 )
 
@@ -275,11 +275,11 @@ cdef int products_over_rows(const Layers* plan, const Tile* tile, Py_ssize_t n_r
                             char* grad_W, Py_ssize_t ld_W, bint add, double divisor, Clock* clock) noexcept nogil:
     """(7) of any rows: grad_W = grad_a^T h, or added to it.
 
-    There are at most SUM_ROWS of them, so inputs are cut where there are thousands alone: the kernel copies panels of
-    such rows, and reads nothing beyond a piece's inputs.
+    Inputs are cut only where the rows of h are so long that the kernel copies their panels: else it reads beyond the
+    last input of a piece, up to the end of a whole row.
     """
     cdef Pieces p
-    start_product(&p, clock, n_in, PIECE_COLUMNS, n_out, n_rows)
+    start_product(&p, clock, n_in, PIECE_COLUMNS if ld_h * plan.itemsize >= FAR_BYTES else n_in, n_out, n_rows)
     while p.n:
         plan.kernels.weight_gradient(n_rows, p.n_rows, p.n, grad_a + p.column * plan.itemsize, ld_a,
                                      h + p.row * plan.itemsize, ld_h,

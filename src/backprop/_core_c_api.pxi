@@ -134,7 +134,7 @@ cdef int finish(const Layers* plan, const Request* request, int n_threads, doubl
     """Run it. Signal handlers are not run: they are Python code, for which nobody in a C call is prepared."""
     cdef Clock clock
     cdef int status
-    reset_clock(&clock, True, may_take_long(plan, request))
+    reset_clock(&clock, True, may_take_long(plan, request, 1))
     status = run(plan, request, min(n_threads, <int>MOST_THREADS), &clock, loss)
     if status != DONE:
         with gil:

@@ -315,12 +315,12 @@ cdef inline bint is_short(const Layers* plan, const Request* request) noexcept:
             and <double>request.n_samples * (6.0 * plan.n_params + FLOPS_A_UNIT * plan.n_units) < SHORT_FLOPS)
 
 
-cdef inline bint may_take_long(const Layers* plan, const Request* request) noexcept nogil:
+cdef inline bint may_take_long(const Layers* plan, const Request* request, Py_ssize_t n_networks) noexcept nogil:
     """Whether to look for signals: whether there is more than a piece of work, were all of it as dear as can be."""
     cdef double flops = <double>MEMORY_FLOPS * (plan.n_params + request.n_sums)
     flops += cost_of(plan, request.mode) * request.n_samples * (<double>MEMORY_FLOPS * plan.n_params +
                                                                 2.0 * ENTRY_FLOPS * plan.n_units)
-    return plan.has_own or flops > piece_flops
+    return plan.has_own or n_networks * flops > piece_flops
 
 
 cdef inline double run_call(const Layers* plan, const Request* request, int n_threads) except? -1:
@@ -329,7 +329,7 @@ cdef inline double run_call(const Layers* plan, const Request* request, int n_th
     cdef double loss = 0
     cdef int status
     cdef bint keeps_gil = is_short(plan, request)
-    reset_clock(&clock, keeps_gil, not keeps_gil and may_take_long(plan, request))
+    reset_clock(&clock, keeps_gil, not keeps_gil and may_take_long(plan, request, 1))
     if keeps_gil:
         status = run(plan, request, 1, &clock, &loss)
     else:

@@ -208,7 +208,7 @@ cdef class Plan:
                     requests[m].labels = <const Py_ssize_t*>(<const char*>requests[m].labels + m * y_step)
                 requests[m].grad = cnp.PyArray_BYTES(out) + m * plan.n_params * plan.itemsize
             with nogil:
-                reset_clock(&clock, False, True)
+                reset_clock(&clock, False, may_take_long(plan, requests, n_networks))
                 clock.callers_mode = enter_default_mode()
                 status = run_ensemble(plan, requests, n_networks, loss, n_threads, &clock)
                 leave_default_mode(clock.callers_mode, loss)

@@ -8,6 +8,7 @@ cdef enum:
     CHAIN_ROWS = 64          # rows summed in one register chain; in a trial 1.41e-7 against 2.9e-7 for 128
     CHUNK_ROWS = 1024        # 16 chains are added in the network's dtype, then a wide accumulator takes over
     ROW_BYTES = 64           # tile rows are whole cache lines, one vector of the widest instruction set
+    FAR_BYTES = 2048         # from rows so long on panels are copied before use; below, copies cost more than they save
 
 cdef enum ActivationCode:    # as in activations.py
     IDENTITY = 0

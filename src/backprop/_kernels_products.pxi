@@ -9,7 +9,6 @@ cdef enum:
     PACK_ROWS = 16           # k's of a panel packed at a time: what is written stays in L1 (784-128: 13 us, not 23)
     LARGE_BYTES = 524288     # but W beyond L2 is read in whole rows, for the prefetcher (1000-3000: 3.9, not 6.3 ms)
     COPY_ROWS = 32           # a copied panel must be used by so many rows
-    FAR_BYTES = 2048         # from here on panels are copied before use; below, copies cost more than they save
     FEW_INPUTS = 4           # up to here grad_W has its lanes over units: a vector over inputs would be mostly empty
     NARROW = 8               # a forward product with at most so many outputs takes the dot form (docs/kernels.rst)
 
