@@ -99,7 +99,7 @@ class Activation(activations.Activation):
 
     @property
     def takes_complex(self) -> bool:
-        """Whether g continues to complex arguments, as the complex step of `check_gradient` needs."""
+        """Whether g continues to complex arguments, of which the complex step of `check_gradient` makes use."""
         try:
             return np.iscomplexobj(self.g(np.array([0.25 + 0.25j]), 0.0))
         except Exception:  # whatever a user's function raises
