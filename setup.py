@@ -10,14 +10,17 @@ in three processes). Not with free threads: they have no limited API before 3.15
 
 import os
 import platform
+import shutil
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CCompilerError, ExecError
 
 PACKAGE = Path("src", "backprop")
 LIMITED_API = sys.version_info >= (3, 12) and not sysconfig.get_config_var("Py_GIL_DISABLED")
@@ -88,8 +91,44 @@ def extensions():
     return [core, *builds]
 
 
+# The packages that hold a C compiler, and the headers of Python: of the first of these programs that is there.
+INSTALLERS = {
+    "apt-get": ("apt-get install gcc libc6-dev", "apt-get install python3-dev"),
+    "dnf": ("dnf install gcc", "dnf install python3-devel"),
+    "apk": ("apk add gcc musl-dev", "apk add python3-dev"),
+    "pacman": ("pacman -S gcc", "pacman -S python"),
+    "zypper": ("zypper install gcc", "zypper install python3-devel"),
+    "xcode-select": ("xcode-select --install", "install Python from python.org or Homebrew"),
+}
+ELSEWHERE = ("install GCC 11 or Clang 12, or later, and set CC to it", "install the headers of this Python")
+
+
+def missing_of(compiler, flags):
+    """A sentence about what is missing to build, None if nothing is: it is tried on three files of one line."""
+    found = next((commands for program, commands in INSTALLERS.items() if shutil.which(program)), ELSEWHERE)
+    get_compiler, get_headers = found
+    named = f"CC={os.environ['CC']!r}" if "CC" in os.environ else "the compiler that Python names"
+    trials = [
+        ("#include <math.h>", [], f"expected a C compiler, but {named} compiles nothing: {get_compiler}"),
+        ("#include <Python.h>", [], f"expected the headers of Python, but Python.h is missing: {get_headers}"),
+        ("int one;", flags, f"expected GCC 11 or Clang 12, or later, but {named} does not know {' '.join(flags)}"),
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "trial.c")
+        for text, options, sentence in trials:
+            source.write_text(text + "\n")
+            try:
+                compiler.compile([str(source)], output_dir=folder, extra_postargs=options)
+            except (CCompilerError, ExecError):
+                return sentence
+    return None
+
+
 class Build(build_ext):
-    """On Windows clang-cl in the place of cl: the kernels' vectors are GCC's and Clang's."""
+    """Says in one sentence, at the end, what is missing to build.
+
+    On Windows clang-cl in the place of cl: the kernels' vectors are GCC's and Clang's.
+    """
 
     def build_extensions(self):
         """Change the compiler once it is known."""
@@ -104,6 +143,9 @@ class Build(build_ext):
                     *(f"/clang:{o}" for o in extension.extra_compile_args if o != "-fvisibility=hidden"),
                 ]
                 extension.libraries = [*extension.libraries, "synchronization"]  # WaitOnAddress
+        missing = missing_of(self.compiler, self.extensions[-1].extra_compile_args)
+        if missing:
+            sys.exit(f"error: {missing}")
         super().build_extensions()
 
 
