@@ -35,6 +35,8 @@ class _Controller:
 
 
 def add_controller(threadpoolctl: ModuleType) -> None:
-    """Add the controller to an imported threadpoolctl; those before 3.2 take none from outside."""
+    """Add the controller to an imported threadpoolctl, once; those before 3.2 take none from outside."""
     if hasattr(threadpoolctl, "register") and hasattr(threadpoolctl, "LibController"):
-        threadpoolctl.register(type("BackpropController", (_Controller, threadpoolctl.LibController), {}))
+        base = threadpoolctl.LibController
+        if not any(issubclass(controller, _Controller) for controller in base.__subclasses__()):
+            threadpoolctl.register(type("BackpropController", (_Controller, base), {}))
