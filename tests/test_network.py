@@ -2,10 +2,12 @@
 
 import copy
 import pickle
+import re
 import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from scipy import optimize, special
 from slowness import SLOWNESS
 
 import backprop
-from backprop import Network
+from backprop import Network, activations, custom
 from backprop.activations import ACTIVATIONS
 from backprop.losses import LOSSES
 
@@ -598,8 +600,24 @@ def test_public_names():
         assert getattr(backprop, name) is not None
     assert {"Network", "hidden_gradient", "preactivation_gradient", "set_num_threads", "get_num_threads", "num_threads",
             "show_config"} <= set(backprop.__all__)  # fmt: skip
-    assert [row.code for row in LOSSES.values()] == list(range(len(LOSSES)))
-    assert [row.code for row in ACTIVATIONS.values()] == list(range(len(ACTIVATIONS)))
+
+
+@pytest.mark.parametrize(
+    ("enum", "table", "others"),
+    [
+        ("LossCode", LOSSES, {}),
+        ("ActivationCode", ACTIVATIONS, {"SOFTMAX": activations.SOFTMAX_CODE, "CUSTOM": custom.CUSTOM_CODE}),
+    ],
+)
+def test_the_codes_are_those_of_the_kernels(enum, table, others):
+    """Each number once, in any order of the table: a new row takes the next free one."""
+    source = Path(backprop.__file__).with_name("_kernel_table.pxd").read_text(encoding="utf-8")
+    _, _, text = source.partition(f"cdef enum {enum}:")
+    of_kernels = {
+        name: int(code) for name, code in re.findall(r"^ +(\w+) = (\d+)", text.partition("\n\n")[0], re.MULTILINE)
+    }
+    assert of_kernels == {row.name.upper(): row.code for row in table.values()} | others
+    assert sorted(of_kernels.values()) == list(range(len(of_kernels)))
 
 
 def test_show_config(capsys):
