@@ -5,8 +5,8 @@
 
 builds a wheel and gives each set of releases below an environment of its own, in which a few lines are run that use
 all of the libraries at once, then the tests that touch them. The last lines are a table of what happened; the exit
-status is 0 if all of it went well. About ten minutes on two cores with Python 3.11, for which the pinned releases have
-wheels.
+status is 0 if all of it went well. About a quarter of an hour on two cores with Python 3.11, for which the pinned
+releases have wheels.
 """
 
 from __future__ import annotations
