@@ -211,7 +211,7 @@ def test_lists_and_sequences_of_numbers(value):
 # What is no array of numbers, and what to do -------------------------------------------------------------------------
 
 NO_ARRAY = {
-    "None": (None, r"expected an array of numbers, got None$"),
+    "None": (None, r"expected an array of numbers, got NoneType None$"),
     "a generator": ((row for row in X), r"got generator .*; list\(x\) holds its items"),
     "a map": (map(list, X), r"got map .*; list\(x\) holds its items"),
     "values of a dict": ({"a": X}.values(), r"got dict_values .*; list\(x\) holds its items"),
@@ -223,7 +223,7 @@ NO_ARRAY = {
     "a list of sparse": ([sparse.csr_array(X)], r"expected a dense array, got csr_array"),
     "objects": (X.astype(object), r"got dtype object; np\.asarray\(x, float\) makes floats of it"),
     "integers as objects": (np.ones((5, 3), int).astype(object), r"np\.asarray\(x, int\) makes ints of it"),
-    "None in a list": ([[1.0, None, 2.0]], r"got dtype object, with None at \[0, 1\]"),
+    "None in a list": ([[1.0, None, 2.0]], r"got dtype object, with NoneType None at \[0, 1\]"),
     "text in objects": (np.array([[1.0, "a", 2.0]], object), r"got dtype object, with str 'a' at \[0, 1\]"),
     "a decimal": ([[1.0, Decimal(1), 2.0]], r"got dtype object, with Decimal Decimal\('1'\) at \[0, 1\]"),
     "text": ([["1", "2", "3"]], r"expected real numbers, got dtype <U1$"),

@@ -573,7 +573,7 @@ def test_rng(value, error):
 @pytest.mark.parametrize(
     ("argument", "value", "nearest"),
     [("activations", "Relu", "relu"), ("activations", "sigmod", "sigmoid"), ("activations", "TANH", "tanh"),
-     ("activations", ("leaky-relu", 0.1), "leaky_relu"), ("activations", "swish", "hardswish"),
+     ("activations", ("leaky-relu", 0.1), "leaky_relu"), ("activations", "swish", "silu"),
      ("loss", "cross-entropy", "cross_entropy"), ("loss", "sqared_error", "squared_error"),
      ("loss", ("Huber", 1.0), "huber"), ("output", "soft_max", "softmax"), ("output", "Identity", "identity")],
 )  # fmt: skip

@@ -736,7 +736,7 @@ def refused(path, data, message):
         tracemalloc.stop()
     assert repr(str(path)) in str(caught.value)
     assert seconds < 1
-    assert peak < len(data) + 2**18  # the first of an unknown name imports difflib
+    assert peak < len(data) + 2**18  # the first unknown name makes the table of other libraries' names
 
 
 def hostile_file(what, header, tensors):

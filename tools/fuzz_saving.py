@@ -11,7 +11,6 @@ OVERHEAD of memory. The exit status is 1 where anything was wrong.
 """
 
 import argparse
-import difflib  # noqa: F401  (messages about unknown names import it: its first import is not a file's memory)
 import json
 import os
 import random

@@ -86,6 +86,7 @@ TILES, ADDING = "_core_tiles.pxi", "_core_sums.pxi"
 SWEEPS, ENSEMBLE = "_core_sweeps.pxi", "_core_ensemble.pxi"
 MODES_OF_SUMS, MODES_OF_ROWS = "_core_modes_of_sums.pxi", "_core_modes_of_rows.pxi"
 NORMS = "_core_norms.pxi"
+NAMES = "_other_names.py"
 LINEARIZATION, VALIDATE, LIKES = "_core_linearization.pxi", "_validate.py", "_array_likes.py"
 FREE_LISTS, SIGNALS = "_core_free_lists.pxi", "_core_signals.pxi"
 POOL, SAVING, OBJECTIVE, OWN = "_pool.c", "saving.py", "objective.py", "custom.py"
@@ -114,6 +115,7 @@ FIRST_TESTS = {  # of a file, before those above: they notice soonest, or nobody
     QUICK: ["tests/test_quick_calls.py"],
     INSPECT: ["tests/test_bad_input.py", "tests/test_written_meanwhile.py"],
     VALIDATE: ["tests/test_bad_input.py", "tests/test_labels.py", "tests/test_empty_batches.py"],
+    NAMES: ["tests/test_other_names.py"],
     LIKES: ["tests/test_array_likes.py", "tests/test_frames.py"],
 }
 
@@ -734,6 +736,10 @@ MUTATIONS = [Mutation(*row) for row in [
     ("validation: columns in another order", LIKES, "array[:, j] = ", "array[:, -j] = "),
     ("validation: complex numbers accepted", LIKES,
      'array.dtype.kind not in "biuf":', 'array.dtype.kind not in "biufc":'),
+    ("hints: names of other functions lead to ours", NAMES,
+     "if key in meanings and meanings[key] is None:", "if False:"),
+    ("hints: one of several that are equally near", NAMES, "if len(nearest) != 1:", "if not nearest:"),
+    ("hints: swapped letters are two slips", NAMES, "min(row[j], last[j - 2] + 1)", "min(row[j], last[j - 2] + 2)"),
     ("validation: booleans as labels of three classes", VALIDATE,
      'array.dtype.kind == "b" and n_out != 2', 'array.dtype.kind == "b" and n_out < 2'),
     ("labels of members that may be one-hot rows accepted", PLAN, "n_networks == n_samples == plan", "0 == plan"),

@@ -1,4 +1,4 @@
-"""The tables of activations and losses, made from the tables that the code itself uses."""
+"""The tables of activations, losses and other libraries' names, made from the tables that the code itself uses."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from backprop import _other_names
 from backprop.activations import ACTIVATIONS
 from backprop.losses import LOSSES
 
@@ -32,14 +33,39 @@ def _losses() -> list[tuple[str, ...]]:
     return rows
 
 
+def _names(kind: list[_other_names.Row]) -> list[tuple[str, ...]]:
+    rows = [("backprop", *_other_names.LIBRARIES, "note")]
+    for row in kind:
+        names = (", ".join(f"``{name}``" for name in text.split()) for text in row.theirs)
+        rows.append((f'``"{row.ours}"``', *names, row.note))
+    return rows
+
+
+def _arguments() -> list[tuple[str, ...]]:
+    rows = [("of", "backprop", "elsewhere")]
+    for call, arguments in _other_names.ARGUMENTS.items():
+        for ours, theirs in arguments.items():
+            rows.append((f"``{call}``", f"``{ours}``", ", ".join(f"``{name}``" for name in theirs.split())))
+    return rows
+
+
+TABLES = {
+    "activations": _activations,
+    "losses": _losses,
+    "names-of-activations": lambda: _names(_other_names.ACTIVATIONS),
+    "names-of-losses": lambda: _names(_other_names.LOSSES),
+    "names-of-arguments": _arguments,
+}
+
+
 class Table(SphinxDirective):
-    """``.. code-table:: activations`` or ``losses``."""
+    """``.. code-table:: NAME``, with a name from TABLES."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         """Write the list-table and parse it."""
-        rows = {"activations": _activations, "losses": _losses}[self.arguments[0]]()
+        rows = TABLES[self.arguments[0]]()
         lines = [".. list-table::", "   :header-rows: 1", ""]
         for row in rows:
             lines += [f"   {'* -' if k == 0 else '  -'} {cell}" for k, cell in enumerate(row)]

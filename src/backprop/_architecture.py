@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from backprop import _other_names
 from backprop._validate import as_float, describe, positive_integer
 from backprop.activations import ACTIVATIONS, Activation
 from backprop.custom import Activation as Custom
@@ -53,14 +54,12 @@ def _name_and_parameter(value: object, argument: str, known: Iterable[str]) -> t
         name, parameter = value
         if parameter is None:
             raise TypeError(f"{argument}: expected a number as the parameter of {name!r}, got None")
+    names, kind = list(known), "loss" if argument == "loss" else "activation"
     if not isinstance(name, str):
-        raise TypeError(f"{argument}: expected a name or a pair (name, parameter), got {describe(value)}")
-    names = list(known)
+        hint = _other_names.hint_of_object(name, kind, names)
+        raise TypeError(f"{argument}: expected a name or a pair (name, parameter), got {describe(value)}{hint}")
     if name not in names:
-        import difflib
-
-        nearest = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        hint = _other_names.hint(name, kind, names)
         raise ValueError(f"{argument}: expected one of {', '.join(names)}, got {name!r}{hint}")
     return str(name), parameter  # a plain one, also for the repr
 
@@ -99,8 +98,9 @@ def hidden_activations(value: object, n_hidden: int) -> list[tuple[Activation, f
     if isinstance(value, str | Activation) or is_pair:
         return [activation(value, "activations")] * n_hidden
     if not isinstance(value, list | tuple):
+        hint = _other_names.hint_of_object(value, "activation", ACTIVATIONS)
         raise TypeError(
-            f"activations: expected a name, a pair (name, parameter) or a list of them, got {describe(value)}"
+            f"activations: expected a name, a pair (name, parameter) or a list of them, got {describe(value)}{hint}"
         )
     if len(value) != n_hidden:
         raise ValueError(f"activations: expected {n_hidden}, one for each hidden layer, got {len(value)}")

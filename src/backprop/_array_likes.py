@@ -28,8 +28,6 @@ _PROTOCOLS = ("__array__", "__array_interface__", "__array_struct__")
 
 def describe(value: object) -> str:
     """What came, in a few words."""
-    if value is None:
-        return "None"
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape} and dtype {value.dtype}"
     try:

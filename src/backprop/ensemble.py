@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _attributes, _core, _validate, threads
+from backprop import _attributes, _core, _other_names, _validate, threads
 from backprop import params as _params
 from backprop._calls import Calls
 from backprop.network import Network
@@ -58,6 +58,7 @@ class Ensemble(_attributes.Closed):
         ("net", "k", "rng"), "is fixed when the ensemble is made: make another one, Ensemble(net, k, rng=...)"
     )
 
+    @_other_names.checks_names
     def __init__(self, net: Network, k: int, *, rng: int | np.random.Generator | None = None) -> None:
         if not isinstance(net, Network):
             raise TypeError(f"net: expected a Network, got {_validate.describe(net)}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Never
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _architecture, _attributes, _core, _validate, threads
+from backprop import _architecture, _attributes, _core, _other_names, _validate, threads
 from backprop import params as _params
 from backprop._architecture import ActivationSpec, Spec
 from backprop._calls import Calls
@@ -102,6 +102,7 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         "biases": "are views of params: write into one, as net.biases[0][...] = b, or assign params",
     }
 
+    @_other_names.checks_names
     def __init__(
         self,
         sizes: Sequence[int],
@@ -411,6 +412,7 @@ class Network(Derivatives, SecondDerivatives, SquaredErrors, Inspection):
         """
         return self._call(_FORWARD, x, None, params, None, None, n_threads)
 
+    @_other_names.checks_names
     def objective(
         self,
         x: npt.ArrayLike,
