@@ -109,6 +109,15 @@ def test_a_missing_value_is_named(library, kind):
         make().loss(X, Y, sample_weight=column)
 
 
+@pytest.mark.parametrize("row", [0, 4])
+def test_no_row_is_left_out(row):
+    column = [1.0] * 5
+    column[row] = None
+    for y in (require_peer("polars").Series(column), require_peer("pandas").Series(column, dtype="Float64")):
+        with pytest.raises(ValueError, match=rf"^y: expected no missing values, got one in row {row} of "):
+            make().loss(X, y)
+
+
 def test_nan_among_numpys_floats_is_a_value():
     frame = pandas_frame({"a": X[:, 0], "b": [0.0, 1.0, np.nan, 0.0, 1.0], "c": X[:, 2]})
     assert np.isnan(make().forward(frame)).tolist() == [[False], [False], [True], [False], [False]]

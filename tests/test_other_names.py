@@ -101,7 +101,7 @@ def test_a_hint_says_how_the_two_differ(name, note):
     ("kind", "name"),
     [("activation", "rlu"), ("activation", "xyzzy"), ("activation", "lu"), ("activation", "s"),
      ("activation", "tanhtanh"), ("activation", "mse"), ("activation", "relu7x"), ("activation", ""),
-     ("activation", "_-"), ("loss", "error"),
+     ("activation", "_-"), ("activation", "sulu"), ("activation", "gilu"), ("loss", "error"),
      ("loss", "entropy"), ("loss", "loss"), ("loss", "relu"), ("activation", "r" * 10**6), ("loss", "mse" * 30)],
 )  # fmt: skip
 def test_no_hint_where_nothing_is_certain(kind, name):

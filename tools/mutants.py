@@ -116,7 +116,7 @@ FIRST_TESTS = {  # of a file, before those above: they notice soonest, or nobody
     INSPECT: ["tests/test_bad_input.py", "tests/test_written_meanwhile.py"],
     VALIDATE: ["tests/test_bad_input.py", "tests/test_labels.py", "tests/test_empty_batches.py"],
     NAMES: ["tests/test_other_names.py"],
-    LIKES: ["tests/test_array_likes.py", "tests/test_frames.py"],
+    LIKES: ["tests/test_array_likes.py", "tests/test_frames.py", "tests/test_bad_input.py"],
 }
 
 
