@@ -98,6 +98,29 @@ def test_rows_of_weight_zero_do_not_change_a_bit_with_threads(dtype):
         np.testing.assert_array_equal(grad, expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tiles_of_wide_rows_end_no_chain(dtype):
+    """Eight or sixteen rows of 1-50000-1 fill a tile, but the sums have the bits that each unit has in a narrow layer.
+
+    With a cotangent of one's own no unit knows of the others.
+    """
+    wide = Network([1, 50_000, 1], activations="tanh", dtype=dtype)
+    narrow = Network([1, 100, 1], activations="tanh", dtype=dtype)
+    for i in (0, 1):
+        wide.weights[i][...] = fractions(wide.weights[i].shape, 1 + i, dtype)
+        narrow.weights[i].ravel()[...] = wide.weights[i].ravel()[:100]
+    for n_samples in (9, 64, 203):
+        x, cotangent = fractions((n_samples, 1), 3, dtype), fractions((n_samples, 1), 4, dtype)
+        (W_1, b_1), (_, b_2) = wide.unflatten(wide.vjp(x, cotangent)[0])
+        (narrow_W_1, narrow_b_1), (_, narrow_b_2) = narrow.unflatten(narrow.vjp(x, cotangent)[0])
+        np.testing.assert_array_equal(W_1[:100], narrow_W_1)
+        np.testing.assert_array_equal(b_1[:100], narrow_b_1)
+        np.testing.assert_array_equal(b_2, narrow_b_2)
+        y = fractions((n_samples, 1), 5, dtype)
+        results = {n: sha256(wide, x, y, n) for n in (1, 2, 3, 8)}
+        assert len(set(results.values())) == 1, results
+
+
 if __name__ == "__main__":
     record = {f"{name} {n} {dtype}": sha256(*problem(name, n, dtype), 1) for name, n in CASES for dtype in DTYPES}
     SUMS.write_text(json.dumps(record, indent=1) + "\n")

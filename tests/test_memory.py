@@ -52,13 +52,16 @@ OF_WIDE_ROWS = {
     "input_gradient": ("net.input_gradient(x, y, n_threads={n})", 40),
     "per_sample_gradient_norms": ("net.per_sample_gradient_norms(x, y, n_threads={n})", 40),
     "jvp": ("net.jvp(x, v, n_threads={n})", 40),
+    "value_and_grad": ("net.value_and_grad(x, y, n_threads={n})", 32),
+    "hvp": ("net.hvp(x, y, v, n_threads={n})", 56),
+    "vjp": ("net.vjp(x, y, n_threads={n})", 56),
 }
 
 
 @pytest.mark.parametrize("n_threads", [1, 4])
 @pytest.mark.parametrize("name", OF_WIDE_ROWS)
 def test_wide_rows(name, n_threads):
-    """A row of 1-100000-1 has 1.5 MiB of a and h: 512 of them would take 781."""
+    """A row of 1-100000-1 has 1.5 MiB of a and h: 512 of them would take 781, and the 64 of a chain 98."""
     call, most = OF_WIDE_ROWS[name]
     peak, kept = measured(WIDE, call.format(n=n_threads))
     assert peak <= most * n_threads

@@ -20,7 +20,8 @@ B. A layer owns two buffers in the tile. h_i stays until (7) of the layer above 
 C. Sums over samples have three levels: chains of 64 rows in registers, at most 16 such chains added in the network's
    dtype (a chunk), and chunks added in float64 or, for float64, as a two-term sum. The division by n_samples or by the
    sum of the weights comes once, at the end. The order depends on the layers and the number of samples alone: tiles
-   are cut between chains, threads between tiles, units or chunks (_core_threads.pxi).
+   are cut between chains, threads between tiles, units or chunks (_core_threads.pxi). Tiles of very wide rows are
+   shorter than a chain, which then goes on from one to the next in a buffer of its own: `open_chain`.
 D. Rows whose weights are all 0 are left out when a tile is filled: the sums are those of the reduced problem, bit for
    bit. Then x, y and the weights of a tile are copied.
 E. Both dtypes and all instruction sets share this file: it handles untyped memory, and the kernels of `KernelTable`
@@ -42,9 +43,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from backprop._kernel_table cimport (
-    ADD, BINARY_CROSS_ENTROPY, CHAIN_ROWS, CHUNK_ROWS, CROSS_ENTROPY, CUSTOM, FAR_BYTES, HINGE, NO_WEIGHT, OVERWRITE,
-    PACKED, PACK_AND_KEEP, PACK_ONCE, POISSON, ROW_BYTES, SOFTMAX, SQUARED_ERROR, TANH, TIMES, WEIGHT_PER_ENTRY,
-    WEIGHT_PER_SAMPLE, KernelTable,
+    ADD, BINARY_CROSS_ENTROPY, CHAIN_ROWS, CHUNK_ROWS, CONTINUE, CROSS_ENTROPY, CUSTOM, FAR_BYTES, HINGE, NO_WEIGHT,
+    OVERWRITE, PACKED, PACK_AND_KEEP, PACK_ONCE, POISSON, ROW_BYTES, SOFTMAX, SQUARED_ERROR, TANH, TIMES,
+    WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
 )
 
 cnp.import_array()
@@ -251,6 +252,11 @@ cdef int g_prime_product(const Layers* plan, const Tile* tile, Py_ssize_t i, con
 
 # (7), (8) -------------------------------------------------------------------------------------------------------------
 
+cdef inline int going_on(const Tile* tile, bint add) noexcept nogil:
+    """What is added to sums: whole chains, or the rest of chains that tiles before this one began."""
+    return CONTINUE if add and tile.is_open else add
+
+
 cdef int weight_gradient(const Layers* plan, const Tile* tile, Py_ssize_t i, const char* grad_a, const char* h,
                          Py_ssize_t unit, Py_ssize_t n_units, char* grad, bint add, double divisor,
                          Clock* clock) noexcept nogil:
@@ -264,7 +270,7 @@ cdef int weight_gradient(const Layers* plan, const Tile* tile, Py_ssize_t i, con
         n = min(<Py_ssize_t>SCRATCH_UNITS, end - unit)
         if products_over_rows(plan, tile, tile.n_rows, layer.n_in, n, grad_a + unit * plan.itemsize, layer.ld, h,
                               ld_of_input(plan, i), grad + layer.W + unit * layer.n_in * plan.itemsize, layer.n_in,
-                              add, divisor, clock):
+                              going_on(tile, add), divisor, clock):
             return 1
         unit += n
     return 0
@@ -272,7 +278,7 @@ cdef int weight_gradient(const Layers* plan, const Tile* tile, Py_ssize_t i, con
 
 cdef int products_over_rows(const Layers* plan, const Tile* tile, Py_ssize_t n_rows, Py_ssize_t n_in,
                             Py_ssize_t n_out, const char* grad_a, Py_ssize_t ld_a, const char* h, Py_ssize_t ld_h,
-                            char* grad_W, Py_ssize_t ld_W, bint add, double divisor, Clock* clock) noexcept nogil:
+                            char* grad_W, Py_ssize_t ld_W, int add, double divisor, Clock* clock) noexcept nogil:
     """(7) of any rows: grad_W = grad_a^T h, or added to it.
 
     Inputs are cut only where the rows of h are so long that the kernel copies their panels: else it reads beyond the
@@ -295,11 +301,11 @@ cdef int bias_gradient(const Layers* plan, const Tile* tile, Py_ssize_t i, const
     """grad_{b_i} L = grad_{a_i} L for some units of a layer, summed over the tile; or added to grad."""
     cdef const Layer* layer = &plan.layers[i]
     return sum_of_rows(plan, tile.n_rows, n_units, grad_a + unit * plan.itemsize, layer.ld,
-                       grad + layer.b + unit * plan.itemsize, add, divisor, clock)
+                       grad + layer.b + unit * plan.itemsize, going_on(tile, add), divisor, clock)
 
 
 cdef int sum_of_rows(const Layers* plan, Py_ssize_t n_rows, Py_ssize_t n_out, const char* grad_a, Py_ssize_t ld_a,
-                     char* grad_b, bint add, double divisor, Clock* clock) noexcept nogil:
+                     char* grad_b, int add, double divisor, Clock* clock) noexcept nogil:
     """(8) of any rows."""
     cdef Py_ssize_t before
     cdef Pieces p

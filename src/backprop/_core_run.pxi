@@ -138,8 +138,12 @@ cdef int run_strips(const Layers* plan, const Request* request, Py_ssize_t n_chu
     """All threads on one group of rows."""
     cdef StripRun run
     cdef Lease lease
-    cdef Py_ssize_t rows = (n_threads * plan.tile_rows + CHAIN_ROWS - 1) // CHAIN_ROWS * CHAIN_ROWS  # a tile a thread
+    cdef Py_ssize_t rows = plan.tile_rows
     cdef int status = NO_WORKSPACE
+    while rows < n_threads * plan.tile_rows and rows < CHAIN_ROWS:
+        rows *= 2  # still a part of a chain, or a whole one
+    if rows % CHAIN_ROWS == 0:
+        rows = max(rows, n_threads * plan.tile_rows // CHAIN_ROWS * CHAIN_ROWS)  # a tile a thread
     rows = min(rows, rows_of_chunk(plan, request.n_kept))
     memset(&run, 0, sizeof(StripRun))
     run.plan = plan

@@ -11,6 +11,42 @@ cdef inline int packing_of(const Workspace* work, bint is_only_tile) noexcept no
     return PACK_ONCE if is_only_tile else PACK_AND_KEEP
 
 
+cdef inline bint has_open_chains(const Request* request, const Workspace* work, Py_ssize_t n_rows) noexcept nogil:
+    """Whether so many rows fall into tiles that are shorter than a chain."""
+    return (work.tile_rows < CHAIN_ROWS and n_rows > work.tile_rows and request.grad != NULL
+            and request.kind < OF_HESSIAN)
+
+
+cdef inline bint ends_chain(Py_ssize_t done, Py_ssize_t n_rows) noexcept nogil:
+    """Whether a chain ends after so many rows of a chunk."""
+    return done % CHAIN_ROWS == 0 or done == n_rows
+
+
+cdef bint add_chain(const Layers* plan, const Request* request, Py_ssize_t k, const char* chain, char* sums,
+                    bint first, double divisor, Clock* clock) noexcept nogil:
+    """Part k of chains that end here into the sums of a chunk, or added to them; divided where divisor is not 0.
+
+    Without chains, where chain is sums, it is divided alone: networks whose tiles may be shorter than a chain are never
+    divided in the kernels, which round some subnormal numbers otherwise. True where a signal handler raised.
+    """
+    cdef Py_ssize_t start = k * SUM_ENTRIES, n = min(<Py_ssize_t>SUM_ENTRIES, request.n_sums - start), p
+    chain += start * plan.itemsize
+    sums += start * plan.itemsize
+    if chain == sums:
+        pass
+    elif first:
+        memcpy(sums, chain, n * plan.itemsize)
+    elif plan.itemsize == 4:
+        for p in range(n):
+            (<float*>sums)[p] = (<float*>sums)[p] + (<const float*>chain)[p]
+    else:
+        for p in range(n):
+            (<double*>sums)[p] = (<double*>sums)[p] + (<const double*>chain)[p]
+    if divisor != 0:
+        plan.kernels.finish(n, sums, divisor, sums)
+    return is_stopped(clock, <double>MEMORY_FLOPS * n)
+
+
 cdef int chunk_sums(const Layers* plan, const Request* request, Workspace* work, Py_ssize_t* row, Py_ssize_t n_rows,
                     char* grad, double divisor, double* loss, Clock* clock) noexcept nogil:
     """The loss of one chunk, from source row `row` on, and its gradient (or other sums) into grad unless that is NULL.
@@ -20,26 +56,36 @@ cdef int chunk_sums(const Layers* plan, const Request* request, Workspace* work,
     """
     cdef Tile tile
     cdef Py_ssize_t done = 0, s, k
+    cdef bint is_open = has_open_chains(request, work, n_rows), has_short_tiles = plan.tile_rows < CHAIN_ROWS, add
+    cdef char* sums = work.open_chain if is_open else grad
+    cdef double end  # divisor where the sums end with this tile
     loss[0] = 0
     while done < n_rows:
         row[0] = fill_tile(plan, request, work, &tile, row[0], min(work.tile_rows, n_rows - done), clock)
         tile.packing = packing_of(work, tile.n_rows == request.n_kept)
+        tile.is_open = is_open
+        add = done % CHAIN_ROWS > 0 if is_open else done > 0
+        end = divisor if done + tile.n_rows == n_rows else 0
         if request.mode == VALUE_AND_GRAD:
             if forward_sweep(plan, request, work, &tile, grad != NULL, clock):
                 return 1
             if output_gradient(plan, request, work, &tile, a_of(plan, work, &tile, plan.n_layers), work.row_loss,
                                grad != NULL, clock):
                 return 1
-            if grad != NULL and backward_sweep(plan, request, work, &tile, grad, done > 0,
-                                               divisor if done + tile.n_rows == n_rows else 0, clock):
+            if grad != NULL and backward_sweep(plan, request, work, &tile, sums, add, 0 if has_short_tiles else end,
+                                               clock):
                 return 1
         else:
-            if sums_of_tile(plan, request, work, &tile, grad, done > 0, clock):
+            if sums_of_tile(plan, request, work, &tile, sums, add, clock):
                 return 1
-            if divisor != 0 and done + tile.n_rows == n_rows:
+            if end != 0 and not has_short_tiles:
                 for k in range(n_parts_of_sums(request)):
-                    if divide_only_chunk(plan, request, grad, k, divisor, clock):
+                    if divide_only_chunk(plan, request, grad, k, end, clock):
                         return 1
+        if has_short_tiles and grad != NULL and (ends_chain(done + tile.n_rows, n_rows) if is_open else end != 0):
+            for k in range(n_parts_of_sums(request)):
+                if add_chain(plan, request, k, sums, grad, done < CHAIN_ROWS, end, clock):
+                    return 1
         for s in range(tile.n_rows):
             loss[0] += work.row_loss[s]
         done += tile.n_rows

@@ -150,7 +150,9 @@ cdef struct StripRun:
     Tile group                   # the rows that are shared
     Py_ssize_t strip_rows
     double flops_a_task
-    bint add                     # to the sums of the chunk
+    char* sums                   # of the chunk, or of open chains
+    bint add                     # to these
+    bint first_chain
     double divisor               # 0, or where the sums of a single chunk end
     bint first_chunk
     Py_ssize_t* first_task       # by layer, of the phase that packs or sums by units; and their number at the end
@@ -229,6 +231,7 @@ cdef void units_task(void* context, Py_ssize_t index, int worker) noexcept nogil
     cdef Py_ssize_t i = layer_of_task(run, index), units = units_a_task(run, i)
     cdef Py_ssize_t first = (index - run.first_task[i]) * units
     cdef Tile group = run.group
+    cdef double divisor = 0 if run.plan.tile_rows < CHAIN_ROWS else run.divisor  # else `add_chain` divides
     cdef const char* grad_a
     cdef Clock own
     cdef Clock* clock = clock_of_thread(run.clock, worker, &own)
@@ -236,9 +239,17 @@ cdef void units_task(void* context, Py_ssize_t index, int worker) noexcept nogil
     units = min(units, run.plan.sizes[i] - first)
     grad_a = a_of(run.plan, run.work, &group, i)
     if weight_gradient(run.plan, &group, i, grad_a, input_of(run.plan, run.work, &group, i), first, units,
-                       run.request.grad, run.add, run.divisor, clock):
+                       run.sums, run.add, divisor, clock):
         return
-    bias_gradient(run.plan, &group, i, grad_a, first, units, run.request.grad, run.add, run.divisor, clock)
+    bias_gradient(run.plan, &group, i, grad_a, first, units, run.sums, run.add, divisor, clock)
+
+
+cdef void chain_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
+    """Some parameters of chains that end into the sums of the chunk."""
+    cdef StripRun* run = <StripRun*>context
+    cdef Clock own
+    add_chain(run.plan, run.request, index, run.sums, run.request.grad, run.first_chain, run.divisor,
+              clock_of_thread(run.clock, worker, &own))
 
 
 cdef void accumulate_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
@@ -273,7 +284,10 @@ cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Clock* cloc
         while in_chunk < n_rows and status == 0:
             row = fill_tile(plan, request, run.work, &run.group, row, min(run.work.tile_rows, n_rows - in_chunk),
                             clock)
-            run.add = in_chunk > 0
+            run.group.is_open = has_open_chains(request, run.work, n_rows)
+            run.sums = run.work.open_chain if run.group.is_open else request.grad
+            run.first_chain = in_chunk < CHAIN_ROWS
+            run.add = in_chunk % CHAIN_ROWS > 0 if run.group.is_open else in_chunk > 0
             run.divisor = 0
             if run.totals.wide == NULL and in_chunk + run.group.n_rows == n_rows:
                 run.divisor = request.divisor
@@ -287,6 +301,9 @@ cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Clock* cloc
                 run.flops_a_task = 2.0 * run.group.n_rows * plan.n_params / (4 * lease.n_threads)
                 status = pool_run(lease, number_tasks(run, True), units_task, run, poll_from_pool, clock)
             in_chunk += run.group.n_rows
+            if (plan.tile_rows < CHAIN_ROWS and request.grad != NULL and status == 0
+                    and (ends_chain(in_chunk, n_rows) if run.group.is_open else run.divisor != 0)):
+                status = pool_run(lease, n_sums, chain_task, run, poll_from_pool, clock)
         add_loss(run.totals, chunk_loss)
         if run.totals.wide != NULL and status == 0:
             run.first_chunk = done == 0

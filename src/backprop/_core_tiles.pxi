@@ -70,6 +70,7 @@ cdef struct Tile:
     Py_ssize_t* rows             # the source row of each row of the tile
     char* scratch                # this thread's
     int packing
+    bint is_open                 # its sums go on with chains that tiles before it began
 
 
 cdef inline bint has_weight(const Request* request, Py_ssize_t row, Py_ssize_t n_out) noexcept nogil:
@@ -138,6 +139,7 @@ cdef Py_ssize_t fill_tile(const Layers* plan, const Request* request, Workspace*
     tile.weight = NULL
     tile.rows = work.rows
     tile.scratch = work.scratch
+    tile.is_open = False
     if request.n_kept == request.n_samples:
         if request.y != NULL:
             tile.y = rows_of_source(request.y, &request.y_source, row, n_out * plan.itemsize)

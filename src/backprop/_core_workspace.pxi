@@ -58,6 +58,7 @@ cdef struct Workspace:
     char** g_second
     char** curve
     char** packed_v              # V_i^T in panels
+    char* open_chain             # (n_params,): where tiles are shorter than a chain
     char* jacobian               # (rows of a tile, ld_params) of Hessians; times n_L, of the normal equations
     char* gradients              # what `stream_gradients_of_rows` copies at a time
     char* residual               # (rows of a tile times n_L,)
@@ -195,10 +196,15 @@ cdef Py_ssize_t samples_of_jacobian(const Layers* plan, Py_ssize_t rows) noexcep
 
 
 cdef Py_ssize_t rows_of_tile(const Layers* plan, Py_ssize_t n_kept, int kind) noexcept nogil:
-    """Rows of a tile: at most plan.tile_rows, and chunks cut evenly at multiples of 64, between chains."""
+    """Rows of a tile: at most plan.tile_rows, and chunks cut evenly at multiples of 64, between chains.
+
+    Below that plan.tile_rows is a part of 64; but sums that are matrices have no open chains, and are larger anyway.
+    """
     cdef Py_ssize_t n_rows = rows_of_chunk(plan, n_kept)
     cdef Py_ssize_t n_tiles = (n_rows + plan.tile_rows - 1) // plan.tile_rows
     cdef Py_ssize_t rows = (n_rows + n_tiles - 1) // n_tiles
+    if plan.tile_rows < CHAIN_ROWS and kind < OF_HESSIAN:
+        return min(n_rows, plan.tile_rows)
     rows = min(n_rows, (rows + CHAIN_ROWS - 1) // CHAIN_ROWS * CHAIN_ROWS)
     return samples_of_jacobian(plan, rows) if kind == OF_NORMAL_EQUATIONS else rows
 
@@ -267,6 +273,8 @@ cdef Py_ssize_t lay_out_workspace(const Layers* plan, Py_ssize_t rows, int n_scr
                                                          min(<Py_ssize_t>SCRATCH_UNITS, plan.layers[i].n_out)))
         if work.kind == OF_HESSIAN:
             scratch = max(scratch, plan.kernels.scratch_size(rows, plan.n_params, plan.layers[i].n_in))
+    if plan.tile_rows < CHAIN_ROWS:
+        take_bytes(block, &end, plan.n_params * plan.itemsize, <void**>&work.open_chain)
     if work.kind >= OF_DERIVATIVES:
         take_bytes(block, &end, reals_at_a_time(plan) * plan.itemsize, <void**>&work.gradients)
     if work.kind == OF_HESSIAN:

@@ -57,6 +57,7 @@ cdef enum Epilogue:          # of a product A B, to what C holds
     OVERWRITE                # C = A B
     ADD                      # C = C + A B
     TIMES                    # C = G (.) A B: G is g'(a), in C itself or elsewhere, and C becomes grad_a
+    CONTINUE                 # C = A B, whose chains go on from what C holds: of a sum over rows that come in parts
 
 cdef struct KernelTable:
     const char* simd
@@ -86,13 +87,14 @@ cdef struct KernelTable:
     void (*g_prime_product)(Py_ssize_t n_rows, Py_ssize_t n, const void* grad_h, Py_ssize_t ld_grad_h,
                             void* g_prime, Py_ssize_t ld) noexcept nogil
 
-    # grad_W = grad_a^T h, grad_b = column sums of grad_a, in chains of 64 rows; overwrites, or adds where `add` is set.
+    # grad_W = grad_a^T h, grad_b = column sums of grad_a, in chains of 64 rows; overwrites, or adds where `add` is set:
+    # CONTINUE goes on with a chain that is there, of which these rows are no more than the rest.
     # grad_W's rows lie ld_W apart. Where divisor is not 0 this is the end of the sum, and it is divided.
     void (*weight_gradient)(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a, Py_ssize_t ld_a,
                             const void* h, Py_ssize_t ld_h, void* grad_W, Py_ssize_t ld_W,
-                            bint add, double divisor, void* scratch) noexcept nogil
+                            int add, double divisor, void* scratch) noexcept nogil
     void (*bias_gradient)(Py_ssize_t n_rows, Py_ssize_t n_out, const void* grad_a, Py_ssize_t ld_a,
-                          void* grad_b, bint add, double divisor) noexcept nogil
+                          void* grad_b, int add, double divisor) noexcept nogil
 
     # Row losses in float64, times their weights times weight_scale; z becomes grad_z.
     void (*loss)(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out, void* z, Py_ssize_t ld,

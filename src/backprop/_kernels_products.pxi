@@ -27,6 +27,7 @@ cdef inline Product product(Py_ssize_t n_rows, Py_ssize_t K, Py_ssize_t chain_le
     t.B = NULL
     t.b_k = 0
     t.bias = NULL
+    t.bias_row = 0
     t.C = NULL
     t.c_row = 0
     t.epilogue = OVERWRITE
@@ -249,19 +250,19 @@ cdef void g_prime_product(Py_ssize_t n_rows, Py_ssize_t n, const void* grad_h_, 
 
 # grad_{W_i} L = grad_{a_i} L h_{i-1}^T,   grad_{b_i} L = grad_{a_i} L ------------------------------------------------
 
-cdef inline Product sum_over_rows(Py_ssize_t n_rows, Py_ssize_t n_out, const real* grad_a, Py_ssize_t ld_a, bint add,
+cdef inline Product sum_over_rows(Py_ssize_t n_rows, Py_ssize_t n_out, const real* grad_a, Py_ssize_t ld_a, int add,
                                   double divisor) noexcept nogil:
     """C[u] = sum_s grad_a[s][u] B[s], or added to C: chains of 64 rows, one after another."""
     cdef Product t = product(n_out, n_rows, CHAIN_ROWS, grad_a, 1, ld_a, 1)
-    t.epilogue = ADD if add else OVERWRITE
+    t.epilogue = ADD if add and add != CONTINUE else OVERWRITE
     t.divisor = divisor
     return t
 
 
 cdef void weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a_, Py_ssize_t ld_a,
-                          const void* h_, Py_ssize_t ld_h, void* grad_W_, Py_ssize_t ld_W, bint add, double divisor,
+                          const void* h_, Py_ssize_t ld_h, void* grad_W_, Py_ssize_t ld_W, int add, double divisor,
                           void* scratch_) noexcept nogil:
-    """grad_W[u][j] = sum_s grad_a[s][u] h[s][j]: chains of 64 rows, added to grad_W one after another.
+    """grad_W[u][j] = sum_s grad_a[s][u] h[s][j]: chains of 64 rows, added to grad_W one after another, or one's rest.
 
     grad_W's rows lie ld_W apart. divisor is 0, or what the sum is divided by after its last chain.
     """
@@ -292,6 +293,9 @@ cdef void weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, 
             t.B = copied_h
             t.b_k = p.width
         t.C = grad_W + j
+        if add == CONTINUE:
+            t.bias = t.C
+            t.bias_row = ld_W
         panel_product(&t, &p)
         j += p.width
 
@@ -314,7 +318,7 @@ cdef void copy_by_blocks(Py_ssize_t n_rows, Py_ssize_t n_out, const real* grad_a
 
 cdef void transposed_weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const real* grad_a,
                                      Py_ssize_t ld_a, const real* h, Py_ssize_t ld_h, real* grad_W,
-                                     Py_ssize_t ld_W, bint add, double divisor, real* sums) noexcept nogil:
+                                     Py_ssize_t ld_W, int add, double divisor, real* sums) noexcept nogil:
     """The same chains with lanes over units, for few inputs: sums[j][u], then added to grad_W[u][j]."""
     cdef Py_ssize_t u = 0, v, j, s, chain
     cdef Product t
@@ -330,11 +334,17 @@ cdef void transposed_weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssiz
             t.b_k = ld_a
             t.C = sums
             t.c_row = p.width
+            if add == CONTINUE:
+                for j in range(n_in):
+                    for v in range(min(n_out - u, <Py_ssize_t>p.width)):
+                        sums[j * p.width + v] = grad_W[(u + v) * ld_W + j]
+                t.bias = sums
+                t.bias_row = p.width
             panel_product(&t, &p)
             for v in range(min(n_out - u, <Py_ssize_t>p.width)):
                 for j in range(n_in):
                     total = sums[j * p.width + v]
-                    if add or s > 0:
+                    if s > 0 or (add and add != CONTINUE):
                         total = grad_W[(u + v) * ld_W + j] + total
                     if divisor != 0 and s + chain == n_rows:
                         total = divide_scalar(total, divisor, 1 / divisor)
@@ -344,7 +354,7 @@ cdef void transposed_weight_gradient(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssiz
 
 
 cdef void bias_gradient(Py_ssize_t n_rows, Py_ssize_t n_out, const void* grad_a_, Py_ssize_t ld_a,
-                        void* grad_b_, bint add, double divisor) noexcept nogil:
+                        void* grad_b_, int add, double divisor) noexcept nogil:
     """grad_b[u] = sum_s grad_a[s][u], in the chains of weight_gradient: the weight of a unit that is always 1."""
     cdef const real* grad_a = <const real*>grad_a_
     cdef real* grad_b = <real*>grad_b_
@@ -358,5 +368,7 @@ cdef void bias_gradient(Py_ssize_t n_rows, Py_ssize_t n_out, const void* grad_a_
         p = next_panel(n_out - u)
         t.B = grad_a + u
         t.C = grad_b + u
+        if add == CONTINUE:
+            t.bias = t.C
         panel_product(&t, &p)
         u += p.width
