@@ -50,8 +50,8 @@ cdef inline int next_rows(Py_ssize_t n_left) noexcept nogil:
 
 cdef inline void block(const int n_rows, const int n_vectors, const int tail, Py_ssize_t K,
                        const real* A, Py_ssize_t a_row, Py_ssize_t a_k, const real* B, Py_ssize_t b_k,
-                       Py_ssize_t n_last, const real* bias, Py_ssize_t bias_row, const real* factor, real* C,
-                       Py_ssize_t c_row, const int epilogue) noexcept nogil:
+                       Py_ssize_t n_last, const real* bias, const real* factor, real* C, Py_ssize_t c_row,
+                       const int epilogue) noexcept nogil:
     """n_rows x (vectors of the panel) chains in registers: C[r][c] from sum_k A[r][k] B[k][c], from the bias or 0.
 
     k goes in order. n_rows, n_vectors and tail are constants to the compiler. Of the last vector (or half vector) of C
@@ -76,18 +76,12 @@ cdef inline void block(const int n_rows, const int n_vectors, const int tail, Py
                 b[c] = load(bias + c * LANES)
         for r in range(n_rows):
             chain[r][c] = b[c]
-            if bias_row != 0 and tail == PARTIAL and c == n_vectors - 1:
-                chain[r][c] = load_first(bias + r * bias_row + c * LANES, n_last)
-            elif bias_row != 0:
-                chain[r][c] = load(bias + r * bias_row + c * LANES)
     if tail == HALF:
         half_b = half_broadcast(0)
         if bias != NULL:
             half_b = half_load(bias + n_vectors * LANES, n_last)
         for r in range(n_rows):
             half_chain[r] = half_b
-            if bias_row != 0:
-                half_chain[r] = half_load(bias + r * bias_row + n_vectors * LANES, n_last)
     for k in range(K):
         for c in range(n_vectors):
             b[c] = load(B + k * b_k + c * LANES)
@@ -131,7 +125,6 @@ cdef struct Product:
     const real* B
     Py_ssize_t b_k
     const real* bias             # where the chains start, or NULL
-    Py_ssize_t bias_row          # from a row of these to the next; 0: all rows start alike
     real* C
     Py_ssize_t c_row
     int epilogue
@@ -141,33 +134,25 @@ cdef struct Product:
 
 cdef inline void block_of_rows(int n_rows, const int n_vectors, const int tail, Py_ssize_t K,
                                const real* A, Py_ssize_t a_row, Py_ssize_t a_k, const real* B, Py_ssize_t b_k,
-                               Py_ssize_t n_last, const real* bias, Py_ssize_t bias_row, const real* factor,
-                               real* C, Py_ssize_t c_row, const int epilogue) noexcept nogil:
+                               Py_ssize_t n_last, const real* bias, const real* factor, real* C,
+                               Py_ssize_t c_row, const int epilogue) noexcept nogil:
     """The block with n_rows = 1..BLOCK_ROWS turned into a constant."""
     if n_rows == 8 and BLOCK_ROWS >= 8:
-        block(8, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, bias_row, factor, C, c_row,
-              epilogue)
+        block(8, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, factor, C, c_row, epilogue)
     elif n_rows == 7 and BLOCK_ROWS >= 7:
-        block(7, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, bias_row, factor, C, c_row,
-              epilogue)
+        block(7, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, factor, C, c_row, epilogue)
     elif n_rows == 6 and BLOCK_ROWS >= 6:
-        block(6, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, bias_row, factor, C, c_row,
-              epilogue)
+        block(6, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, factor, C, c_row, epilogue)
     elif n_rows == 5 and BLOCK_ROWS >= 5:
-        block(5, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, bias_row, factor, C, c_row,
-              epilogue)
+        block(5, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, factor, C, c_row, epilogue)
     elif n_rows == 4:
-        block(4, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, bias_row, factor, C, c_row,
-              epilogue)
+        block(4, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, factor, C, c_row, epilogue)
     elif n_rows == 3:
-        block(3, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, bias_row, factor, C, c_row,
-              epilogue)
+        block(3, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, factor, C, c_row, epilogue)
     elif n_rows == 2:
-        block(2, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, bias_row, factor, C, c_row,
-              epilogue)
+        block(2, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, factor, C, c_row, epilogue)
     else:
-        block(1, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, bias_row, factor, C, c_row,
-              epilogue)
+        block(1, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, factor, C, c_row, epilogue)
 
 
 cdef inline void blocks_of_panel(Product t, const int n_vectors, const int tail, Py_ssize_t n_last) noexcept nogil:
@@ -180,30 +165,28 @@ cdef inline void blocks_of_panel(Product t, const int n_vectors, const int tail,
     cdef Py_ssize_t r = 0, k, K, a_k
     cdef const real* A
     cdef real* C = t.C
-    cdef const real* bias = t.bias
     cdef int n_rows
     while r < t.n_rows:
         n_rows = next_rows(t.n_rows - r)
         a_k = n_rows if t.a_k == BY_BLOCK else t.a_k
         A = t.A + r * t.a_block
         if t.epilogue == TIMES:
-            block_of_rows(n_rows, n_vectors, tail, t.K, A, t.a_row, a_k, t.B, t.b_k, n_last, t.bias, 0,
+            block_of_rows(n_rows, n_vectors, tail, t.K, A, t.a_row, a_k, t.B, t.b_k, n_last, t.bias,
                           t.factor + (C - t.C), C, t.c_row, TIMES)
         else:
             k = 0
             if t.epilogue == OVERWRITE:
                 k = min(t.chain_length, t.K)
-                block_of_rows(n_rows, n_vectors, tail, k, A, t.a_row, a_k, t.B, t.b_k, n_last, bias, t.bias_row, NULL,
-                              C, t.c_row, OVERWRITE)
+                block_of_rows(n_rows, n_vectors, tail, k, A, t.a_row, a_k, t.B, t.b_k, n_last, t.bias, NULL, C,
+                              t.c_row, OVERWRITE)
             while k < t.K:
                 K = min(t.chain_length, t.K - k)
                 block_of_rows(n_rows, n_vectors, tail, K, A + k * a_k, t.a_row, a_k, t.B + k * t.b_k, t.b_k, n_last,
-                              NULL, 0, NULL, C, t.c_row, ADD)
+                              NULL, NULL, C, t.c_row, ADD)
                 k += K
         if t.divisor != 0 and t.divisor != 1:
             divide_rows(n_rows, (n_vectors - (1 if tail != HALF else 0)) * LANES + n_last, C, t.c_row, t.divisor)
         C += n_rows * t.c_row
-        bias += n_rows * t.bias_row
         r += n_rows
 
 
