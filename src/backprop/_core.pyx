@@ -73,7 +73,7 @@ cdef int preactivation(const Layers* plan, const Tile* tile, Py_ssize_t i, const
     cdef Py_ssize_t ld_h = ld_of_input(plan, i), before
     cdef int packs
     cdef Pieces p
-    start_product(&p, clock, tile.n_rows, 1, layer.n_out, layer.n_in)
+    start_product(&p, clock, tile.n_rows, 1, layer.n_out, PIECE_COLUMNS, layer.n_in)
     while p.n:
         packs = packing
         if p.n_rows < tile.n_rows and packing != PACKED:  # the next rows find the panels of the first ones
@@ -221,7 +221,7 @@ cdef int hidden_sum(const Layers* plan, const Tile* tile, Py_ssize_t i, const ch
     cdef const Layer* next_layer = &plan.layers[i + 1]
     cdef Py_ssize_t ld = ld_of_input(plan, i + 1), start
     cdef Pieces p
-    start_product(&p, clock, tile.n_rows, 1, next_layer.n_in, next_layer.n_out)
+    start_product(&p, clock, tile.n_rows, 1, next_layer.n_in, PIECE_COLUMNS, next_layer.n_out)
     while p.n:
         start = place(&p, ld, plan.itemsize)
         plan.kernels.hidden_sum(p.n_rows, p.n, next_layer.n_out, grad_a_next + p.row * next_layer.ld * plan.itemsize,
@@ -285,12 +285,12 @@ cdef int products_over_rows(const Layers* plan, const Tile* tile, Py_ssize_t n_r
     last input of a piece, up to the end of a whole row.
     """
     cdef Pieces p
-    start_product(&p, clock, n_in, PIECE_COLUMNS if ld_h * plan.itemsize >= FAR_BYTES else n_in, n_out, n_rows)
+    start_product(&p, clock, n_out, PIECE_COLUMNS, n_in, PIECE_COLUMNS if ld_h * plan.itemsize >= FAR_BYTES else n_in,
+                  n_rows)
     while p.n:
-        plan.kernels.weight_gradient(n_rows, p.n_rows, p.n, grad_a + p.column * plan.itemsize, ld_a,
-                                     h + p.row * plan.itemsize, ld_h,
-                                     grad_W + (p.column * ld_W + p.row) * plan.itemsize, ld_W, add, divisor,
-                                     tile.scratch)
+        plan.kernels.weight_gradient(n_rows, p.n, p.n_rows, grad_a + p.row * plan.itemsize, ld_a,
+                                     h + p.column * plan.itemsize, ld_h, grad_W + place(&p, ld_W, plan.itemsize), ld_W,
+                                     add, divisor, tile.scratch)
         if next_piece(&p, clock):
             return 1
     return 0

@@ -211,12 +211,12 @@ cdef bint count_piece(Pieces* piece, Clock* clock) noexcept nogil:
 
 
 cdef inline void start_product(Pieces* piece, const Clock* clock, Py_ssize_t n_rows, Py_ssize_t row_step, Py_ssize_t n,
-                               Py_ssize_t depth) noexcept nogil:
+                               Py_ssize_t column_step, Py_ssize_t depth) noexcept nogil:
     """Pieces of C = A B, sums over so many terms. Each row of C reads a row of A, each column a column of B."""
     cdef double flops_an_entry = 0
     if clock.is_counting:
         flops_an_entry = depth * (2 + MEMORY_FLOPS / <double>n) + MEMORY_FLOPS
-    start_pieces(piece, clock, n_rows, row_step, n, PIECE_COLUMNS, flops_an_entry, <double>MEMORY_FLOPS * depth)
+    start_pieces(piece, clock, n_rows, row_step, n, column_step, flops_an_entry, <double>MEMORY_FLOPS * depth)
 
 
 cdef inline void start_entries(Pieces* piece, const Clock* clock, Py_ssize_t n_rows, Py_ssize_t n,
