@@ -67,7 +67,7 @@ def test_booleans_are_labels_of_two_classes():
 def test_labels_of_members_that_may_be_one_hot_rows(value):
     net = make(3)
     ensemble = Ensemble(net, 3, rng=0)
-    with pytest.raises(ValueError, match=r"^y: expected labels of each network or one-hot .*got shape \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"^y: expected a shape with one meaning, got \(3, 3\): labels"):
         ensemble.value_and_grad(X[:3], value)
     one_hot, labels = np.asarray(value, float), np.eye(3)[np.asarray(value, int)]
     assert ensemble.value_and_grad(X[:3], one_hot)[0][1] == ensemble[1].loss(X[:3], one_hot)

@@ -52,17 +52,27 @@ cdef Py_ssize_t networks_in(const Layers* plan, Parameters params) except -1:
 
 
 def is_in_its_owner(cnp.ndarray array not None):
-    """Whether a contiguous view still lies in the array that owns its memory.
+    """Whether a view, of whatever strides, still lies in the array that owns its memory.
 
     The owner may have been resized with refcheck=False, and the memory been freed.
     """
     cdef cnp.ndarray owner
+    cdef char* first = cnp.PyArray_BYTES(array)
+    cdef char* end = first + cnp.PyArray_ITEMSIZE(array)
+    cdef Py_ssize_t span
+    cdef int d
     base = cnp.get_array_base(array)
     if not isinstance(base, cnp.ndarray):
         return True
     owner = base
     if not cnp.PyArray_CHKFLAGS(owner, cnp.NPY_ARRAY_OWNDATA):
         return True
-    return (cnp.PyArray_BYTES(owner) <= cnp.PyArray_BYTES(array)
-            and cnp.PyArray_BYTES(array) + cnp.PyArray_NBYTES(array)
-            <= cnp.PyArray_BYTES(owner) + cnp.PyArray_NBYTES(owner))
+    if cnp.PyArray_SIZE(array) == 0:
+        return True
+    for d in range(cnp.PyArray_NDIM(array)):
+        span = (cnp.PyArray_DIM(array, d) - 1) * cnp.PyArray_STRIDE(array, d)
+        if span < 0:
+            first += span
+        else:
+            end += span
+    return cnp.PyArray_BYTES(owner) <= first and end <= cnp.PyArray_BYTES(owner) + cnp.PyArray_NBYTES(owner)

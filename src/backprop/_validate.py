@@ -237,7 +237,7 @@ def _labels(array: Array, n_samples: int, n_out: int, weight: Array | None) -> A
 def _blocks(array: Array, dtype: npt.DTypeLike, weight: Array | None) -> Iterator[tuple[int, Array, Array | None]]:
     """The first row, the converted rows and the weights of each block: one block where nothing is to be converted."""
     is_converted = array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned
-    n_rows = array.shape[0] if is_converted else _BLOCK_ROWS
+    n_rows = max(1, array.shape[0]) if is_converted else _BLOCK_ROWS
     for start in range(0, array.shape[0], n_rows):
         rows = slice(start, start + n_rows)
         yield start, _convert(array[rows], dtype, "y"), None if weight is None else weight[rows]
