@@ -36,8 +36,9 @@ SETS = {
 }
 SHOWN = ["numpy", "scipy", "threadpoolctl", "scikit-learn", "pandas", "polars"]
 TESTS = [
-    *("tests/test_after_import.py", "tests/test_arrays.py", "tests/test_bad_input.py", "tests/test_bits.py"),
-    *("tests/test_cli.py", "tests/test_file_kinds.py", "tests/test_network.py", "tests/test_threads.py"),
+    *("tests/test_after_import.py", "tests/test_array_likes.py", "tests/test_arrays.py", "tests/test_bad_input.py"),
+    *("tests/test_bits.py", "tests/test_cli.py", "tests/test_file_kinds.py", "tests/test_frames.py"),
+    *("tests/test_labels.py", "tests/test_network.py", "tests/test_threads.py"),
 ]
 FEW_OF_THREADS = "not test_threads or threadpoolctl"  # the others meet no library, and take minutes
 
@@ -81,6 +82,17 @@ with threadpoolctl.threadpool_limits(1):
     mixed = pandas.DataFrame({"a": whole[:, 0].astype("int8"), "b": whole[:, 1].astype("float32"), "c": whole[:, 2]})
     assert net.forward(mixed).tobytes() == net.forward(whole).tobytes()
     assert net.forward(polars.from_pandas(mixed)).tobytes() == net.forward(whole).tobytes()
+    nullable = pandas.DataFrame({"a": [1, 0], "b": [0.5, 2.0], "c": [3, 4]})
+    nullable = nullable.astype({"a": "boolean", "b": "Float64"})
+    plain = np.array([[1, 0.5, 3], [0, 2, 4]])
+    assert net.forward(nullable).tobytes() == net.forward(plain).tobytes()
+    frame = polars.DataFrame({"a": [True, False], "b": [0.5, 2.0], "c": [3, 4]})
+    assert net.forward(frame).tobytes() == net.forward(plain).tobytes()
+    try:
+        net.forward(nullable.assign(b=pandas.array([0.5, None], "Float64")))
+        raise AssertionError("a missing value was taken")
+    except ValueError as error:
+        assert "'b'" in str(error), error
 known = [library["user_api"] for library in threadpoolctl.threadpool_info()].count("backprop")
 release = tuple(int(number) for number in version("threadpoolctl").split(".")[:2])
 assert known == (release >= (3, 2)), (known, release)
