@@ -512,6 +512,7 @@ def mirror(floating[:, ::1] H):
     raise_for_signal(&clock)
 
 
+@cython.auto_pickle(False)
 cdef class DefaultFloatMode:
     """A context for NumPy's arithmetic on behalf of a call, which follows the modes of the floating-point units."""
 
