@@ -180,6 +180,24 @@ def assert_right_by_block(net, vector, exact, dtype):
         assert_right(vector[block], [exact[p] for p in block], max(abs(exact[p]) for p in block), dtype)
 
 
+@pytest.mark.parametrize("weight", [5e-324, 2.0**1023, 1.7e308])
+@pytest.mark.parametrize("call", ["per_sample_gradients", "input_gradient", "per_sample_gradient_norms"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_smallest_and_the_largest_weights(dtype, call, weight):
+    """A power of two that is no double multiplies nothing: 0 stays 0, and what is in the range stays right."""
+    rng = np.random.default_rng(0)
+    net = Network([3, 6, 2], activations="relu", dtype=dtype, rng=0)
+    net.params[:] *= 1e-3
+    x, y = rng.normal(size=(5, 3)), rng.normal(size=(5, 2)) * 1e-3
+    result = getattr(net, call)(x, y)
+    assert call != "per_sample_gradients" or (result == 0).any()
+    with np.errstate(all="ignore"):
+        want = (result * np.float64(weight)).astype(dtype)
+    info = np.finfo(dtype)
+    got = getattr(net, call)(x, y, sample_weight=np.full(5, weight))
+    np.testing.assert_allclose(got, want, rtol=100 * info.eps, atol=4 * float(info.smallest_subnormal))
+
+
 @pytest.mark.parametrize("weight", [1e-300, 1e-90, 1e-30, 1e30, 1e90, 1e300])
 @pytest.mark.parametrize("by_output", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

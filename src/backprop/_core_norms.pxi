@@ -17,7 +17,7 @@ cdef inline double moderate(double weight, int kept, int* exponent) noexcept nog
     if 1e-19 <= weight <= 1e19 or weight == 0:
         return weight
     frexp(weight, &e)
-    exponent[0] = e - kept if weight > 1 else e + kept
+    exponent[0] = min(e - kept, 1023) if weight > 1 else e + kept  # 2^1024 is no double
     return ldexp(weight, -exponent[0])
 
 
