@@ -271,7 +271,7 @@ cdef Py_ssize_t lay_out_workspace(const Layers* plan, Py_ssize_t rows, int n_scr
         scratch = max(scratch, plan.kernels.scratch_size(0, plan.layers[i].n_in, plan.layers[i].n_out))
         scratch = max(scratch, plan.kernels.scratch_size(rows, plan.layers[i].n_in,
                                                          min(<Py_ssize_t>SCRATCH_UNITS, plan.layers[i].n_out)))
-        if work.kind == OF_HESSIAN:
+        if work.kind >= OF_HESSIAN:
             scratch = max(scratch, plan.kernels.scratch_size(rows, plan.n_params, plan.layers[i].n_in))
     if plan.tile_rows < CHAIN_ROWS:
         take_bytes(block, &end, plan.n_params * plan.itemsize, <void**>&work.open_chain)
