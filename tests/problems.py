@@ -14,6 +14,8 @@ ACTIVATION_NAMES = list(ACTIVATIONS)
 LOSS_NAMES = list(LOSSES)
 Y_HAT_LOSSES = [name for name, row in LOSSES.items() if not row.acts_on_a]
 PARAMETERS = {"leaky_relu": 0.2, "elu": 0.7, "huber": 0.5, "quantile": 0.9, "cross_entropy": 0.1}
+# Where g grows faster than its argument: from the largest number of a dtype the argument at which g reaches it.
+OVERFLOWS = {"exp": np.log}
 LAYOUTS = ["plain", "strided", "reversed", "fortran", "read_only", "misaligned"]
 
 
@@ -21,6 +23,11 @@ def split(spec, table):
     """The table's row and the parameter of a name or a (name, parameter) pair."""
     name, parameter = spec if isinstance(spec, tuple) else (spec, None)
     return table[name], table[name].default if parameter is None else parameter
+
+
+def domain(name, a):
+    """The arguments for which g does not overflow."""
+    return a[a < OVERFLOWS[name](np.finfo(a.dtype).max)] if name in OVERFLOWS else a
 
 
 def relative_error(value, expected):
