@@ -21,7 +21,11 @@ from pathlib import Path
 from try_wheels import ROOT, environment, run
 
 BESIDE = ["scikit-learn", "pandas", "polars", "pyarrow", "joblib", "tqdm", "matplotlib", "safetensors"]
-WITH_SCIKIT_LEARN_1_4 = ["scikit-learn==1.4.2", "numpy==1.26.4", "scipy==1.13.1", "pandas==2.2.3", *BESIDE[2:]]
+WITH_SCIKIT_LEARN_1_4 = [
+    *("scikit-learn==1.4.2", "numpy==1.26.4", "scipy==1.13.1", "pandas==2.2.3", "polars"),
+    "pyarrow==17.0.0",  # later ones do not import beside NumPy 1.26
+    *BESIDE[4:],
+]
 SETS = {
     "threadpoolctl 2.2": ["threadpoolctl==2.2.0", *WITH_SCIKIT_LEARN_1_4],
     "threadpoolctl 3.1": ["threadpoolctl==3.1.0", *WITH_SCIKIT_LEARN_1_4],
