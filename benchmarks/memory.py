@@ -8,6 +8,7 @@ Each case runs in a process of its own, on Linux. README.md in this folder says 
 import argparse
 import subprocess
 import sys
+import textwrap
 
 # Peak memory is the kernel's high-water mark, which writing 5 to clear_refs sets back to the present size. Pages of a
 # mapped file count for the file, not for the process: RssAnon and not RssFile is what is looked at afterwards.
@@ -29,7 +30,7 @@ def on_disk(array, dtype=None, order="C"):
 
 rng = np.random.default_rng(0)
 with tempfile.TemporaryDirectory() as folder:
-    {setup}
+{setup}
     Path("/proc/self/clear_refs").write_text("5")
     before, file_before, anonymous = status("VmRSS"), status("RssFile"), status("RssAnon")
     result = {call}
@@ -88,6 +89,15 @@ CASES = {
 }  # fmt: skip
 
 
+def measure(setup, call):
+    """MiB that a call takes beside its result at its peak, that stay when the result is gone, and of the result."""
+    code = PROGRAM.format(setup=textwrap.indent(textwrap.dedent(setup), "    "), call=call)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise RuntimeError(run.stderr)
+    return tuple(map(float, run.stdout.split()))
+
+
 def main():
     """Measure the cases."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -96,12 +106,11 @@ def main():
     print(f"{'case':56} {'peak MiB':>9} {'kept MiB':>9} {'result MiB':>11}")
     for name, (setup, call) in CASES.items():
         if wanted in name:
-            code = PROGRAM.format(setup=setup.replace("; ", "\n    "), call=call)
-            run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-            if run.returncode:
-                print(f"{name:56} {run.stderr.strip().splitlines()[-1]}")
+            try:
+                peak, kept, result = measure(setup, call)
+            except RuntimeError as error:
+                print(f"{name:56} {str(error).strip().splitlines()[-1]}")
                 continue
-            peak, kept, result = map(float, run.stdout.split())
             print(f"{name:56} {peak:9.1f} {kept:9.1f} {result:11.1f}", flush=True)
 
 

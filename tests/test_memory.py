@@ -3,43 +3,16 @@
 Each case has a process of its own, whose high-water mark the kernel keeps; writing 5 to clear_refs sets it back.
 """
 
-import subprocess
 import sys
-import textwrap
+from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+from memory import measure
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the peak of a process's memory")
-
-START = """
-import re
-from pathlib import Path
-import numpy as np
-import backprop
-from backprop import Network
-
-def status(field):
-    return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-"""
-MEASURE = """
-Path("/proc/self/clear_refs").write_text("5")
-before, file_before, anonymous = status("VmRSS"), status("RssFile"), status("RssAnon")
-result = {call}
-peak = status("VmHWM") - before - max(0, status("RssFile") - file_before)
-parts = result if isinstance(result, tuple) else (result,)
-n_bytes = sum(part.nbytes for part in parts if isinstance(part, np.ndarray)) / 2**20
-del result, parts
-print(peak - n_bytes, status("RssAnon") - anonymous)
-"""
-
-
-def measured(setup, call):
-    """MiB that a call takes beside its result at its peak, and that stay when the result is gone."""
-    code = START + textwrap.dedent(setup) + MEASURE.format(call=call)
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    return map(float, run.stdout.split())
-
 
 # Wide rows and large sums ---------------------------------------------------------------------------------------------
 
@@ -63,7 +36,7 @@ OF_WIDE_ROWS = {
 def test_wide_rows(name, n_threads):
     """A row of 1-100000-1 has 1.5 MiB of a and h: 512 of them would take 781, and the 64 of a chain 98."""
     call, most = OF_WIDE_ROWS[name]
-    peak, kept = measured(WIDE, call.format(n=n_threads))
+    peak, kept, _ = measure(WIDE, call.format(n=n_threads))
     assert peak <= most * n_threads
     assert kept <= 72
 
@@ -77,7 +50,7 @@ x, y = np.ones(({n}, 10)), np.ones(({n}, 50))
 @pytest.mark.parametrize(("n_samples", "n_threads"), [(127, 1), (256, 1), (256, 2)])
 def test_normal_equations(n_samples, n_threads):
     """J takes 16 MiB a thread, not 100; and where there are chunks, two sums of 8 MiB, one a thread and one more."""
-    peak, kept = measured(MATRIX.format(n=n_samples), f"net.normal_equations(x, y, n_threads={n_threads})")
+    peak, kept, _ = measure(MATRIX.format(n=n_samples), f"net.normal_equations(x, y, n_threads={n_threads})")
     sums = 0 if n_samples < 128 else 16 + (0 if n_threads == 1 else (n_threads + 1) * 8)
     assert peak <= 20 * n_threads + sums
     assert kept <= 72
@@ -88,7 +61,7 @@ def test_a_network_gives_back_what_many_threads_took():
     net = Network([20, 256, 256, 1], rng=0)
     x, y = np.ones((131072, 20)), np.ones((131072, 1))
     """
-    peak, kept = measured(setup, "net.value_and_grad(x, y, n_threads=64)")
+    peak, kept, _ = measure(setup, "net.value_and_grad(x, y, n_threads=64)")
     assert peak <= 3 * 64
     assert kept <= 72
 
@@ -96,12 +69,8 @@ def test_a_network_gives_back_what_many_threads_took():
 # Data of another dtype ------------------------------------------------------------------------------------------------
 
 FILE = """
-import tempfile
 net = Network([50, 16, 1], dtype="{dtype}", rng=0)
-folder = tempfile.TemporaryDirectory()
-x = np.memmap(folder.name + "/x", "{of}", "w+", shape=(200_000, 50), order="{order}")
-x[...] = 1
-x.flush()
+x = on_disk(np.ones((200_000, 50)), "{of}", "{order}")
 y = np.ones((200_000, 1), "{of}")
 """
 FILES = [("float64", "f4", "C"), ("float32", "f8", "C"), ("float32", "i1", "C"), ("float64", ">f8", "C")]
@@ -117,13 +86,13 @@ OF_FILES = {
 @pytest.mark.parametrize(("dtype", "of", "order"), FILES)
 def test_a_file_of_another_dtype_or_order(dtype, of, order):
     """Its rows are converted by each tile: as a whole they would take 40 or 80 MB."""
-    peak, kept = measured(FILE.format(dtype=dtype, of=of, order=order), OF_FILES["value_and_grad"])
+    peak, kept, _ = measure(FILE.format(dtype=dtype, of=of, order=order), OF_FILES["value_and_grad"])
     assert peak <= 4
     assert kept <= 4
 
 
 @pytest.mark.parametrize("call", OF_FILES)
 def test_calls_on_a_file_of_another_dtype(call):
-    peak, kept = measured(FILE.format(dtype="float64", of="f4", order="C"), OF_FILES[call])
+    peak, kept, _ = measure(FILE.format(dtype="float64", of="f4", order="C"), OF_FILES[call])
     assert peak <= 6
     assert kept <= 6
