@@ -556,7 +556,7 @@ MUTATIONS = [Mutation(*row) for row in [
     ("quick calls: rows of weight 0 in calls by sample", QUICK,
      " or (call.sums == NULL and call.rows != NULL and sums.n_kept < n_samples):", ":"),
     ("quick calls: shapes not looked at", QUICK,
-     "if cnp.PyArray_DIM(<cnp.ndarray>array, d) != shape[d]:", "if False:"),
+     "            and has_shape(plan, <cnp.ndarray>array, letters, n_samples, n_networks))", "            and True)"),
     ("chunks on threads overwrite one another", THREADS,
      "totals, k, c == 0, clock)", "totals, k, True, clock)"),
     ("chunks on threads start at the wrong row", THREADS,

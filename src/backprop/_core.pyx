@@ -40,7 +40,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY, fabs, frexp, isfinite, isinf, ldexp, signbit, sqrt
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, memset, strlen
 
 from backprop._kernel_table cimport (
     ADD, BINARY_CROSS_ENTROPY, CHAIN_ROWS, CHUNK_ROWS, CONTINUE, CROSS_ENTROPY, CUSTOM, FAR_BYTES, HINGE, NO_WEIGHT,

@@ -161,8 +161,8 @@ cdef int start_request(const Layers* plan, Request* request, cnp.ndarray params,
     return 0
 
 
-cdef bint has_shape(const Layers* plan, cnp.ndarray array, const char* letters, Py_ssize_t n_samples,
-                    Py_ssize_t n_networks) noexcept:
+cdef inline bint has_shape(const Layers* plan, cnp.ndarray array, const char* letters, Py_ssize_t n_samples,
+                           Py_ssize_t n_networks) noexcept:
     """Whether an array has the shape that the letters say, as `shape_of` reads them."""
     cdef cnp.npy_intp[3] shape
     cdef int d, n = shape_of(plan, letters, n_samples, n_networks, shape)
@@ -241,22 +241,22 @@ cdef int set_targets(const Layers* plan, Request* request, cnp.ndarray y, weight
     """Targets and weights, and the divisor of a mean over samples, and over outputs where l is a mean over them."""
     cdef cnp.ndarray weight
     cdef Py_ssize_t n_samples = request.n_samples
+    cdef int dtype = dtype_of(plan), axis = cnp.PyArray_NDIM(y) - 2
+    cdef const char* letters
     if weights is not None:
         weight, request.weight_scale, request.divisor, request.n_kept = weights
         expect(plan, weight, cnp.NPY_FLOAT64, b"s" if cnp.PyArray_NDIM(weight) == 1 else b"so", n_samples, 1,
                "sample_weight")
         set_weight(request, weight)
     if are_labels(plan, y):
-        expect_data(plan, y, cnp.NPY_INTP, b"ks" if one_a_network else b"s", n_samples, n_networks, "y")
+        dtype, letters, axis = cnp.NPY_INTP, b"ks" if one_a_network else b"s", cnp.PyArray_NDIM(y) - 1
     elif cnp.PyArray_NDIM(y) == 1 and plan.sizes[plan.n_layers] == 1:
-        expect_data(plan, y, dtype_of(plan), b"s", n_samples, 1, "y")
+        letters, axis = b"s", 0
     else:
-        expect_data(plan, y, dtype_of(plan), b"kso" if one_a_network else b"so", n_samples, n_networks, "y")
+        letters = b"kso" if one_a_network else b"so"
+    expect_data(plan, y, dtype, letters, n_samples, n_networks, "y")
     set_y(plan, request, y)
-    if are_labels(plan, y):
-        set_source(&request.y_source, y, cnp.NPY_INTP, cnp.PyArray_NDIM(y) - 1)
-    else:
-        set_source(&request.y_source, y, dtype_of(plan), cnp.PyArray_NDIM(y) - 2)
+    set_source(&request.y_source, y, dtype, axis)
     return 0
 
 

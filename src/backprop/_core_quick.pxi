@@ -11,14 +11,8 @@ cdef inline bint is_plain(array, int dtype, int n_dimensions) noexcept:
 cdef inline bint fits(const Layers* plan, array, int dtype, const char* letters, Py_ssize_t n_samples,
                       Py_ssize_t n_networks) noexcept:
     """Whether it is such an array of the shape that the letters say."""
-    cdef cnp.npy_intp[3] shape
-    cdef int d, n = shape_of(plan, letters, n_samples, n_networks, shape)
-    if not is_plain(array, dtype, n):
-        return False
-    for d in range(n):
-        if cnp.PyArray_DIM(<cnp.ndarray>array, d) != shape[d]:
-            return False
-    return True
+    return (is_plain(array, dtype, strlen(letters))
+            and has_shape(plan, <cnp.ndarray>array, letters, n_samples, n_networks))
 
 
 cdef inline int dtype_of(const Layers* plan) noexcept:
