@@ -66,7 +66,7 @@ class SquaredErrors(Calls):
         rows = counts.any(axis=1)
         target = _validate.at_once(np.where(counts, y_, 0)[rows], self._dtype, "y")
         x_kept = x_ if rows.all() else x_[rows]  # once, not at each theta
-        kept = _Residuals(self, x_kept, target, root, counts, rows, n_threads)
+        kept = _Residuals(self, x_kept, target, root, counts, rows, weights is not None, n_threads)
         return kept.fun, kept.jac
 
     def normal_equations(
@@ -197,6 +197,7 @@ class _Residuals:
     root: Array  # square roots of the weights, of all rows
     counts: Array
     rows: Array
+    is_weighted: bool
     n_threads: int | None
 
     def fun(self, theta: npt.ArrayLike) -> Array:
@@ -218,7 +219,8 @@ class _Residuals:
         _validate.their_memory(self.x)
         J = np.zeros((*self.root.shape, net.n_params), net._dtype)
         J[self.rows] = net._call(_JACOBIAN, self.x, None, point, None, None, self.n_threads)
-        with np.errstate(all="ignore"), _core.DefaultFloatMode():
-            np.multiply(J, self.root[:, :, None], out=J, where=self.counts[:, :, None], casting="same_kind")
-        J[~self.counts] = 0  # even where y_hat is infinite
+        if self.is_weighted:
+            with np.errstate(all="ignore"), _core.DefaultFloatMode():
+                np.multiply(J, self.root[:, :, None], out=J, where=self.counts[:, :, None], casting="same_kind")
+            J[~self.counts] = 0  # even if y_hat is infinite
         return J.reshape(-1, net.n_params)
