@@ -59,13 +59,13 @@ def extensions():
     sources = [
         Extension(
             "backprop._core",
-            [str(PACKAGE / "_core.pyx"), str(PACKAGE / "_pool.c")],
+            [str(PACKAGE / "_core.pyx"), str(PACKAGE / "pool" / "pool.c")],
             include_dirs=include,
             extra_compile_args=core_flags,
             define_macros=[*API_MACROS, *NUMPY_MACROS],
             py_limited_api=LIMITED_API,
         ),
-        Extension("backprop._kernels", [str(PACKAGE / "_kernels.pyx")]),
+        Extension("backprop._kernels", [str(PACKAGE / "kernels" / "_kernels.pyx")]),
     ]
     core, kernels = cythonize(sources, include_path=["src"])
     c_file = Path(kernels.sources[0])
@@ -82,7 +82,7 @@ def extensions():
                     f"backprop.{name}",
                     [str(wrapper)],
                     include_dirs=[str(PACKAGE)],
-                    depends=[str(c_file), *map(str, PACKAGE.glob("_kernels*.h")), str(PACKAGE / "_two_sum.h")],
+                    depends=[str(c_file), *map(str, c_file.parent.glob("*.h"))],
                     define_macros=[*API_MACROS, ("BP_FLOAT64", str(float64)), ALWAYS_INLINE],
                     extra_compile_args=[*FLAGS, *SIMD_FLAGS[simd]],
                     py_limited_api=LIMITED_API,

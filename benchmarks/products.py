@@ -3,7 +3,7 @@
     python benchmarks/products.py
     python benchmarks/products.py --simd v3 --rows 64 --widths 30,50,100
 
-The kernels are called one by one, through the table of function pointers that they export (_kernel_table.pxd): what is
+The kernels are called one by one, through the table of function pointers that they export (kernels/table.pxd): what is
 measured is a product with its bias, its factor g' or the sum to earlier rows, without tiles, Python or threads.
 """
 
@@ -21,7 +21,7 @@ from backprop import activations
 SIZE, POINTER, FLAG, DOUBLE = ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_int, ctypes.c_double
 PACK_AND_KEEP = 1
 
-# The entries of KernelTable in their order, as far as they are called here; _kernel_table.pxd explains each.
+# The entries of KernelTable in their order, as far as they are called here; kernels/table.pxd explains each.
 SIGNATURES = {
     "packed_size": (SIZE, SIZE, SIZE),
     "pack": (None, SIZE, SIZE, POINTER, POINTER, SIZE, SIZE),

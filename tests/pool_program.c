@@ -1,7 +1,7 @@
 /* The pool without Python: jobs of many sizes, one after another and with pauses in which workers fall asleep, and from
    two threads' worth of leases. Each task must run once, and what it wrote be seen by the caller. Prints the number of
    worker threads at the end. */
-#include "_pool.h"
+#include "pool/pool.h"
 
 #include <stdio.h>
 #include <string.h>

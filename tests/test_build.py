@@ -31,7 +31,7 @@ def tree(tmp_path):
     pytest.importorskip("Cython")
     pytest.importorskip("setuptools")
     package = tmp_path / "src" / "backprop"
-    package.mkdir(parents=True)
+    (package / "kernels").mkdir(parents=True)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path / name)
     (package / "__init__.py").touch()

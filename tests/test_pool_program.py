@@ -26,10 +26,10 @@ def test_every_task_runs_once(way, tmp_path):
     for program in [compiler, *emulator]:
         if shutil.which(program) is None:
             pytest.skip(f"no {program} here")
-    if not (SOURCE / "_pool.c").exists():
+    if not (SOURCE / "pool" / "pool.c").exists():
         pytest.skip("the sources are in the repository alone")
     program = tmp_path / "pool.exe"
-    sources = [TESTS / "pool_program.c", SOURCE / "_pool.c"]
+    sources = [TESTS / "pool_program.c", SOURCE / "pool" / "pool.c"]
     warnings = ["-Wall", "-Wextra", "-Werror"]
     subprocess.run(
         [compiler, "-std=gnu11", "-O2", "-pthread", *warnings, f"-I{SOURCE}", *sources, "-o", program, *options],

@@ -40,7 +40,7 @@ inf, nan = np.inf, np.nan
 
 def kernel(name, dtype):
     """One function of the kernels' table, whose entries stand in the order of its declaration."""
-    declaration = Path(backprop.__file__).with_name("_kernel_table.pxd").read_text()
+    declaration = Path(backprop.__file__).with_name("kernels").joinpath("table.pxd").read_text()
     entries = re.findall(r"^    \w+ \(\*(\w+)\)", declaration, re.MULTILINE)
     module = importlib.import_module(f"backprop._kernels_{_core.simd}_{'f4' if dtype == 'float32' else 'f8'}")
     get_pointer = ctypes.pythonapi.PyCapsule_GetPointer

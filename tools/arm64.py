@@ -93,7 +93,7 @@ def build() -> Path:
         inline = "-DCYTHON_INLINE=inline __attribute__((always_inline))"
         run(*command, *macros, inline, c_files / "_kernels.c", "-o", package / (name + SUFFIX))
     macros = ["-DNPY_NO_DEPRECATED_API=NPY_2_0_API_VERSION", "-DNPY_TARGET_VERSION=NPY_1_25_API_VERSION"]
-    run(*command, *macros, c_files / "_core.c", source / "_pool.c", "-o", package / ("_core" + SUFFIX))
+    run(*command, *macros, c_files / "_core.c", source / "pool" / "pool.c", "-o", package / ("_core" + SUFFIX))
     return package.parent
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from mpmath import atanh, cos, erfc, exp, expm1, log, lu_solve, matrix, mp, mpf, pi, sin, sqrt
 
 mp.dps = 60
-HEADER = Path(__file__).parents[1] / "src" / "backprop" / "_kernels_coefficients.h"
+HEADER = Path(__file__).parents[1] / "src" / "backprop" / "kernels" / "coefficients.h"
 CENTRE = 4  # of the substitution u = (x - 4)/(x + 4): a power of two keeps 8/(x + 4) exact up to one rounding
 TINY = mpf(10) ** -24
 

@@ -20,13 +20,13 @@ B. A layer owns two buffers in the tile. h_i stays until (7) of the layer above 
 C. Sums over samples have three levels: chains of 64 rows in registers, at most 16 such chains added in the network's
    dtype (a chunk), and chunks added in float64 or, for float64, as a two-term sum. The division by n_samples or by the
    sum of the weights comes once, at the end. The order depends on the layers and the number of samples alone: tiles
-   are cut between chains, threads between tiles, units or chunks (_core_threads.pxi). Tiles of very wide rows are
+   are cut between chains, threads between tiles, units or chunks (schedule/threads.pxi). Tiles of very wide rows are
    shorter than a chain, which then goes on from one to the next in a buffer of its own: `open_chain`.
 D. Rows whose weights are all 0 are left out when a tile is filled: the sums are those of the reduced problem, bit for
    bit. Then x, y and the weights of a tile are copied.
 E. Both dtypes and all instruction sets share this file: it handles untyped memory, and the kernels of `KernelTable`
-   (_kernels.pyx) compute. The typed loops at the end, `hidden_sum_loops` and `g_prime_product_loops`, state (5) and (6)
-   alone; the kernels `hidden_sum` and `g_prime_product` in _kernels_products.pxi are their fast twins.
+   (kernels/_kernels.pyx) compute. The typed loops at the end, `hidden_sum_loops` and `g_prime_product_loops`, state (5) and (6)
+   alone; the kernels `hidden_sum` and `g_prime_product` in kernels/products.pxi are their fast twins.
 F. Large x and y of another dtype, byte order or layout are converted by each tile, into buffers of its own.
 """
 
@@ -42,7 +42,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset, strlen
 
-from backprop._kernel_table cimport (
+from backprop.kernels.table cimport (
     ADD, BINARY_CROSS_ENTROPY, CHAIN_ROWS, CHUNK_ROWS, CONTINUE, CROSS_ENTROPY, CUSTOM, FAR_BYTES, HINGE, NO_WEIGHT,
     OVERWRITE, PACKED, PACK_AND_KEEP, PACK_ONCE, POISSON, ROW_BYTES, SOFTMAX, SQUARED_ERROR, TANH, TIMES,
     WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
@@ -54,14 +54,14 @@ ctypedef fused floating:
     float
     double
 
-include "_core_simd.pxi"
-include "_core_gil.pxi"
-include "_core_workspace.pxi"
-include "_core_free_lists.pxi"
-include "_core_signals.pxi"
-include "_core_inspect.pxi"
-include "_core_custom.pxi"
-include "_core_tiles.pxi"
+include "runtime/simd.pxi"
+include "runtime/gil.pxi"
+include "recursion/workspace.pxi"
+include "schedule/free_lists.pxi"
+include "runtime/interrupt.pxi"
+include "calls/inspect.pxi"
+include "recursion/custom.pxi"
+include "recursion/tile.pxi"
 
 
 # (2), (3) -------------------------------------------------------------------------------------------------------------
@@ -376,20 +376,20 @@ cdef int keep(const Layers* plan, const Tile* tile, void** arrays, Py_ssize_t i,
     return 0
 
 
-include "_core_sums.pxi"
-include "_core_linearization.pxi"
-include "_core_sweeps.pxi"
-include "_core_norms.pxi"
-include "_core_modes_of_sums.pxi"
-include "_core_modes_of_rows.pxi"
-include "_core_threads.pxi"
-include "_core_calls.pxi"
-include "_core_parameters.pxi"
-include "_core_quick.pxi"
-include "_core_plan.pxi"
-include "_core_run.pxi"
-include "_core_ensemble.pxi"
-include "_core_c_api.pxi"
+include "schedule/sums.pxi"
+include "derivatives/linearization.pxi"
+include "recursion/sweeps.pxi"
+include "derivatives/norms.pxi"
+include "derivatives/summed.pxi"
+include "derivatives/by_sample.pxi"
+include "schedule/threads.pxi"
+include "calls/table.pxi"
+include "calls/parameters.pxi"
+include "calls/quick.pxi"
+include "calls/plan.pxi"
+include "schedule/run.pxi"
+include "schedule/ensemble.pxi"
+include "calls/c_api.pxi"
 
 
 # (5) and (6) alone ----------------------------------------------------------------------------------------------------

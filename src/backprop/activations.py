@@ -35,7 +35,7 @@ class Activation:
     ----------
     name : str
     code : int
-        The number by which the kernels know it (`ActivationCode` in ``_kernel_table.pxd``).
+        The number by which the kernels know it (`ActivationCode` in ``kernels/table.pxd``).
     formula, formula_prime, formula_second : str
         g(a), g'(a) and g''(a), as printed in the documentation.
     g, g_prime, g_second : callable

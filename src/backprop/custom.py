@@ -15,7 +15,7 @@ from backprop import _array_likes, _attributes, activations
 
 Array = npt.NDArray[Any]
 
-CUSTOM_CODE = 20  # ActivationCode in _kernel_table.pxd
+CUSTOM_CODE = 20  # ActivationCode in kernels/table.pxd
 _SIGNATURE = "double (double)"
 # Arguments of no pattern, so that a kink at a round number is not among them; both signs, and both sides of 1.
 _TEST_POINTS = np.concatenate([sign * np.geomspace(0.0137, 7.31, 23) for sign in (1.0, -1.0)])

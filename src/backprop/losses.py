@@ -26,7 +26,7 @@ class Loss:
     ----------
     name : str
     code : int
-        The number by which the kernels know it (`LossCode` in ``_kernel_table.pxd``).
+        The number by which the kernels know it (`LossCode` in ``kernels/table.pxd``).
     formula : str
         l for one output, d = y_hat - y, or for a row.
     loss, loss_prime : callable

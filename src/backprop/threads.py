@@ -12,7 +12,7 @@ from pathlib import Path
 from backprop import _validate
 
 MAX_DIGITS = 9  # of a count in the environment; what is longer is a mistake
-MOST_THREADS = 256  # of the pool, as in _core_threads.pxi; a larger count is cut to it, so that it fits a C int
+MOST_THREADS = 256  # of the pool, as in schedule/threads.pxi; a larger count is cut to it, so that it fits a C int
 
 _in_context: ContextVar[int | None] = ContextVar("backprop_num_threads", default=None)
 _of_process: list[int | None] = [None]  # what set_num_threads set

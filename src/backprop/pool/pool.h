@@ -1,4 +1,4 @@
-/* Native threads of backprop: one small pool for the process, used by one caller at a time. See _pool.c. */
+/* Native threads of backprop: one small pool for the process, used by one caller at a time. See pool/pool.c. */
 #ifndef BP_POOL_H
 #define BP_POOL_H
 

@@ -2,7 +2,7 @@
 #ifndef BACKPROP_KERNELS_ROWS_H
 #define BACKPROP_KERNELS_ROWS_H
 
-#include "_kernels_vector.h"
+#include "vector.h"
 
 /* to[i] = from[i], where `to` is far too large for any cache: whole lines go past it. An ordinary store reads the line
  * from memory first (a result of 170 MB: 27 ms with such stores, 9 ms with these). */

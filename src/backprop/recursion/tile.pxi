@@ -1,12 +1,12 @@
 # Requests and tiles: what a call asks for, and the rows of it that go through the recursion together. (1) is here.
 
 cdef enum Mode:
-    # What a call makes of its tiles: sums over samples, or rows of their own (_core_modes_of_*.pxi).
+    # What a call makes of its tiles: sums over samples, or rows of their own (derivatives/).
     VALUE_AND_GRAD, VJP, CLIPPED_GRADIENT, HVP, GAUSS_NEWTON_VP, HESSIAN, NORMAL_EQUATIONS, SOBOLEV
     FORWARD, JVP, INPUT_GRADIENT, INPUT_JACOBIAN, JACOBIAN, PER_SAMPLE_GRADIENTS, PER_SAMPLE_GRADIENT_NORMS
 
 
-cdef extern from "_convert.h" nogil:
+cdef extern from "recursion/convert.h" nogil:
     int code_of "BP_CODE"(int kind, int size, bint is_swapped)
     void convert_to_float "bp_convert_to_float"(int code, Py_ssize_t n_outer, Py_ssize_t n_inner, const char* source,
                                                 Py_ssize_t outer, Py_ssize_t inner, float* target, Py_ssize_t t_outer,

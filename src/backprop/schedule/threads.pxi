@@ -5,9 +5,9 @@
 #     strips    all threads share one group of rows of a chunk: first its rows are divided, for (2)-(6), then the units
 #               of the layers, for (7) and (8). For short batches, and for wide layers.
 #
-# The pool (_pool.c) hands out tasks by number, in ascending order; the caller takes part and polls for signals.
+# The pool (pool/pool.c) hands out tasks by number, in ascending order; the caller takes part and polls for signals.
 
-cdef extern from "_pool.h" nogil:
+cdef extern from "pool/pool.h" nogil:
     ctypedef void (*PoolTask "bp_pool_task")(void* context, Py_ssize_t index, int worker) noexcept nogil
     ctypedef struct Lease "bp_pool_lease":
         int n_threads

@@ -7,7 +7,7 @@
 # C. Where exp(x) may be subnormal the power 2^n is applied last, once: `scale` rounds once.
 # D. NaN passes through every clamp and comparison.
 
-cdef extern from "_kernels_elementary.h" nogil:
+cdef extern from "elementary.h" nogil:
     """
     #if BP_FLOAT64
     #define BP_SHIFT 100

@@ -1,4 +1,4 @@
-/* What the pool needs of the system: pause, clock, threads, placement, sleep. Included by _pool.c
+/* What the pool needs of the system: pause, clock, threads, placement, sleep. Included by pool/pool.c
    only. Three ways to sleep: a futex on Linux, WaitOnAddress on Windows, condition variables elsewhere. */
 #ifndef BP_POOL_SYSTEM_H
 #define BP_POOL_SYSTEM_H
@@ -148,7 +148,7 @@ static int start_thread(void *(*main)(void *), void *argument)
 
 #ifdef __linux__
 
-/* A thread's affinity as it was, and as it is while it keeps off a CPU (_pool.c, J). Fails quietly: speed only. */
+/* A thread's affinity as it was, and as it is while it keeps off a CPU (pool/pool.c, J). Fails quietly: speed only. */
 typedef struct { cpu_set_t before, during; int active; } detour;
 
 static int current_cpu(void) { return sched_getcpu(); }

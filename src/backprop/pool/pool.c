@@ -37,9 +37,9 @@
       after its first job. With this 8 of 8 ran on two CPUs. It costs an idle thread four system calls a sleep. */
 
 #define _GNU_SOURCE  /* sched_yield, sigset_t and syscall under -std=c11 */
-#include "_pool.h"
-#include "_pool_system.h"
-#include "_float_mode.h"
+#include "pool/pool.h"
+#include "pool/system.h"
+#include "runtime/float_mode.h"
 
 static int run_alone(ptrdiff_t n_tasks, bp_pool_task task, void *context, int (*poll)(void *), void *poll_context)
 {

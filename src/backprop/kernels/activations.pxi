@@ -1,7 +1,7 @@
 # The activations: h = g(a) and g'(a), one function for each, in vectors.
 #
 # g' never comes from h: 1 - h^2 and s (1 - s) lose every digit in the tails. Each function forms it from the
-# exponential that g needs anyway, t = exp(-|a|) or alike (_kernels_elementary.pxi). At kinks g' is PyTorch's, as
+# exponential that g needs anyway, t = exp(-|a|) or alike (kernels/elementary.pxi). At kinks g' is PyTorch's, as
 # activations.py lists them. NaN in gives NaN out: where_less takes its last argument where a NaN is compared.
 #
 # A function takes a and its parameters (a scale and alpha times it, as pairs), returns h and writes g'. Where only h is

@@ -55,7 +55,7 @@ cdef class Plan:
     def run(self, Call call, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y, cnp.ndarray out, weights, int n_threads,
             cnp.ndarray operand=None, double max_norm=0, cnp.ndarray grad_weight=None, cnp.ndarray rows=None,
             Linearization linearization=None):
-        """A call of the table in _core_calls.pxi into out; returns the loss, where there is one.
+        """A call of the table in calls/table.pxi into out; returns the loss, where there is one.
 
         weights is None, or (array, scale, sum, n_kept) as `inspect_weights` makes it; from a call by sample rows of
         weight 0 must have been left out. rows is for results by sample beside sums, operand is v, cotangent or grad_x.

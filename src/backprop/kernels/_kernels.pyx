@@ -4,16 +4,16 @@
 
 Where to find what:
 
-    _kernels_block.pxi         the register block that all products run on
-    _kernels_products.pxi      a = h W^T + b, grad_h = grad_a W, grad_W = grad_a^T h: the matrix products
-    _kernels_activations.pxi   g and g'
-    _kernels_second.pxi        g'', and the products with it
-    _kernels_losses.pxi        row losses, their derivatives, softmax
-    _kernels_curvature.pxi     second derivatives of the losses and of softmax, times a vector
-    _kernels_sums.pxi          sums over chunks of samples in wide accumulators
-    _kernels_rows.pxi          rows on their own: the gradient of a sample, its norm
+    kernels/block.pxi         the register block that all products run on
+    kernels/products.pxi      a = h W^T + b, grad_h = grad_a W, grad_W = grad_a^T h: the matrix products
+    kernels/activations.pxi   g and g'
+    kernels/second.pxi        g'', and the products with it
+    kernels/losses.pxi        row losses, their derivatives, softmax
+    kernels/curvature.pxi     second derivatives of the losses and of softmax, times a vector
+    kernels/sums.pxi          sums over chunks of samples in wide accumulators
+    kernels/rows.pxi          rows on their own: the gradient of a sample, its norm
 
-A. `real` and `vec` are C macros of the build (_kernels_vector.h); Cython believes that both are floats. A literal such
+A. `real` and `vec` are C macros of the build (kernels/vector.h); Cython believes that both are floats. A literal such
    as 0.5 is a double in C: where it meets a `real`, it is cast.
 B. A matrix product is a set of chains, one for each output element: explicit fma, over k in order, from 0 or from the
    bias. Register blocks, panels and vector lengths group chains and never split or reorder one, so the bits depend on
@@ -26,7 +26,7 @@ C. Functions here read what they are given and write what is marked as written; 
 from libc.math cimport fabs
 from cpython.pycapsule cimport PyCapsule_New
 
-from backprop._kernel_table cimport (
+from backprop.kernels.table cimport (
     ADD, CHAIN_ROWS, CONTINUE, FAR_BYTES, OVERWRITE, TIMES,
     IDENTITY, RELU, LEAKY_RELU, ELU, SELU, GELU, GELU_TANH, SILU, MISH, SOFTPLUS, SOFTSIGN, TANH, SIGMOID, HARDTANH,
     HARDSIGMOID, HARDSWISH, RELU6, SIN, EXP,
@@ -34,7 +34,7 @@ from backprop._kernel_table cimport (
     WEIGHT_PER_SAMPLE, WEIGHT_PER_ENTRY, PACKED, PACK_ONCE, KernelTable,
 )
 
-cdef extern from "_kernels_vector.h" nogil:
+cdef extern from "vector.h" nogil:
     """
     #if BP_FLOAT64
     #define BP_DTYPE "f8"
@@ -90,18 +90,18 @@ cdef extern from "_kernels_vector.h" nogil:
     real divide_scalar "bp_divide_scalar"(real sum, double divisor, double reciprocal) noexcept
     real tree_sum "bp_tree_sum"(const vec* part) noexcept
 
-cdef extern from "_two_sum.h" nogil:
+cdef extern from "two_sum.h" nogil:
     void two_sum "bp_two_sum"(double a, double b, double* sum, double* error) noexcept
 
-include "_kernels_block.pxi"
-include "_kernels_products.pxi"
-include "_kernels_elementary.pxi"
-include "_kernels_activations.pxi"
-include "_kernels_second.pxi"
-include "_kernels_losses.pxi"
-include "_kernels_curvature.pxi"
-include "_kernels_sums.pxi"
-include "_kernels_rows.pxi"
+include "block.pxi"
+include "products.pxi"
+include "elementary.pxi"
+include "activations.pxi"
+include "second.pxi"
+include "losses.pxi"
+include "curvature.pxi"
+include "sums.pxi"
+include "rows.pxi"
 
 cdef KernelTable _table
 _table.simd = SIMD_NAME

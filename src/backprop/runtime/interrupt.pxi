@@ -3,10 +3,10 @@
 # do gets it in pieces (`start_pieces`), after each of which it is counted. Workers count too, and leave off where a
 # handler raised.
 
-cdef extern from "_pool.h" nogil:
+cdef extern from "pool/pool.h" nogil:
     int64_t pool_now "bp_pool_now"() noexcept
 
-cdef extern from "_float_mode.h" nogil:
+cdef extern from "runtime/float_mode.h" nogil:
     uint64_t enter_default_mode "bp_enter_default_mode"() noexcept
     void leave_default_mode "bp_leave_default_mode"(uint64_t mode, const void* result) noexcept
     bint is_default_mode "bp_is_default_mode"(uint64_t mode) noexcept

@@ -3,7 +3,7 @@
  * The build defines BP_SIMD (2, 3, 4: the level of x86-64, or 0 for any other target) and BP_FLOAT64 (0 or 1).
  * All operations act lane by lane, so that a result does not depend on the length of the vector; bp_fma is one rounding
  * wherever the target has it. Everything that names an instruction stands here and in the
- * headers above this one, _kernels_elementary.h and _kernels_rows.h.
+ * headers above this one, kernels/elementary.h and kernels/rows.h.
  */
 #ifndef BACKPROP_KERNELS_VECTOR_H
 #define BACKPROP_KERNELS_VECTOR_H

@@ -1,6 +1,6 @@
 # Tiles into chunks, and chunks into wide sums (note C of _core.pyx).
 
-cdef extern from "_two_sum.h" nogil:
+cdef extern from "kernels/two_sum.h" nogil:
     void two_sum "bp_two_sum"(double a, double b, double* total, double* error) noexcept
 
 

@@ -1,6 +1,6 @@
 # What the derivatives by sample do with the rows of a tile, each on its own.
 
-cdef extern from "_kernels_rows.h" nogil:
+cdef extern from "rows.h" nogil:
     void stream_reals "bp_stream"(Py_ssize_t n, const real* source, real* target) noexcept
     void square_sums_of_rows "bp_square_sums"(int n_rows, Py_ssize_t n, const real* a, Py_ssize_t ld,
                                               double* sums) noexcept

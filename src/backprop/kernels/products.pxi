@@ -1,4 +1,4 @@
-# The matrix products. All three run on one register block (_kernels_block.pxi): A is broadcast, B a panel of vectors.
+# The matrix products. All three run on one register block (kernels/block.pxi): A is broadcast, B a panel of vectors.
 #
 #     product             A (broadcast)             B (vectors)                  C
 #     forward             h[s][k]                   W^T[k][j], packed panels     a[s][j]

@@ -1,11 +1,11 @@
-/* What the elementary functions need below _kernels_elementary.pxi: their bounds, pairs, powers of two, the reduction of
+/* What the elementary functions need below kernels/elementary.pxi: their bounds, pairs, powers of two, the reduction of
  * large arguments of sin, and exp and log1p in float64.
  */
 #ifndef BACKPROP_KERNELS_ELEMENTARY_H
 #define BACKPROP_KERNELS_ELEMENTARY_H
 
-#include "_kernels_vector.h"
-#include "_kernels_coefficients.h"
+#include "vector.h"
+#include "coefficients.h"
 
 /* A pair stands for hi + lo: about twice the digits of the dtype. */
 typedef struct {
@@ -128,7 +128,7 @@ static double bp_reduce_large(double a, int *quadrant, double *low_part)
 }
 
 /* exp and log1p in float64 for the losses, which sum in float64 whatever the network's dtype; the same steps as the
- * vectors' (_kernels_elementary.pxi), so that the bits depend on no C library. Below -745 exp is 0, above 709.8 inf. */
+ * vectors' (kernels/elementary.pxi), so that the bits depend on no C library. Below -745 exp is 0, above 709.8 inf. */
 static inline double bp_polynomial(double x, const double *c, int degree)
 {
     double value = c[degree];

@@ -1,6 +1,6 @@
-# The interface between the recursion (_core.pyx) and the kernels (_kernels.pyx): codes, and one table of functions.
+# The interface between the recursion (_core.pyx) and the kernels (kernels/_kernels.pyx): codes, and one table of functions.
 #
-# Each build of _kernels.pyx (one per instruction set and dtype) exports such a table in a capsule. Arrays are untyped
+# Each build of kernels/_kernels.pyx (one per instruction set and dtype) exports such a table in a capsule. Arrays are untyped
 # here, since the recursion is one code for both dtypes: `const void*` points to reals of the network's dtype.
 # Strides (`ld_...`) count reals. Rows of tiles (a, h, grad_a) are padded to a multiple of 64 bytes.
 
@@ -31,7 +31,7 @@ cdef enum ActivationCode:    # as in activations.py
     SIN = 17
     EXP = 18
     SOFTMAX = 19             # a link only: y_hat of cross_entropy
-    CUSTOM = 20              # the user's own, which no kernel knows (_core_custom.pxi)
+    CUSTOM = 20              # the user's own, which no kernel knows (recursion/custom.pxi)
 
 cdef enum LossCode:          # as in losses.py
     SQUARED_ERROR = 0

@@ -7,7 +7,7 @@
 #                       R{grad_W_i} = R{grad_a_i} h_{i-1}^T + grad_{a_i} t_{h_{i-1}}^T
 #
 # R{} is the derivative along (V, v) or along a direction of x (Pearlmutter, Fast exact multiplication by the Hessian,
-# 1994). Which calls are made of which sweeps: _core_modes_of_*.pxi. A sweep returns nonzero where a handler raised.
+# 1994). Which calls are made of which sweeps: derivatives/. A sweep returns nonzero where a handler raised.
 #
 # Buffers of a layer, beside a and h: grad_a; tangent_a; tangent_h, which is R{grad_h} and then R{grad_a} as soon as
 # t_h has been read for the last time; g_second, but for tanh; curve, which is g''(a) grad_h. Tiles here start at row 0

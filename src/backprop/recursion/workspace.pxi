@@ -28,7 +28,7 @@ cdef struct Layers:
     int loss, link
     double loss_parameter
     bint loss_acts_on_a
-    FreeLists* free_lists        # buffers for calls (_core_free_lists.pxi)
+    FreeLists* free_lists        # buffers for calls (schedule/free_lists.pxi)
 
 
 cdef enum WorkspaceKind:         # each has the buffers of those before it
@@ -53,7 +53,7 @@ cdef struct Workspace:
     char** h                     # by layer
     char** packed                # by layer: W_i^T in panels
     char** grad_a                # by layer, from here on: what derivatives beside the gradient need
-    char** tangent_a             # (_core_sweeps.pxi)
+    char** tangent_a             # (recursion/sweeps.pxi)
     char** tangent_h
     char** g_second
     char** curve
@@ -64,7 +64,7 @@ cdef struct Workspace:
     char* residual               # (rows of a tile times n_L,)
     double* row_norm             # of a tile's rows
     double* row_square           # twice as many
-    double* row_least            # of a tile's rows, as is row_exponent (_core_norms.pxi)
+    double* row_least            # of a tile's rows, as is row_exponent (derivatives/norms.pxi)
     int* row_exponent
     char* scratch                # copies of panels, one part a thread
     Py_ssize_t scratch_bytes     # of a part
