@@ -9,7 +9,7 @@ the samples' contributions to the gradient cancel too; and one block of ten rows
 average out. The error is ||g - reference|| / ||reference||. Beside it stands the condition: the largest of
 |g_k - reference_k| / (u mean_s |contribution of sample s to g_k|) over all parameters k, with u = 2^-24 or 2^-53, which
 forgives what cancels. The reference has the very same parameters and inputs: for repeated rows, and up to 1,000 rows,
-it is the recursion in long double; for more rows NumPy's float64 recursion (`backprop._reference`) over tiles of 1,000
+it is the recursion in long double; for more rows NumPy's float64 recursion (`recursion.py`) over tiles of 1,000
 rows that are added in long double, whose own noise is 1e-16.
 
 This library takes all samples in one call. The others keep the activations of a whole batch: from 1,000,000 rows on
@@ -29,9 +29,10 @@ import peers
 from cases import Case, Problem
 
 import backprop
-from backprop import _core, _reference
+from backprop import _core
 from backprop.activations import ACTIVATIONS
 from backprop.losses import LOSSES
+from backprop.reference import recursion as _reference
 
 SIZES = (30, 100, 100, 1)
 TILE = 1000

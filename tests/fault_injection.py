@@ -36,8 +36,8 @@ from derivative_peers import CALLS, FIRST_PART, random_data
 
 import backprop
 from backprop import Activation, Ensemble, Network, _core
-from backprop.checking import GradientReport
-from backprop.nonfinite import NonFinite
+from backprop.judges.check_gradient import GradientReport
+from backprop.judges.find_nonfinite import NonFinite
 
 OURS, INDIRECT, THREADS, INTERPRETER, NUMPY = range(5)  # fault_injection.c
 ALLOCATIONS = 1 << OURS | 1 << INDIRECT

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 import backprop
-from backprop import _reference
-from backprop import params as _params
 from backprop.activations import ACTIVATIONS
+from backprop.api import parameters as _params
 from backprop.losses import LOSSES, softmax
+from backprop.reference import recursion as _reference
 
 ACTIVATION_NAMES = list(ACTIVATIONS)
 LOSS_NAMES = list(LOSSES)

@@ -9,10 +9,10 @@ from functools import cached_property
 
 import numpy as np
 
-from backprop import _reference
-from backprop import params as _params
 from backprop.activations import ACTIVATIONS
+from backprop.api import parameters as _params
 from backprop.losses import softmax
+from backprop.reference import recursion as _reference
 
 _STEP = 1e-100  # of the complex step: no difference is formed, so the smaller the better
 

@@ -13,7 +13,7 @@ import zipfile
 import pytest
 
 import backprop
-from backprop import _after_import
+from backprop.process import after_import as _after_import
 
 LIBRARY = "library_of_another"
 SOURCE = f"""

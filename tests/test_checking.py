@@ -5,8 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from backprop import Network, _judge, checking
+from backprop import Network
 from backprop.activations import ACTIVATIONS
+from backprop.judges import check_gradient as checking
+from backprop.judges import complex_step as _judge
 from backprop.losses import LOSSES
 
 DTYPES = ["float64", "float32"]

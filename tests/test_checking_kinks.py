@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from backprop import Activation, Network, _judge
+from backprop import Activation, Network
 from backprop.__main__ import main
 from backprop.activations import ACTIVATIONS
+from backprop.judges import complex_step as _judge
 from backprop.losses import LOSSES
 
 DTYPES = ["float64", "float32"]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from backprop import Ensemble, Network, _validate
+from backprop import Ensemble, Network
+from backprop.api import validate as _validate
 
 N = 5003
 SIZES = [6, 5, 2]

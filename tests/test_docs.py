@@ -87,7 +87,7 @@ def test_the_architecture_names_what_is_there():
     code = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.glob("*.p[xy]*"))
     for name in re.findall(r"`([\w./]+)`", text) + re.findall(r"\b\w+\.(?:py[xi]?|pxi|c|h)\b", picture):
         if "/" in name or name.endswith((".py", ".pyx", ".pxi", ".pxd", ".c", ".h")):
-            found = [ROOT / name, *SOURCE.glob(f"*{name.strip('/')}")]  # the picture shortens the second of two files
+            found = [ROOT / name, *SOURCE.rglob(f"*{name.strip('/')}")]  # the picture shortens the second of two files
             assert any(path.exists() for path in found), name
         else:
             assert re.search(rf"\b{name.split('.')[-1]}\b", code), name

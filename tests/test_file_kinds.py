@@ -15,7 +15,8 @@ from conftest import require_peer
 from problems import same_bits
 
 import backprop
-from backprop import Network, _file_kinds
+from backprop import Network
+from backprop.interchange import file_kinds as _file_kinds
 
 require_peer("safetensors.numpy")
 

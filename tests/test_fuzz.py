@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from systems import needs_signals
 
-from backprop import Ensemble, Network, _validate
+from backprop import Ensemble, Network
+from backprop.api import validate as _validate
 from backprop.objective import Objective
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"

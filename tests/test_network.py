@@ -60,7 +60,7 @@ def data_for(net):
 
 def reference(net, x, y):
     """(y_hat, loss, gradient) by the NumPy reference, in float64."""
-    from backprop import _reference
+    from backprop.reference import recursion as _reference
 
     target = np.eye(net.sizes[-1])[y] if net.loss_name == "cross_entropy" else y
     result = _reference.value_and_grad(net.sizes, net._layers, (net._loss, net._loss_parameter),

@@ -5,8 +5,8 @@ import pytest
 from conftest import require_peer
 
 from backprop import Ensemble, Network
-from backprop import _other_names as names
 from backprop.activations import ACTIVATIONS
+from backprop.api import other_names as names
 from backprop.losses import LOSSES
 
 KINDS = {

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from problems import ACTIVATION_NAMES, LOSS_NAMES, OVERFLOWS, PARAMETERS, Y_HAT_LOSSES, random_problem
 
-from backprop import _reference
 from backprop.activations import ACTIVATIONS
 from backprop.losses import LOSSES, softmax
+from backprop.reference import recursion as _reference
 
 TOLERANCE = 1e-13
 STEP = 1e-20  # its square vanishes beside 1, and it leaves room above the subnormals for g' as small as 1e-280

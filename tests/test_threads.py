@@ -295,7 +295,8 @@ def test_the_bits_do_not_depend_on_who_calls():
 GRADIENTS = """
     import hashlib
     import numpy as np
-    from backprop import Network, _core, _reference
+    from backprop import Network, _core
+    from backprop.reference import recursion as _reference
     digest = hashlib.sha256()
     for dtype, tolerance in (("float32", 3e-6), ("float64", 1e-13)):  # NumPy's own sums
         for sizes, activations, loss in (([1, 50, 1], "tanh", "squared_error"), ([13, 64, 33, 16, 1], "gelu", "huber"),

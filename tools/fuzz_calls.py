@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backprop import params as _params
+from backprop.api import parameters as _params
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 

@@ -8,8 +8,8 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from backprop import _other_names
 from backprop.activations import ACTIVATIONS
+from backprop.api import other_names as _other_names
 from backprop.losses import LOSSES
 
 

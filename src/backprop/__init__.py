@@ -10,17 +10,17 @@
 Start with `Network`. Arrays hold one sample a row; everything is of one dtype, float32 or float64.
 """
 
-from backprop import _interpreter  # isort: skip  # noqa: F401  # before NumPy and all that is compiled
+from backprop.process import interpreter  # isort: skip  # noqa: F401  # before NumPy and all that is compiled
 
-from backprop import _after_import, _threadpoolctl
-from backprop._inspection import LayerGradients
 from backprop._version import __version__
+from backprop.api.layer_gradients import LayerGradients
 from backprop.custom import Activation
 from backprop.ensemble import Ensemble
 from backprop.equations import hidden_gradient, preactivation_gradient
 from backprop.info import show_config
 from backprop.network import Network
 from backprop.objective import Objective
+from backprop.process import after_import, old_paths, threadpoolctl
 from backprop.saving import load
 from backprop.threads import get_num_threads, num_threads, set_num_threads
 
@@ -40,4 +40,5 @@ __all__ = [
     "show_config",
 ]
 
-_after_import.register("threadpoolctl", _threadpoolctl.add_controller)
+after_import.register("threadpoolctl", threadpoolctl.add_controller)
+old_paths.install()

@@ -188,7 +188,7 @@ def _info(as_json: bool) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     import numpy as np
 
-    from backprop.checking import random_problem
+    from backprop.judges.check_gradient import random_problem
     from backprop.network import Network
 
     rng = np.random.default_rng(arguments.seed)

@@ -1,4 +1,4 @@
-# Stubs of the compiled module. Its callers pass arrays that _validate.py has accepted, but for the quick calls.
+# Stubs of the compiled module. Its callers pass arrays that validate.py has accepted, but for the quick calls.
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Self

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _array_likes, _attributes, activations
+from backprop import activations
+from backprop.api import array_likes, attributes
 
 Array = npt.NDArray[Any]
 
@@ -126,7 +127,7 @@ class Activation(activations.Activation):
             raise pickle.PicklingError(
                 f"{self.name!r}: expected functions that can be pickled, got addresses, which are of this process alone"
             )
-        return _again, (type(self), self._given, _attributes.added(self, _OWN))
+        return _again, (type(self), self._given, attributes.added(self, _OWN))
 
     if not TYPE_CHECKING:  # a type checker would let every assignment pass
 
@@ -139,11 +140,11 @@ class Activation(activations.Activation):
 _OWN = frozenset({"_given", "functions", "is_c", *(field.name for field in fields(activations.Activation))})
 
 
-def _again(kind: type[Activation], given: tuple[str, Any, Any, Any], added: _attributes.Added | None) -> Activation:
+def _again(kind: type[Activation], given: tuple[str, Any, Any, Any], added: attributes.Added | None) -> Activation:
     """An activation from its pickle; a subclass's `__init__` may take other arguments."""
     activation = object.__new__(kind)
     Activation.__init__(activation, *given)
-    _attributes.restore(activation, added)
+    attributes.restore(activation, added)
     return activation
 
 
@@ -198,7 +199,7 @@ def _without_mask(function: Callable[[Array], Any], name: str) -> Callable[[Arra
 
     def checked(a: Array) -> Any:
         result = function(a)
-        return result if type(result) is np.ndarray else _array_likes.plain(result, name)
+        return result if type(result) is np.ndarray else array_likes.plain(result, name)
 
     return checked
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _attributes, _core, _other_names, _validate, threads
-from backprop import params as _params
-from backprop._calls import Calls
+from backprop import _core, threads
+from backprop.api import attributes, other_names, parameters, validate
+from backprop.api.calls import Calls
 from backprop.network import Network
 
 Array = npt.NDArray[Any]
@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 _FORWARD = _core.CALLS["forward"]
 
 
-class Ensemble(_attributes.Closed):
+class Ensemble(attributes.Closed):
     """k networks of one shape, each with parameters of its own.
 
     Parameters
@@ -58,12 +58,12 @@ class Ensemble(_attributes.Closed):
         ("net", "k", "rng"), "is fixed when the ensemble is made: make another one, Ensemble(net, k, rng=...)"
     )
 
-    @_other_names.checks_names
+    @other_names.checks_names
     def __init__(self, net: Network, k: int, *, rng: int | np.random.Generator | None = None) -> None:
         if not isinstance(net, Network):
-            raise TypeError(f"net: expected a Network, got {_validate.describe(net)}")
-        n_members = _validate.positive_integer(k, "k")
-        generator = _validate.random_generator(rng)
+            raise TypeError(f"net: expected a Network, got {validate.describe(net)}")
+        n_members = validate.positive_integer(k, "k")
+        generator = validate.random_generator(rng)
         self._net = net._with_params(np.zeros(net.n_params, net.dtype))
         try:
             array = np.zeros((n_members, net.n_params), net.dtype)
@@ -71,7 +71,7 @@ class Ensemble(_attributes.Closed):
             raise MemoryError(f"the parameters of {n_members} networks do not fit into memory") from error
         layers = [layer for layer, _ in net._layers]
         for row in array:
-            _params.initialize(row, net.sizes, layers, generator)
+            parameters.initialize(row, net.sizes, layers, generator)
         self._keep_params(array)
 
     def _keep_params(self, array: Array) -> None:
@@ -90,16 +90,16 @@ class Ensemble(_attributes.Closed):
         return f"Ensemble({self._net!r}, {len(self)})"
 
     def __getstate__(self) -> dict[str, Any]:
-        of_members = [_attributes.added(member, Calls.__slots__) for member in self._members]
-        added = _attributes.added(self, Ensemble.__slots__)
+        of_members = [attributes.added(member, Calls.__slots__) for member in self._members]
+        added = attributes.added(self, Ensemble.__slots__)
         return {"net": self._net, "params": self.params, "members": of_members, "added": added}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._net = state["net"]
         self._keep_params(np.array(state["params"], self._net.dtype, order="C"))
         for member, added in zip(self._members, state.get("members", ()), strict=False):
-            _attributes.restore(member, added)
-        _attributes.restore(self, state.get("added"))
+            attributes.restore(member, added)
+        attributes.restore(self, state.get("added"))
 
     @property
     def params(self) -> Array:
@@ -108,7 +108,7 @@ class Ensemble(_attributes.Closed):
 
     @params.setter
     def params(self, values: npt.ArrayLike) -> None:
-        self.params[...] = _validate.rows(values, len(self), (self._net.n_params,), self._net.dtype, "params")
+        self.params[...] = validate.rows(values, len(self), (self._net.n_params,), self._net.dtype, "params")
 
     def forward(self, x: npt.ArrayLike, *, n_threads: int | None = None) -> Array:
         """y_hat of every member.
@@ -186,18 +186,18 @@ class Ensemble(_attributes.Closed):
                 "y": (y, y_),
                 "sample_weight": (sample_weight, *(row.array for row in weights or () if row is not None)),
             }
-            grads = _validate.out(out, (k, net.n_params), net.dtype, others)
+            grads = validate.out(out, (k, net.n_params), net.dtype, others)
         losses = np.empty(k)
         net._plan.ensemble_value_and_grad(self._memory, x_, y_, losses, grads, weights, n_threads)
         return losses, grads
 
     def _samples(self, x: npt.ArrayLike, *, of_mean: bool) -> Array:
         """x, shared or one a member."""
-        array = _validate.as_array(x, "x")  # once: an object may make another array each time
+        array = validate.as_array(x, "x")  # once: an object may make another array each time
         if array.ndim != 3:
-            return _validate.samples(array, self._net.sizes[0], self._net.dtype, of_mean=of_mean)
+            return validate.samples(array, self._net.sizes[0], self._net.dtype, of_mean=of_mean)
         rows = self._one_a_member(array, "x")
-        flat = _validate.samples(
+        flat = validate.samples(
             rows.reshape(rows.shape[0] * rows.shape[1], rows.shape[2]),
             self._net.sizes[0],
             self._net.dtype,
@@ -205,11 +205,11 @@ class Ensemble(_attributes.Closed):
         )
         return flat.reshape(rows.shape)
 
-    def _weights(self, sample_weight: npt.ArrayLike | None, n_samples: int) -> list[_validate.Weights | None] | None:
+    def _weights(self, sample_weight: npt.ArrayLike | None, n_samples: int) -> list[validate.Weights | None] | None:
         """Weights of each member, accepted."""
         if sample_weight is None:
             return None
-        weight = _validate.as_array(sample_weight, "sample_weight")
+        weight = validate.as_array(sample_weight, "sample_weight")
         n_out, loss, k = self._net.sizes[-1], self._net._loss, len(self)
         own = weight.ndim == 3 or weight.shape == (k, n_samples)
         if own and loss.name != "cross_entropy" and self._is_shared_too(weight.shape, n_samples):
@@ -219,15 +219,15 @@ class Ensemble(_attributes.Closed):
                 f"{n_out}, axis=2), the second np.broadcast_to(w, {(k, n_samples, n_out)})"
             )
         if not own:
-            return [_validate.sample_weight(weight, loss, n_samples, n_out)] * k
+            return [validate.sample_weight(weight, loss, n_samples, n_out)] * k
         return [
-            _validate.sample_weight(row, loss, n_samples, n_out) for row in self._one_a_member(weight, "sample_weight")
+            validate.sample_weight(row, loss, n_samples, n_out) for row in self._one_a_member(weight, "sample_weight")
         ]
 
-    def _targets(self, y: npt.ArrayLike, n_samples: int, weights: list[_validate.Weights | None] | None) -> Array:
+    def _targets(self, y: npt.ArrayLike, n_samples: int, weights: list[validate.Weights | None] | None) -> Array:
         """y, shared or one a member: looked at member by member where the weights differ."""
         n_out, loss, dtype = self._net.sizes[-1], self._net._loss, self._net.dtype
-        array = _validate.as_array(y, "y")
+        array = validate.as_array(y, "y")
         own = array.ndim == 3 or (n_out == 1 and array.ndim == 2 and array.shape != (n_samples, 1))
         if loss.name == "cross_entropy" and array.dtype.kind in "biu" and array.ndim == 2:
             own = array.shape == (len(self), n_samples) or array.shape != (n_samples, n_out)
@@ -238,12 +238,12 @@ class Ensemble(_attributes.Closed):
                     "y.argmax(axis=1)"
                 )
         if not own:
-            first = _validate.targets(array, loss, n_samples, n_out, dtype, None if weights is None else weights[0])
+            first = validate.targets(array, loss, n_samples, n_out, dtype, None if weights is None else weights[0])
             for other in [] if weights is None or weights[-1] is weights[0] else weights[1:]:
-                _validate.targets(array, loss, n_samples, n_out, dtype, other)
+                validate.targets(array, loss, n_samples, n_out, dtype, other)
             return first
         rows = [
-            _validate.targets(row, loss, n_samples, n_out, dtype, None if weights is None else weights[m])
+            validate.targets(row, loss, n_samples, n_out, dtype, None if weights is None else weights[m])
             for m, row in enumerate(self._one_a_member(array, "y"))
         ]
         return np.ascontiguousarray(rows)

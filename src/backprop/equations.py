@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _architecture, _core, _validate
+from backprop import _core
+from backprop.api import architecture, validate
 from backprop.custom import Activation
 
 Array = npt.NDArray[Any]
@@ -32,8 +33,8 @@ def hidden_gradient(W_next: npt.ArrayLike, grad_a_next: npt.ArrayLike) -> Array:
     TypeError, ValueError
         Where the shapes do not fit or the dtypes differ.
     """
-    W = _validate.matrix(W_next, "W_next")
-    grad_a = _validate.matrix(grad_a_next, "grad_a_next", W.dtype)
+    W = validate.matrix(W_next, "W_next")
+    grad_a = validate.matrix(grad_a_next, "grad_a_next", W.dtype)
     if grad_a.shape[1] != W.shape[0]:
         raise ValueError(
             f"grad_a_next: expected {W.shape[0]} columns, one for each row of W_next, got {grad_a.shape[1]}"
@@ -43,7 +44,7 @@ def hidden_gradient(W_next: npt.ArrayLike, grad_a_next: npt.ArrayLike) -> Array:
     return grad_h
 
 
-def preactivation_gradient(grad_h: npt.ArrayLike, a: npt.ArrayLike, activation: _architecture.ActivationSpec) -> Array:
+def preactivation_gradient(grad_h: npt.ArrayLike, a: npt.ArrayLike, activation: architecture.ActivationSpec) -> Array:
     """The g' product: dL/da_{i,j} = dL/dh_{i,j} g'(a_{i,j}) for each sample.
 
     Parameters
@@ -62,15 +63,15 @@ def preactivation_gradient(grad_h: npt.ArrayLike, a: npt.ArrayLike, activation: 
     TypeError, ValueError
         Where the shapes or dtypes differ, or the activation is not known.
     """
-    g, parameter = _architecture.activation(activation, "activation")
-    preactivations = _validate.matrix(a, "a")
-    gradients = _validate.matrix(grad_h, "grad_h", preactivations.dtype)
-    _validate.same_shape(["a", "grad_h"], [preactivations, gradients])
-    grad_a = _validate.copied(preactivations, preactivations.dtype)
+    g, parameter = architecture.activation(activation, "activation")
+    preactivations = validate.matrix(a, "a")
+    gradients = validate.matrix(grad_h, "grad_h", preactivations.dtype)
+    validate.same_shape(["a", "grad_h"], [preactivations, gradients])
+    grad_a = validate.copied(preactivations, preactivations.dtype)
     if grad_a.size == 0:
         return grad_a
     if isinstance(g, Activation):
-        n_rows = max(1, _validate.BLOCK // max(1, grad_a.shape[1]))
+        n_rows = max(1, validate.BLOCK // max(1, grad_a.shape[1]))
         for start in range(0, len(grad_a), n_rows):
             block = grad_a[start : start + n_rows]
             with _core.DefaultFloatMode():

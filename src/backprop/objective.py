@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _attributes, _core, _validate, threads
-from backprop import params as _params
-
-if TYPE_CHECKING:
-    from backprop.network import Network
+from backprop import _core, threads
+from backprop.api import attributes, parameters, validate
+from backprop.api.base import Base
 
 Array = npt.NDArray[Any]
 
@@ -22,7 +20,7 @@ _HVP = _core.CALLS["hvp"]
 _KEPT_BYTES = 64 << 20
 
 
-class Objective(_attributes.Closed):
+class Objective(attributes.Closed):
     """The function theta -> (loss, gradient) that `Network.objective` makes.
 
     Parameters
@@ -66,7 +64,7 @@ class Objective(_attributes.Closed):
 
     def __init__(
         self,
-        net: Network,
+        net: Base,
         x: npt.ArrayLike,
         y: npt.ArrayLike,
         *,
@@ -80,11 +78,11 @@ class Objective(_attributes.Closed):
         self._net = net
         self._x, self._y = x_, y_
         self._sample_weight = None if weights is None else weights.array
-        self._l2 = _validate.non_negative(l2, "l2")
-        self._free = _validate.free_mask(free, net.n_params)
+        self._l2 = validate.non_negative(l2, "l2")
+        self._free = validate.free_mask(free, net.n_params)
         self._n_threads = n_threads
         self._is_weight = np.zeros(net.n_params, bool)
-        for W, _ in _params.unflatten(self._is_weight, net.sizes):
+        for W, _ in parameters.unflatten(self._is_weight, net.sizes):
             W[...] = True
         self._last: tuple[Array, float, Array] | None = None
         self._linearization = _core.Linearization(_KEPT_BYTES)
@@ -147,8 +145,8 @@ class Objective(_attributes.Closed):
         """
         net = self._net
         net._need_second("hessp")
-        full = self._full_params(_validate.params(theta, self.n_free, net.dtype, "theta"))
-        direction = _validate.params(v, self.n_free, net.dtype, "v")
+        full = self._full_params(validate.params(theta, self.n_free, net.dtype, "theta"))
+        direction = validate.params(v, self.n_free, net.dtype, "v")
         if self._free is not None:  # fixed parameters do not move
             whole = np.zeros(net.n_params, net.dtype)
             whole[self._free] = direction
@@ -163,7 +161,7 @@ class Objective(_attributes.Closed):
     def _hessian_times(self, params: Array, direction: Array) -> Array:
         """The Hessian of the loss without l2, in the network's dtype."""
         net, kept = self._net, self._linearization
-        _validate.their_memory(self._x, self._y, self._sample_weight)
+        validate.their_memory(self._x, self._y, self._sample_weight)
         quick: Array | None = net._quick(
             _HVP, self._x, self._y, params, self._sample_weight, None, self._n_threads, direction, kept
         )
@@ -188,14 +186,14 @@ class Objective(_attributes.Closed):
         return full
 
     def _evaluate(self, theta: npt.ArrayLike) -> tuple[float, Array]:
-        point = _validate.params(theta, self.n_free, self._net.dtype, "theta")
+        point = validate.params(theta, self.n_free, self._net.dtype, "theta")
         full = self._full_params(point)
         last = self._last
         with _core.DefaultFloatMode():
             is_last = last is not None and np.array_equal(last[0], full)
         if last is not None and is_last:
             return last[1], last[2]
-        _validate.their_memory(self._x, self._y, self._sample_weight)
+        validate.their_memory(self._x, self._y, self._sample_weight)
         loss, net_grad = self._net.value_and_grad(
             self._x, self._y, params=full, sample_weight=self._sample_weight, n_threads=self._n_threads
         )

@@ -33,9 +33,10 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from backprop import _core, _file_kinds, _validate
-from backprop import params as _params
+from backprop import _core
+from backprop.api import parameters, validate
 from backprop.custom import Activation as Custom
+from backprop.interchange import file_kinds
 from backprop.network import Network
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def save(net: Network, path: str | bytes | os.PathLike[Any]) -> None:
 
     library = _safetensors()
     tensors = {}
-    for i, (W, b) in enumerate(_params.unflatten(net._theta(None), net._sizes)):
+    for i, (W, b) in enumerate(parameters.unflatten(net._theta(None), net._sizes)):
         tensors[f"{2 * i}.weight"], tensors[f"{2 * i}.bias"] = W, b
     data = library.numpy.save(tensors, {KEY: json.dumps(_architecture(net), allow_nan=False)})
     n_header = int.from_bytes(data[:8], "little")
@@ -112,7 +113,7 @@ def load(path: str | bytes | os.PathLike[Any]) -> Network:
             return _read(file, status.st_size, library)
         except (TypeError, ValueError) as error:
             file.seek(0)
-            what = _file_kinds.what_else(file.read(_file_kinds.N_HEAD), name)
+            what = file_kinds.what_else(file.read(file_kinds.N_HEAD), name)
             reason = f", {what}" if what else f": {error}"
             raise ValueError(f"path: expected a saved network, got {name!r}{reason}") from error
 
@@ -157,23 +158,23 @@ def _network(architecture: dict[str, Any]) -> Network:
     """A network of that architecture that has no parameters yet; hostile values are refused."""
     version = architecture.get("format")
     if type(version) is not int or version < 1:
-        raise ValueError(f"expected the number of its format, got {_validate.describe(version)}")
+        raise ValueError(f"expected the number of its format, got {validate.describe(version)}")
     if version > FORMAT:
         raise ValueError(f"expected format {FORMAT}, got format {version}, which a newer release of backprop wrote")
     expected = {"format", "sizes", "activations", "output", "loss", "dtype"}
     if architecture.keys() != expected:
         raise ValueError(
-            f"expected an architecture of {sorted(expected)}, got {_validate.describe(sorted(architecture))}"
+            f"expected an architecture of {sorted(expected)}, got {validate.describe(sorted(architecture))}"
         )
     for key in ("sizes", "activations"):
         if not isinstance(architecture[key], list):
-            raise ValueError(f"{key}: expected a list, got {_validate.describe(architecture[key])}")
+            raise ValueError(f"{key}: expected a list, got {validate.describe(architecture[key])}")
     if architecture["dtype"] not in list(DTYPES):  # NumPy would take other spellings
-        raise ValueError(f"dtype: expected one of {list(DTYPES)}, got {_validate.describe(architecture['dtype'])}")
+        raise ValueError(f"dtype: expected one of {list(DTYPES)}, got {validate.describe(architecture['dtype'])}")
     net = Network.__new__(Network)
     net._specify(**{key: value for key, value in architecture.items() if key != "format"})
     if _architecture(net) != architecture:  # a default would be this release's, not the writer's
-        raise ValueError(f"expected the parameter of each activation and loss, got {_validate.describe(architecture)}")
+        raise ValueError(f"expected the parameter of each activation and loss, got {validate.describe(architecture)}")
     return net
 
 
@@ -217,7 +218,7 @@ def _read(file: BinaryIO, size: int, library: ModuleType) -> Network:
         raise ValueError(str(error)) from error
     del data
     net._allocate()
-    for i, (W, b) in enumerate(_params.unflatten(net._theta(None), net._sizes)):
+    for i, (W, b) in enumerate(parameters.unflatten(net._theta(None), net._sizes)):
         W[...] = tensors.pop(f"{2 * i}.weight")
         b[...] = tensors.pop(f"{2 * i}.bias")
     return net
@@ -244,7 +245,7 @@ def _read_header(header: bytes, n_data: int) -> Network:
         raise ValueError(f"expected the architecture as an object of JSON, got {text[:40]!r}")
     net = _network(_parse(text))
 
-    n_layers, n_bytes = len(net.sizes) - 1, net.dtype.itemsize * _params.count(net.sizes)
+    n_layers, n_bytes = len(net.sizes) - 1, net.dtype.itemsize * parameters.count(net.sizes)
     if n_tensors != 2 * n_layers:
         raise ValueError(f"expected {2 * n_layers} tensors, two for each layer, got {n_tensors}")
     if n_data != n_bytes:

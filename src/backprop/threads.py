@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from backprop import _validate
+from backprop.api import validate
 
 MAX_DIGITS = 9  # of a count in the environment; what is longer is a mistake
 MOST_THREADS = 256  # of the pool, as in schedule/threads.pxi; a larger count is cut to it, so that it fits a C int
@@ -59,7 +59,7 @@ _default = _from_environment()
 
 
 def _count(n: object, name: str) -> int:
-    return min(_validate.positive_integer(n, name), MOST_THREADS)
+    return min(validate.positive_integer(n, name), MOST_THREADS)
 
 
 def set_num_threads(n: int) -> None:

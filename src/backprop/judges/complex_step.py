@@ -1,9 +1,9 @@
 """The judge of gradient checks: blocks of a gradient against the complex step of the NumPy reference.
 
-A. The judge is the complex step of g and of the loss (`_reference.complex_step`), which has no step size to choose and
+A. The judge is the complex step of g and of the loss (`recursion.complex_step`), which has no step size to choose and
    no cancellation, and takes the side of every kink on which the number lies, as the analytic derivative does. The
    products between them are linear, and carry derivatives exactly. What no complex step can say of an activation of
-   the user's own, `_differences.py` says.
+   the user's own, `differences.py` says.
 B. The error of a block (W_i or b_i) is max |g - reference| / scale. A gradient may nearly cancel between samples, or
    between y_hat and y, and |g| would then be no measure of what rounding may do to it. So the scale is the largest
    entry of M + S: M = |grad_a|^T |h| adds the samples' contributions without their signs, S is the change of the
@@ -27,11 +27,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _differences, _reference
-from backprop import params as _params
 from backprop.activations import Activation
+from backprop.api import parameters
 from backprop.custom import Activation as Custom
+from backprop.judges import differences
 from backprop.losses import Loss
+from backprop.reference import recursion
 
 Array = npt.NDArray[Any]
 
@@ -104,12 +105,12 @@ class Problem:
         return float(self._at(theta).loss.real)
 
     @cached_property
-    def reference(self) -> _reference.Reference:
+    def reference(self) -> recursion.Reference:
         """Loss and gradient by the reference's own recursion: for scales, not for the verdict."""
         return self._at(self.theta)
 
-    def _at(self, theta: Array) -> _reference.Reference:
-        return _reference.value_and_grad(self.sizes, self.layers, self.loss, theta, self.x, self.y, self.weight)
+    def _at(self, theta: Array) -> recursion.Reference:
+        return recursion.value_and_grad(self.sizes, self.layers, self.loss, theta, self.x, self.y, self.weight)
 
     def fits(self, dtype: np.dtype[Any]) -> bool:
         """Whether every number of the reference's recursion is one of the dtype's range."""
@@ -121,20 +122,20 @@ class Problem:
     @cached_property
     def share(self) -> Array:
         """What each term of the loss counts for."""
-        return _reference.shares(self.weight, self.loss[0], self.y)
+        return recursion.shares(self.weight, self.loss[0], self.y)
 
     @cached_property
-    def judged(self) -> tuple[_reference.Reference, tuple[str, ...], tuple[str, ...]]:
+    def judged(self) -> tuple[recursion.Reference, tuple[str, ...], tuple[str, ...]]:
         """A and h with the slopes by which gradients are judged; what to remark, and what cannot be told."""
-        result = _reference.forward(self.sizes, self.layers, self.theta, self.x)
+        result = recursion.forward(self.sizes, self.layers, self.theta, self.x)
         result.slopes = [None]
         remarks, doubts = [], []
         sides = result.a[1:] if self.sides is None else self.sides[0]
         for i, ((activation, parameter), a) in enumerate(zip(self.layers, sides, strict=True), start=1):
             if not isinstance(activation, Custom):
-                result.slopes.append(_reference.slope(activation, parameter, a))
+                result.slopes.append(recursion.slope(activation, parameter, a))
                 continue
-            found = _differences.slopes(activation, a)
+            found = differences.slopes(activation, a)
             result.slopes.append(found.slope)
             where = f"layer {i}: g' of {activation.name!r}"
             if found.at_kink.any():
@@ -148,7 +149,7 @@ class Problem:
     def derivative(self, direction: Array) -> float:
         """The derivative of the loss along a direction, by the complex step."""
         result, _, _ = self.judged
-        return _reference.loss_along(self.sizes, self.loss, self.theta, direction, result, self.y, self.share)
+        return recursion.loss_along(self.sizes, self.loss, self.theta, direction, result, self.y, self.share)
 
     def derivative_at(self, indices: Array, values: Array | float) -> float:
         """The derivative along a direction that is 0 but for some entries."""
@@ -190,13 +191,13 @@ def _scale(problem: Problem, rng: np.random.Generator) -> Array:
     """M + S of note B for every parameter."""
     reference = problem.reference
     M = np.empty(problem.theta.shape)
-    for i, (W, b) in enumerate(_params.unflatten(M, problem.sizes), start=1):
+    for i, (W, b) in enumerate(parameters.unflatten(M, problem.sizes), start=1):
         grad_a = np.abs(reference.grad_a[i])
         W[...] = grad_a.T @ np.abs(reference.h[i - 1])
         b[...] = grad_a.sum(axis=0)
-    layers = [(_differences.row_of(activation), parameter) for activation, parameter in problem.layers]
+    layers = [(differences.row_of(activation), parameter) for activation, parameter in problem.layers]
     changes = [
-        _reference.gradient_along(
+        recursion.gradient_along(
             problem.sizes, layers, problem.loss, problem.theta, direction, reference, problem.y, problem.share, R_x
         )
         for direction, R_x in _perturbations(problem, rng)
@@ -211,18 +212,18 @@ def near_kinks(problem: Problem, dtype: np.dtype[Any], rng: np.random.Generator)
     unit = 16.0 * np.finfo(dtype).eps
     reference, loss = problem.reference, problem.loss[0]
     perturbed = [
-        _reference.forward_along(problem.sizes, problem.theta, direction, reference, R_x)[0]
+        recursion.forward_along(problem.sizes, problem.theta, direction, reference, R_x)[0]
         for direction, R_x in _perturbations(problem, rng)
     ]
     near = NearKinks([], np.zeros(problem.y.shape, bool), [])
     for i, ((W, b), (activation, _)) in enumerate(
-        zip(_params.unflatten(problem.theta, problem.sizes), problem.layers, strict=True), start=1
+        zip(parameters.unflatten(problem.theta, problem.sizes), problem.layers, strict=True), start=1
     ):
         terms = np.abs(reference.h[i - 1]) @ np.abs(W).T
         a_band = unit * (terms + np.abs(b) + np.max([np.abs(R_a[i]) for R_a in perturbed], axis=0))
         a_band[terms == 0] = 0.0  # a is b, and nothing is rounded
         if isinstance(activation, Custom):
-            at_kink = _differences.jumps_within(activation, reference.a[i], a_band)
+            at_kink = differences.jumps_within(activation, reference.a[i], a_band)
         else:
             at_kink = np.zeros(a_band.shape, bool)
             for kink in activation.kinks:
@@ -263,7 +264,7 @@ def check_blocks(
     scale = _scale(problem, rng) + np.finfo(dtype).tiny / tolerance  # what underflows is right
     blocks = []
     start = 0
-    for i, (W, b) in enumerate(_params.unflatten(gradient.astype(np.float64), problem.sizes), start=1):
+    for i, (W, b) in enumerate(parameters.unflatten(gradient.astype(np.float64), problem.sizes), start=1):
         for kind, part in (("W", W), ("b", b)):
             indices = np.arange(start, start + part.size)
             judge = _Block(problem, part.ravel(), scale[indices], indices)

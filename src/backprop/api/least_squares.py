@@ -9,8 +9,9 @@ from typing import Any, Never
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _core, _validate, threads
-from backprop._calls import Calls
+from backprop import _core, threads
+from backprop.api import validate
+from backprop.api.calls import Calls
 
 Array = npt.NDArray[Any]
 
@@ -20,7 +21,7 @@ _NORMAL_EQUATIONS = _core.CALLS["normal_equations"]
 _SOBOLEV_VALUE_AND_GRAD = _core.CALLS["sobolev_value_and_grad"]
 
 
-class SquaredErrors(Calls):
+class LeastSquares(Calls):
     """The calls of networks with the loss squared_error."""
 
     __slots__ = ()
@@ -55,7 +56,7 @@ class SquaredErrors(Calls):
             Where an argument is refused, or the loss is another one.
         """
         if excess:
-            _validate.refuse_excess("residuals", x, excess, self.n_params)
+            validate.refuse_excess("residuals", x, excess, self.n_params)
         threads.resolve(n_threads)
         self._need_squared_error("residuals")
         y_, x_, _, weights = self._inputs(x, y, None, sample_weight, of_mean=False)
@@ -64,7 +65,7 @@ class SquaredErrors(Calls):
             root = np.broadcast_to(root if root.ndim == 2 else root[:, None], y_.shape)
             counts = root != 0
         rows = counts.any(axis=1)
-        target = _validate.at_once(np.where(counts, y_, 0)[rows], self._dtype, "y")
+        target = validate.at_once(np.where(counts, y_, 0)[rows], self._dtype, "y")
         x_kept = x_ if rows.all() else x_[rows]  # once, not at each theta
         kept = _Residuals(self, x_kept, target, root, counts, rows, weights is not None, n_threads)
         return kept.fun, kept.jac
@@ -162,13 +163,13 @@ class SquaredErrors(Calls):
                 f"sample_weight: expected shape ({x_.shape[0]},) in sobolev_value_and_grad, got {weights.array.shape}"
             )
         shape = (self._sizes[-1], self._sizes[0])
-        target = _validate.input_gradients(grad_x, x_.shape[0], shape, self._dtype)
-        grad_weight = _validate.gradient_weight(weight, shape)
+        target = validate.input_gradients(grad_x, x_.shape[0], shape, self._dtype)
+        grad_weight = validate.gradient_weight(weight, shape)
         grad = self._result(
             out,
             (self.n_params,),
             {
-                **_validate.inputs(x, x_, y, y_, params, theta, sample_weight, weights),
+                **validate.inputs(x, x_, y, y_, params, theta, sample_weight, weights),
                 "grad_x": (grad_x, target),
                 "weight": (weight, grad_weight),
             },
@@ -189,9 +190,9 @@ class SquaredErrors(Calls):
 
 @dataclass(frozen=True, eq=False)
 class _Residuals:
-    """What `SquaredErrors.residuals` hands out: methods, since functions within a function cannot be pickled."""
+    """What `LeastSquares.residuals` hands out: methods, since functions within a function cannot be pickled."""
 
-    net: SquaredErrors
+    net: LeastSquares
     x: Array  # of the rows that count
     target: Array  # of these rows
     root: Array  # square roots of the weights, of all rows
@@ -203,8 +204,8 @@ class _Residuals:
     def fun(self, theta: npt.ArrayLike) -> Array:
         """R at theta."""
         net = self.net
-        point = _validate.params(theta, net.n_params, net._dtype, "theta")
-        _validate.their_memory(self.x)
+        point = validate.params(theta, net.n_params, net._dtype, "theta")
+        validate.their_memory(self.x)
         y_hat = net._call(_FORWARD, self.x, None, point, None, None, self.n_threads)
         r = np.zeros(self.root.shape)  # in float64, as sqrt(w): rounded once
         counts = self.counts[self.rows]
@@ -215,8 +216,8 @@ class _Residuals:
     def jac(self, theta: npt.ArrayLike) -> Array:
         """Its Jacobian."""
         net = self.net
-        point = _validate.params(theta, net.n_params, net._dtype, "theta")
-        _validate.their_memory(self.x)
+        point = validate.params(theta, net.n_params, net._dtype, "theta")
+        validate.their_memory(self.x)
         J = np.zeros((*self.root.shape, net.n_params), net._dtype)
         J[self.rows] = net._call(_JACOBIAN, self.x, None, point, None, None, self.n_threads)
         if self.is_weighted:

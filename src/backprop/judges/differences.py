@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from backprop import _reference
 from backprop.activations import Activation, Array
 from backprop.custom import Activation as Custom
+from backprop.reference import recursion
 
 _STEPS = [4.0**-k for k in range(2, 16)]  # relative to max(1, |a|)
 _SAFETY = 10.0  # of the estimates of errors
@@ -54,7 +54,7 @@ def slopes(activation: Custom, a: Array) -> Slopes:
     slope = np.where(agrees, claimed, np.clip(claimed, lowest, highest))
     slope = np.where(np.isnan(slope), 0.5 * (right + left), slope)
     if activation.takes_complex:
-        analytic = _reference.slope(activation, 0.0, a)
+        analytic = recursion.slope(activation, 0.0, a)
         exact = ~unsettled & ~at_kink & (np.abs(analytic - 0.5 * (right + left)) <= tolerance)
         slope = np.where(exact, analytic, slope)
     return Slopes(slope, at_kink, unsettled)

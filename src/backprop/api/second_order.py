@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _core, _validate, threads
-from backprop._calls import Calls
+from backprop import _core, threads
+from backprop.api import validate
+from backprop.api.calls import Calls
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -21,7 +22,7 @@ _GAUSS_NEWTON_VP = _core.CALLS["gauss_newton_vp"]
 _HESSIAN = _core.CALLS["hessian"]
 
 
-class SecondDerivatives(Calls):
+class SecondOrder(Calls):
     """The calls of second order."""
 
     __slots__ = ()
@@ -193,7 +194,7 @@ class SecondDerivatives(Calls):
 class _Product:
     """v -> net.product(x, y, v) on fixed data; unlike a function within a function it can be pickled."""
 
-    net: SecondDerivatives
+    net: SecondOrder
     product: str
     x: Array
     y: Array
@@ -202,7 +203,7 @@ class _Product:
     n_threads: int | None
 
     def __call__(self, v: Array) -> Array:
-        _validate.their_memory(self.x, self.y, self.sample_weight, self.params)
+        validate.their_memory(self.x, self.y, self.sample_weight, self.params)
         call = getattr(self.net, self.product)
         result: Array = call(
             self.x, self.y, np.ravel(v), params=self.params, sample_weight=self.sample_weight, n_threads=self.n_threads

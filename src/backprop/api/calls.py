@@ -1,7 +1,7 @@
 """What the calls of `Network` share: from a user's arguments to a line of the compiled table of calls and back.
 
 Arguments that need neither conversion nor an error message go straight to `Plan.quick`, which returns None and has
-written nothing where anything is out of the ordinary. Then _validate.py accepts and converts, or refuses.
+written nothing where anything is out of the ordinary. Then validate.py accepts and converts, or refuses.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _attributes, _core, _validate, threads
+from backprop import _core, threads
 from backprop.activations import Activation as Row
+from backprop.api import attributes, validate
 from backprop.custom import Activation as Custom
 from backprop.losses import Loss
 
@@ -22,7 +23,7 @@ Array = npt.NDArray[Any]
 _BLOCK_ROWS = 4096  # where rows of weight 0 are left out, so many are copied at a time
 
 
-class Calls(_attributes.Closed):
+class Calls(attributes.Closed):
     """The part of `Network` that accepts arguments and runs calls; and the attributes of a network."""
 
     __slots__ = (
@@ -119,8 +120,8 @@ class Calls(_attributes.Closed):
             y_, x_, theta, weights = self._inputs(x, y, params, sample_weight, of_mean=call.is_mean)
         else:
             x_, theta = self._samples(x), self._theta(params)
-        direction = _validate.params(v, self.n_params, self._dtype, "v") if call.takes_v else None
-        others = _validate.inputs(x, x_, y, y_, params, theta, sample_weight, weights)
+        direction = validate.params(v, self.n_params, self._dtype, "v") if call.takes_v else None
+        others = validate.inputs(x, x_, y, y_, params, theta, sample_weight, weights)
         shape = self._plan.result_shape(call, x_.shape[0])
         result = self._result(out, shape, {**others, "v": (v, direction)})
         if call.is_by_sample and y_ is not None and weights is not None and weights.n_kept < x_.shape[0]:
@@ -136,12 +137,12 @@ class Calls(_attributes.Closed):
         x: Array,
         y: Array,
         result: Array,
-        weights: _validate.Weights,
+        weights: validate.Weights,
         n_threads: int,
     ) -> None:
         """Run a call by sample on the rows that have a weight; the others are 0 in the result, whatever they hold."""
         width = max(x[0].size, y[0].size, result[0].size)
-        n_rows = min(_BLOCK_ROWS, max(1, _validate.BLOCK // width))
+        n_rows = min(_BLOCK_ROWS, max(1, validate.BLOCK // width))
         for start in range(0, x.shape[0], n_rows):
             block = slice(start, start + n_rows)
             result[block] = 0
@@ -150,7 +151,7 @@ class Calls(_attributes.Closed):
                 kept = some.reshape(some.shape[0], -1).any(axis=1)
             if not kept.any():
                 continue
-            kept_weights = _validate.sample_weight(some[kept], self._loss, int(kept.sum()), self._sizes[-1])
+            kept_weights = validate.sample_weight(some[kept], self._loss, int(kept.sum()), self._sizes[-1])
             inner = np.empty((int(kept.sum()), *result.shape[1:]), self._dtype)
             self._plan.run(call, theta, x[block][kept], y[block][kept], inner, kept_weights, n_threads)
             result[block][kept] = inner
@@ -158,13 +159,13 @@ class Calls(_attributes.Closed):
     # Arguments -------------------------------------------------------------------------------------------------------
 
     def _samples(self, x: npt.ArrayLike, *, of_mean: bool = False) -> Array:
-        return _validate.samples(x, self._sizes[0], self._dtype, n_params=self.n_params, of_mean=of_mean)
+        return validate.samples(x, self._sizes[0], self._dtype, n_params=self.n_params, of_mean=of_mean)
 
     def _theta(self, params: npt.ArrayLike | None) -> Array:
         """The parameters given, or a fresh view of the network's own."""
         if params is None:
             return self._plan.vector(self._memory)
-        return _validate.params(params, self.n_params, self._dtype)
+        return validate.params(params, self.n_params, self._dtype)
 
     def _inputs(
         self,
@@ -175,7 +176,7 @@ class Calls(_attributes.Closed):
         *,
         of_mean: bool = True,
         whole: bool = False,
-    ) -> tuple[Array, Array, Array, _validate.Weights | None]:
+    ) -> tuple[Array, Array, Array, validate.Weights | None]:
         """The arguments that the calls with a loss share, accepted and converted: y, x, params, weights.
 
         What is large in x and y stays to be converted by tiles, unless the whole is needed.
@@ -183,10 +184,10 @@ class Calls(_attributes.Closed):
         x_ = self._samples(x, of_mean=of_mean)
         n_samples, n_out = x_.shape[0], self._sizes[-1]
         theta = self._theta(params)
-        weights = _validate.sample_weight(sample_weight, self._loss, n_samples, n_out)
-        y_ = _validate.targets(y, self._loss, n_samples, n_out, self._dtype, weights)
+        weights = validate.sample_weight(sample_weight, self._loss, n_samples, n_out)
+        y_ = validate.targets(y, self._loss, n_samples, n_out, self._dtype, weights)
         if whole:
-            y_, x_ = _validate.at_once(y_, self._dtype, "y"), _validate.at_once(x_, self._dtype, "x")
+            y_, x_ = validate.at_once(y_, self._dtype, "y"), validate.at_once(x_, self._dtype, "x")
         return y_, x_, theta, weights
 
     def _result(self, out: Array | None, shape: tuple[int, ...], others: dict[str, Sequence[object]]) -> Array:
@@ -196,7 +197,7 @@ class Calls(_attributes.Closed):
                 return np.empty(shape, self._dtype)
             except (MemoryError, ValueError) as error:
                 raise MemoryError(f"the result of shape {shape} does not fit into memory") from error
-        return _validate.out(out, shape, self._dtype, {"params": (self._theta(None),), **others})
+        return validate.out(out, shape, self._dtype, {"params": (self._theta(None),), **others})
 
     def _need_second(self, call: str) -> None:
         """Refuse an activation of the user's own that has no g''."""

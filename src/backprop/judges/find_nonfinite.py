@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _core, _validate
-from backprop import params as _params
+from backprop import _core, threads
+from backprop.api import parameters, validate
+from backprop.api.base import Base
+from backprop.api.layer_gradients import LayerGradients
 from backprop.losses import label_rows
-
-if TYPE_CHECKING:
-    from backprop._inspection import LayerGradients
-    from backprop.network import Network
 
 Array = npt.NDArray[Any]
 
@@ -61,25 +59,33 @@ class Given(NamedTuple):
 
 
 def find_nonfinite(
-    net: Network, x: Array, y: Array, theta: Array, weight: Array | None, n_threads: int, given: Given
+    net: Base,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    *,
+    params: npt.ArrayLike | None = None,
+    sample_weight: npt.ArrayLike | None = None,
+    n_threads: int | None = None,
 ) -> NonFinite | None:
-    """Look for it; the arguments are accepted ones.
+    """Look for it, with the arguments of `Network.find_nonfinite`.
 
     The order is that of the computation for each sample: input, weights, layer by layer a and h, loss, and gradients
     from the last layer back; the first sample counts whose own part of loss or gradient is not finite. Rows of weight 0
     are left out.
     """
-    weight = None if weight is None else weight.copy()  # another thread may write to the caller's
-    search = _Search(net, x, y, theta, weight, n_threads, given)
+    y_, x_, theta, weights = net._inputs(x, y, params, sample_weight)
+    weight = None if weights is None else weights.array.copy()  # another thread may write to the caller's
+    given = Given(x, y, params)
+    search = _Search(net, x_, y_, theta, weight, threads.resolve(n_threads), given)
     loss, grad = search.value_and_grad(slice(None))
     if np.isfinite(loss) and np.isfinite(grad).all():
         return None
     with _core.DefaultFloatMode():  # here and below: what overflows, and what is 0, depends on the mode
-        rows = np.arange(x.shape[0]) if weight is None else np.flatnonzero(weight.reshape(x.shape[0], -1).any(axis=1))
+        rows = np.arange(x_.shape[0]) if weight is None else np.flatnonzero(weight.reshape(x_.shape[0], -1).any(axis=1))
     of_weights = find_in_weights(net, theta, given.params)
     if of_weights is not None:  # every sample meets it: only an input of the very first one comes before
         first = int(rows[0])
-        unit = _finite_first(_validate.at_once(x[first : first + 1], net.dtype, "x"))
+        unit = _finite_first(validate.at_once(x_[first : first + 1], net.dtype, "x"))
         return replace(of_weights, sample=first) if unit is None else search.input(first, unit)
     return search.among(rows, LARGE_BLOCK_ROWS) or _in_sum(net, loss, grad)
 
@@ -90,9 +96,9 @@ def _finite_first(array: Array) -> int | None:
     return int(bad.argmax()) if bad.any() else None
 
 
-def find_in_weights(net: Network, theta: Array, given: object = None) -> NonFinite | None:
+def find_in_weights(net: Base, theta: Array, given: object = None) -> NonFinite | None:
     """The first parameter that is not finite; given is theta as it came, None for the network's own."""
-    for i, (W, b) in enumerate(_params.unflatten(theta, net.sizes), start=1):
+    for i, (W, b) in enumerate(parameters.unflatten(theta, net.sizes), start=1):
         both = np.concatenate([W, b[:, None]], axis=1)
         first = _finite_first(both)
         if first is not None:
@@ -100,8 +106,8 @@ def find_in_weights(net: Network, theta: Array, given: object = None) -> NonFini
             what = f"bias of unit {unit}" if j == W.shape[1] else f"weight of unit {unit} for input {j}"
             text = str(both[unit, j])
             if given is not None:
-                given_W, given_b = _params.unflatten(_validate.as_array(given, "params"), net.sizes)[i - 1]
-                text = _validate.as_it_came(given_b[unit] if j == W.shape[1] else given_W[unit, j], both[unit, j])
+                given_W, given_b = parameters.unflatten(validate.as_array(given, "params"), net.sizes)[i - 1]
+                text = validate.as_it_came(given_b[unit] if j == W.shape[1] else given_W[unit, j], both[unit, j])
             return NonFinite(None, i, unit, "weight", float(both[unit, j]), f"layer {i}: the {what} is {text}")
     return None
 
@@ -109,7 +115,7 @@ def find_in_weights(net: Network, theta: Array, given: object = None) -> NonFini
 class _Search(NamedTuple):
     """What is looked through, and how the caller gave it."""
 
-    net: Network
+    net: Base
     x: Array
     y: Array
     theta: Array
@@ -152,7 +158,7 @@ class _Search(NamedTuple):
     def in_block(self, rows: Array, span: slice) -> NonFinite | None:
         """The first sample of a block of rows that meets a number that is not finite, and where."""
         x, y, options = self.part(span)
-        x, y = _validate.at_once(x, self.net.dtype, "x"), _validate.at_once(y, self.net.dtype, "y")
+        x, y = validate.at_once(x, self.net.dtype, "x"), validate.at_once(y, self.net.dtype, "y")
         layers = self.net.layer_gradients(x, y, **options)
         with _core.DefaultFloatMode():
             terms = _loss_terms(self.net, layers, y, options["sample_weight"])
@@ -201,8 +207,8 @@ class _Search(NamedTuple):
 
     def input(self, sample: int, unit: int) -> NonFinite:
         """The sentence for an input."""
-        value = _validate.at_once(self.x[sample : sample + 1], self.net.dtype, "x")[0, unit]
-        text = _validate.as_it_came(_validate.as_array(self.given.x, "x")[sample, unit], value)
+        value = validate.at_once(self.x[sample : sample + 1], self.net.dtype, "x")[0, unit]
+        text = validate.as_it_came(validate.as_array(self.given.x, "x")[sample, unit], value)
         return NonFinite(sample, 0, unit, "input", float(value), f"sample {sample}: input {unit} is {text}")
 
     def of_loss(self, layers: LayerGradients, terms: Array, y: Array, s: int, sample: int, unit: int) -> NonFinite:
@@ -214,15 +220,15 @@ class _Search(NamedTuple):
         value = float(z[s, unit])
         if not np.isfinite(target):
             value = float(target)
-            given = _validate.as_array(self.given.y, "y").reshape(self.y.shape)[sample, unit]
-            text = f"the target is {_validate.as_it_came(given, target)}"
+            given = validate.as_array(self.given.y, "y").reshape(self.y.shape)[sample, unit]
+            text = f"the target is {validate.as_it_came(given, target)}"
         else:
             what = "a_L" if self.net._loss.acts_on_a else "y_hat"
             text = f"the loss {self.net.loss_name} of {what} = {value:.6g} and y = {target:.6g} is {terms[s, unit]}"
         return NonFinite(sample, L, unit, "loss", value, f"sample {sample}, output {unit}: {text}")
 
 
-def _drop_outputs(net: Network, layers: LayerGradients, weight: Array | None) -> None:
+def _drop_outputs(net: Base, layers: LayerGradients, weight: Array | None) -> None:
     """What counts for nothing in loss and gradient becomes 0: outputs of weight 0, and y_hat where a_L is all there is.
 
     Without it a sample is found that has nothing to be named.
@@ -238,7 +244,7 @@ def _drop_outputs(net: Network, layers: LayerGradients, weight: Array | None) ->
         h[weight == 0] = 0
 
 
-def _loss_terms(net: Network, layers: LayerGradients, y: Array, weight: Array | None) -> Array:
+def _loss_terms(net: Base, layers: LayerGradients, y: Array, weight: Array | None) -> Array:
     """The loss's terms, one an output, or one a row for cross_entropy; 0 where the weight is 0."""
     L, function = len(net.sizes) - 1, net._loss
     z = layers.a[L] if function.acts_on_a else layers.h[L]
@@ -254,12 +260,12 @@ def _loss_terms(net: Network, layers: LayerGradients, y: Array, weight: Array | 
     return terms
 
 
-def _in_sum(net: Network, loss: float, grad: Array) -> NonFinite:
+def _in_sum(net: Base, loss: float, grad: Array) -> NonFinite:
     """All samples are finite on their own: a sum over them overflows, or a product of one in the gradient."""
     L = len(net.sizes) - 1
     if not np.isfinite(loss):
         return NonFinite(None, L, 0, "loss", float(loss), f"the sum of the losses is {loss}, though each is finite")
-    for i, (grad_W, grad_b) in enumerate(_params.unflatten(grad, net.sizes), start=1):
+    for i, (grad_W, grad_b) in enumerate(parameters.unflatten(grad, net.sizes), start=1):
         both = np.concatenate([grad_W, grad_b[:, None]], axis=1)
         first = _finite_first(both)
         if first is not None:

@@ -1,23 +1,22 @@
 """Gradient checks: `value_and_grad` against the complex step of the NumPy reference, layer by layer.
 
-`_judge.py` judges; SciPy's check_grad stands beside it for the reader and decides nothing.
+`complex_step.py` judges; SciPy's check_grad stands beside it for the reader and decides nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from backprop._judge import N_DIRECTIONS, TOLERANCE, BlockCheck, Problem, check_blocks, near_kinks
+from backprop import _core
+from backprop.api.base import Base
+from backprop.judges.complex_step import N_DIRECTIONS, TOLERANCE, BlockCheck, Problem, check_blocks, near_kinks
+from backprop.judges.find_nonfinite import find_in_weights, find_nonfinite
 from backprop.losses import label_rows
-from backprop.nonfinite import find_in_weights
-
-if TYPE_CHECKING:
-    from backprop.network import Network
 
 Array = npt.NDArray[Any]
 
@@ -106,7 +105,7 @@ class GradientReport:
 
 
 def check_gradient(
-    net: Network, x: npt.ArrayLike, y: npt.ArrayLike, *, sample_weight: npt.ArrayLike | None = None
+    net: Base, x: npt.ArrayLike, y: npt.ArrayLike, *, sample_weight: npt.ArrayLike | None = None
 ) -> GradientReport:
     """Check ``net.value_and_grad`` against the complex step of the NumPy reference.
 
@@ -136,6 +135,11 @@ def check_gradient(
     The g' of an activation of one's own is judged by differences of its g too, which need no complex numbers. At a kink
     of g every slope between those of its two sides is right.
     """
+    with _core.DefaultFloatMode():  # what is judged, the judge and SciPy's differences alike
+        return _report(net, x, y, sample_weight)
+
+
+def _report(net: Base, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None) -> GradientReport:
     y_, x_, theta, weights = net._inputs(x, y, None, sample_weight, whole=True)
     weight = None if weights is None else weights.array * weights.scale
     used = np.ones(x_.shape[0], bool) if weight is None else (weight > 0).reshape(x_.shape[0], -1).any(axis=1)
@@ -193,7 +197,7 @@ def check_gradient(
 
 
 def _not_finite(
-    net: Network, problem: Problem, theta: Array, x: npt.ArrayLike, y: npt.ArrayLike, weight: npt.ArrayLike | None
+    net: Base, problem: Problem, theta: Array, x: npt.ArrayLike, y: npt.ArrayLike, weight: npt.ArrayLike | None
 ) -> str:
     """The parameter or number on the way by which no gradient can be expected; empty where one can be."""
     parameter = find_in_weights(net, theta)
@@ -201,7 +205,7 @@ def _not_finite(
         return str(parameter)
     if problem.fits(net.dtype):
         return ""
-    found = net.find_nonfinite(x, y, sample_weight=weight)
+    found = find_nonfinite(net, x, y, sample_weight=weight)
     return f"a number on the way exceeds {net.dtype.name}" if found is None else str(found)
 
 
@@ -210,7 +214,7 @@ def _all_at_kinks(n_samples: int, kinks: list[str]) -> str:
     return f"{samples} within rounding of a kink of {', '.join(kinks)}, where the derivative jumps: try others"
 
 
-def random_problem(net: Network, n_samples: int, rng: np.random.Generator) -> tuple[Array, Array]:
+def random_problem(net: Base, n_samples: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """Random samples and targets that fit a network's loss.
 
     Parameters
@@ -238,7 +242,7 @@ def random_problem(net: Network, n_samples: int, rng: np.random.Generator) -> tu
     return x, targets.get(net.loss_name, lambda: rng.standard_normal(shape))()
 
 
-def _problem_of(net: Network, theta: Array, x: Array, y: Array, weight: Array | None) -> Problem:
+def _problem_of(net: Base, theta: Array, x: Array, y: Array, weight: Array | None) -> Problem:
     """The reference's arguments; targets of weight 0 become 0, since it multiplies by the weight."""
     targets = label_rows(y, net._sizes[-1]) if y.ndim == 1 else y.astype(np.float64)
     if weight is not None and weight.ndim == 2:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _core, _validate, threads
-from backprop._calls import Calls
+from backprop import _core, threads
+from backprop.api import validate
+from backprop.api.calls import Calls
 
 Array = npt.NDArray[Any]
 
@@ -26,7 +27,7 @@ _PER_SAMPLE_GRADIENT_NORMS = _core.CALLS["per_sample_gradient_norms"]
 _CLIPPED_GRADIENT = _core.CALLS["clipped_gradient"]
 
 
-class Derivatives(Calls):
+class FirstOrder(Calls):
     """The calls of first order."""
 
     __slots__ = ()
@@ -67,7 +68,7 @@ class Derivatives(Calls):
             return result
         n_threads = threads.resolve(n_threads)
         x_ = self._samples(x)
-        cotangent_ = _validate.rows(cotangent, x_.shape[0], (self._sizes[-1],), self._dtype, "cotangent")
+        cotangent_ = validate.rows(cotangent, x_.shape[0], (self._sizes[-1],), self._dtype, "cotangent")
         theta = self._theta(params)
         grad_params, grad_x = np.empty(self.n_params, self._dtype), np.empty(x_.shape, self._dtype)
         self._plan.run(_VJP, theta, x_, None, grad_params, None, n_threads, operand=cotangent_, rows=grad_x)
@@ -301,5 +302,5 @@ class Derivatives(Calls):
         )
         if result is not None:
             return result
-        bound = _validate.positive(max_norm, "max_norm")
+        bound = validate.positive(max_norm, "max_norm")
         return self._checked(_CLIPPED_GRADIENT, x, y, params, sample_weight, out, n_threads, max_norm=bound)

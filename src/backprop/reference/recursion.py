@@ -30,8 +30,8 @@ from typing import Any
 
 import numpy as np
 
-from backprop import params as _params
 from backprop.activations import ACTIVATIONS, Activation, Array
+from backprop.api import parameters
 from backprop.losses import Loss, softmax
 
 STEP = 1e-20  # its square vanishes beside 1, and it leaves room above the subnormals for g' as small as 1e-280
@@ -60,7 +60,7 @@ class Reference:
 def forward(sizes: Sequence[int], activations: Sequence[tuple[Activation, float]], theta: Array, x: Array) -> Reference:
     """a_i and h_i of every layer; activations holds (activation, parameter) for the layers 1..L."""
     result = Reference(a=[None], h=[x])
-    for (W, b), (activation, parameter) in zip(_params.unflatten(theta, sizes), activations, strict=True):
+    for (W, b), (activation, parameter) in zip(parameters.unflatten(theta, sizes), activations, strict=True):
         result.a.append(result.h[-1] @ W.T + b)
         result.h.append(activation.g(result.a[-1], parameter))
     return result
@@ -97,7 +97,7 @@ def backward(sizes: Sequence[int], theta: Array, result: Reference, grad_z: Arra
     n_layers = len(sizes) - 1
     for name in ("grad_a", "grad_h", "grad_W", "grad_b"):
         setattr(result, name, [None] * (n_layers + 1))
-    layers: list[tuple[Any, Any]] = [(None, None), *_params.unflatten(theta, sizes)]
+    layers: list[tuple[Any, Any]] = [(None, None), *parameters.unflatten(theta, sizes)]
     for i in range(n_layers, 0, -1):
         if i == n_layers and function.acts_on_a:
             result.grad_a[i] = grad_z
@@ -142,7 +142,7 @@ def forward_along(
     """R{a_i} and R{h_i} of every layer, from a result that has its slopes; R{x} is 0 unless it is given."""
     R_a: list[Any] = [None]  # as in Reference
     R_h = [np.zeros_like(result.h[0]) if R_x is None else R_x]
-    layers = zip(_params.unflatten(theta, sizes), _params.unflatten(direction, sizes), strict=True)
+    layers = zip(parameters.unflatten(theta, sizes), parameters.unflatten(direction, sizes), strict=True)
     for i, ((W, _), (V, v)) in enumerate(layers, 1):
         R_a.append(R_h[i - 1] @ W.T + result.h[i - 1] @ V.T + v)
         R_h.append(result.slopes[i] * R_a[i])
@@ -223,8 +223,8 @@ def gradient_along(
     z, R_z = (result.a[-1], R_a[-1]) if function.acts_on_a else (result.h[-1], R_h[-1])
     R_grad_z = function.curvature(z, y, R_z, loss_parameter) * by_row(share)
 
-    layers: list[tuple[Any, Any]] = [(None, None), *_params.unflatten(theta, sizes)]
-    along: list[tuple[Any, Any]] = [(None, None), *_params.unflatten(direction, sizes)]
+    layers: list[tuple[Any, Any]] = [(None, None), *parameters.unflatten(theta, sizes)]
+    along: list[tuple[Any, Any]] = [(None, None), *parameters.unflatten(direction, sizes)]
     R_grad_a: list[Any] = [None] * (n_layers + 1)
     parts: list[Array] = []
     for i in range(n_layers, 0, -1):

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from backprop import _other_names
-from backprop._validate import as_float, describe, positive_integer
 from backprop.activations import ACTIVATIONS, Activation
+from backprop.api import other_names
+from backprop.api.validate import as_float, describe, positive_integer
 from backprop.custom import Activation as Custom
 from backprop.losses import LOSSES, Loss
 
@@ -56,10 +56,10 @@ def _name_and_parameter(value: object, argument: str, known: Iterable[str]) -> t
             raise TypeError(f"{argument}: expected a number as the parameter of {name!r}, got None")
     names, kind = list(known), "loss" if argument == "loss" else "activation"
     if not isinstance(name, str):
-        hint = _other_names.hint_of_object(name, kind, names)
+        hint = other_names.hint_of_object(name, kind, names)
         raise TypeError(f"{argument}: expected a name or a pair (name, parameter), got {describe(value)}{hint}")
     if name not in names:
-        hint = _other_names.hint(name, kind, names)
+        hint = other_names.hint(name, kind, names)
         raise ValueError(f"{argument}: expected one of {', '.join(names)}, got {name!r}{hint}")
     return str(name), parameter  # a plain one, also for the repr
 
@@ -98,7 +98,7 @@ def hidden_activations(value: object, n_hidden: int) -> list[tuple[Activation, f
     if isinstance(value, str | Activation) or is_pair:
         return [activation(value, "activations")] * n_hidden
     if not isinstance(value, list | tuple):
-        hint = _other_names.hint_of_object(value, "activation", ACTIVATIONS)
+        hint = other_names.hint_of_object(value, "activation", ACTIVATIONS)
         raise TypeError(
             f"activations: expected a name, a pair (name, parameter) or a list of them, got {describe(value)}{hint}"
         )

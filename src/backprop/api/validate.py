@@ -1,6 +1,6 @@
-"""The only place that inspects users' arrays and numbers, with every error message; architectures: _architecture.py.
+"""The only place that inspects users' arrays and numbers, with every error message; architectures: architecture.py.
 
-What is no array yet, such as a list or a frame, becomes one in _array_likes.py. Arrays are converted here, once and
+What is no array yet, such as a list or a frame, becomes one in array_likes.py. Arrays are converted here, once and
 without a warning: to the network's dtype, native byte order, C order. An array that fits is used as it is. Labels
 become intp, weights float64. What is returned is what the compiled calls expect: these convert large x and
 y themselves, tile by tile.
@@ -15,12 +15,13 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _array_likes, _core
+from backprop import _core
+from backprop.api import array_likes
 from backprop.losses import Loss
 
 Array = npt.NDArray[Any]
 
-as_array, describe = _array_likes.as_array, _array_likes.describe
+as_array, describe = array_likes.as_array, array_likes.describe
 
 BLOCK = 1 << 21  # entries that NumPy copies at a time: some milliseconds
 BY_TILE_BYTES = 1 << 17  # from here on x and y are converted by tiles: a copy at once is faster while it is small

@@ -1,0 +1,1 @@
+"""Python decides: what is accepted, what an error says, and which compiled call is run."""

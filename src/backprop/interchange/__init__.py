@@ -1,0 +1,1 @@
+"""Networks as files, and as objects of other libraries."""

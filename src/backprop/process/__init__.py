@@ -1,0 +1,1 @@
+"""The process around this package: its interpreter, and other libraries in it."""

@@ -1,0 +1,1 @@
+"""The recursion in plain NumPy, real or complex: it says what is right, and is never optimised."""
