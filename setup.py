@@ -65,7 +65,7 @@ def extensions():
             define_macros=[*API_MACROS, *NUMPY_MACROS],
             py_limited_api=LIMITED_API,
         ),
-        Extension("backprop._kernels", [str(PACKAGE / "kernels" / "kernels/_kernels.pyx")]),
+        Extension("backprop._kernels", [str(PACKAGE / "kernels" / "_kernels.pyx")]),
     ]
     core, kernels = cythonize(sources, include_path=["src"])
     c_file = Path(kernels.sources[0])
