@@ -20,14 +20,16 @@ B. A layer owns two buffers in the tile. h_i stays until (7) of the layer above 
 C. Sums over samples have three levels: chains of 64 rows in registers, at most 16 such chains added in the network's
    dtype (a chunk), and chunks added in float64 or, for float64, as a two-term sum. The division by n_samples or by the
    sum of the weights comes once, at the end. The order depends on the layers and the number of samples alone: tiles
-   are cut between chains, threads between tiles, units or chunks (schedule/threads.pxi). Tiles of very wide rows are
-   shorter than a chain, which then goes on from one to the next in a buffer of its own: `open_chain`.
+   are cut between chains, threads between tiles, units or chunks (schedule/). Tiles of very wide rows are shorter than
+   a chain, which then goes on from one to the next in a buffer of its own: `open_chain`.
 D. Rows whose weights are all 0 are left out when a tile is filled: the sums are those of the reduced problem, bit for
    bit. Then x, y and the weights of a tile are copied.
 E. Both dtypes and all instruction sets share this file: it handles untyped memory, and the kernels of `KernelTable`
-   (kernels/_kernels.pyx) compute. The typed loops at the end, `hidden_sum_loops` and `g_prime_product_loops`, state (5) and (6)
-   alone; the kernels `hidden_sum` and `g_prime_product` in kernels/products.pxi are their fast twins.
+   (kernels/table.pxd) compute. The typed twin at the end states the equations as plain loops.
 F. Large x and y of another dtype, byte order or layout are converted by each tile, into buffers of its own.
+
+A sweep, and each function that a sweep calls, returns nonzero if a signal handler raised; then the rest is left out.
+Of a tile's buffers a function overwrites those alone that its signature marks OUT.
 """
 
 import importlib
@@ -38,14 +40,54 @@ cimport numpy as cnp
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY, fabs, frexp, isfinite, isinf, ldexp, signbit, sqrt
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset, strlen
 
 from backprop.kernels.table cimport (
-    ADD, BINARY_CROSS_ENTROPY, CHAIN_ROWS, CHUNK_ROWS, CONTINUE, CROSS_ENTROPY, CUSTOM, FAR_BYTES, HINGE, NO_WEIGHT,
-    OVERWRITE, PACKED, PACK_AND_KEEP, PACK_ONCE, POISSON, ROW_BYTES, SOFTMAX, SQUARED_ERROR, TANH, TIMES,
-    WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
+    ADD, BINARY_CROSS_ENTROPY, CHAIN_ROWS, CONTINUE, CROSS_ENTROPY, CUSTOM, FAR_BYTES, HINGE, NO_WEIGHT, OVERWRITE,
+    PACKED, PACK_AND_KEEP, POISSON, ROW_BYTES, SOFTMAX, SQUARED_ERROR, TIMES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE,
+    KernelTable,
+)
+from backprop.kernels.two_sum cimport two_sum
+from backprop.process.float_mode cimport (
+    DEFAULT_X87, enter_default_mode, get_x87, is_default_mode, leave_default_mode, set_x87,
+)
+from backprop.process.gil cimport give_gil, raise_pending, take_gil
+from backprop.process.interrupt cimport (
+    ENTRY_FLOPS, MEMORY_FLOPS, OWN_C_FLOPS, OWN_NUMPY_FLOPS, Interrupt, has_raised, interrupt_of_thread, is_stopped,
+    raise_for_signal, reset_interrupt, signal_is_pending, stop,
+)
+from backprop.process.pieces cimport (
+    PIECE_COLUMNS, Pieces, get_piece_flops, next_piece, place, set_piece_flops, start_entries, start_pieces,
+    start_product, start_rows,
+)
+from backprop.process.pool cimport (
+    MOST_THREADS, POOL_LOST, Lease, PoolTask, backprop_worker_threads, load_int, load_size, pool_acquire, pool_forks,
+    pool_release, pool_run, pool_yield, store_int, store_size, try_lock,
+)
+from backprop.recursion.moderate cimport add_scaled, moderate, scaled_square, times
+from backprop.recursion.reals cimport set_real
+from backprop.recursion.request cimport (
+    COTANGENT, DIRECTION, DIVIDES, GIVES_LOSS, IN_STRIPS, KEEPS_LINEARIZATION, NEEDS_SECOND, NEEDS_SQUARED_ERROR,
+    NO_OPERAND, OF_MEAN, OF_SAMPLE, OF_SUM, READS_PANELS_ONCE, TAKES_MAX_NORM, TAKES_Y, TARGET_GRAD_X, Mode, Request,
+    Source, Tile, is_by_sample,
+)
+from backprop.recursion.shape cimport MAX_TILE_ROWS, Layer, Shape, has_curve_of_h, lay_out_layers, ld_of_input
+from backprop.recursion.tile cimport (
+    a_of, code_of, fill_tile, has_weight, input_of, new_tile, output_of, packing_of, part_of, weight_of,
+)
+from backprop.recursion.workspace cimport (
+    GRADIENT_BYTES, OF_DERIVATIVES, OF_GRADIENT, OF_HESSIAN, OF_NORMAL_EQUATIONS, SCRATCH_UNITS, TRIANGLE_ROWS,
+    KeptRows, Workspace, aligned, bytes_of_kept_row, lay_out_kept, reals_at_a_time,
+)
+from backprop.schedule.cuts cimport chunks_of, rows_of_chunk, rows_of_tile
+from backprop.schedule.free_lists cimport (
+    FreeLists, free_lists_of, give_totals, give_workspace, give_workspaces, take_totals, take_workspace,
+    take_workspaces,
+)
+from backprop.schedule.totals cimport (
+    Totals, accumulate, add_chain, add_loss, divide, divide_only_chunk, mean_loss, n_parts_of_sums,
 )
 
 cnp.import_array()
@@ -54,198 +96,192 @@ ctypedef fused floating:
     float
     double
 
-include "runtime/simd.pxi"
-include "runtime/gil.pxi"
-include "recursion/workspace.pxi"
-include "schedule/free_lists.pxi"
-include "runtime/interrupt.pxi"
-include "calls/inspect.pxi"
+include "process/simd.pxi"
 include "recursion/custom.pxi"
-include "recursion/tile.pxi"
 
 
 # (2), (3) -------------------------------------------------------------------------------------------------------------
 
-cdef int preactivation(const Layers* plan, const Tile* tile, Py_ssize_t i, const char* W, const char* b, const char* h,
-                       char* packed, int packing, char* a, int epilogue, Clock* clock) noexcept nogil:
-    """a_i = W_i h_{i-1} + b_i, where b may be NULL; ADD: a_i += W_i h_{i-1}. Nonzero where a signal handler raised."""
-    cdef const Layer* layer = &plan.layers[i]
-    cdef Py_ssize_t ld_h = ld_of_input(plan, i), before
+cdef int preactivation(const Tile* tile, Py_ssize_t i,
+                       const char* W, const char* b, const char* h,  # IN; b may be NULL
+                       char* packed, int packing,                    # OUT: W^T in panels; IN if PACKED
+                       char* a, int epilogue) noexcept nogil:        # OUT
+    """a_i = W_i h_{i-1} + b_i; ADD: a_i += W_i h_{i-1}, without b."""
+    cdef const Shape* shape = tile.shape
+    cdef const Layer* layer = &shape.layers[i]
+    cdef Py_ssize_t ld_h = ld_of_input(shape, i), before
     cdef int packs
     cdef Pieces p
-    start_product(&p, clock, tile.n_rows, 1, layer.n_out, PIECE_COLUMNS, layer.n_in)
+    start_product(&p, tile.interrupt, tile.n_rows, 1, layer.n_out, PIECE_COLUMNS, layer.n_in)
     while p.n:
         packs = packing
         if p.n_rows < tile.n_rows and packing != PACKED:  # the next rows find the panels of the first ones
             packs = PACK_AND_KEEP if p.row == 0 else PACKED
-        before = p.column * plan.itemsize
-        plan.kernels.forward_product(p.n_rows, layer.n_in, p.n, h + p.row * ld_h * plan.itemsize, ld_h,
-                                     W + before * layer.n_in, packed + before * layer.n_in, packs,
-                                     NULL if b == NULL else b + before, a + place(&p, layer.ld, plan.itemsize),
-                                     layer.ld, epilogue)
-        if next_piece(&p, clock):
+        before = p.column * shape.itemsize
+        shape.kernels.forward_product(p.n_rows, layer.n_in, p.n, h + p.row * ld_h * shape.itemsize, ld_h,
+                                      W + before * layer.n_in, packed + before * layer.n_in, packs,
+                                      NULL if b == NULL else b + before, a + place(&p, layer.ld, shape.itemsize),
+                                      layer.ld, epilogue)
+        if next_piece(&p):
             return 1
     return 0
 
 
-cdef int activation(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i, int code, bint with_prime,
-                    Clock* clock) noexcept nogil:
-    """h_i = g_i(a_i); with_prime: a_i becomes g_i'(a_i). Nonzero where a handler or a user's own function raised."""
-    cdef const Layer* layer = &plan.layers[i]
-    cdef char* a = a_of(plan, work, tile, i)
-    cdef char* h = output_of(plan, work, tile, i)
+cdef int activation(const Tile* tile, Py_ssize_t i, int code, bint with_prime) noexcept nogil:
+    """h_i = g_i(a_i); with_prime: a_i becomes g_i'(a_i), in place."""
+    cdef const Shape* shape = tile.shape
+    cdef const Layer* layer = &shape.layers[i]
+    cdef char* a = a_of(tile, i)
+    cdef char* h = output_of(tile, i)
     cdef Py_ssize_t start
     cdef Pieces p
     if code == CUSTOM:
-        if custom_activation(layer, plan.itemsize, VALUE, tile.n_rows, a, h, layer.ld, clock):
+        if custom_activation(layer, shape.itemsize, VALUE, tile.n_rows, a, h, layer.ld, tile.interrupt):
             return 1
-        return custom_activation(layer, plan.itemsize, FIRST, tile.n_rows, a, a, layer.ld, clock) if with_prime else 0
+        return with_prime and custom_activation(layer, shape.itemsize, FIRST, tile.n_rows, a, a, layer.ld,
+                                                tile.interrupt)
     if code == SOFTMAX:
-        start_rows(&p, clock, tile.n_rows, layer.n_out, ENTRY_FLOPS)
+        start_rows(&p, tile.interrupt, tile.n_rows, layer.n_out, ENTRY_FLOPS)
     else:
-        start_entries(&p, clock, tile.n_rows, layer.n_out, ENTRY_FLOPS)
+        start_entries(&p, tile.interrupt, tile.n_rows, layer.n_out, ENTRY_FLOPS)
     while p.n:
-        start = place(&p, layer.ld, plan.itemsize)
-        plan.kernels.activate(code, layer.parameter, p.n_rows, p.n, a + start, h + start, layer.ld, with_prime)
-        if next_piece(&p, clock):
+        start = place(&p, layer.ld, shape.itemsize)
+        shape.kernels.activate(code, layer.parameter, p.n_rows, p.n, a + start, h + start, layer.ld, with_prime)
+        if next_piece(&p):
             return 1
     return 0
 
 
-cdef int activation_second(const Layers* plan, Workspace* work, const Tile* tile, Py_ssize_t i,
-                           Clock* clock) noexcept nogil:
-    """g_i''(a_i), before a_i becomes g_i'(a_i). Nonzero where a handler or a user's own function raised."""
-    cdef const Layer* layer = &plan.layers[i]
-    cdef const char* a = a_of(plan, work, tile, i)
-    cdef char* g_second = work.g_second[i] + tile.first * layer.ld * plan.itemsize
+cdef int activation_second(const Tile* tile, Py_ssize_t i) noexcept nogil:
+    """g_i''(a_i), before a_i becomes g_i'(a_i)."""
+    cdef const Shape* shape = tile.shape
+    cdef const Layer* layer = &shape.layers[i]
+    cdef const char* a = a_of(tile, i)
+    cdef char* g_second = tile.work.g_second[i] + tile.first * layer.ld * shape.itemsize
     cdef Py_ssize_t start
     cdef Pieces p
     if layer.activation == CUSTOM:
-        return custom_activation(layer, plan.itemsize, SECOND, tile.n_rows, a, g_second, layer.ld, clock)
-    start_entries(&p, clock, tile.n_rows, layer.n_out, ENTRY_FLOPS)
+        return custom_activation(layer, shape.itemsize, SECOND, tile.n_rows, a, g_second, layer.ld, tile.interrupt)
+    start_entries(&p, tile.interrupt, tile.n_rows, layer.n_out, ENTRY_FLOPS)
     while p.n:
-        start = place(&p, layer.ld, plan.itemsize)
-        plan.kernels.second_derivative(layer.activation, layer.parameter, p.n_rows, p.n, a + start, g_second + start,
-                                       layer.ld)
-        if next_piece(&p, clock):
+        start = place(&p, layer.ld, shape.itemsize)
+        shape.kernels.second_derivative(layer.activation, layer.parameter, p.n_rows, p.n, a + start, g_second + start,
+                                        layer.ld)
+        if next_piece(&p):
             return 1
     return 0
 
 
-cdef int forward_sweep(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
-                       bint with_prime, Clock* clock) noexcept nogil:
-    """(2) and (3) for i = 1..L, but (3) for i = L only where the loss acts on y_hat.
-
-    Nonzero where a signal handler raised; then the rest is left out.
-    """
+cdef int forward_sweep(const Tile* tile, bint with_prime) noexcept nogil:
+    """(2) and (3) for i = 1..L; but (3) for i = L only if the loss acts on y_hat."""
+    cdef const Shape* shape = tile.shape
+    cdef const Request* request = tile.request
     cdef Py_ssize_t i, first, rows
     cdef const Layer* layer
     cdef bint activate
     cdef Tile part
-    for i in range(1, plan.n_layers + 1):
-        layer = &plan.layers[i]
-        activate = i < plan.n_layers or not plan.loss_acts_on_a
+    for i in range(1, shape.n_layers + 1):
+        layer = &shape.layers[i]
+        activate = i < shape.n_layers or not shape.loss_acts_on_a
         rows = min(layer.rows_in_l1, tile.n_rows)
         first = 0
         while first < tile.n_rows:  # few rows at a time, so that a_i is still in L1 when g comes
-            part = part_of(plan, request, tile, first, min(rows, tile.n_rows - first))
+            part = part_of(tile, first, min(rows, tile.n_rows - first))
             if rows < tile.n_rows and tile.packing != PACKED:
                 part.packing = PACK_AND_KEEP if first == 0 else PACKED
-            if preactivation(plan, &part, i, request.params + layer.W, request.params + layer.b,
-                             input_of(plan, work, &part, i), work.packed[i], part.packing, a_of(plan, work, &part, i),
-                             OVERWRITE, clock):
+            if preactivation(&part, i, request.params + layer.W, request.params + layer.b, input_of(&part, i),
+                             tile.work.packed[i], part.packing, a_of(&part, i), OVERWRITE):
                 return 1
-            if (request.with_second and activate and not has_curve_of_h(plan, i)
-                    and activation_second(plan, work, &part, i, clock)):
+            if request.with_second and activate and not has_curve_of_h(shape, i) and activation_second(&part, i):
                 return 1
-            if activate and activation(plan, work, &part, i, layer.activation, with_prime, clock):
+            if activate and activation(&part, i, layer.activation, with_prime):
                 return 1
             first += rows
-        if keep(plan, tile, request.keep_a, i, a_of(plan, work, tile, i), layer.ld, 1, clock):
+        if copy_out(tile, request.keep_a, i, a_of(tile, i), layer.ld, 1):
             return 1
-        if activate and keep(plan, tile, request.keep_h, i, output_of(plan, work, tile, i), layer.ld, 1, clock):
+        if activate and copy_out(tile, request.keep_h, i, output_of(tile, i), layer.ld, 1):
             return 1
     if tile.packing == PACK_AND_KEEP:
-        work.is_packed = True
+        tile.work.is_packed = True
     return 0
 
 
 # (4) ------------------------------------------------------------------------------------------------------------------
 
-cdef int output_gradient(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, char* z,
-                         double* row_loss, bint with_gradient, Clock* clock) noexcept nogil:
-    """Weighted row losses; z, which is a_L, or g'(a_L) where the loss acts on y_hat, becomes grad_{a_L} L.
-
-    Nonzero where a signal handler raised.
-    """
-    cdef Py_ssize_t L = plan.n_layers
+cdef int output_gradient(const Tile* tile, char* z,  # IN: a_L, or g'(a_L) if the loss acts on y_hat; OUT: grad_{a_L} L
+                         double* row_loss,           # OUT
+                         bint with_gradient) noexcept nogil:
+    """Weighted row losses, and grad_{a_L} L in the place of z."""
+    cdef const Shape* shape = tile.shape
+    cdef Py_ssize_t L = shape.n_layers
     cdef const Tile* rows = tile
     cdef Tile part
     cdef Pieces p
-    start_rows(&p, clock, tile.n_rows, plan.sizes[L], 2.0 * ENTRY_FLOPS)
+    start_rows(&p, tile.interrupt, tile.n_rows, shape.sizes[L], 2.0 * ENTRY_FLOPS)
     while p.n:
         if p.n_rows < tile.n_rows:
-            part = part_of(plan, request, tile, p.row, p.n_rows)
+            part = part_of(tile, p.row, p.n_rows)
             rows = &part
-        plan.kernels.loss(plan.loss, plan.loss_parameter, rows.n_rows, plan.sizes[L],
-                          z + place(&p, plan.layers[L].ld, plan.itemsize), plan.layers[L].ld,
-                          NULL if plan.loss_acts_on_a else output_of(plan, work, rows, L), rows.y, rows.labels,
-                          request.weight_kind, rows.weight, request.weight_scale, row_loss + p.row, with_gradient)
-        if next_piece(&p, clock):
+        shape.kernels.loss(shape.loss, shape.loss_parameter, rows.n_rows, shape.sizes[L],
+                           z + place(&p, shape.layers[L].ld, shape.itemsize), shape.layers[L].ld,
+                           NULL if shape.loss_acts_on_a else output_of(rows, L), rows.y, rows.labels,
+                           tile.request.weight_kind, rows.weight, tile.request.weight_scale, row_loss + p.row,
+                           with_gradient)
+        if next_piece(&p):
             return 1
     return 0
 
 
-cdef int output_grad_h(const Layers* plan, const Request* request, Workspace* work, const Tile* tile, char* grad_h,
-                       double* row_loss, Clock* clock) noexcept nogil:
-    """grad_{h_L} L, and the row losses, where the loss acts on y_hat: with g' = 1, grad_a_L is grad_h_L."""
-    cdef Py_ssize_t ld = plan.layers[plan.n_layers].ld
+cdef int output_grad_h(const Tile* tile, char* grad_h, double* row_loss) noexcept nogil:  # OUT, both
+    """grad_{h_L} L, and the row losses, if the loss acts on y_hat: with g' = 1, grad_a_L is grad_h_L."""
+    cdef const Shape* shape = tile.shape
     cdef Pieces p
-    start_entries(&p, clock, 1, tile.n_rows * ld, MEMORY_FLOPS)
+    start_entries(&p, tile.interrupt, 1, tile.n_rows * shape.layers[shape.n_layers].ld, MEMORY_FLOPS)
     while p.n:
-        plan.kernels.fill_with_ones(p.n, grad_h + p.column * plan.itemsize)
-        if next_piece(&p, clock):
+        shape.kernels.fill_with_ones(p.n, grad_h + p.column * shape.itemsize)
+        if next_piece(&p):
             return 1
-    return output_gradient(plan, request, work, tile, grad_h, row_loss, True, clock)
+    return output_gradient(tile, grad_h, row_loss, True)
 
 
 # (5), (6) -------------------------------------------------------------------------------------------------------------
 
-cdef int hidden_sum(const Layers* plan, const Tile* tile, Py_ssize_t i, const char* params, const char* grad_a_next,
-                    const char* g_prime, char* grad_h, int epilogue, Clock* clock) noexcept nogil:
+cdef int hidden_sum(const Tile* tile, Py_ssize_t i,
+                    const char* params, const char* grad_a_next,         # IN: W_{i+1} is that of params
+                    const char* g_prime,                                 # IN with TIMES, else NULL; may be grad_h
+                    char* grad_h, int epilogue) noexcept nogil:          # OUT
     """dL/dh_{i,j} = sum_m dL/da_{i+1,m} W_{i+1,m,j}; TIMES: the product (6) in the same pass, with g_prime of layer i.
 
-    g_prime may be grad_h, or NULL without TIMES. W_{i+1} is that of params, or of any vector with its layout. Nonzero
-    where a signal handler raised.
+    params may be any vector with their layout.
     """
-    cdef const Layer* next_layer = &plan.layers[i + 1]
-    cdef Py_ssize_t ld = ld_of_input(plan, i + 1), start
+    cdef const Shape* shape = tile.shape
+    cdef const Layer* next_layer = &shape.layers[i + 1]
+    cdef Py_ssize_t ld = ld_of_input(shape, i + 1), start
     cdef Pieces p
-    start_product(&p, clock, tile.n_rows, 1, next_layer.n_in, PIECE_COLUMNS, next_layer.n_out)
+    start_product(&p, tile.interrupt, tile.n_rows, 1, next_layer.n_in, PIECE_COLUMNS, next_layer.n_out)
     while p.n:
-        start = place(&p, ld, plan.itemsize)
-        plan.kernels.hidden_sum(p.n_rows, p.n, next_layer.n_out, grad_a_next + p.row * next_layer.ld * plan.itemsize,
-                                next_layer.ld, params + next_layer.W + p.column * plan.itemsize, next_layer.n_in,
-                                NULL if g_prime == NULL else g_prime + start, grad_h + start, ld, epilogue,
-                                tile.scratch)
-        if next_piece(&p, clock):
+        start = place(&p, ld, shape.itemsize)
+        shape.kernels.hidden_sum(p.n_rows, p.n, next_layer.n_out, grad_a_next + p.row * next_layer.ld * shape.itemsize,
+                                 next_layer.ld, params + next_layer.W + p.column * shape.itemsize, next_layer.n_in,
+                                 NULL if g_prime == NULL else g_prime + start, grad_h + start, ld, epilogue,
+                                 tile.scratch)
+        if next_piece(&p):
             return 1
     return 0
 
 
-cdef int g_prime_product(const Layers* plan, const Tile* tile, Py_ssize_t i, const char* grad_h, char* g_prime,
-                         Clock* clock) noexcept nogil:
-    """dL/da_{i,j} = dL/dh_{i,j} g'(a_{i,j}), in the place of g'; or any two buffers of layer i multiplied so.
-
-    Nonzero where a signal handler raised.
-    """
-    cdef Py_ssize_t ld = plan.layers[i].ld, start
+cdef int g_prime_product(const Tile* tile, Py_ssize_t i,
+                         const char* grad_h,                      # IN
+                         char* g_prime) noexcept nogil:           # IN, and OUT: grad_a
+    """dL/da_{i,j} = dL/dh_{i,j} g'(a_{i,j}), in the place of g'; or any two buffers of layer i multiplied so."""
+    cdef const Shape* shape = tile.shape
+    cdef Py_ssize_t ld = shape.layers[i].ld, start
     cdef Pieces p
-    start_entries(&p, clock, tile.n_rows, plan.sizes[i], MEMORY_FLOPS)
+    start_entries(&p, tile.interrupt, tile.n_rows, shape.sizes[i], MEMORY_FLOPS)
     while p.n:
-        start = place(&p, ld, plan.itemsize)
-        plan.kernels.g_prime_product(p.n_rows, p.n, grad_h + start, ld, g_prime + start, ld)
-        if next_piece(&p, clock):
+        start = place(&p, ld, shape.itemsize)
+        shape.kernels.g_prime_product(p.n_rows, p.n, grad_h + start, ld, g_prime + start, ld)
+        if next_piece(&p):
             return 1
     return 0
 
@@ -253,156 +289,195 @@ cdef int g_prime_product(const Layers* plan, const Tile* tile, Py_ssize_t i, con
 # (7), (8) -------------------------------------------------------------------------------------------------------------
 
 cdef inline int going_on(const Tile* tile, bint add) noexcept nogil:
-    """What is added to sums: whole chains, or the rest of chains that tiles before this one began."""
+    """How sums are added to: in whole chains, or with the rest of chains that tiles before this one began."""
     return CONTINUE if add and tile.is_open else add
 
 
-cdef int weight_gradient(const Layers* plan, const Tile* tile, Py_ssize_t i, const char* grad_a, const char* h,
-                         Py_ssize_t unit, Py_ssize_t n_units, char* grad, bint add, double divisor,
-                         Clock* clock) noexcept nogil:
-    """grad_{W_i} L = grad_{a_i} L h_{i-1}^T for some units of a layer, summed over the tile; or added to grad.
-
-    Nonzero where a signal handler raised.
-    """
-    cdef const Layer* layer = &plan.layers[i]
+cdef int weight_gradient(const Tile* tile, Py_ssize_t i, Py_ssize_t unit, Py_ssize_t n_units,
+                         const char* grad_a, const char* h,               # IN
+                         char* grad, bint add) noexcept nogil:            # OUT, or added to
+    """grad_{W_i} L = grad_{a_i} L h_{i-1}^T for some units of a layer, summed over the tile."""
+    cdef const Shape* shape = tile.shape
+    cdef const Layer* layer = &shape.layers[i]
     cdef Py_ssize_t end = unit + n_units, n
     while unit < end:
         n = min(<Py_ssize_t>SCRATCH_UNITS, end - unit)
-        if products_over_rows(plan, tile, tile.n_rows, layer.n_in, n, grad_a + unit * plan.itemsize, layer.ld, h,
-                              ld_of_input(plan, i), grad + layer.W + unit * layer.n_in * plan.itemsize, layer.n_in,
-                              going_on(tile, add), divisor, clock):
+        if products_over_rows(tile, tile.n_rows, layer.n_in, n, grad_a + unit * shape.itemsize, layer.ld, h,
+                              ld_of_input(shape, i), grad + layer.W + unit * layer.n_in * shape.itemsize, layer.n_in,
+                              going_on(tile, add)):
             return 1
         unit += n
     return 0
 
 
-cdef int products_over_rows(const Layers* plan, const Tile* tile, Py_ssize_t n_rows, Py_ssize_t n_in,
-                            Py_ssize_t n_out, const char* grad_a, Py_ssize_t ld_a, const char* h, Py_ssize_t ld_h,
-                            char* grad_W, Py_ssize_t ld_W, int add, double divisor, Clock* clock) noexcept nogil:
-    """(7) of any rows: grad_W = grad_a^T h, or added to it.
+cdef int products_over_rows(const Tile* tile, Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
+                            const char* grad_a, Py_ssize_t ld_a, const char* h, Py_ssize_t ld_h,  # IN
+                            char* grad_W, Py_ssize_t ld_W, int add) noexcept nogil:               # OUT, or added to
+    """(7) of any rows: grad_W = grad_a^T h.
 
-    Inputs are cut only where the rows of h are so long that the kernel copies their panels: else it reads beyond the
-    last input of a piece, up to the end of a whole row.
+    Inputs are cut only if the rows of h are so long that the kernel copies their panels: else it reads beyond the last
+    input of a piece, up to the end of a whole row.
     """
+    cdef const Shape* shape = tile.shape
     cdef Pieces p
-    start_product(&p, clock, n_out, PIECE_COLUMNS, n_in, PIECE_COLUMNS if ld_h * plan.itemsize >= FAR_BYTES else n_in,
-                  n_rows)
+    start_product(&p, tile.interrupt, n_out, PIECE_COLUMNS, n_in,
+                  PIECE_COLUMNS if ld_h * shape.itemsize >= FAR_BYTES else n_in, n_rows)
     while p.n:
-        plan.kernels.weight_gradient(n_rows, p.n, p.n_rows, grad_a + p.row * plan.itemsize, ld_a,
-                                     h + p.column * plan.itemsize, ld_h, grad_W + place(&p, ld_W, plan.itemsize), ld_W,
-                                     add, divisor, tile.scratch)
-        if next_piece(&p, clock):
+        shape.kernels.weight_gradient(n_rows, p.n, p.n_rows, grad_a + p.row * shape.itemsize, ld_a,
+                                      h + p.column * shape.itemsize, ld_h, grad_W + place(&p, ld_W, shape.itemsize),
+                                      ld_W, add, tile.divisor, tile.scratch)
+        if next_piece(&p):
             return 1
     return 0
 
 
-cdef int bias_gradient(const Layers* plan, const Tile* tile, Py_ssize_t i, const char* grad_a, Py_ssize_t unit,
-                       Py_ssize_t n_units, char* grad, bint add, double divisor, Clock* clock) noexcept nogil:
-    """grad_{b_i} L = grad_{a_i} L for some units of a layer, summed over the tile; or added to grad."""
-    cdef const Layer* layer = &plan.layers[i]
-    return sum_of_rows(plan, tile.n_rows, n_units, grad_a + unit * plan.itemsize, layer.ld,
-                       grad + layer.b + unit * plan.itemsize, going_on(tile, add), divisor, clock)
+cdef int bias_gradient(const Tile* tile, Py_ssize_t i, Py_ssize_t unit, Py_ssize_t n_units,
+                       const char* grad_a,                              # IN
+                       char* grad, bint add) noexcept nogil:            # OUT, or added to
+    """grad_{b_i} L = grad_{a_i} L for some units of a layer, summed over the tile."""
+    cdef const Layer* layer = &tile.shape.layers[i]
+    cdef Py_ssize_t before = unit * tile.shape.itemsize
+    return sum_of_rows(tile, n_units, grad_a + before, layer.ld, grad + layer.b + before, going_on(tile, add))
 
 
-cdef int sum_of_rows(const Layers* plan, Py_ssize_t n_rows, Py_ssize_t n_out, const char* grad_a, Py_ssize_t ld_a,
-                     char* grad_b, int add, double divisor, Clock* clock) noexcept nogil:
+cdef int sum_of_rows(const Tile* tile, Py_ssize_t n_out, const char* grad_a, Py_ssize_t ld_a,  # IN
+                     char* grad_b, int add) noexcept nogil:                                    # OUT, or added to
     """(8) of any rows."""
+    cdef const Shape* shape = tile.shape
     cdef Py_ssize_t before
     cdef Pieces p
-    start_entries(&p, clock, 1, n_out, <double>MEMORY_FLOPS * n_rows)
+    start_entries(&p, tile.interrupt, 1, n_out, <double>MEMORY_FLOPS * tile.n_rows)
     while p.n:
-        before = p.column * plan.itemsize
-        plan.kernels.bias_gradient(n_rows, p.n, grad_a + before, ld_a, grad_b + before, add, divisor)
-        if next_piece(&p, clock):
+        before = p.column * shape.itemsize
+        shape.kernels.bias_gradient(tile.n_rows, p.n, grad_a + before, ld_a, grad_b + before, add, tile.divisor)
+        if next_piece(&p):
             return 1
     return 0
 
 
-cdef int backward_sweep(const Layers* plan, const Request* request, Workspace* work, const Tile* tile,
-                        char* grad, bint add, double divisor, Clock* clock) noexcept nogil:
-    """(5)-(8) for i = L..1, from grad_{a_L} L; with grad NULL (5) and (6) alone. divisor: 0, or where the sum ends.
+cdef int layer_gradient(const Tile* tile, Py_ssize_t i, const char* grad_a, const char* h, char* grad,
+                        bint add) noexcept nogil:
+    """(7) and (8) for all units of a layer."""
+    if weight_gradient(tile, i, 0, tile.shape.sizes[i], grad_a, h, grad, add):
+        return 1
+    return bias_gradient(tile, i, 0, tile.shape.sizes[i], grad_a, grad, add)
 
-    Nonzero where a signal handler raised; then the rest is left out.
+
+cdef int outer_products(const Tile* tile, Py_ssize_t i, Py_ssize_t row, Py_ssize_t n_rows, const char* grad_a,
+                        const char* grad_a_2, const char* h_2, char* gradients, Py_ssize_t ld) noexcept nogil:
+    """(7) and (8) of layer i for some rows of the tile, each on its own, plus grad_a_2 h_2^T where these are not NULL.
+
+    The rows' gradients lie ld reals apart. Nonzero where a signal handler raised.
     """
-    cdef Py_ssize_t i, L = plan.n_layers
-    cdef char* grad_a
-    if request.keep_grad_h != NULL and not plan.loss_acts_on_a:
-        if output_grad_h(plan, request, work, tile, work.grad_h, work.row_loss + tile.first, clock):
+    cdef const Shape* shape = tile.shape
+    cdef const Layer* layer = &shape.layers[i]
+    cdef Py_ssize_t ld_h = ld_of_input(shape, i), s, before
+    cdef Pieces p
+    start_pieces(&p, tile.interrupt, n_rows, 1, layer.n_out, PIECE_COLUMNS, <double>MEMORY_FLOPS * layer.n_in, 0)
+    while p.n:
+        s = row + p.row
+        before = (s * layer.ld + p.column) * shape.itemsize
+        shape.kernels.outer_products(p.n_rows, layer.n_in, p.n, grad_a + before, layer.ld,
+                                    input_of(tile, i) + s * ld_h * shape.itemsize, ld_h, NULL if grad_a_2 == NULL
+                                    else grad_a_2 + before, NULL if h_2 == NULL else h_2 + s * ld_h * shape.itemsize,
+                                    gradients + layer.W + (p.row * ld + p.column * layer.n_in) * shape.itemsize, ld)
+        if next_piece(&p):
             return 1
-        if keep(plan, tile, request.keep_grad_h, L, work.grad_h, plan.layers[L].ld, request.divisor, clock):
+    if p.is_cut:  # each piece has left its own grad_b behind its grad_W
+        for s in range(n_rows):
+            memcpy(gradients + layer.b + s * ld * shape.itemsize, grad_a + (row + s) * layer.ld * shape.itemsize,
+                   layer.n_out * shape.itemsize)
+    return 0
+
+
+cdef int backward_sweep(const Tile* tile, char* grad, bint add) noexcept nogil:  # OUT, or added to
+    """(5)-(8) for i = L..1, from grad_{a_L} L, which is in the place of a_L; if grad is NULL, (5) and (6) alone."""
+    cdef const Shape* shape = tile.shape
+    cdef const Request* request = tile.request
+    cdef Py_ssize_t i, L = shape.n_layers
+    cdef char* grad_h = tile.work.grad_h
+    cdef char* grad_a
+    if request.keep_grad_h != NULL and not shape.loss_acts_on_a:
+        if output_grad_h(tile, grad_h, tile.work.row_loss + tile.first):
+            return 1
+        if copy_out(tile, request.keep_grad_h, L, grad_h, shape.layers[L].ld, request.divisor):
             return 1
     for i in range(L, 0, -1):
-        grad_a = a_of(plan, work, tile, i)
+        grad_a = a_of(tile, i)
         if i < L and request.keep_grad_h != NULL:
-            if hidden_sum(plan, tile, i, request.params, a_of(plan, work, tile, i + 1), NULL, work.grad_h, OVERWRITE,
-                          clock):
+            if hidden_sum(tile, i, request.params, a_of(tile, i + 1), NULL, grad_h, OVERWRITE):
                 return 1
-            if keep(plan, tile, request.keep_grad_h, i, work.grad_h, plan.layers[i].ld, request.divisor, clock):
+            if copy_out(tile, request.keep_grad_h, i, grad_h, shape.layers[i].ld, request.divisor):
                 return 1
-            if g_prime_product(plan, tile, i, work.grad_h, grad_a, clock):
+            if g_prime_product(tile, i, grad_h, grad_a):
                 return 1
-        elif i < L and hidden_sum(plan, tile, i, request.params, a_of(plan, work, tile, i + 1), grad_a, grad_a, TIMES,
-                                  clock):
+        elif i < L and hidden_sum(tile, i, request.params, a_of(tile, i + 1), grad_a, grad_a, TIMES):
             return 1
-        if keep(plan, tile, request.keep_grad_a, i, grad_a, plan.layers[i].ld, request.divisor, clock):
+        if copy_out(tile, request.keep_grad_a, i, grad_a, shape.layers[i].ld, request.divisor):
             return 1
-        if grad != NULL:
-            if weight_gradient(plan, tile, i, grad_a, input_of(plan, work, tile, i), 0, plan.sizes[i], grad, add,
-                               divisor, clock):
-                return 1
-            if bias_gradient(plan, tile, i, grad_a, 0, plan.sizes[i], grad, add, divisor, clock):
-                return 1
+        if grad != NULL and layer_gradient(tile, i, grad_a, input_of(tile, i), grad, add):
+            return 1
     if request.keep_grad_h != NULL:
-        if hidden_sum(plan, tile, 0, request.params, a_of(plan, work, tile, 1), NULL, work.grad_h, OVERWRITE, clock):
+        if hidden_sum(tile, 0, request.params, a_of(tile, 1), NULL, grad_h, OVERWRITE):
             return 1
-        return keep(plan, tile, request.keep_grad_h, 0, work.grad_h, plan.sizes[0], request.divisor, clock)
+        return copy_out(tile, request.keep_grad_h, 0, grad_h, shape.sizes[0], request.divisor)
     return 0
 
 
-cdef int keep(const Layers* plan, const Tile* tile, void** arrays, Py_ssize_t i, const char* rows, Py_ssize_t ld,
-              double divisor, Clock* clock) noexcept nogil:
-    """Copy a layer's rows of the tile, divided, to the caller's array for it, where he asked for one.
-
-    Nonzero where a signal handler raised.
-    """
-    cdef Py_ssize_t s, n = plan.sizes[i]
+cdef int copy_out(const Tile* tile, void** arrays, Py_ssize_t i, const char* rows, Py_ssize_t ld,
+                  double divisor) noexcept nogil:
+    """Copy a layer's rows of the tile, divided, into the caller's array of that layer, if the caller asked for it."""
+    cdef Py_ssize_t s, n = tile.shape.sizes[i], n_bytes = n * tile.shape.itemsize
     if arrays == NULL or arrays[i] == NULL:
         return 0
     for s in range(tile.n_rows):
-        plan.kernels.finish(n, rows + s * ld * plan.itemsize, divisor,
-                            <char*>arrays[i] + tile.rows[s] * n * plan.itemsize)
-        if is_stopped(clock, <double>MEMORY_FLOPS * n):
+        tile.shape.kernels.finish(n, rows + s * ld * tile.shape.itemsize, divisor,
+                                  <char*>arrays[i] + tile.source_rows[s] * n_bytes)
+        if is_stopped(tile.interrupt, <double>MEMORY_FLOPS * n):
             return 1
     return 0
 
 
-include "schedule/sums.pxi"
-include "derivatives/linearization.pxi"
+# The rest of the core, floor by floor: a file uses only what stands above it here -------------------------------------
+
 include "recursion/sweeps.pxi"
+include "recursion/output_layer.pxi"
+include "derivatives/table.pxi"
+include "derivatives/row_results.pxi"
 include "derivatives/norms.pxi"
-include "derivatives/summed.pxi"
-include "derivatives/by_sample.pxi"
+include "derivatives/first_order.pxi"
+include "derivatives/clipping.pxi"
+include "derivatives/linearization.pxi"
+include "derivatives/second_order.pxi"
+include "derivatives/least_squares.pxi"
+include "derivatives/sobolev.pxi"
 include "schedule/threads.pxi"
-include "calls/table.pxi"
+include "schedule/sums.pxi"
+include "schedule/chunks.pxi"
+include "schedule/strips.pxi"
+include "schedule/rows.pxi"
+include "schedule/run.pxi"
+include "schedule/ensemble.pxi"
+include "calls/request.pxi"
+include "calls/inspect.pxi"
 include "calls/parameters.pxi"
 include "calls/quick.pxi"
 include "calls/plan.pxi"
-include "schedule/run.pxi"
-include "schedule/ensemble.pxi"
 include "calls/c_api.pxi"
+include "calls/elementwise.pxi"
 
 
 # (5) and (6) alone ----------------------------------------------------------------------------------------------------
 
 cdef int hidden_sum_loops(const floating[:, :] W_next, const floating[:, :] grad_a_next, floating[:, ::1] grad_h,
-                          Clock* clock) noexcept nogil:
+                          Interrupt* interrupt) noexcept nogil:
     """dL/dh_{i,j} = sum_{m=1..k} dL/da_{i+1,m} W_{i+1,m,j}, for each sample; over m in order.
 
     Nonzero where a signal handler raised, as below.
     """
     cdef Py_ssize_t s, m, j, end
     cdef Pieces p
-    start_entries(&p, clock, grad_h.shape[0], grad_h.shape[1], <double>MEMORY_FLOPS * (1 + W_next.shape[0]))
+    start_entries(&p, interrupt, grad_h.shape[0], grad_h.shape[1], <double>MEMORY_FLOPS * (1 + W_next.shape[0]))
     while p.n:
         end = p.column + p.n
         for s in range(p.row, p.row + p.n_rows):
@@ -411,121 +486,43 @@ cdef int hidden_sum_loops(const floating[:, :] W_next, const floating[:, :] grad
             for m in range(W_next.shape[0]):
                 for j in range(p.column, end):
                     grad_h[s, j] += grad_a_next[s, m] * W_next[m, j]
-        if next_piece(&p, clock):
+        if next_piece(&p):
             return 1
     return 0
 
 
 def hidden_gradient(const floating[:, :] W_next, const floating[:, :] grad_a_next, floating[:, ::1] grad_h):
     """Equation (5) into grad_h; every stride of the inputs is fine."""
-    cdef Clock clock
+    cdef Interrupt interrupt
     with nogil:
-        reset_clock(&clock, False, True)
-        clock.callers_mode = enter_default_mode()
-        hidden_sum_loops(W_next, grad_a_next, grad_h, &clock)
-        leave_default_mode(clock.callers_mode, NULL)
-    raise_for_signal(&clock)
+        reset_interrupt(&interrupt, False, True)
+        interrupt.callers_mode = enter_default_mode()
+        hidden_sum_loops(W_next, grad_a_next, grad_h, &interrupt)
+        leave_default_mode(interrupt.callers_mode, NULL)
+    raise_for_signal(&interrupt)
 
 
-cdef int g_prime_product_loops(const floating[:, :] grad_h, floating[:, ::1] g_prime, Clock* clock) noexcept nogil:
+cdef int g_prime_product_loops(const floating[:, :] grad_h, floating[:, ::1] g_prime,
+                               Interrupt* interrupt) noexcept nogil:
     """dL/da_{i,j} = dL/dh_{i,j} g'(a_{i,j}), for each sample; g_prime becomes grad_a."""
     cdef Py_ssize_t s, j
     cdef Pieces p
-    start_entries(&p, clock, g_prime.shape[0], g_prime.shape[1], MEMORY_FLOPS)
+    start_entries(&p, interrupt, g_prime.shape[0], g_prime.shape[1], MEMORY_FLOPS)
     while p.n:
         for s in range(p.row, p.row + p.n_rows):
             for j in range(p.column, p.column + p.n):
                 g_prime[s, j] *= grad_h[s, j]
-        if next_piece(&p, clock):
+        if next_piece(&p):
             return 1
     return 0
 
 
 def preactivation_gradient(const floating[:, :] grad_h, floating[:, ::1] g_prime):
     """Equation (6), in place: g_prime becomes grad_a."""
-    cdef Clock clock
+    cdef Interrupt interrupt
     with nogil:
-        reset_clock(&clock, False, True)
-        clock.callers_mode = enter_default_mode()
-        g_prime_product_loops(grad_h, g_prime, &clock)
-        leave_default_mode(clock.callers_mode, NULL)
-    raise_for_signal(&clock)
-
-
-def activate(floating[:, ::1] a, floating[:, ::1] h, int code, double parameter):
-    """Equation (3) alone: h = g(a), and a becomes g'(a)."""
-    cdef const KernelTable* kernels = kernel_table(sizeof(floating))
-    cdef Clock clock
-    cdef Pieces p
-    if a.shape[0] == 0 or a.shape[1] == 0:
-        return
-    with nogil:
-        reset_clock(&clock, False, True)
-        clock.callers_mode = enter_default_mode()
-        start_entries(&p, &clock, a.shape[0], a.shape[1], ENTRY_FLOPS)
-        while p.n:
-            kernels.activate(code, parameter, p.n_rows, p.n, &a[p.row, p.column], &h[p.row, p.column], a.shape[1],
-                             True)
-            if next_piece(&p, &clock):
-                break
-        leave_default_mode(clock.callers_mode, NULL)
-    raise_for_signal(&clock)
-
-
-def second_derivative(floating[:, ::1] a, floating[:, ::1] out, int code, double parameter):
-    """out = g''(a), which the products with a Hessian need beside g'."""
-    cdef const KernelTable* kernels = kernel_table(sizeof(floating))
-    cdef Clock clock
-    cdef Pieces p
-    if a.shape[0] == 0 or a.shape[1] == 0:
-        return
-    with nogil:
-        reset_clock(&clock, False, True)
-        clock.callers_mode = enter_default_mode()
-        start_entries(&p, &clock, a.shape[0], a.shape[1], ENTRY_FLOPS)
-        while p.n:
-            kernels.second_derivative(code, parameter, p.n_rows, p.n, &a[p.row, p.column], &out[p.row, p.column],
-                                      a.shape[1])
-            if next_piece(&p, &clock):
-                break
-        leave_default_mode(clock.callers_mode, NULL)
-    raise_for_signal(&clock)
-
-
-def mirror(floating[:, ::1] H):
-    """The lower triangle becomes the upper one's mirror image, in blocks that stay in L1."""
-    cdef Py_ssize_t n = H.shape[0], p0, q0, p, q
-    cdef Clock clock
-    with nogil:
-        reset_clock(&clock, False, True)
-        clock.callers_mode = enter_default_mode()  # handlers run in the caller's
-        for p0 in range(0, n, 32):
-            for q0 in range(0, p0 + 1, 32):
-                for p in range(p0, min(p0 + 32, n)):
-                    for q in range(q0, min(q0 + 32, p)):
-                        H[p, q] = H[q, p]
-                if is_stopped(&clock, MEMORY_FLOPS * 32 * 32):
-                    break
-            if has_raised(&clock):
-                break
-        leave_default_mode(clock.callers_mode, NULL)
-    raise_for_signal(&clock)
-
-
-@cython.auto_pickle(False)
-cdef class DefaultFloatMode:
-    """A context for NumPy's arithmetic on behalf of a call, which follows the modes of the floating-point units."""
-
-    cdef uint64_t mode
-    cdef unsigned x87
-
-    def __enter__(self):
-        self.mode = enter_default_mode()
-        self.x87 = get_x87()
-        if self.x87 != DEFAULT_X87:
-            set_x87(DEFAULT_X87)
-
-    def __exit__(self, *exception):
-        if self.x87 != DEFAULT_X87:
-            set_x87(self.x87)
-        leave_default_mode(self.mode, NULL)
+        reset_interrupt(&interrupt, False, True)
+        interrupt.callers_mode = enter_default_mode()
+        g_prime_product_loops(grad_h, g_prime, &interrupt)
+        leave_default_mode(interrupt.callers_mode, NULL)
+    raise_for_signal(&interrupt)

@@ -4,7 +4,7 @@
 cdef class Parameters:
     """The parameters of one network, or of several one after another; arrays that are handed out are views of them.
 
-    NumPy lets everybody give an array another shape, dtype or strides, and resize its owner, to which a view leads by
+    NumPy lets everybody give an array another axes, dtype or strides, and resize its owner, to which a view leads by
     `base`. So a call takes the address from here and sizes from the plan; the base of a view is this object, which is
     no array.
     """
@@ -24,30 +24,29 @@ cdef class Parameters:
         PyBuffer_FillInfo(buffer, self, self.address, self.n_bytes, False, flags)
 
 
-cdef cnp.ndarray view_of(const Layers* plan, Parameters params, Py_ssize_t offset, int n_dimensions,
-                         cnp.npy_intp* shape):
+cdef cnp.ndarray view_of(const Shape* shape, Parameters params, Py_ssize_t offset, int n_dimensions, cnp.npy_intp* axes):
     """A fresh view of parameters, from offset bytes on."""
-    cdef cnp.ndarray view = cnp.PyArray_SimpleNewFromData(n_dimensions, shape, dtype_of(plan), params.address + offset)
+    cdef cnp.ndarray view = cnp.PyArray_SimpleNewFromData(n_dimensions, axes, dtype_of(shape), params.address + offset)
     cnp.set_array_base(view, params)
     return view
 
 
-cdef inline bint are_of(const Layers* plan, Parameters params, Py_ssize_t n_networks) noexcept:
+cdef inline bint are_of(const Shape* shape, Parameters params, Py_ssize_t n_networks) noexcept:
     """Whether they are the parameters of so many networks of this shape."""
-    return params is not None and params.n_bytes == n_networks * plan.n_params * plan.itemsize
+    return params is not None and params.n_bytes == n_networks * shape.n_params * shape.itemsize
 
 
-cdef int expect_parameters(const Layers* plan, Parameters params, Py_ssize_t n_networks) except -1:
-    """Refuse parameters of another shape than the plan's."""
-    if not are_of(plan, params, n_networks):
-        raise ValueError(f"params: expected {n_networks * plan.n_params} numbers of {plan.itemsize} bytes, got others")
+cdef int expect_parameters(const Shape* shape, Parameters params, Py_ssize_t n_networks) except -1:
+    """Refuse parameters of another shape than the shape's."""
+    if not are_of(shape, params, n_networks):
+        raise ValueError(f"params: expected {n_networks * shape.n_params} numbers of {shape.itemsize} bytes, got others")
     return 0
 
 
-cdef Py_ssize_t networks_in(const Layers* plan, Parameters params) except -1:
+cdef Py_ssize_t networks_in(const Shape* shape, Parameters params) except -1:
     """The number of networks of this shape whose parameters they are."""
-    cdef Py_ssize_t n_networks = params.n_bytes // (plan.n_params * plan.itemsize)
-    expect_parameters(plan, params, max(1, n_networks))
+    cdef Py_ssize_t n_networks = params.n_bytes // (shape.n_params * shape.itemsize)
+    expect_parameters(shape, params, max(1, n_networks))
     return n_networks
 
 

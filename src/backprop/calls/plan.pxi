@@ -8,7 +8,7 @@ cdef class Plan:
     lists.
     """
 
-    cdef Layers layers
+    cdef Shape shape
     cdef FreeLists free_lists
     cdef list functions          # of activations of the user's own, which layers point to
     cdef bint has_second         # whether all of these have a g''
@@ -18,39 +18,39 @@ cdef class Plan:
 
         An activation of the user's own adds a tuple of its three functions, and whether they are addresses in C.
         """
-        cdef Layers* plan = &self.layers
-        plan.free_lists = &self.free_lists
-        plan.kernels = kernel_table(itemsize)
-        plan.itemsize = itemsize
-        plan.n_layers = len(sizes) - 1
-        plan.layers = <Layer*>calloc(plan.n_layers + 1, sizeof(Layer))
-        plan.sizes = <Py_ssize_t*>calloc(plan.n_layers + 1, sizeof(Py_ssize_t))
-        if plan.layers == NULL or plan.sizes == NULL:
-            raise MemoryError("the plan of the layers does not fit into memory")
+        cdef Shape* shape = &self.shape
+        shape.free_lists = &self.free_lists
+        shape.kernels = kernel_table(itemsize)
+        shape.itemsize = itemsize
+        shape.n_layers = len(sizes) - 1
+        shape.layers = <Layer*>calloc(shape.n_layers + 1, sizeof(Layer))
+        shape.sizes = <Py_ssize_t*>calloc(shape.n_layers + 1, sizeof(Py_ssize_t))
+        if shape.layers == NULL or shape.sizes == NULL:
+            raise MemoryError("the shape of the layers does not fit into memory")
         for i, n in enumerate(sizes):
-            plan.sizes[i] = n
+            shape.sizes[i] = n
         self.functions = []
         self.has_second = True
         for i, (code, parameter, *own) in enumerate(activations, start=1):
-            plan.layers[i].activation = code
-            plan.layers[i].parameter = parameter
+            shape.layers[i].activation = code
+            shape.layers[i].parameter = parameter
             if own:
                 functions, is_c = own
                 self.functions.append(functions)
                 self.has_second = self.has_second and functions[2] is not None
-                plan.layers[i].functions = <void*>functions
-                plan.has_own = True
-                plan.is_serial = plan.is_serial or not is_c
+                shape.layers[i].functions = <void*>functions
+                shape.has_own = True
+                shape.is_serial = shape.is_serial or not is_c
                 if is_c:
                     for k in range(3):
-                        plan.layers[i].c_functions[k] = <void*><size_t>(functions[k] or 0)
-        plan.loss, plan.loss_parameter, plan.loss_acts_on_a, plan.link = loss
-        plan_layers(plan)
+                        shape.layers[i].c_functions[k] = <void*><size_t>(functions[k] or 0)
+        shape.loss, shape.loss_parameter, shape.loss_acts_on_a, shape.link = loss
+        lay_out_layers(shape)
 
     def __dealloc__(self):
         free_lists_of(&self.free_lists)
-        free(self.layers.layers)
-        free(self.layers.sizes)
+        free(self.shape.layers)
+        free(self.shape.sizes)
 
     def run(self, Call call, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y, cnp.ndarray out, weights, int n_threads,
             cnp.ndarray operand=None, double max_norm=0, cnp.ndarray grad_weight=None, cnp.ndarray rows=None,
@@ -63,39 +63,39 @@ cdef class Plan:
         linearization is hvp's, and keeps what does not depend on v.
         """
         cdef Request request
-        cdef const Layers* plan = &self.layers
+        cdef const Shape* shape = &self.shape
         cdef Py_ssize_t n_samples
         if cnp.PyArray_NDIM(x) == 2 and cnp.PyArray_DIM(x, 0) == 0:
             # No rows, and sums of nothing; means of it have been refused.
             memset(cnp.PyArray_DATA(out), 0, cnp.PyArray_NBYTES(out))
             return 0.0
-        start_request(plan, &request, params, x)
+        start_request(shape, &request, params, x)
         n_samples = request.n_samples
         if y is not None:
-            set_targets(plan, &request, y, weights, 1, False)
+            set_targets(shape, &request, y, weights, 1, False)
         if operand is not None:
-            expect(plan, operand, dtype_of(plan), call.operand, n_samples, 1, "an operand")
-            set_operand(&request, call, operand)
+            expect(shape, operand, dtype_of(shape), axes_of_operand(&call.mode), n_samples, 1, "an operand")
+            set_operand(&request, &call.mode, operand)
         if grad_weight is not None:
-            expect(plan, grad_weight, cnp.NPY_FLOAT64, b"oi", n_samples, 1, "weight")
+            expect(shape, grad_weight, cnp.NPY_FLOAT64, b"oi", n_samples, 1, "weight")
             request.grad_weight = <const double*>cnp.PyArray_DATA(grad_weight)
         request.max_norm = max_norm
-        if call.sums == NULL:
+        if call.mode.sums == NULL:
             rows, out = out, None
         if out is not None:
-            expect(plan, out, dtype_of(plan), call.sums, n_samples, 1, "out")
+            expect(shape, out, dtype_of(shape), call.mode.sums, n_samples, 1, "out")
         if rows is not None:
-            expect(plan, rows, dtype_of(plan), call.rows, n_samples, 1, "out")
-        set_call(plan, &request, call, out, rows)
-        return run_keeping(plan, &request, n_threads, linearization)
+            expect(shape, rows, dtype_of(shape), call.mode.rows, n_samples, 1, "out")
+        set_call(&request, call, out, rows)
+        return run_keeping(&request, n_threads, linearization)
 
     def quick_value_and_grad(self, Parameters own, params, x, y, weight, out, n_threads, get_num_threads):
         """`quick` for value_and_grad: of the smallest calls, each argument less saves a hundredth."""
         return quick_call(self, call_of_value_and_grad, own, params, x, y, weight, out, n_threads, get_num_threads,
                           None, None)
 
-    def quick(self, Call call not None, Parameters own, params, x, y, weight, out, n_threads, get_num_threads,
-              operand, further):
+    def quick(self, Call call not None, Parameters own, params, x, y, weight, out, n_threads, get_num_threads, operand,
+              further):
         """What the call returns, for arguments that need neither conversion nor an error message; else None.
 
         own are the network's parameters, which out must not overlap either. The others are as the user gave them;
@@ -109,47 +109,47 @@ cdef class Plan:
     @property
     def n_params(self):
         """The length of the flat vector."""
-        return self.layers.n_params
+        return self.shape.n_params
 
     def vector(self, Parameters params not None):
         """The flat vector of one network, (n_params,)."""
-        cdef cnp.npy_intp n = self.layers.n_params
-        expect_parameters(&self.layers, params, 1)
-        return view_of(&self.layers, params, 0, 1, &n)
+        cdef cnp.npy_intp n = self.shape.n_params
+        expect_parameters(&self.shape, params, 1)
+        return view_of(&self.shape, params, 0, 1, &n)
 
     def vectors(self, Parameters params not None):
         """Those of several networks, (k, n_params)."""
-        cdef cnp.npy_intp[2] shape = [networks_in(&self.layers, params), self.layers.n_params]
-        return view_of(&self.layers, params, 0, 2, shape)
+        cdef cnp.npy_intp[2] axes = [networks_in(&self.shape, params), self.shape.n_params]
+        return view_of(&self.shape, params, 0, 2, axes)
 
     def weights(self, Parameters params not None):
         """W_1, ..., W_L."""
-        cdef cnp.npy_intp[2] shape
+        cdef cnp.npy_intp[2] axes
         cdef Py_ssize_t i
-        cdef list views = [None] * self.layers.n_layers
-        expect_parameters(&self.layers, params, 1)
-        for i in range(1, self.layers.n_layers + 1):
-            shape[0], shape[1] = self.layers.layers[i].n_out, self.layers.layers[i].n_in
-            views[i - 1] = view_of(&self.layers, params, self.layers.layers[i].W, 2, shape)
+        cdef list views = [None] * self.shape.n_layers
+        expect_parameters(&self.shape, params, 1)
+        for i in range(1, self.shape.n_layers + 1):
+            axes[0], axes[1] = self.shape.layers[i].n_out, self.shape.layers[i].n_in
+            views[i - 1] = view_of(&self.shape, params, self.shape.layers[i].W, 2, axes)
         return tuple(views)
 
     def biases(self, Parameters params not None):
         """b_1, ..., b_L."""
         cdef cnp.npy_intp n
         cdef Py_ssize_t i
-        cdef list views = [None] * self.layers.n_layers
-        expect_parameters(&self.layers, params, 1)
-        for i in range(1, self.layers.n_layers + 1):
-            n = self.layers.layers[i].n_out
-            views[i - 1] = view_of(&self.layers, params, self.layers.layers[i].b, 1, &n)
+        cdef list views = [None] * self.shape.n_layers
+        expect_parameters(&self.shape, params, 1)
+        for i in range(1, self.shape.n_layers + 1):
+            n = self.shape.layers[i].n_out
+            views[i - 1] = view_of(&self.shape, params, self.shape.layers[i].b, 1, &n)
         return tuple(views)
 
     def result_shape(self, Call call, Py_ssize_t n_samples):
         """The shape of a call's result: of the sums where it has rows too."""
-        cdef cnp.npy_intp[3] shape = [0, 0, 0]
-        cdef int n = shape_of(&self.layers, call.rows if call.sums == NULL else call.sums, n_samples, 1, shape)
+        cdef cnp.npy_intp[3] axes = [0, 0, 0]
+        cdef int n = shape_of(&self.shape, call.mode.rows if call.mode.sums == NULL else call.mode.sums, n_samples, 1, axes)
         # No list comprehension: in Cython 3.3.1 one whose append runs out of memory releases its last item twice.
-        return (shape[0], shape[1], shape[2])[:n]
+        return (axes[0], axes[1], axes[2])[:n]
 
     def layer_gradients(self, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y, cnp.ndarray y_hat, cnp.ndarray out,
                         weights, int n_threads, a, h, grad_a, grad_h):
@@ -157,17 +157,17 @@ cdef class Plan:
         cdef Request forward, backward
         cdef Pointers kept_a = Pointers(a), kept_h = Pointers(h)
         cdef Pointers kept_grad_a = Pointers(grad_a), kept_grad_h = Pointers(grad_h)
-        start_request(&self.layers, &forward, params, x)
-        start_request(&self.layers, &backward, params, x)
-        set_call(&self.layers, &forward, <Call>CALLS["forward"], None, y_hat)
+        start_request(&self.shape, &forward, params, x)
+        start_request(&self.shape, &backward, params, x)
+        set_call(&forward, <Call>CALLS["forward"], None, y_hat)
         forward.keep_a = kept_a.pointers
         forward.keep_h = kept_h.pointers
-        run_call(&self.layers, &forward, n_threads)
-        set_targets(&self.layers, &backward, y, weights, 1, False)
-        set_call(&self.layers, &backward, <Call>CALLS["value_and_grad"], out, None)
+        run_call(&forward, n_threads)
+        set_targets(&self.shape, &backward, y, weights, 1, False)
+        set_call(&backward, <Call>CALLS["value_and_grad"], out, None)
         backward.keep_grad_a = kept_grad_a.pointers
         backward.keep_grad_h = kept_grad_h.pointers
-        return run_call(&self.layers, &backward, 1)  # chunks on threads have no place for them
+        return run_call(&backward, 1)  # chunks on threads have no place for them
 
     def ensemble_value_and_grad(self, Parameters params not None, cnp.ndarray x, cnp.ndarray y, cnp.ndarray losses,
                                 cnp.ndarray out, weights, int n_threads):
@@ -175,19 +175,19 @@ cdef class Plan:
 
         x and y have one dimension more where each network has its own; weights is None or a list of one for each.
         """
-        cdef const Layers* plan = &self.layers
-        cdef Py_ssize_t n_networks = networks_in(plan, params), m, n_samples
+        cdef const Shape* shape = &self.shape
+        cdef Py_ssize_t n_networks = networks_in(shape, params), m, n_samples
         cdef Py_ssize_t x_step = 0, y_step = 0
         cdef bint own_x = cnp.PyArray_NDIM(x) == 3
-        cdef bint own_y = cnp.PyArray_NDIM(y) == (2 if are_labels(plan, y) else 3)
+        cdef bint own_y = cnp.PyArray_NDIM(y) == (2 if are_labels(shape, y) else 3)
         cdef Request* requests = NULL
         cdef double* loss
-        cdef Clock clock
+        cdef Interrupt interrupt
         cdef int status
         n_samples = cnp.PyArray_DIM(x, 1 if own_x else 0)
-        expect_data(plan, x, dtype_of(plan), b"ksi" if own_x else b"si", n_samples, n_networks, "x")
-        expect(plan, losses, cnp.NPY_FLOAT64, b"k", n_samples, n_networks, "losses")
-        expect(plan, out, dtype_of(plan), b"kp", n_samples, n_networks, "out")
+        expect_data(shape, x, dtype_of(shape), b"ksi" if own_x else b"si", n_samples, n_networks, "x")
+        expect(shape, losses, cnp.NPY_FLOAT64, b"k", n_samples, n_networks, "losses")
+        expect(shape, out, dtype_of(shape), b"kp", n_samples, n_networks, "out")
         loss = <double*>cnp.PyArray_DATA(losses)
         if own_x:
             x_step = cnp.PyArray_STRIDE(x, 0)
@@ -198,20 +198,20 @@ cdef class Plan:
             raise MemoryError("the requests of the networks do not fit into memory")
         try:
             for m in range(n_networks):
-                start_request_at(plan, &requests[m], params.address + m * plan.n_params * plan.itemsize,
+                start_request_at(shape, &requests[m], params.address + m * shape.n_params * shape.itemsize,
                                  cnp.PyArray_BYTES(x) + m * x_step, n_samples)
-                set_source(&requests[m].x_source, x, dtype_of(plan), cnp.PyArray_NDIM(x) - 2)
-                set_targets(plan, &requests[m], y, None if weights is None else weights[m], n_networks, own_y)
+                set_source(&requests[m].x_source, x, dtype_of(shape), cnp.PyArray_NDIM(x) - 2)
+                set_targets(shape, &requests[m], y, None if weights is None else weights[m], n_networks, own_y)
                 if requests[m].y != NULL:
                     requests[m].y += m * y_step
                 if requests[m].labels != NULL:
                     requests[m].labels = <const Py_ssize_t*>(<const char*>requests[m].labels + m * y_step)
-                requests[m].grad = cnp.PyArray_BYTES(out) + m * plan.n_params * plan.itemsize
+                requests[m].grad = cnp.PyArray_BYTES(out) + m * shape.n_params * shape.itemsize
             with nogil:
-                reset_clock(&clock, False, may_take_long(plan, requests, n_networks))
-                clock.callers_mode = enter_default_mode()
-                status = run_ensemble(plan, requests, n_networks, loss, n_threads, &clock)
-                leave_default_mode(clock.callers_mode, loss)
+                reset_interrupt(&interrupt, False, may_take_long(requests, n_networks))
+                interrupt.callers_mode = enter_default_mode()
+                status = run_ensemble(shape, requests, n_networks, loss, n_threads, &interrupt)
+                leave_default_mode(interrupt.callers_mode, loss)
             if status != DONE:
                 raise_for(status)
         finally:
@@ -219,31 +219,31 @@ cdef class Plan:
 
     def quick_ensemble_value_and_grad(self, Parameters params not None, x, y, out, n_threads, get_num_threads):
         """(losses, gradients) without weights for arguments that need neither conversion nor an error, else None."""
-        cdef const Layers* plan = &self.layers
-        cdef Py_ssize_t n_networks = networks_in(plan, params), n_samples
+        cdef const Shape* shape = &self.shape
+        cdef Py_ssize_t n_networks = networks_in(shape, params), n_samples
         cdef cnp.npy_intp n_losses = n_networks
-        cdef bint own_x = is_plain(x, dtype_of(plan), 3), own_y
+        cdef bint own_x = is_plain(x, dtype_of(shape), 3), own_y
         cdef int threads = 1
         cdef Request request
-        cdef Clock clock
-        if not (own_x or is_plain(x, dtype_of(plan), 2)) or not is_count(n_threads):
+        cdef Interrupt interrupt
+        if not (own_x or is_plain(x, dtype_of(shape), 2)) or not is_count(n_threads):
             return None
         n_samples = cnp.PyArray_DIM(<cnp.ndarray>x, 1 if own_x else 0)
-        if n_samples == 0 or not fits(plan, x, dtype_of(plan), b"ksi" if own_x else b"si", n_samples, n_networks):
+        if n_samples == 0 or not fits(shape, x, dtype_of(shape), b"ksi" if own_x else b"si", n_samples, n_networks):
             return None
-        start_request_at(plan, &request, params.address, cnp.PyArray_BYTES(<cnp.ndarray>x), n_samples)
-        own_y = type(y) is cnp.ndarray and cnp.PyArray_NDIM(<cnp.ndarray>y) == (2 if plan.loss == CROSS_ENTROPY else 3)
-        if own_y and plan.loss == CROSS_ENTROPY and n_networks == n_samples == plan.sizes[plan.n_layers]:
+        start_request_at(shape, &request, params.address, cnp.PyArray_BYTES(<cnp.ndarray>x), n_samples)
+        own_y = type(y) is cnp.ndarray and cnp.PyArray_NDIM(<cnp.ndarray>y) == (2 if shape.loss == CROSS_ENTROPY else 3)
+        if own_y and shape.loss == CROSS_ENTROPY and n_networks == n_samples == shape.sizes[shape.n_layers]:
             return None  # labels of each network, or one-hot rows for all
-        start_inspection(plan, &clock, n_samples * n_networks)
-        if not are_targets(plan, &request, y, n_networks, own_y, &clock):
-            raise_for_signal(&clock)
+        start_inspection(shape, &interrupt, n_samples * n_networks)
+        if not are_targets(&request, y, n_networks, own_y, &interrupt):
+            raise_for_signal(&interrupt)
             return None
-        out = take_result(plan, b"kp", n_samples, n_networks, out, params, None, x, y, None, None)
+        out = take_result(shape, b"kp", n_samples, n_networks, out, params, None, x, y, None, None)
         if out is None:
             return None
         losses = cnp.PyArray_EMPTY(1, &n_losses, cnp.NPY_FLOAT64, 0)
-        if useful_threads(plan, n_samples * n_networks, 2) > 1:
+        if useful_threads(shape, n_samples * n_networks, 2) > 1:
             threads = get_num_threads() if n_threads is None else n_threads
         self.ensemble_value_and_grad(params, <cnp.ndarray>x, <cnp.ndarray>y, losses, out, None, threads)
         return losses, out

@@ -4,20 +4,14 @@
 cdef inline bint is_plain(array, int dtype, int n_dimensions) noexcept:
     """Whether it is an array that the kernels take as it is."""
     return (type(array) is cnp.ndarray and cnp.PyArray_TYPE(<cnp.ndarray>array) == dtype
-            and cnp.PyArray_NDIM(<cnp.ndarray>array) == n_dimensions
-            and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>array))
+            and cnp.PyArray_NDIM(<cnp.ndarray>array) == n_dimensions and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>array))
 
 
-cdef inline bint fits(const Layers* plan, array, int dtype, const char* letters, Py_ssize_t n_samples,
+cdef inline bint fits(const Shape* shape, array, int dtype, const char* letters, Py_ssize_t n_samples,
                       Py_ssize_t n_networks) noexcept:
     """Whether it is such an array of the shape that the letters say."""
-    return (is_plain(array, dtype, strlen(letters))
-            and has_shape(plan, <cnp.ndarray>array, letters, n_samples, n_networks))
-
-
-cdef inline int dtype_of(const Layers* plan) noexcept:
-    """NumPy's number of the network's dtype."""
-    return cnp.NPY_FLOAT32 if plan.itemsize == 4 else cnp.NPY_FLOAT64
+    return (is_plain(array, dtype, strlen(letters)) and has_shape(shape, <cnp.ndarray>array, letters, n_samples,
+                                                                  n_networks))
 
 
 cdef bint is_count(n_threads) noexcept:
@@ -25,82 +19,83 @@ cdef bint is_count(n_threads) noexcept:
     return n_threads is None or (type(n_threads) is int and 1 <= n_threads <= MOST_THREADS)
 
 
-cdef inline void start_inspection(const Layers* plan, Clock* clock, Py_ssize_t n_rows) noexcept:
-    """The clock for looks at so many rows of targets and weights, which hold the GIL."""
-    reset_clock(clock, False, <double>MEMORY_FLOPS * n_rows * plan.sizes[plan.n_layers] > piece_flops)
-    clock.has_gil = True
+cdef inline void start_inspection(const Shape* shape, Interrupt* interrupt, Py_ssize_t n_rows) noexcept:
+    """The interrupt for looks at so many rows of targets and weights, which hold the GIL."""
+    reset_interrupt(interrupt, False, <double>MEMORY_FLOPS * n_rows * shape.sizes[shape.n_layers] > get_piece_flops())
+    interrupt.has_gil = True
 
 
-cdef bint take_weight(const Layers* plan, Request* request, Call call, weight, Clock* clock) noexcept:
+cdef bint take_weight(const Shape* shape, Request* request, Call call, weight, Interrupt* interrupt) noexcept:
     """Weights, where they are plain: looked at as _validate.sample_weight does."""
     cdef WeightSums sums
     cdef Py_ssize_t n_per_row = 1, n_samples = request.n_samples
-    if not fits(plan, weight, cnp.NPY_FLOAT64, b"s", n_samples, 1):
-        n_per_row = plan.sizes[plan.n_layers]
-        if (plan.loss == CROSS_ENTROPY or call.mode == SOBOLEV
-                or not fits(plan, weight, cnp.NPY_FLOAT64, b"so", n_samples, 1)):
+    if not fits(shape, weight, cnp.NPY_FLOAT64, b"s", n_samples, 1):
+        n_per_row = shape.sizes[shape.n_layers]
+        if (shape.loss == CROSS_ENTROPY or call.mode.operand == TARGET_GRAD_X or not fits(shape, weight, cnp.NPY_FLOAT64, b"so",
+                                                                           n_samples, 1)):
             return False
     set_weight(request, <cnp.ndarray>weight)
-    sums = sums_of_weights(request.weight, n_samples * n_per_row, n_per_row, clock)
-    if sums.bad >= 0 or sums.n_kept == 0 or (call.sums == NULL and call.rows != NULL and sums.n_kept < n_samples):
+    sums = sums_of_weights(request.weight, n_samples * n_per_row, n_per_row, interrupt)
+    if sums.bad >= 0 or sums.n_kept == 0 or (call.mode.sums == NULL and call.mode.rows != NULL and sums.n_kept < n_samples):
         return False  # refused; or rows to be left out, which a call by sample does not do
     set_sums_of_weights(request, &sums)
     return True
 
 
-cdef bint are_targets(const Layers* plan, const Request* request, y, Py_ssize_t n_networks, bint one_a_network,
-                      Clock* clock) noexcept:
+cdef bint are_targets(const Request* request, y, Py_ssize_t n_networks, bint one_a_network,
+                      Interrupt* interrupt) noexcept:
     """Whether y is plain, and within the loss's domain wherever it has a weight."""
-    cdef Py_ssize_t n_out = plan.sizes[plan.n_layers], n_samples = request.n_samples
+    cdef const Shape* shape = request.shape
+    cdef Py_ssize_t n_out = shape.sizes[shape.n_layers], n_samples = request.n_samples
     cdef void* data
-    if plan.loss == CROSS_ENTROPY:
-        if not fits(plan, y, cnp.NPY_INTP, b"ks" if one_a_network else b"s", n_samples, n_networks):
+    if shape.loss == CROSS_ENTROPY:
+        if not fits(shape, y, cnp.NPY_INTP, b"ks" if one_a_network else b"s", n_samples, n_networks):
             return False
         data = cnp.PyArray_DATA(<cnp.ndarray>y)
         return bad_label(<const Py_ssize_t*>data, cnp.PyArray_SIZE(<cnp.ndarray>y), n_out, request.weight,
-                         clock) < 0
-    if not fits(plan, y, dtype_of(plan), b"kso" if one_a_network else b"so", n_samples, n_networks):
-        if one_a_network or n_out > 1 or not fits(plan, y, dtype_of(plan), b"s", n_samples, 1):
+                         interrupt) < 0
+    if not fits(shape, y, dtype_of(shape), b"kso" if one_a_network else b"so", n_samples, n_networks):
+        if one_a_network or n_out > 1 or not fits(shape, y, dtype_of(shape), b"s", n_samples, 1):
             return False
-    return are_in_domain(plan, request, cnp.PyArray_BYTES(<cnp.ndarray>y),
-                         n_samples * n_networks if one_a_network else n_samples, clock)
+    return are_in_domain(request, cnp.PyArray_BYTES(<cnp.ndarray>y), n_samples * n_networks if one_a_network
+                         else n_samples, interrupt)
 
 
-cdef bint are_in_domain(const Layers* plan, const Request* request, const char* y, Py_ssize_t n_rows,
-                        Clock* clock) noexcept nogil:
+cdef bint are_in_domain(const Request* request, const char* y, Py_ssize_t n_rows, Interrupt* interrupt) noexcept nogil:
     """Whether targets lie in the loss's domain wherever they have a weight."""
-    cdef Py_ssize_t n_out = plan.sizes[plan.n_layers], n_weights = 0
+    cdef const Shape* shape = request.shape
+    cdef Py_ssize_t n_out = shape.sizes[shape.n_layers], n_weights = 0
     if request.weight_kind != NO_WEIGHT:
         n_weights = 1 if request.weight_kind == WEIGHT_PER_SAMPLE else n_out
-    if plan.itemsize == 4:
-        return bad_target(plan.loss, <const float*>y, n_rows, n_out, request.weight, n_weights, clock) < 0
-    return bad_target(plan.loss, <const double*>y, n_rows, n_out, request.weight, n_weights, clock) < 0
+    if shape.itemsize == 4:
+        return bad_target(shape.loss, <const float*>y, n_rows, n_out, request.weight, n_weights, interrupt) < 0
+    return bad_target(shape.loss, <const double*>y, n_rows, n_out, request.weight, n_weights, interrupt) < 0
 
 
-cdef bint take_operand(const Layers* plan, Request* request, Call call, operand) noexcept:
+cdef bint take_operand(const Shape* shape, Request* request, Call call, operand) noexcept:
     """v, cotangent or grad_x, where it is plain; grad_x may leave out the axis of a single output."""
-    if not fits(plan, operand, dtype_of(plan), call.operand, request.n_samples, 1):
-        if (call.mode != SOBOLEV or plan.sizes[plan.n_layers] > 1
-                or not fits(plan, operand, dtype_of(plan), b"si", request.n_samples, 1)):
+    if not fits(shape, operand, dtype_of(shape), axes_of_operand(&call.mode), request.n_samples, 1):
+        if (call.mode.operand != TARGET_GRAD_X or shape.sizes[shape.n_layers] > 1 or not fits(shape, operand, dtype_of(shape), b"si",
+                                                                              request.n_samples, 1)):
             return False
-    set_operand(request, call, <cnp.ndarray>operand)
+    set_operand(request, &call.mode, <cnp.ndarray>operand)
     return True
 
 
-cdef cnp.ndarray new_array(const Layers* plan, const char* letters, Py_ssize_t n_samples, Py_ssize_t n_networks,
+cdef cnp.ndarray new_array(const Shape* shape, const char* letters, Py_ssize_t n_samples, Py_ssize_t n_networks,
                            int dtype):
     """An array of the shape that the letters say; None where memory is short, which Python words."""
-    cdef cnp.npy_intp[3] shape
-    cdef int n = shape_of(plan, letters, n_samples, n_networks, shape)
+    cdef cnp.npy_intp[3] axes
+    cdef int n = shape_of(shape, letters, n_samples, n_networks, axes)
     try:
-        return cnp.PyArray_EMPTY(n, shape, dtype, 0)
+        return cnp.PyArray_EMPTY(n, axes, dtype, 0)
     except (MemoryError, ValueError):
         return None
 
 
-cdef cnp.ndarray same_weight(const Layers* plan, double weight):
+cdef cnp.ndarray same_weight(const Shape* shape, double weight):
     """(n_L, n_0) times one weight of input gradients."""
-    cdef cnp.ndarray weights = new_array(plan, b"oi", 0, 1, cnp.NPY_FLOAT64)
+    cdef cnp.ndarray weights = new_array(shape, b"oi", 0, 1, cnp.NPY_FLOAT64)
     cdef Py_ssize_t p
     if weights is not None:
         for p in range(cnp.PyArray_SIZE(weights)):
@@ -108,29 +103,28 @@ cdef cnp.ndarray same_weight(const Layers* plan, double weight):
     return weights
 
 
-cdef cnp.ndarray take_result(const Layers* plan, const char* letters, Py_ssize_t n_samples, Py_ssize_t n_networks, out,
+cdef cnp.ndarray take_result(const Shape* shape, const char* letters, Py_ssize_t n_samples, Py_ssize_t n_networks, out,
                              Parameters own, params, x, y, weight, operand):
     """Where the result goes: out, or a new array; None where out does not fit or shares memory with an input.
 
     The inputs are plain by now, or None.
     """
     if out is None:
-        return new_array(plan, letters, n_samples, n_networks, dtype_of(plan))
-    if (not fits(plan, out, dtype_of(plan), letters, n_samples, n_networks)
-            or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out)
-            or share_bytes(cnp.PyArray_BYTES(<cnp.ndarray>out), cnp.PyArray_NBYTES(<cnp.ndarray>out),
-                           own.address, own.n_bytes)
-            or overlap(<cnp.ndarray>out, params)
-            or overlap(<cnp.ndarray>out, x) or overlap(<cnp.ndarray>out, y)
-            or overlap(<cnp.ndarray>out, weight) or overlap(<cnp.ndarray>out, operand)):
+        return new_array(shape, letters, n_samples, n_networks, dtype_of(shape))
+    if (not fits(shape, out, dtype_of(shape), letters, n_samples, n_networks)
+        or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) or share_bytes(cnp.PyArray_BYTES(<cnp.ndarray>out),
+                                                                        cnp.PyArray_NBYTES(<cnp.ndarray>out),
+                                                                        own.address, own.n_bytes)
+        or overlap(<cnp.ndarray>out, params) or overlap(<cnp.ndarray>out, x) or overlap(<cnp.ndarray>out, y)
+        or overlap(<cnp.ndarray>out, weight) or overlap(<cnp.ndarray>out, operand)):
         return None
     return <cnp.ndarray>out
 
 
 cdef inline bint overlap(cnp.ndarray a, b) noexcept:
     """Whether two contiguous arrays share memory; None shares none."""
-    return b is not None and share_bytes(cnp.PyArray_BYTES(a), cnp.PyArray_NBYTES(a),
-                                         cnp.PyArray_BYTES(<cnp.ndarray>b), cnp.PyArray_NBYTES(<cnp.ndarray>b))
+    return b is not None and share_bytes(cnp.PyArray_BYTES(a), cnp.PyArray_NBYTES(a), cnp.PyArray_BYTES(<cnp.ndarray>b),
+                                         cnp.PyArray_NBYTES(<cnp.ndarray>b))
 
 
 cdef inline bint share_bytes(const char* a, Py_ssize_t n_a, const char* b, Py_ssize_t n_b) noexcept nogil:
@@ -141,59 +135,60 @@ cdef inline bint share_bytes(const char* a, Py_ssize_t n_a, const char* b, Py_ss
 cdef quick_call(Plan self, Call call, Parameters own, params, x, y, weight, out, n_threads, get_num_threads, operand,
                 further):
     """`Plan.quick`."""
-    cdef const Layers* plan = &self.layers
+    cdef const Shape* shape = &self.shape
     cdef Request request
-    cdef Clock clock
+    cdef Interrupt interrupt
     cdef Py_ssize_t n_samples
     cdef cnp.ndarray sums = None, rows = None, grad_weight
     cdef int threads = 1
     cdef Linearization linearization = None
     cdef double loss
-    if (not is_plain(x, dtype_of(plan), 2) or not are_of(plan, own, 1)
-            or (params is not None and not fits(plan, params, dtype_of(plan), b"p", 0, 1))
-            or not is_count(n_threads) or (call.needs_second and not self.has_second)
-            or (call.needs_squared_error and plan.loss != SQUARED_ERROR)):
+    if (not is_plain(x, dtype_of(shape), 2) or not are_of(shape, own, 1) or (params is not None
+                                                                           and not fits(shape, params, dtype_of(shape),
+                                                                                                           b"p", 0, 1))
+        or not is_count(n_threads) or ((call.mode.flags & NEEDS_SECOND) and not self.has_second)
+        or ((call.mode.flags & NEEDS_SQUARED_ERROR) and shape.loss != SQUARED_ERROR)):
         return None
     n_samples = cnp.PyArray_DIM(<cnp.ndarray>x, 0)
-    if n_samples == 0 or cnp.PyArray_DIM(<cnp.ndarray>x, 1) != plan.sizes[0]:
+    if n_samples == 0 or cnp.PyArray_DIM(<cnp.ndarray>x, 1) != shape.sizes[0]:
         return None
-    start_request_at(plan, &request, own.address if params is None else cnp.PyArray_BYTES(<cnp.ndarray>params),
+    start_request_at(shape, &request, own.address if params is None else cnp.PyArray_BYTES(<cnp.ndarray>params),
                      cnp.PyArray_BYTES(<cnp.ndarray>x), n_samples)
-    if call.takes_y:
-        start_inspection(plan, &clock, n_samples)
-        if ((weight is not None and not take_weight(plan, &request, call, weight, &clock))
-                or not are_targets(plan, &request, y, 1, False, &clock)):
-            raise_for_signal(&clock)
+    if (call.mode.flags & TAKES_Y):
+        start_inspection(shape, &interrupt, n_samples)
+        if ((weight is not None and not take_weight(shape, &request, call, weight, &interrupt))
+            or not are_targets(&request, y, 1, False, &interrupt)):
+            raise_for_signal(&interrupt)
             return None
-        set_y(plan, &request, <cnp.ndarray>y)
-    if call.operand != NULL and not take_operand(plan, &request, call, operand):
+        set_y(shape, &request, <cnp.ndarray>y)
+    if call.mode.operand != NO_OPERAND and not take_operand(shape, &request, call, operand):
         return None
-    if call.mode == CLIPPED_GRADIENT:
+    if call.mode.flags & TAKES_MAX_NORM:
         if type(further) is not float or not <double>further > 0:
             return None
         request.max_norm = further
-    elif call.mode == SOBOLEV:
+    elif call.mode.operand == TARGET_GRAD_X:
         if type(further) is not float or signbit(<double>further) or not isfinite(<double>further):
             return None
-        grad_weight = same_weight(plan, further)
+        grad_weight = same_weight(shape, further)
         if grad_weight is None:
             return None
         request.grad_weight = <const double*>cnp.PyArray_DATA(grad_weight)
-    elif call.mode == HVP:
+    elif call.mode.flags & KEEPS_LINEARIZATION:
         linearization = further
-    if call.sums != NULL:
-        sums = take_result(plan, call.sums, n_samples, 1, out, own, params, x, y, weight, operand)
+    if call.mode.sums != NULL:
+        sums = take_result(shape, call.mode.sums, n_samples, 1, out, own, params, x, y, weight, operand)
         if sums is None:
             return None
-    if call.rows != NULL:
-        rows = take_result(plan, call.rows, n_samples, 1, out, own, params, x, y, weight, operand)
+    if call.mode.rows != NULL:
+        rows = take_result(shape, call.mode.rows, n_samples, 1, out, own, params, x, y, weight, operand)
         if rows is None:
             return None
-    set_call(plan, &request, call, sums, rows)
-    if useful_threads(plan, <Py_ssize_t>(n_samples * cost_of(plan, call.mode)), 2) > 1:
+    set_call(&request, call, sums, rows)
+    if useful_threads(shape, <Py_ssize_t>(n_samples * call.mode.cost(shape)), 2) > 1:
         threads = get_num_threads() if n_threads is None else n_threads  # looked up only where it matters
-    loss = run_keeping(plan, &request, threads, linearization)
-    if call.gives_loss:
+    loss = run_keeping(&request, threads, linearization)
+    if (call.mode.flags & GIVES_LOSS):
         return loss if sums is None else (loss, sums)
     if sums is None:
         return rows

@@ -1,4 +1,5 @@
 # What the products of one Hessian share, kept from one direction to the next: `hessp` of an objective.
+# Needs: recursion/request, workspace; process/pool. Gives: Linearization, place_in_kept_rows.
 
 cdef class Linearization:
     """The tiles of a loss at one theta, as `linearize` leaves them, of as many samples as n_bytes hold.
@@ -29,15 +30,17 @@ cdef class Linearization:
         free(self.params)
         self.block = self.kept.is_filled = self.params = NULL
 
-    cdef void take(self, const Layers* plan, Request* request) noexcept:
-        """Give the call the rows, emptied where its theta is another one, and theta in a copy that nobody changes.
+    cdef void take(self, Request* request) noexcept:
+        """Give the call the rows, emptied if its theta is another one, and a copy of theta that nothing changes.
 
-        It goes without where another call has them, in the child of a fork for ever, and where memory is short.
+        The call runs uncached if another call holds the rows, if memory is short, or in a child forked while they were
+        held.
         """
-        cdef Py_ssize_t n_bytes = plan.n_params * plan.itemsize
+        cdef const Shape* shape = request.shape
+        cdef Py_ssize_t n_bytes = shape.n_params * shape.itemsize
         if not try_lock(&self.is_taken):
             return
-        if self.params == NULL and not self.allocate(plan, request.n_samples):
+        if self.params == NULL and not self.allocate(shape, request.n_samples):
             self.give_back()
             return
         if memcmp(self.params, request.params, n_bytes) != 0:
@@ -46,16 +49,16 @@ cdef class Linearization:
         request.params = self.params
         request.kept = &self.kept
 
-    cdef bint allocate(self, const Layers* plan, Py_ssize_t n_samples) noexcept:
+    cdef bint allocate(self, const Shape* shape, Py_ssize_t n_samples) noexcept:
         """Memory for the rows; false where it is short. It takes up space only as rows are filled."""
-        cdef Py_ssize_t n_rows = min(n_samples, self.n_bytes // bytes_of_kept_row(plan))
-        self.block = <char*>calloc(n_rows * bytes_of_kept_row(plan) + ROW_BYTES, 1)
+        cdef Py_ssize_t n_rows = min(n_samples, self.n_bytes // bytes_of_kept_row(shape))
+        self.block = <char*>calloc(n_rows * bytes_of_kept_row(shape) + ROW_BYTES, 1)
         self.kept.is_filled = <char*>calloc(n_rows + 1, 1)
-        self.params = <char*>calloc(plan.n_params, plan.itemsize)
+        self.params = <char*>calloc(shape.n_params, shape.itemsize)
         if self.block == NULL or self.kept.is_filled == NULL or self.params == NULL:
             self.release()
             return False
-        self.kept.rows = aligned(self.block)
+        self.kept.data = aligned(self.block)
         self.kept.n_rows = n_rows
         return True
 
@@ -63,14 +66,16 @@ cdef class Linearization:
         store_int(&self.is_taken, 0)
 
 
-cdef inline char* place_in_kept_rows(const Layers* plan, const Request* request, Workspace* work,
-                                     const Tile* tile) noexcept nogil:
+cdef inline char* place_in_kept_rows(const Tile* tile) noexcept nogil:
     """Let the workspace's a, h, grad_a and curve be those kept for the tile; where its flag is, or NULL if it has none.
 
     A tile is known by its first source row: how samples fall into tiles depends on their number and weights alone.
     """
+    cdef const Shape* shape = tile.shape
+    cdef const Request* request = tile.request
+    cdef Workspace* work = tile.work
     cdef KeptRows* kept = request.kept
-    if kept == NULL or tile.rows[0] + tile.n_rows > kept.n_rows:
+    if kept == NULL or tile.source_rows[0] + tile.n_rows > kept.n_rows:
         return NULL
-    lay_out_kept(plan, tile.n_rows, kept.rows + tile.rows[0] * bytes_of_kept_row(plan), work)
-    return kept.is_filled + tile.rows[0]
+    lay_out_kept(shape, tile.n_rows, kept.data + tile.source_rows[0] * bytes_of_kept_row(shape), work)
+    return kept.is_filled + tile.source_rows[0]

@@ -39,7 +39,7 @@
 #define _GNU_SOURCE  /* sched_yield, sigset_t and syscall under -std=c11 */
 #include "pool/pool.h"
 #include "pool/system.h"
-#include "runtime/float_mode.h"
+#include "process/float_mode.h"
 
 static int run_alone(ptrdiff_t n_tasks, bp_pool_task task, void *context, int (*poll)(void *), void *poll_context)
 {

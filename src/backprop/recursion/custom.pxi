@@ -1,4 +1,5 @@
 # Activations of the user's own: C functions run as they are, NumPy functions with the GIL, on the caller's thread.
+# Needs: process/pieces, gil, float_mode; recursion/shape, reals. Gives: custom_activation.
 
 ctypedef double (*ScalarFunction)(double a) noexcept nogil
 
@@ -12,23 +13,23 @@ ctypedef int (*NumpyActivation)(const Layer* layer, Py_ssize_t itemsize, Derivat
 
 
 cdef int custom_activation(const Layer* layer, Py_ssize_t itemsize, Derivative which, Py_ssize_t n_rows, const char* a,
-                           char* result, Py_ssize_t ld, Clock* clock) noexcept nogil:
+                           char* result, Py_ssize_t ld, Interrupt* interrupt) noexcept nogil:
     """result = g(a), g'(a) or g''(a), in float64; nonzero where a signal handler or a NumPy function raised.
 
     result may be a. The functions find the floating-point unit as the caller of the network has set it: they are the
     caller's code, and may rely on that.
     """
     cdef ScalarFunction function = <ScalarFunction>layer.c_functions[<int>which]
-    cdef bint changes_mode = not is_default_mode(clock.callers_mode)
+    cdef bint changes_mode = not is_default_mode(interrupt.callers_mode)
     cdef double value
     cdef Py_ssize_t s, j, start
     cdef NumpyActivation call_numpy
     cdef int raised
     cdef Pieces p
     if function == NULL:
-        start_rows(&p, clock, n_rows, layer.n_out, OWN_NUMPY_FLOPS)
+        start_rows(&p, interrupt, n_rows, layer.n_out, OWN_NUMPY_FLOPS)
     else:
-        start_entries(&p, clock, n_rows, layer.n_out, OWN_C_FLOPS)
+        start_entries(&p, interrupt, n_rows, layer.n_out, OWN_C_FLOPS)
     while p.n:
         start = place(&p, ld, itemsize)
         if function == NULL:
@@ -36,17 +37,17 @@ cdef int custom_activation(const Layer* layer, Py_ssize_t itemsize, Derivative w
             # Called as one that raises nothing, so that what it raised waits for the end of the call. Caught here, it
             # would crash where the memory for its traceback is missing (Cython 3.3.1).
             call_numpy = <NumpyActivation><void*>numpy_activation
-            raised = call_numpy(layer, itemsize, which, p.n_rows, a + start, result + start, ld, clock.callers_mode)
+            raised = call_numpy(layer, itemsize, which, p.n_rows, a + start, result + start, ld, interrupt.callers_mode)
             enter_default_mode()  # it raised, or has set another one
             give_gil()
             if raised:
-                return stop(clock)
+                return stop(interrupt)
         else:
             for s in range(p.row, p.row + p.n_rows):
                 for j in range(p.column, p.column + p.n):
                     value = (<const float*>a)[s * ld + j] if itemsize == 4 else (<const double*>a)[s * ld + j]
                     if changes_mode:  # float32 is converted and rounded outside
-                        leave_default_mode(clock.callers_mode, &value)
+                        leave_default_mode(interrupt.callers_mode, &value)
                     value = function(value)
                     if changes_mode:
                         enter_default_mode()
@@ -55,7 +56,7 @@ cdef int custom_activation(const Layer* layer, Py_ssize_t itemsize, Derivative w
                     else:
                         (<double*>result)[s * ld + j] = value
             enter_default_mode()  # the function has set another one
-        if next_piece(&p, clock):
+        if next_piece(&p):
             return 1
     return 0
 

@@ -1,18 +1,18 @@
-# Many networks of one shape, each with parameters, and perhaps data, of its own: networks are the tasks of the pool.
+# Many networks of one shape, each with its own parameters and perhaps its own data: networks are the pool's tasks.
+# Needs: schedule/run, sums. Gives: run_ensemble.
 
 cdef struct EnsembleRun:
-    const Layers* plan
     const Request* requests      # one a network
     double* losses
     Workspace** work             # one a thread
     Totals** totals              # one a thread, or NULL where a network's samples are one chunk
-    Clock* clock
+    Interrupt* interrupt
 
 
 cdef void network_task(void* context, Py_ssize_t m, int worker) noexcept nogil:
     """Loss and gradient of network m, as it would be on its own."""
     cdef EnsembleRun* run = <EnsembleRun*>context
-    cdef Clock own
+    cdef Interrupt own
     cdef Totals only_loss
     cdef Totals* totals = &only_loss
     if run.totals == NULL:
@@ -22,14 +22,36 @@ cdef void network_task(void* context, Py_ssize_t m, int worker) noexcept nogil:
     totals.loss = 0
     totals.loss_error = 0
     run.work[worker].is_packed = False
-    run.work[worker].tile_rows = rows_of_tile(run.plan, run.requests[m].n_kept, OF_GRADIENT)
-    if not sums_in_order(run.plan, &run.requests[m], run.work[worker], totals,
-                         clock_of_thread(run.clock, worker, &own)):
+    run.work[worker].tile_rows = rows_of_tile(run.requests[m].shape, run.requests[m].n_kept, OF_GRADIENT)
+    if not sums_in_order(&run.requests[m], run.work[worker], totals, interrupt_of_thread(run.interrupt, worker, &own)):
         run.losses[m] = mean_loss(totals, run.requests[m].divisor)
 
 
-cdef int run_ensemble(const Layers* plan, const Request* requests, Py_ssize_t n_networks, double* losses,
-                      int n_threads, Clock* clock) noexcept nogil:
+cdef void give_totals_of_threads(const Shape* shape, Totals** totals, int n_threads) noexcept nogil:
+    cdef int i
+    if totals == NULL:
+        return
+    for i in range(n_threads):
+        give_totals(shape, totals[i])
+    free(totals)
+
+
+cdef Totals** take_totals_of_threads(const Shape* shape, int n_threads) noexcept nogil:
+    """Sums over chunks for each thread; NULL where memory is short."""
+    cdef Totals** totals = <Totals**>calloc(n_threads, sizeof(Totals*))
+    cdef int i
+    if totals == NULL:
+        return NULL
+    for i in range(n_threads):
+        totals[i] = take_totals(shape, shape.n_params, True, 0)
+        if totals[i] == NULL:
+            give_totals_of_threads(shape, totals, n_threads)
+            return NULL
+    return totals
+
+
+cdef int run_ensemble(const Shape* shape, const Request* requests, Py_ssize_t n_networks, double* losses, int n_threads,
+                      Interrupt* interrupt) noexcept nogil:
     """All networks; their bits do not depend on which thread has which."""
     cdef Py_ssize_t m, rows = 0, largest = 0, fewest = requests[0].n_kept
     cdef EnsembleRun run
@@ -37,48 +59,24 @@ cdef int run_ensemble(const Layers* plan, const Request* requests, Py_ssize_t n_
     for m in range(n_networks):
         largest = max(largest, requests[m].n_kept)
         fewest = min(fewest, requests[m].n_kept)
-        rows = max(rows, rows_of_tile(plan, requests[m].n_kept, OF_GRADIENT))
-    n_threads = useful_threads(plan, largest * n_networks, n_threads)
-    if n_threads > n_networks or chunks_of(plan, largest) != chunks_of(plan, fewest):
+        rows = max(rows, rows_of_tile(shape, requests[m].n_kept, OF_GRADIENT))
+    n_threads = useful_threads(shape, largest * n_networks, n_threads)
+    if n_threads > n_networks or chunks_of(shape, largest) != chunks_of(shape, fewest):
         for m in range(n_networks):
-            status = run_value_and_grad(plan, &requests[m], n_threads, clock, &losses[m])
+            status = run_any(&requests[m], n_threads, interrupt, &losses[m])
             if status:
                 return status
         return DONE
-    run.plan = plan
     run.requests = requests
     run.losses = losses
-    run.clock = clock
+    run.interrupt = interrupt
     run.totals = NULL
-    if chunks_of(plan, largest) > 1:
-        run.totals = take_totals_of_threads(plan, n_threads)
+    if chunks_of(shape, largest) > 1:
+        run.totals = take_totals_of_threads(shape, n_threads)
         if run.totals == NULL:
             return NO_TOTALS
-    run.work = take_workspaces(plan, rows, n_threads, OF_GRADIENT)
-    status = NO_WORKSPACE if run.work == NULL else share_out(n_networks, network_task, &run, n_threads, clock)
-    give_workspaces(plan, run.work, n_threads)
-    give_totals_of_threads(plan, run.totals, n_threads)
-    return run_ensemble(plan, requests, n_networks, losses, 1, clock) if status == LOST else status
-
-
-cdef Totals** take_totals_of_threads(const Layers* plan, int n_threads) noexcept nogil:
-    """Sums over chunks for each thread; NULL where memory is short."""
-    cdef Totals** totals = <Totals**>calloc(n_threads, sizeof(Totals*))
-    cdef int i
-    if totals == NULL:
-        return NULL
-    for i in range(n_threads):
-        totals[i] = take_totals(plan, plan.n_params, True, 0)
-        if totals[i] == NULL:
-            give_totals_of_threads(plan, totals, n_threads)
-            return NULL
-    return totals
-
-
-cdef void give_totals_of_threads(const Layers* plan, Totals** totals, int n_threads) noexcept nogil:
-    cdef int i
-    if totals == NULL:
-        return
-    for i in range(n_threads):
-        give_totals(plan, totals[i])
-    free(totals)
+    run.work = take_workspaces(shape, rows, n_threads, OF_GRADIENT)
+    status = NO_WORKSPACE if run.work == NULL else share_out(n_networks, network_task, &run, n_threads, interrupt)
+    give_workspaces(shape, run.work, n_threads)
+    give_totals_of_threads(shape, run.totals, n_threads)
+    return run_ensemble(shape, requests, n_networks, losses, 1, interrupt) if status == LOST else status

@@ -1,4 +1,6 @@
-# The GIL, taken inside a call: for signal handlers and for NumPy functions, on the caller's thread.
+# cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
+# The GIL, taken inside a call by the caller's thread: for signal handlers and for NumPy functions.
+# Needs: nothing. Gives: take_gil, give_gil, check_signals, raise_pending.
 
 cdef extern from *:
     """

@@ -1,4 +1,5 @@
 # Which build of the kernels this process uses: one per instruction set and dtype, chosen when the module is imported.
+# Needs: kernels/table. Gives: kernel_table, and to Python supported_simd and simd.
 
 cdef extern from *:
     """
@@ -25,7 +26,9 @@ cdef extern from *:
     int bp_cpu_level() nogil
 
 cdef const KernelTable* _float32_kernels = NULL
+
 cdef const KernelTable* _float64_kernels = NULL
+
 cdef object _kernel_modules  # keeps the capsules alive
 
 
@@ -40,9 +43,7 @@ def _choose_simd():
     if not wanted:
         return supported[len(supported) - 1]
     if wanted not in supported:
-        raise ImportError(
-            f"BACKPROP_SIMD: expected one of {', '.join(supported)}, which this CPU supports, got {wanted!r}"
-        )
+        raise ImportError(f"BACKPROP_SIMD: expected one of {', '.join(supported)}, which this CPU supports, got {wanted!r}" )
     return wanted
 
 

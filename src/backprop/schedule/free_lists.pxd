@@ -1,11 +1,19 @@
+# cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
 # Buffers that calls have given back and the next ones take: without the GIL, by any number of threads.
+# Needs: recursion/workspace, schedule/totals, process/pool. Gives: take_workspace(s), take_totals, and their return.
+
+from libc.stdlib cimport calloc, free
+
+from backprop.process.pool cimport pool_yield, try_lock, unlock
+from backprop.recursion.shape cimport Shape
+from backprop.recursion.workspace cimport Workspace, free_workspace, new_workspace
+from backprop.schedule.totals cimport Totals, free_totals, new_totals
 
 cdef struct FreeLists:
     int is_taken                 # a lock, held for a few instructions
     Py_ssize_t n_bytes           # of all that is in the lists
     Workspace* workspaces
     Totals* totals
-
 
 cdef enum:
     # A lock that is not to be had is held by a thread that was interrupted just there, or, in the child of a fork, by
@@ -29,25 +37,25 @@ cdef inline bint lock_lists(FreeLists* lists) noexcept nogil:
     return False
 
 
-cdef inline bint may_keep(const Layers* plan, Py_ssize_t n_bytes) noexcept nogil:
+cdef inline bint may_keep(const Shape* shape, Py_ssize_t n_bytes) noexcept nogil:
     """Whether so many bytes more may go into the lists, and count them; under the lock."""
-    cdef FreeLists* lists = plan.free_lists
-    if lists.n_bytes + n_bytes > max(<Py_ssize_t>KEPT_BYTES, KEPT_PARAMS * plan.n_params * plan.itemsize):
+    cdef FreeLists* lists = <FreeLists*>shape.free_lists
+    if lists.n_bytes + n_bytes > max(<Py_ssize_t>KEPT_BYTES, KEPT_PARAMS * shape.n_params * shape.itemsize):
         return False
     lists.n_bytes += n_bytes
     return True
 
 
-cdef Workspace* take_workspace(const Layers* plan, Py_ssize_t rows, int n_scratch, int kind) noexcept nogil:
+cdef inline Workspace* take_workspace(const Shape* shape, Py_ssize_t rows, int n_scratch, int buffers) noexcept nogil:
     """A free workspace that is large enough, else a new one in the place of one that is too small; NULL: no memory."""
-    cdef FreeLists* lists = plan.free_lists
+    cdef FreeLists* lists = <FreeLists*>shape.free_lists
     cdef Workspace** link = &lists.workspaces
     cdef Workspace* work = NULL
     cdef Workspace* too_small = NULL
     cdef bint is_locked = lock_lists(lists)
     if is_locked:
         while link[0] != NULL:
-            if link[0].capacity >= rows and link[0].n_scratch >= n_scratch and link[0].kind >= kind:
+            if link[0].capacity >= rows and link[0].n_scratch >= n_scratch and link[0].buffers >= buffers:
                 work = link[0]
                 link[0] = work.next
                 lists.n_bytes -= work.n_bytes
@@ -60,7 +68,7 @@ cdef Workspace* take_workspace(const Layers* plan, Py_ssize_t rows, int n_scratc
         unlock(&lists.is_taken)
     if work == NULL:
         free_workspace(too_small)
-        work = new_workspace(plan, rows, n_scratch, kind)
+        work = new_workspace(shape, rows, n_scratch, buffers)
         if work == NULL:
             return NULL
         work.is_listed = is_locked
@@ -70,17 +78,17 @@ cdef Workspace* take_workspace(const Layers* plan, Py_ssize_t rows, int n_scratc
     return work
 
 
-cdef void give_workspace(const Layers* plan, Workspace* work) noexcept nogil:
+cdef inline void give_workspace(const Shape* shape, Workspace* work) noexcept nogil:
     """Into the list, which holds no more than were in use at once: one made without a look at the list is freed.
 
     So is what would make the lists too large.
     """
-    cdef FreeLists* lists = plan.free_lists
+    cdef FreeLists* lists = <FreeLists*>shape.free_lists
     cdef bint is_kept = False
     if work == NULL:
         return
     if work.is_listed and lock_lists(lists):
-        is_kept = may_keep(plan, work.n_bytes)
+        is_kept = may_keep(shape, work.n_bytes)
         if is_kept:
             work.next = lists.workspaces
             lists.workspaces = work
@@ -89,32 +97,32 @@ cdef void give_workspace(const Layers* plan, Workspace* work) noexcept nogil:
         free_workspace(work)
 
 
-cdef Workspace** take_workspaces(const Layers* plan, Py_ssize_t rows, int n_threads, int kind) noexcept nogil:
+cdef inline void give_workspaces(const Shape* shape, Workspace** work, int n_threads) noexcept nogil:
+    cdef int i
+    if work == NULL:
+        return
+    for i in range(n_threads):
+        give_workspace(shape, work[i])
+    free(work)
+
+
+cdef inline Workspace** take_workspaces(const Shape* shape, Py_ssize_t rows, int n_threads, int buffers) noexcept nogil:
     """One workspace a thread; NULL where memory is short."""
     cdef Workspace** work = <Workspace**>calloc(n_threads, sizeof(Workspace*))
     cdef int i
     if work == NULL:
         return NULL
     for i in range(n_threads):
-        work[i] = take_workspace(plan, rows, 1, kind)
+        work[i] = take_workspace(shape, rows, 1, buffers)
         if work[i] == NULL:
-            give_workspaces(plan, work, n_threads)
+            give_workspaces(shape, work, n_threads)
             return NULL
     return work
 
 
-cdef void give_workspaces(const Layers* plan, Workspace** work, int n_threads) noexcept nogil:
-    cdef int i
-    if work == NULL:
-        return
-    for i in range(n_threads):
-        give_workspace(plan, work[i])
-    free(work)
-
-
-cdef Totals* take_totals(const Layers* plan, Py_ssize_t n_sums, bint with_wide, Py_ssize_t n_slots) noexcept nogil:
+cdef inline Totals* take_totals(const Shape* shape, Py_ssize_t n_sums, bint with_wide, Py_ssize_t n_slots) noexcept nogil:
     """Free sums over chunks that have what is needed, else new ones in the place of others; set to zero; or NULL."""
-    cdef FreeLists* lists = plan.free_lists
+    cdef FreeLists* lists = <FreeLists*>shape.free_lists
     cdef Totals** link = &lists.totals
     cdef Totals* totals = NULL
     cdef Totals* other = NULL
@@ -135,7 +143,7 @@ cdef Totals* take_totals(const Layers* plan, Py_ssize_t n_sums, bint with_wide, 
         unlock(&lists.is_taken)
     if totals == NULL:
         free_totals(other)
-        totals = new_totals(plan, n_sums, with_wide, n_slots)
+        totals = new_totals(shape, n_sums, with_wide, n_slots)
         if totals == NULL:
             return NULL
         totals.is_listed = is_locked
@@ -146,14 +154,14 @@ cdef Totals* take_totals(const Layers* plan, Py_ssize_t n_sums, bint with_wide, 
     return totals
 
 
-cdef void give_totals(const Layers* plan, Totals* totals) noexcept nogil:
+cdef inline void give_totals(const Shape* shape, Totals* totals) noexcept nogil:
     """As `give_workspace`."""
-    cdef FreeLists* lists = plan.free_lists
+    cdef FreeLists* lists = <FreeLists*>shape.free_lists
     cdef bint is_kept = False
     if totals == NULL:
         return
     if totals.is_listed and lock_lists(lists):
-        is_kept = may_keep(plan, totals.n_bytes)
+        is_kept = may_keep(shape, totals.n_bytes)
         if is_kept:
             totals.next = lists.totals
             lists.totals = totals
@@ -162,7 +170,7 @@ cdef void give_totals(const Layers* plan, Totals* totals) noexcept nogil:
         free_totals(totals)
 
 
-cdef void free_lists_of(FreeLists* lists) noexcept nogil:
+cdef inline void free_lists_of(FreeLists* lists) noexcept nogil:
     """All that is in the lists, when no call can come any more."""
     cdef Workspace* work
     cdef Totals* totals

@@ -1,0 +1,86 @@
+# Single steps on whole arrays, for the Python layer: g and g', g'', a mirror image, and NumPy in the default float mode.
+# Needs: process/pieces, float_mode, simd. Gives: activate, second_derivative, mirror, DefaultFloatMode, cut_into_pieces.
+
+def activate(floating[:, ::1] a, floating[:, ::1] h, int code, double parameter):
+    """Equation (3) alone: h = g(a), and a becomes g'(a)."""
+    cdef const KernelTable* kernels = kernel_table(sizeof(floating))
+    cdef Interrupt interrupt
+    cdef Pieces p
+    if a.shape[0] == 0 or a.shape[1] == 0:
+        return
+    with nogil:
+        reset_interrupt(&interrupt, False, True)
+        interrupt.callers_mode = enter_default_mode()
+        start_entries(&p, &interrupt, a.shape[0], a.shape[1], ENTRY_FLOPS)
+        while p.n:
+            kernels.activate(code, parameter, p.n_rows, p.n, &a[p.row, p.column], &h[p.row, p.column], a.shape[1], True)
+            if next_piece(&p):
+                break
+        leave_default_mode(interrupt.callers_mode, NULL)
+    raise_for_signal(&interrupt)
+
+
+def second_derivative(floating[:, ::1] a, floating[:, ::1] out, int code, double parameter):
+    """out = g''(a), which the products with a Hessian need beside g'."""
+    cdef const KernelTable* kernels = kernel_table(sizeof(floating))
+    cdef Interrupt interrupt
+    cdef Pieces p
+    if a.shape[0] == 0 or a.shape[1] == 0:
+        return
+    with nogil:
+        reset_interrupt(&interrupt, False, True)
+        interrupt.callers_mode = enter_default_mode()
+        start_entries(&p, &interrupt, a.shape[0], a.shape[1], ENTRY_FLOPS)
+        while p.n:
+            kernels.second_derivative(code, parameter, p.n_rows, p.n, &a[p.row, p.column], &out[p.row, p.column],
+                                      a.shape[1])
+            if next_piece(&p):
+                break
+        leave_default_mode(interrupt.callers_mode, NULL)
+    raise_for_signal(&interrupt)
+
+
+def mirror(floating[:, ::1] H):
+    """The lower triangle becomes the upper one's mirror image, in blocks that stay in L1."""
+    cdef Py_ssize_t n = H.shape[0], p0, q0, p, q
+    cdef Interrupt interrupt
+    with nogil:
+        reset_interrupt(&interrupt, False, True)
+        interrupt.callers_mode = enter_default_mode()  # handlers run in the caller's
+        for p0 in range(0, n, 32):
+            for q0 in range(0, p0 + 1, 32):
+                for p in range(p0, min(p0 + 32, n)):
+                    for q in range(q0, min(q0 + 32, p)):
+                        H[p, q] = H[q, p]
+                if is_stopped(&interrupt, MEMORY_FLOPS * 32 * 32):
+                    break
+            if has_raised(&interrupt):
+                break
+        leave_default_mode(interrupt.callers_mode, NULL)
+    raise_for_signal(&interrupt)
+
+
+@cython.auto_pickle(False)
+cdef class DefaultFloatMode:
+    """A context for NumPy's arithmetic on behalf of a call, which follows the modes of the floating-point units."""
+
+    cdef uint64_t mode
+    cdef unsigned x87
+
+    def __enter__(self):
+        self.mode = enter_default_mode()
+        self.x87 = get_x87()
+        if self.x87 != DEFAULT_X87:
+            set_x87(DEFAULT_X87)
+
+    def __exit__(self, *exception):
+        if self.x87 != DEFAULT_X87:
+            set_x87(self.x87)
+        leave_default_mode(self.mode, NULL)
+
+
+def cut_into_pieces(double flops):
+    """For tests: pieces of so many flops from now on; returns how many there were. No call may be running."""
+    before = get_piece_flops()
+    set_piece_flops(flops)
+    return before

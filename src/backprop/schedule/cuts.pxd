@@ -1,0 +1,61 @@
+# cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
+# How samples are cut into chunks, and chunks into tiles: by the layers and the number of samples alone.
+# Needs: recursion/shape, workspace. Gives: rows_of_chunk, chunks_of, rows_of_tile.
+
+from backprop.kernels.table cimport CHAIN_ROWS, CHUNK_ROWS
+from backprop.recursion.shape cimport Shape
+from backprop.recursion.workspace cimport OF_HESSIAN, OF_NORMAL_EQUATIONS
+
+cdef enum:
+    SMALL_BYTES = 131072         # of a gradient that is added to wide sums at the cost of some rows of its network
+    JACOBIAN_BYTES = 16777216    # of J, from which J^T J is made, if the result is no larger than that
+
+
+cdef inline Py_ssize_t rows_of_chunk(const Shape* shape, Py_ssize_t n_kept) noexcept nogil:
+    """Rows of a chunk: at most 1024, a multiple of 64, the batch cut evenly into an even number of chunks.
+
+    A network whose gradient is small is cut into up to four chunks from 256 samples on, since threads divide chunks
+    better than strips (2-50-50-50-50-1 at 1000 samples: 1.9 times one thread's rate instead of 1.1). This enters the
+    bits, so it depends on the layers and the number of samples alone.
+    """
+    cdef Py_ssize_t n_chunks = (n_kept + CHUNK_ROWS - 1) // CHUNK_ROWS
+    if shape.n_params * shape.itemsize <= SMALL_BYTES:
+        n_chunks = max(n_chunks, min(<Py_ssize_t>4, n_kept // (2 * CHAIN_ROWS)))
+    if n_chunks <= 1:
+        return n_kept
+    n_chunks += n_chunks % 2
+    return ((n_kept + n_chunks - 1) // n_chunks + CHAIN_ROWS - 1) // CHAIN_ROWS * CHAIN_ROWS
+
+
+cdef inline Py_ssize_t chunks_of(const Shape* shape, Py_ssize_t n_kept) noexcept nogil:
+    """The number of chunks of so many samples."""
+    cdef Py_ssize_t chunk_rows = rows_of_chunk(shape, n_kept)
+    return (n_kept + chunk_rows - 1) // chunk_rows
+
+
+cdef inline Py_ssize_t samples_of_jacobian(const Shape* shape, Py_ssize_t rows) noexcept nogil:
+    """At most so many samples whose rows of J there are at once, n_L each: in no more bytes than J^T J or 16 MiB.
+
+    Their rows fill whole chains, so that the order of the sum is that of longer tiles, unless so many take more.
+    """
+    cdef Py_ssize_t n_out = shape.sizes[shape.n_layers], whole = CHAIN_ROWS
+    cdef Py_ssize_t most = max(JACOBIAN_BYTES // (n_out * shape.ld_params * shape.itemsize), shape.n_params // n_out)
+    while whole > 1 and whole // 2 * n_out % CHAIN_ROWS == 0:
+        whole //= 2
+    if whole <= most < rows:
+        most = most // whole * whole
+    return min(rows, max(<Py_ssize_t>1, most))
+
+
+cdef inline Py_ssize_t rows_of_tile(const Shape* shape, Py_ssize_t n_kept, int buffers) noexcept nogil:
+    """Rows of a tile: at most shape.tile_rows, and chunks cut evenly at multiples of 64, between chains.
+
+    Below that shape.tile_rows is a part of 64; but sums that are matrices have no open chains, and are larger anyway.
+    """
+    cdef Py_ssize_t n_rows = rows_of_chunk(shape, n_kept)
+    cdef Py_ssize_t n_tiles = (n_rows + shape.tile_rows - 1) // shape.tile_rows
+    cdef Py_ssize_t rows = (n_rows + n_tiles - 1) // n_tiles
+    if shape.tile_rows < CHAIN_ROWS and buffers < OF_HESSIAN:
+        return min(n_rows, shape.tile_rows)
+    rows = min(n_rows, (rows + CHAIN_ROWS - 1) // CHAIN_ROWS * CHAIN_ROWS)
+    return samples_of_jacobian(shape, rows) if buffers == OF_NORMAL_EQUATIONS else rows
