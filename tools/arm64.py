@@ -1,6 +1,6 @@
 """The library on arm64, under emulation: cross-compiled with setup.py's flags, its tests run by an arm64 Python.
 
-    python tools/arm64.py --prepare -- tests/test_bits.py
+    python tools/arm64.py --prepare -- tests/recursion/test_bits.py
 
 Needs Debian or a relative of it with the packages gcc-aarch64-linux-gnu and qemu-user. `--prepare` makes the sysroot,
 once: Debian's arm64 Python 3.11 with its headers, unpacked and not installed, and the arm64 wheels of NumPy, SciPy and

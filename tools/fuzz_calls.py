@@ -7,7 +7,7 @@ import numpy as np
 
 from backprop.api import parameters as _params
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 from reference_calls import ReferenceCalls
 

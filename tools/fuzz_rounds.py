@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 
 import numpy as np
-from fuzz_calls import (  # which puts tests/ on the path
+from fuzz_calls import (  # which puts tests/support/ on the path
     BAD_COUNTS,
     BESIDE_X,
     BY_ENTRY,

@@ -3,7 +3,7 @@
     python tools/sanitize.py address                       # AddressSanitizer and UBSan over the whole suite
     python tools/sanitize.py thread                        # ThreadSanitizer over the tests that use threads
     python tools/sanitize.py address --short               # what .ci/run does: little more than a minute each
-    python tools/sanitize.py thread tests/test_pool.py     # arguments of pytest
+    python tools/sanitize.py thread tests/pool/test_pool.py     # arguments of pytest
     python tools/sanitize.py address --keep /tmp/tree      # the tree stays there, for the next build
     python tools/sanitize.py thread --run python tools/stress.py crowd --n 50    # any command instead of pytest
 
@@ -47,7 +47,7 @@ FLAGS = {"address": f"-fsanitize=address {UNDEFINED} {UNCHECKED}", "thread": "-f
 # __cxa_throw when the process starts.
 LIBRARIES = {"address": ["libasan.so", "libstdc++.so.6"], "thread": ["libtsan.so", "libstdc++.so.6"]}
 ADDRESS = {
-    "detect_leaks": 0,  # Python leaves much to the end of the process; tests/fault_injection.py counts our blocks
+    "detect_leaks": 0,  # Python leaves much to the end of the process; tests/support counts our blocks
     "allocator_may_return_null": 1,  # MemoryError, as tests of huge sizes expect
     "abort_on_error": 1,  # so that faulthandler prints where Python stands
     "handle_segv": 2,  # 2: faulthandler must not take these signals away
@@ -67,42 +67,45 @@ THREAD = {
 }
 REPORT = re.compile(r"(?:ERROR|WARNING|FATAL): \w+Sanitizer: |Sanitizer: CHECK failed")
 
-SLOWNESS = {"address": 10, "thread": 20}  # of a gradient, in times of a plain build (tests/slowness.py)
+SLOWNESS = {"address": 10, "thread": 20}  # of a gradient, in times of a plain build (tests/support/slowness.py)
 
 # Tests that measure what a sanitizer changes, by the reason.
 LEFT_OUT = {
     "the time until signals are heard, which is that of some FLOPs": [
-        "tests/test_pool.py::test_signals_are_heard_inside_long_products",
-        "tests/test_derivatives_pool.py::test_signals_are_heard_within_the_products_of_a_wide_layer",
-        "tests/test_faults.py::test_short_forms_of_the_stress_test[interrupts-10]",
-        "tests/test_signals.py::test_handlers_run_all_along",
+        "tests/pool/test_pool.py::test_signals_are_heard_inside_long_products",
+        "tests/pool/test_derivatives_pool.py::test_signals_are_heard_within_the_products_of_a_wide_layer",
+        "tests/pool/test_faults.py::test_short_forms_of_the_stress_test[interrupts-10]",
+        "tests/schedule/test_signals.py::test_handlers_run_all_along",
     ],
     "resident memory, to which a sanitizer adds its own": [
-        "tests/test_exactness.py::test_memory_does_not_grow_with_the_samples",
-        "tests/test_exactness.py::test_memory_of_derivatives_does_not_grow_with_the_samples",
-        "tests/test_hessp.py::test_memory_is_bounded_and_may_be_short",
+        "tests/recursion/test_exactness.py::test_memory_does_not_grow_with_the_samples",
+        "tests/recursion/test_exactness.py::test_memory_of_derivatives_does_not_grow_with_the_samples",
+        "tests/derivatives/test_hessp.py::test_memory_is_bounded_and_may_be_short",
     ],
     "a process that kills itself, which is a report here": [
-        "tests/test_fuzz.py::test_a_crash_is_reported_with_its_seed_and_the_rest_goes_on",
+        "tests/tools/test_fuzz.py::test_a_crash_is_reported_with_its_seed_and_the_rest_goes_on",
     ],
-    "limits on addresses, of which a sanitizer takes terabytes": ["tests/test_saving.py::test_under_a_limit_of_memory"],
+    "limits on addresses, of which a sanitizer takes terabytes": [
+        "tests/files/test_saving.py::test_under_a_limit_of_memory"
+    ],
 }
 
-THREAD_TESTS = [f"tests/test_{name}.py" for name in ("pool", "threads", "derivatives_pool", "hessp", "ensemble")]
-THREAD_TESTS += ["tests/test_faults.py", "tests/test_float_mode.py"]
+THREAD_TESTS = ["tests/pool", "tests/schedule/test_threads.py", "tests/derivatives/test_hessp.py"]
+THREAD_TESTS += ["tests/api/test_ensemble.py", "tests/schedule/test_float_mode.py"]
 SHORT = {
     "address": [
-        *(f"tests/test_{name}.py" for name in ("worked_example", "hard_inputs", "bad_input", "custom_activation")),
-        "tests/test_fuzz.py::test_arguments_at_random[0]",
-        "tests/test_pool.py::test_exit_while_a_thread_computes",
-        "tests/test_faults.py::test_a_call_that_looks_for_signals_when_the_interpreter_has_gone",
+        *(f"tests/recursion/test_{name}.py" for name in ("worked_example", "hard_inputs")),
+        *(f"tests/api/test_{name}.py" for name in ("bad_input", "custom_activation")),
+        "tests/tools/test_fuzz.py::test_arguments_at_random[0]",
+        "tests/pool/test_pool.py::test_exit_while_a_thread_computes",
+        "tests/pool/test_faults.py::test_a_call_that_looks_for_signals_when_the_interpreter_has_gone",
     ],
     "thread": [
-        "tests/test_pool.py::test_64_callers_at_once_and_few_threads_left",
-        "tests/test_pool.py::test_fork_before_after_and_nested",
-        "tests/test_pool.py::test_exit_while_a_thread_computes",
-        "tests/test_derivatives_pool.py::test_forks_and_a_crowd_of_callers[hvp]",
-        "tests/test_threads.py::test_the_bits_do_not_depend_on_who_calls",
+        "tests/pool/test_pool.py::test_64_callers_at_once_and_few_threads_left",
+        "tests/pool/test_pool.py::test_fork_before_after_and_nested",
+        "tests/pool/test_pool.py::test_exit_while_a_thread_computes",
+        "tests/pool/test_derivatives_pool.py::test_forks_and_a_crowd_of_callers[hvp]",
+        "tests/schedule/test_threads.py::test_the_bits_do_not_depend_on_who_calls",
     ],
 }
 WHOLE = {"address": ["tests", "docs"], "thread": THREAD_TESTS}

@@ -2,7 +2,7 @@
 
     python tools/signals.py                     # every row, one and two threads: some minutes, up to 6 GB of memory
     python tools/signals.py hessian helper      # the rows whose names begin so
-    python tools/signals.py --quick             # the shapes of tests/test_signals.py
+    python tools/signals.py --quick             # the shapes of tests/schedule/test_signals.py
 
 A timer asks for a handler every 10 ms. The promise is 0.2 s; a longer gap is marked, and the exit status is 1 then.
 `wall` is what a user waits, in which other programs have their part; `own` is the time of the calling thread alone.

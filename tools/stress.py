@@ -1,4 +1,4 @@
-"""The pool under fire for minutes: what tests/test_pool.py tries in short form, with every result counted.
+"""The pool under fire for minutes: what tests/pool/test_pool.py tries in short form, with every result counted.
 
     python tools/stress.py                      # all four: some five minutes
     python tools/stress.py forks --n 250        # a shorter one
@@ -33,7 +33,7 @@ import numpy as np
 from backprop import Network, _core, get_num_threads, set_num_threads
 
 DEFAULTS = {"forks": 1000, "interrupts": 200, "crowd": 1000, "exit": 20}  # crowd: calls of each thread
-SLOWNESS = int(os.environ.get("BACKPROP_TEST_SLOWNESS", "1"))  # tests/slowness.py
+SLOWNESS = int(os.environ.get("BACKPROP_TEST_SLOWNESS", "1"))  # tests/support/slowness.py
 WATCH = 30 * SLOWNESS  # seconds
 LATEST = 0.2 * SLOWNESS  # seconds from a signal to its KeyboardInterrupt: a poll every 50 ms, and what runs in between
 MOST_WORKERS = 12

@@ -40,9 +40,17 @@ SETS = {
 }
 SHOWN = ["numpy", "scipy", "threadpoolctl", "scikit-learn", "pandas", "polars"]
 TESTS = [
-    *("tests/test_after_import.py", "tests/test_array_likes.py", "tests/test_arrays.py", "tests/test_bad_input.py"),
-    *("tests/test_bits.py", "tests/test_cli.py", "tests/test_file_kinds.py", "tests/test_frames.py"),
-    *("tests/test_labels.py", "tests/test_network.py", "tests/test_threads.py"),
+    "tests/api/test_after_import.py",
+    "tests/calls/test_array_likes.py",
+    "tests/calls/test_arrays.py",
+    "tests/api/test_bad_input.py",
+    "tests/recursion/test_bits.py",
+    "tests/api/test_cli.py",
+    "tests/files/test_file_kinds.py",
+    "tests/calls/test_frames.py",
+    "tests/api/test_labels.py",
+    "tests/api/test_network.py",
+    "tests/schedule/test_threads.py",
 ]
 FEW_OF_THREADS = "not test_threads or threadpoolctl"  # the others meet no library, and take minutes
 

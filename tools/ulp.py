@@ -21,7 +21,7 @@ import numpy as np
 from backprop import _core
 from backprop.activations import ACTIVATIONS
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 from exact_values import EXACT as EVERY_ACTIVATION
 

@@ -93,4 +93,13 @@ def targets_of(page: str) -> list[str]:
     """What a page takes from the source or links to there: the targets of its excerpts, sources and tests."""
     excerpts = re.findall(r"^\.\. excerpt:: (\S+)$", page, re.MULTILINE)
     sources = re.findall(r":source:`(.+?)`", page)
-    return [*excerpts, *sources, *(f"tests/{name}" for name in re.findall(r":test:`(.+?)`", page))]
+    return [*excerpts, *sources, *map(test_target, re.findall(r":test:`(.+?)`", page))]
+
+
+def test_target(target: str) -> str:
+    """The path of a test that a page calls by its file's name alone: ``test_pool.py::test_name``."""
+    name, *test = target.split("::")
+    found = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "tests").rglob(name))]
+    if len(found) != 1:
+        raise NotFoundError(f"{name}: expected one file of that name in tests/, found {len(found)}")
+    return "::".join([*found, *test])

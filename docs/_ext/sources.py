@@ -62,17 +62,24 @@ class ExcerptDirective(SphinxDirective):
 class SourceRole(SphinxRole):
     """A link to a file or a definition."""
 
-    folder = ""
+    def target(self) -> str:
+        """What it links to."""
+        return self.text
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """Make the link."""
-        return [_link(self.env, _find(self.folder + self.text), self.text.removeprefix("src/backprop/"))], []
+        return [_link(self.env, _find(self.target()), self.text.removeprefix("src/backprop/"))], []
 
 
 class TestRole(SourceRole):
     """A link to a test."""
 
-    folder = "tests/"
+    def target(self) -> str:
+        """The test, whose file is named without its folder."""
+        try:
+            return excerpts.test_target(self.text)
+        except excerpts.NotFoundError as error:
+            raise ExtensionError(str(error)) from error
 
 
 def _purge(app: Sphinx, env: BuildEnvironment, docname: str) -> None:

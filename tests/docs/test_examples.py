@@ -1,0 +1,89 @@
+"""The examples run in their short form, and what they say is true: their tables are read and judged."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from places import ROOT
+
+from backprop import __main__ as cli
+from backprop import demo
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+pytestmark = pytest.mark.skipif(not (ROOT / "examples").is_dir(), reason="the examples are in the repository alone")
+
+
+def lines_of(name, tmp_path):
+    """What `python examples/name --quick --plot ...` prints; the figure has been drawn."""
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "figure.png"
+    command = [sys.executable, str(ROOT / "examples" / name), "--quick", "--plot", str(plot)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert plot.read_bytes()[:8] == PNG_SIGNATURE
+    return done.stdout.splitlines()
+
+
+def test_least_squares_finds_the_certified_values(tmp_path):
+    lines = lines_of("least_squares.py", tmp_path)
+    digits = {}
+    for line in lines:
+        found = re.match(r"(Rat42|MGH17|ENSO) .*(residuals|normal_equations) +\d+ +([\d.]+) +([\d.]+) +([\d.]+)$", line)
+        if found:
+            digits[found[1], found[2]] = [float(d) for d in found.groups()[2:]]
+    assert len(digits) == 6
+    for (_, solver), (parameters, standard_errors, sum_of_squares) in digits.items():
+        if solver == "normal_equations":
+            assert min(parameters, standard_errors) >= 9.5  # seen: 10.6
+        assert sum_of_squares >= 10.5
+    assert digits["Rat42", "residuals"][0] >= 8.0
+    assert digits["MGH17", "residuals"][0] >= 8.0
+    assert digits["ENSO", "residuals"][0] >= 5.5  # SciPy stops where the sum of squares is flat; seen: 6.4
+
+
+def test_input_gradients_make_the_surrogate_better(tmp_path):
+    table = {}
+    for line in lines_of("differential_ml.py", tmp_path):
+        found = re.match(r" *(\d+)  (with gradients|without) +([\d.]+) +([\d.]+) +[\d.]+$", line)
+        if found:
+            table[int(found[1]), found[2]] = np.array([float(found[3]), float(found[4])])
+    assert sorted(table) == [(n, how) for n in (256, 1024) for how in ("with gradients", "without")]
+    for n in (256, 1024):
+        assert (table[n, "with gradients"] < 0.8 * table[n, "without"]).all()  # price and delta
+
+
+def test_privacy_costs_accuracy(tmp_path):
+    pytest.importorskip("sklearn")
+    rows = []
+    for line in lines_of("private_digits.py", tmp_path):
+        found = re.match(r" *(\d+) +(inf|[\d.]+) +([\d.]+)% \(", line)
+        if found:
+            rows.append([float(group) for group in found.groups()])
+    sigma, epsilon, accuracy = np.array(rows).T
+    assert len(sigma) == 7
+    assert sigma[0] == 0
+    assert accuracy[0] >= 90.0
+    assert (np.diff(accuracy) < 1.0).all()  # it falls; little noise costs less than the seeds differ by
+    assert accuracy[-1] < 50.0
+    assert (np.diff(epsilon) < 0).all()
+    assert accuracy[sigma == 20.0][0] >= 85.0
+    rho = 60 / (2 * 20.0**2)
+    assert epsilon[sigma == 20.0][0] == pytest.approx(rho + 2 * np.sqrt(rho * np.log(1e5)), abs=5e-3)
+
+
+def test_list_names_them_all(capsys):
+    assert cli.main(["demo", "--list"]) == 0
+    out = capsys.readouterr().out
+    assert "python -m backprop demo" in out
+    files = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+    assert sorted(demo.EXAMPLES) == [f"examples/{name}" for name in files]
+    for path, about in demo.EXAMPLES.items():
+        assert f"python {path} " in out
+        assert about in out
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"({path})" in readme for path in demo.EXAMPLES)
+    assert max(map(len, out.splitlines())) <= 88

@@ -1,0 +1,30 @@
+"""The README's code runs, and its commands are what they are said to be."""
+
+import re
+
+from places import ROOT
+
+README = ROOT / "README.md"
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def test_python_blocks_run_in_order(capsys, tmp_path, monkeypatch):
+    found = blocks("python")
+    monkeypatch.chdir(tmp_path)  # one of them saves a network
+    namespace = {}
+    for number, block in enumerate(found, start=1):
+        exec(compile(block, f"README.md, python block {number}", "exec"), namespace)
+    assert len(found) == 8
+    assert "right: largest relative error" in capsys.readouterr().out
+
+
+def test_two_commands_of_one_line_each():
+    commands = blocks("bash")
+    assert len(commands) == 2
+    for command, last in zip(commands, ("-m backprop demo --plot demo.png", "/bin/pytest"), strict=True):
+        assert command.count("\n") == 1
+        assert command.startswith("python3 -m venv .venv")
+        assert command.rstrip("\n").endswith(last)

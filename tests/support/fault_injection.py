@@ -1,0 +1,437 @@
+"""Calls whose allocations fail, one after another: run by tests/pool/test_faults.py in processes of their own; no test.
+
+    LD_PRELOAD=... python tests/support/fault_injection.py allocations 2   # calls on two threads
+    LD_PRELOAD=... python tests/support/fault_injection.py threads
+    LD_PRELOAD=... python tests/support/fault_injection.py leaks   # calls that do leave something behind
+
+The library to preload is fault_injection.c. In a trial of a call the k-th allocation fails that the compiled modules
+ask for, themselves or through Python and NumPy, for k = 1, 2, ... until a call gets to its end without a failure; once
+with that one allocation failing, and once with all from the k-th on. Each must raise MemoryError, or succeed with the
+right bits (some failures have a way around them: a call without workers). Then the parameters must be as before, the
+next call right, and when the network is gone, no block may be left of what the modules asked for, and no array; nor may
+any object of Python's, round after round of all failures. One line of JSON a trial: its name, the number of failures,
+what was wrong, and the number of rounds that this took.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import ctypes.util
+import errno
+import faulthandler
+import functools
+import gc
+import itertools
+import json
+import os
+import pickle
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from derivative_peers import CALLS, FIRST_PART, random_data
+
+import backprop
+from backprop import Activation, Ensemble, Network, _core
+from backprop.judges.check_gradient import GradientReport
+from backprop.judges.find_nonfinite import NonFinite
+
+OURS, INDIRECT, THREADS, INTERPRETER, NUMPY = range(5)  # fault_injection.c
+ALLOCATIONS = 1 << OURS | 1 << INDIRECT
+NUMPY_KEEPS = 1024  # bytes; as there
+MOST_FAILURES = 3000  # of one trial: far more than a call makes allocations
+WATCH = 30  # seconds for a trial
+GROWING_ROUNDS = 4  # an object left behind by a failure shows in each; what Python keeps for good, in the first ones
+
+# The library ----------------------------------------------------------------------------------------------------------
+
+
+def load():
+    """The preloaded library, which knows from here on who asks for memory."""
+    faults = ctypes.PyDLL(os.environ["LD_PRELOAD"])
+    faults.faults_call.restype = ctypes.py_object
+    faults.faults_call.argtypes = [ctypes.py_object, ctypes.c_long, ctypes.c_int, ctypes.c_int, ctypes.c_int]
+    faults.faults_watch.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
+    faults.faults_watch.restype = faults.faults_hook_python.restype = None
+    for name in ("faults_seen", "faults_failed", "faults_alive"):
+        getattr(faults, name).restype = ctypes.c_long
+    ours = str(Path(_core.__file__).parent) + os.sep
+    shim = os.environ["LD_PRELOAD"]
+    python = {str(Path(sys.executable).resolve()), shim}  # the library's own functions lie between
+    seen = set()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, access, *_, path = line.split(maxsplit=5) if line.count("/") else (line.split()[0], "", "")
+        who = None
+        if path.startswith(ours):
+            who = OURS
+        elif "_multiarray_umath" in path:
+            who = NUMPY
+        elif path in python or "/libpython" in path:
+            who = INTERPRETER
+        if "x" in access and who is not None:
+            faults.faults_watch(*(int(address, 16) for address in span.split("-")), who)
+            seen.add(Path(path).name.split(".")[0])
+    assert {"_core", "_multiarray_umath"} <= seen, seen
+    return faults
+
+
+# The trials -----------------------------------------------------------------------------------------------------------
+
+
+def bits(result):
+    """What a call returned, as something that can be compared bit for bit."""
+    if result is None or isinstance(result, str | int):
+        return result
+    if isinstance(result, NonFinite | GradientReport):
+        return repr(result)
+    if isinstance(result, backprop.LayerGradients):
+        return bits([result.loss, result.a, result.h, result.grad_a, result.grad_h, result.grad_W, result.grad_b])
+    if isinstance(result, tuple | list):
+        return [bits(part) for part in result]
+    return np.asarray(result).tobytes()
+
+
+class Trial:
+    """One call, of fresh networks.
+
+    Parameters
+    ---------
+    make : callable
+        make() -> a network (or an Ensemble) as the call finds it.
+    prepare : callable
+        prepare(net, n_threads) -> the call, without arguments; what it does for that does not fail.
+    """
+
+    def __init__(self, make, prepare):
+        self.make, self.prepare = make, prepare
+
+    def attempt(self, faults, k, from_then_on, n_threads, expected):
+        """One call with the k-th failure: (whether anything failed, what was wrong or "")."""
+        net = self.make()
+        before = net.params.tobytes()
+        call = self.prepare(net, n_threads)
+        try:
+            result = bits(faults.faults_call(call, k, from_then_on, ALLOCATIONS, 0))
+        except MemoryError:
+            result = None
+        except BaseException as other:
+            return faults.faults_failed(), f"{type(other).__name__}: {other}"
+        failed = faults.faults_failed()
+        if result is None and not failed and expected is not None:
+            return failed, "MemoryError where no allocation failed"
+        if result not in (None, expected):
+            return failed, "succeeded with other bits"
+        if net.params.tobytes() != before:
+            return failed, "the parameters have changed"
+        if bits(call()) != expected:
+            return failed, "the next call has other bits"
+        return failed, ""
+
+    def round(self, faults, n_threads, expected, n_failures, wrong):
+        """All failures of both kinds: their numbers, and what was wrong, go into these lists."""
+        alive = faults.faults_alive()
+        for from_then_on in (0, 1):
+            for k in range(1, MOST_FAILURES):
+                failed, what = self.attempt(faults, k, from_then_on, n_threads, expected)
+                if faults.faults_alive() != alive:
+                    gc.collect()
+                if faults.faults_alive() != alive:
+                    what = f"{what or 'leak'}: {faults.faults_alive() - alive} blocks left"
+                    alive = faults.faults_alive()
+                if what:
+                    wrong.append(f"k = {k}{' and on' * from_then_on}: {what}")
+                if not failed:
+                    n_failures[from_then_on] = k - 1
+                    break
+            else:
+                wrong.append(f"no end after {MOST_FAILURES} failures")
+
+    def run(self, faults, n_threads):
+        """A round, and another as long as each leaves more objects: a summary."""
+        n_failures, wrong, left = [0, 0], [], [0] * GROWING_ROUNDS
+        expected = bits(self.prepare(self.make(), 1)())
+        for _ in range(2):
+            self.attempt(faults, 0, 0, n_threads, expected)  # nothing fails: what is made once is made
+            before = objects_alive()
+        for i in range(GROWING_ROUNDS):
+            self.round(faults, n_threads, expected, n_failures, wrong)
+            after = objects_alive()
+            left[i] = after - before
+            before = after
+            if left[i] <= 0 or wrong:
+                break
+        else:
+            wrong.append(f"leak: {left} objects left, round by round")
+        return {"failures": n_failures, "wrong": wrong, "rounds": i + 1}
+
+
+def objects_alive():
+    """How many of Python's blocks are in use, of which an object takes one or two, when its own caches are empty."""
+    gc.collect()
+    sys._clear_type_cache()  # which keeps the names of attributes that were asked for
+    return sys.getallocatedblocks()
+
+
+def with_out(call, data):
+    """The call into an array of the caller's."""
+
+    def run(net, n_threads):
+        out = np.full(call.out_shape(data), np.nan, net.dtype)
+        result = call.run(net, data, out=out, n_threads=n_threads)
+        assert any(part is out for part in (result if isinstance(result, tuple) else (result,)))
+        return result
+
+    return run
+
+
+def nonfinite(net, x, y):
+    """Networks and samples by the stage at which something is not finite."""
+    bad_x, bad_y, huge_x, bad_net = x.copy(), y.copy(), x.copy(), pickle.loads(pickle.dumps(net))
+    bad_x[41, 2], bad_y[41, 1], huge_x[41], bad_net.weights[1][3, 4] = np.nan, np.inf, 1e155, np.nan
+    steep = Network([5, 3, 2], activations="identity", loss="huber", rng=1)  # of a slope of 1 at most
+    steep.weights[0][...] *= 1e-165
+    steep.weights[1][...] *= 1e165
+    return {
+        "input": (net, bad_x, y),
+        "weight": (bad_net, x, y),
+        "activation": (Network([5, 19, 7, 2], activations="exp", rng=1), 1e4 * x, y),
+        "loss": (net, x, bad_y),
+        "gradient": (steep, huge_x, y),
+    }
+
+
+def minus_sin(a):
+    return -np.sin(a)
+
+
+def products(net, x, y, directions, n_threads, *, n_before, n_bytes=64 << 20, **options):
+    """`hessp` of one objective at one theta, in one direction after another; before the call in the first n_before.
+
+    These are a twin's, so that the rows that they leave in n_bytes are there, but no workspace of theirs.
+    """
+    twin = pickle.loads(pickle.dumps(net))
+    before, fun = (one.objective(x, y, n_threads=n_threads, **options) for one in (twin, net))
+    before._linearization = fun._linearization = _core.Linearization(n_bytes)
+    theta = net.params if fun.n_free == net.n_params else net.params[options["free"]]
+    for v in directions[:n_before]:
+        before.hessp(theta, v[: fun.n_free])
+    return lambda: [fun.hessp(theta, v[: fun.n_free]) for v in directions[n_before:]]
+
+
+def trials(n_threads):
+    """All calls by name; those on two threads have as much work as two threads take."""
+    n_samples = 3000 if n_threads > 1 else 60
+    rng = np.random.default_rng(0)
+    found = {}
+
+    def add_prepared(name, net, prepare):
+        first = copy.deepcopy(net)  # not by pickle, which refuses C functions
+        found[name] = Trial(lambda: copy.deepcopy(first), prepare)
+
+    def add(name, net, call):
+        add_prepared(name, net, lambda net, n_threads: functools.partial(call, net, n_threads))
+
+    for name, call in (FIRST_PART | CALLS).items():
+        few = 300 if name == "hessian" and n_threads > 1 else n_samples
+        for weight in call.weights if call.has_y else (None,):
+            options = {"activations": ["tanh"], "loss": "squared_error", "weight": weight, "dtype": "float32"}
+            data = random_data(np.random.default_rng(0), [5, 19, 7, 2], call, n_samples=few, **options)
+            run = lambda net, n_threads, call=call, data=data: call.run(net, data, n_threads=n_threads)  # noqa: E731
+            add(f"{name}, weights by {weight}" if weight else name, data.problem.net, run)
+            if call.out and not weight:
+                add(f"{name}, out", data.problem.net, with_out(call, data))
+
+    x = rng.normal(size=(n_samples, 5))
+    y = rng.normal(size=(n_samples, 2))
+    labels = rng.integers(0, 2, n_samples)
+    net = Network([5, 19, 7, 2], activations="tanh", rng=1)
+    classifier = Network([5, 19, 7, 2], loss="cross_entropy", rng=1)
+    wide = Network([64, 256, 256, 8], dtype="float32", rng=1)  # its threads take strips
+    wide_x = rng.normal(size=(200 if n_threads > 1 else 20, 64)).astype("float32")
+    wide_y = rng.normal(size=(len(wide_x), 8)).astype("float32")
+    own = Network([5, 19, 7, 2], activations=Activation("my_sin", np.sin, np.cos, minus_sin), rng=1)
+    exp = ctypes.cast(ctypes.CDLL(ctypes.util.find_library("m")).exp, ctypes.c_void_p).value  # its own g' and g''
+    own_c = Network([5, 19, 7, 2], activations=Activation("c_exp", exp, exp, exp), rng=1)
+    v = rng.normal(size=(3, net.n_params))
+    xs, ys, weights = x + rng.normal(size=(3, 1, 1)), y * rng.normal(size=(3, 1, 1)), rng.uniform(size=(3, n_samples))
+    add("loss", net, lambda net, n_threads: net.loss(x, y))
+    add("value_and_grad, strips", wide, lambda net, n_threads: net.value_and_grad(wide_x, wide_y, n_threads=n_threads))
+    add("value_and_grad, labels", classifier, lambda net, n_threads: net.value_and_grad(x, labels, n_threads=n_threads))
+    add("value_and_grad, lists", net, lambda net, n_threads: net.value_and_grad(x[:9].tolist(), y[:9].tolist()))
+    few = slice(500)  # of Python's functions, which the calling thread runs: each tile has allocations that fail
+    for name, of_own, part in (("own g", own, few), ("own g in C", own_c, slice(None))):
+        of_x = lambda net, n_threads, x=x[part], y=y[part]: net.value_and_grad(x, y, n_threads=n_threads)  # noqa: E731
+        with_v = lambda net, n_threads, x=x[part], y=y[part]: net.hvp(x, y, v[0], n_threads=n_threads)  # noqa: E731
+        add(f"value_and_grad, {name}", of_own, of_x)
+        add(f"hvp, {name}", of_own, with_v)
+    add("layer_gradients", net, lambda net, n_threads: net.layer_gradients(x, y))
+    add("find_nonfinite", net, lambda net, n_threads: net.find_nonfinite(x, y))
+    for stage, (bad_net, bad_x, bad_y) in nonfinite(net, x, y).items():
+        find = lambda net, n_threads, x=bad_x, y=bad_y: net.find_nonfinite(x, y, n_threads=n_threads)  # noqa: E731
+        assert find(bad_net, 1).stage == stage
+        add(f"find_nonfinite, {stage}", bad_net, find)
+    add("check_gradient", net, lambda net, n_threads: net.check_gradient(x[:9], y[:9]))
+    add("objective", net, lambda net, n_threads: net.objective(x, y, l2=0.1, n_threads=n_threads)(net.params))
+    for name in ("hvp_operator", "gauss_newton_operator"):
+        for kind, samples in (("", (x, y)), (", lists", (x[:9].tolist(), y[:9].tolist()))):
+
+            def apply(net, n_threads, name=name, samples=samples):
+                operator = getattr(net, name)(*samples, n_threads=n_threads)
+                return lambda: [operator @ v[0], operator.rmatvec(v[1])]
+
+            add_prepared(name + kind, net, apply)
+    kept = {
+        "first products": {"n_before": 0},
+        "kept rows": {"n_before": 1},
+        "some kept rows": {"n_before": 1, "n_bytes": n_samples * 8 * (24 + 8) * 2},
+        "kept rows, free and l2": {"n_before": 1, "l2": 0.1, "free": np.arange(net.n_params) % 3 > 0},
+        "kept rows, weights by entry": {"n_before": 1, "sample_weight": rng.uniform(size=y.shape)},
+    }
+    for name, options in kept.items():
+        hessp = lambda net, n_threads, options=options: products(net, x, y, v, n_threads, **options)  # noqa: E731
+        add_prepared(f"hessp, {name}", net, hessp)
+    ensemble = Ensemble(net, 3, rng=1)
+    add("ensemble.value_and_grad", ensemble, lambda e, n_threads: e.value_and_grad(x, y, n_threads=n_threads))
+    add(
+        "ensemble.value_and_grad, by member",
+        ensemble,
+        lambda e, n_threads: e.value_and_grad(xs, ys, n_threads=n_threads),
+    )
+    add(
+        "ensemble.value_and_grad, out and weights by member",
+        ensemble,
+        lambda e, n_threads: e.value_and_grad(
+            xs, ys, sample_weight=weights, out=np.full_like(e.params, np.nan), n_threads=n_threads
+        ),
+    )
+    add("ensemble.forward", ensemble, lambda e, n_threads: e.forward(x, n_threads=n_threads))
+    add("ensemble.forward, by member", ensemble, lambda e, n_threads: e.forward(xs, n_threads=n_threads))
+    add("Network", net, lambda net, n_threads: Network([5, 19, 7, 2], activations="tanh", rng=1).params)
+    add("Ensemble", net, lambda net, n_threads: Ensemble(net, 3, rng=1).params)
+    add("pickle", net, lambda net, n_threads: pickle.loads(pickle.dumps(net)).params)
+    add("hidden_gradient", net, lambda net, n_threads: backprop.hidden_gradient(net.weights[1], x[:, [0] * 7]))
+    add("preactivation_gradient", net, lambda net, n_threads: backprop.preactivation_gradient(y, y, "tanh"))
+    return found
+
+
+def allocations(faults, n_threads):
+    """Every trial."""
+    run_all(faults, trials(n_threads), n_threads)
+
+
+def run_all(faults, found, n_threads):
+    """Trials by name, in a process that has none before."""
+    gc.collect()
+    gc.freeze()  # what is there by now stays: no collection looks at it
+    faults.faults_hook_python()
+    unraisable = []
+    sys.unraisablehook = lambda what: unraisable.append(f"{what.exc_type.__name__} in {what.object!r}")
+    for name, trial in found.items():
+        faulthandler.dump_traceback_later(WATCH, exit=True)
+        summary = trial.run(faults, n_threads)
+        summary["wrong"] += [f"lost: {what}" for what in unraisable]
+        unraisable.clear()
+        print(json.dumps({"name": name, **summary}), flush=True)
+
+
+def leaks(faults):
+    """Trials of calls that do leave something behind: each must be seen."""
+    rng = np.random.default_rng(0)
+    state = pickle.dumps(Network([5, 19, 7, 2], activations="tanh", rng=1))
+    x, y = rng.normal(size=(60, 5)), rng.normal(size=(60, 2))
+
+    def add(name, what, one_in):
+        failures = itertools.count()
+
+        def call(net, n_threads):
+            try:
+                return net.value_and_grad(x, y, n_threads=n_threads)
+            except MemoryError:
+                if next(failures) % one_in == 0:
+                    ctypes.pythonapi.Py_IncRef(ctypes.py_object(what()))
+                raise
+
+        found[name] = Trial(lambda: pickle.loads(state), lambda *arguments: functools.partial(call, *arguments))
+
+    found = {}
+    add("nothing", lambda: None, 1)
+    for name, what in (("a tuple", lambda: (len(sys.argv),)), ("an array", lambda: np.zeros(NUMPY_KEEPS // 8))):
+        add(name, what, 1)
+        add(f"{name} at one failure in five", what, 5)
+    run_all(faults, found, 1)
+
+
+# Threads --------------------------------------------------------------------------------------------------------------
+
+
+ERRORS = {"EAGAIN": errno.EAGAIN, "EINVAL": errno.EINVAL}  # EINVAL: too small a stack, and another is tried
+N_THREADS = 4
+
+
+def threads(faults):
+    """Creations of threads that fail; each in a child of its own, which has no workers yet."""
+    rng = np.random.default_rng(0)
+    problems = []
+    for sizes, n_samples in (([4, 16, 16, 1], 2000), ([64, 128, 128, 8], 200)):  # chunks, strips
+        net = Network(sizes, activations="tanh", dtype="float32", rng=1)
+        x = rng.normal(size=(n_samples, sizes[0])).astype("float32")
+        y = rng.normal(size=(n_samples, sizes[-1])).astype("float32")
+        problems.append((net, x, y, bits(net.value_and_grad(x, y, n_threads=1))))
+    faulthandler.register(signal.SIGALRM, chain=True)  # a child that hangs shows where, and dies
+    for from_then_on in (0, 1):
+        for error, number in ERRORS.items():
+            for k in range(1, N_THREADS + 1):
+                reader, writer = os.pipe()
+                pid = os.fork()
+                if pid == 0:
+                    signal.alarm(WATCH)
+                    os.write(writer, json.dumps(threads_of_child(faults, problems, k, from_then_on, number)).encode())
+                    os._exit(0)
+                os.close(writer)
+                with os.fdopen(reader) as pipe:
+                    said = pipe.read()
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                answer = json.loads(said) if said else {"wrong": []}
+                if code:
+                    answer["wrong"].append(f"status {code}")
+                print(json.dumps({"name": f"{error}, k = {k}{' and on' * from_then_on}", **answer}), flush=True)
+
+
+def threads_of_child(faults, problems, k, from_then_on, error):
+    """Calls while the k-th thread is not to be had, and calls after."""
+    wrong = []
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    expected = [right for _, _, _, right in problems * 3]
+
+    def calls():
+        return [bits(net.value_and_grad(x, y, n_threads=N_THREADS)) for net, x, y, _ in problems * 3]
+
+    if faults.faults_call(calls, k, from_then_on, 1 << THREADS, error) != expected:
+        wrong.append("other bits while threads fail")
+    failures, workers = faults.faults_failed(), _core.worker_threads()
+    if signal.pthread_sigmask(signal.SIG_BLOCK, []) != mask:
+        wrong.append("the caller's signals are blocked otherwise than before")
+    deadline = time.monotonic() + WATCH / 2
+    while _core.worker_threads() < N_THREADS - 1 and time.monotonic() < deadline:  # tried again after a thousand runs
+        if calls() != expected:
+            wrong.append("other bits after threads failed")
+            break
+    return {"wrong": wrong, "failures": failures, "workers": workers, "later": _core.worker_threads()}
+
+
+def main():
+    faults = load()
+    if sys.argv[1] == "allocations":
+        allocations(faults, int(sys.argv[2]))
+    elif sys.argv[1] == "leaks":
+        leaks(faults)
+    else:
+        threads(faults)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Every public call as a typed program makes it: mypy --strict reads this, and tests/api/test_typing.py runs it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import backprop
+from backprop import Activation, Ensemble, LayerGradients, Network, Objective
+
+Array = npt.NDArray[Any]
+
+
+def main() -> None:
+    """Make each call once, and take what it returns for what it says."""
+    net: Network = Network([2, 8, 1], activations="tanh", rng=0)
+    x: npt.NDArray[np.float64] = np.eye(2)
+    y = np.ones((2, 1))
+    v: Array = np.ones(net.n_params)
+    loss, grad = net.value_and_grad(x, y, out=np.empty(net.n_params), n_threads=1)
+    total: float = loss + net.loss(x, y)
+    sizes: tuple[int, ...] = net.sizes
+    y_hat: Array = net.forward(x)
+    layers: LayerGradients = net.layer_gradients(x, y)
+    fun: Objective = net.objective(x, y, l2=0.1)
+    value, slope = fun(net.params)
+    curved: Array = fun.hessp(net.params, v)
+    W, b = net.unflatten(grad)[0]
+    of_params, of_x = net.vjp(x, np.ones((2, 1)))
+    rows: list[Array] = [
+        net.jvp(x, v),
+        net.input_gradient(x, y),
+        net.input_jacobian(x),
+        net.jacobian(x),
+        net.per_sample_gradients(x, y),
+        net.per_sample_gradient_norms(x, y),
+        net.clipped_gradient(x, y, 1.0),
+        net.hvp(x, y, v),
+        net.gauss_newton_vp(x, y, v),
+        net.hessian(x, y),
+    ]
+    residual, jacobian = net.residuals(x, y)
+    r: Array = residual(net.params)
+    J: Array = jacobian(net.params)
+    JTJ, JTr = net.normal_equations(x, y)
+    sobolev, of_sobolev = net.sobolev_value_and_grad(x, y, np.zeros((2, 2)), 0.5)
+    total += sobolev + value
+    ok: bool = net.check_gradient(x, y).ok
+    found = net.find_nonfinite(x, y)
+    ensemble: Ensemble = Ensemble(net, 3, rng=0)
+    losses, grads = ensemble.value_and_grad(x, y)
+    member: Network = ensemble[0]
+    own: Activation = Activation("own", np.tanh, lambda a: 1 / np.cosh(a) ** 2)
+    Network([2, 3, 1], activations=own, rng=0)
+    with backprop.num_threads(2):
+        n: int = backprop.get_num_threads()
+    backprop.set_num_threads(n)
+    grad_h: Array = backprop.hidden_gradient(member.weights[1], np.ones((2, 1)))
+    a_1 = layers.a[1]
+    assert a_1 is not None
+    grad_a: Array = backprop.preactivation_gradient(grad_h, a_1, "tanh")
+    parts = [y_hat, slope, curved, W, b, of_params, of_x, *rows, r, J, JTJ, JTr, of_sobolev, losses, grads, grad_a]
+    assert (ok, found, sizes) == (True, None, (2, 8, 1))
+    assert total >= 0
+    assert all(np.isfinite(part).all() for part in parts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""A build that lacks something ends in one sentence, which says what and how to get it."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from places import ROOT
+from systems import needs_posix_files
+
+pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="setup.py is in the repository and the sdist")
+
+# setup.py without Cython's half minute: the sources stay as they are, and no build gets as far as to them.
+BUILD = """
+import runpy, sys
+import Cython.Build
+Cython.Build.cythonize = lambda sources, **options: sources
+sys.argv = ["setup.py", "-q", "build_ext"]
+runpy.run_path("setup.py", run_name="__main__")
+"""
+# Compilers, as programs of the shell, that lack something; "$*" holds the name of the source.
+NO_HEADERS = 'for word; do case $word in *.c) grep -q Python.h "$word" && exit 1;; esac; done; exit 0'
+OLD = 'case "$*" in *-fno-trapping-math*) exit 1;; esac; exit 0'
+
+
+@pytest.fixture
+def tree(tmp_path):
+    pytest.importorskip("Cython")
+    pytest.importorskip("setuptools")
+    package = tmp_path / "src" / "backprop"
+    (package / "kernels").mkdir(parents=True)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (package / "__init__.py").touch()
+    (package / "_version.py").write_text('__version__ = "0"\n')
+    return tmp_path
+
+
+def last_line(tree, compiler):
+    """What the build says at last, given a compiler that does not do."""
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD],
+        cwd=tree,
+        env=os.environ | {"CC": compiler},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+def program(tree, text):
+    path = tree / "compiler"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@needs_posix_files
+@pytest.mark.parametrize("compiler", ["/nonexistent/cc", "false"])
+def test_without_a_compiler(tree, compiler):
+    line = last_line(tree, compiler)
+    assert line.startswith(f"error: expected a C compiler, but CC={compiler!r} compiles nothing: ")
+    assert "install" in line or "pacman" in line
+
+
+@needs_posix_files
+def test_without_the_headers_of_python(tree):
+    line = last_line(tree, program(tree, NO_HEADERS))
+    assert line.startswith("error: expected the headers of Python, but Python.h is missing: ")
+
+
+@needs_posix_files
+def test_a_compiler_that_is_too_old(tree):
+    line = last_line(tree, program(tree, OLD))
+    assert line.startswith("error: expected GCC 11 or Clang 12, or later, but CC=")
+    assert "-fno-trapping-math" in line
