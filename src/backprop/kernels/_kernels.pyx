@@ -23,6 +23,7 @@ C. Functions here read what they are given and write what is marked as written; 
    raise nothing. Tiles, buffers and their owners: _core.pyx.
 """
 
+from cython cimport typeof
 from libc.math cimport fabs
 from cpython.pycapsule cimport PyCapsule_New
 
@@ -107,8 +108,8 @@ cdef KernelTable _table
 _table.simd = SIMD_NAME
 _table.itemsize = sizeof(real)
 _table.packed_size = packed_size
-_table.scratch_size = scratch_size
 _table.pack = pack
+_table.scratch_size = scratch_size
 _table.forward_product = forward_product
 _table.activate = activate
 _table.hidden_sum = hidden_sum
@@ -116,10 +117,10 @@ _table.g_prime_product = g_prime_product
 _table.weight_gradient = weight_gradient
 _table.bias_gradient = bias_gradient
 _table.loss = loss
+_table.fill_with_ones = fill_with_ones
 _table.accumulate = accumulate
 _table.finish_wide = finish_wide
 _table.finish = finish
-_table.fill_with_ones = fill_with_ones
 _table.outer_products = outer_products
 _table.stream = stream
 _table.square_sums = square_sums
@@ -131,3 +132,30 @@ _table.softmax_product = softmax_product
 _table.multiply_add = multiply_add
 
 table = PyCapsule_New(&_table, "backprop.KernelTable", NULL)
+
+# What a program needs to call the table's functions by name: name, C type as in table.pxd, address.
+entries = (
+    ("packed_size", typeof(_table.packed_size), <size_t>_table.packed_size),
+    ("pack", typeof(_table.pack), <size_t>_table.pack),
+    ("scratch_size", typeof(_table.scratch_size), <size_t>_table.scratch_size),
+    ("forward_product", typeof(_table.forward_product), <size_t>_table.forward_product),
+    ("activate", typeof(_table.activate), <size_t>_table.activate),
+    ("hidden_sum", typeof(_table.hidden_sum), <size_t>_table.hidden_sum),
+    ("g_prime_product", typeof(_table.g_prime_product), <size_t>_table.g_prime_product),
+    ("weight_gradient", typeof(_table.weight_gradient), <size_t>_table.weight_gradient),
+    ("bias_gradient", typeof(_table.bias_gradient), <size_t>_table.bias_gradient),
+    ("loss", typeof(_table.loss), <size_t>_table.loss),
+    ("fill_with_ones", typeof(_table.fill_with_ones), <size_t>_table.fill_with_ones),
+    ("accumulate", typeof(_table.accumulate), <size_t>_table.accumulate),
+    ("finish_wide", typeof(_table.finish_wide), <size_t>_table.finish_wide),
+    ("finish", typeof(_table.finish), <size_t>_table.finish),
+    ("outer_products", typeof(_table.outer_products), <size_t>_table.outer_products),
+    ("stream", typeof(_table.stream), <size_t>_table.stream),
+    ("square_sums", typeof(_table.square_sums), <size_t>_table.square_sums),
+    ("scale_rows", typeof(_table.scale_rows), <size_t>_table.scale_rows),
+    ("scaled_product", typeof(_table.scaled_product), <size_t>_table.scaled_product),
+    ("second_derivative", typeof(_table.second_derivative), <size_t>_table.second_derivative),
+    ("loss_curvature", typeof(_table.loss_curvature), <size_t>_table.loss_curvature),
+    ("softmax_product", typeof(_table.softmax_product), <size_t>_table.softmax_product),
+    ("multiply_add", typeof(_table.multiply_add), <size_t>_table.multiply_add),
+)

@@ -1,0 +1,56 @@
+"""The list of functions that a kernel module exports, against the declaration of the table and its memory."""
+
+import ctypes
+import importlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kernel_functions import kernel_functions
+
+from backprop import _core
+
+TABLE = Path(__file__).resolve().parents[2] / "src" / "backprop" / "kernels" / "table.pxd"
+DTYPES = {"float32": "f4", "float64": "f8"}
+
+
+def declared_entries():
+    """(name, types of the arguments) of each function of `KernelTable`, in order."""
+    _, _, struct = TABLE.read_text(encoding="utf-8").partition("cdef struct KernelTable:")
+    struct = re.sub(r"#.*", "", struct)
+    found = re.findall(r"(\w+) \(\*(\w+)\)\(([^)]*)\) noexcept nogil", struct)
+    for result, name, arguments in found:
+        types = [re.sub(r"\w+$", "", " ".join(one.split())).replace(" ", "") for one in arguments.split(",")]
+        yield name, result, [{"bint": "bool"}.get(one, one) for one in types]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_entries_are_those_of_the_table(dtype):
+    """Names, order and types as declared, and the addresses that the core finds in the table's memory."""
+    module = importlib.import_module(f"backprop._kernels_{_core.simd}_{DTYPES[dtype]}")
+    exported = []
+    for name, declaration, _ in module.entries:
+        result, arguments = re.fullmatch(r"(\w+) \(\*\)\((.*)\) noexcept nogil", declaration).groups()
+        types = [one.replace(" ", "").replace("bint", "bool") for one in arguments.split(",")]
+        exported.append((name, result, types))
+    assert exported == list(declared_entries())
+    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    start = get_pointer(module.table, b"backprop.KernelTable")
+    start += ctypes.sizeof(ctypes.c_char_p) + ctypes.sizeof(ctypes.c_ssize_t)  # after simd and itemsize
+    in_memory = list((ctypes.c_size_t * len(exported)).from_address(start))
+    assert in_memory == [address for _, _, address in module.entries]
+    assert all(in_memory)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_kernel_is_called_by_name(dtype):
+    """In the instruction sets of this CPU."""
+    for simd in _core.supported_simd():
+        kernels = kernel_functions(simd, np.dtype(dtype))
+        t, s, x, g = np.random.default_rng(0).integers(-9, 9, (4, 3, 16)).astype(dtype)
+        expected = g * t + s * x
+        kernels["multiply_add"](3, 16, s.ctypes.data, x.ctypes.data, g.ctypes.data, t.ctypes.data, 16)
+        assert np.array_equal(t, expected)
+        assert kernels["packed_size"](5, 9) >= 5 * 9

@@ -1,0 +1,41 @@
+"""The functions of a kernel module, callable from Python by the names of `KernelTable` (kernels/table.pxd)."""
+
+import ctypes
+import importlib
+import re
+
+C_TYPES = {
+    "void": None,
+    "int": ctypes.c_int,
+    "bool": ctypes.c_int,  # Cython's name for bint
+    "bint": ctypes.c_int,
+    "double": ctypes.c_double,
+    "Py_ssize_t": ctypes.c_ssize_t,
+}
+
+
+def c_function_type(declaration):
+    """The ctypes type of a function pointer as Cython writes it; every data pointer becomes c_void_p."""
+    result, arguments = re.fullmatch(r"(\w+) \(\*\)\((.*)\) noexcept nogil", declaration).groups()
+    types = [ctypes.c_void_p if "*" in name else C_TYPES[name] for name in arguments.split(", ")]
+    return ctypes.CFUNCTYPE(C_TYPES[result], *types)
+
+
+def kernel_functions(simd, dtype):
+    """The kernels of one instruction set and dtype.
+
+    Parameters
+    ----------
+    simd : str
+        One of `backprop._core.supported_simd()`. A test that needs one instruction set takes `backprop._core.simd`.
+    dtype : str or numpy.dtype
+        float32 or float64.
+
+    Returns
+    -------
+    dict
+        Name of the table's entry -> ctypes function. A pointer argument takes an address, ``array.ctypes.data``, or
+        None for NULL.
+    """
+    module = importlib.import_module(f"backprop._kernels_{simd}_{'f4' if str(dtype) == 'float32' else 'f8'}")
+    return {name: c_function_type(declaration)(address) for name, declaration, address in module.entries}
