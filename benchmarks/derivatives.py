@@ -1,6 +1,7 @@
 """Every other derivative: backprop against torch.func, PyTorch and JAX, and against the machine's own limit.
 
     python benchmarks/derivatives.py --quick
+    python benchmarks/derivatives.py --short      # two small cases, to see that everything works: seconds
     python benchmarks/derivatives.py --json derivatives.json
 
 It takes the options of run.py, of which it is the part `--derivatives`. README.md in this folder says what each column
@@ -16,6 +17,7 @@ import report
 from derivative_cases import CASES, QUICK, TARGETS, by_name
 
 PEERS = ("func", "torch", "jax", "jax_map", "hand_torch", "hand_jax")
+SHORT = ("jvp 4-16-16-1@32", "input_gradient 3-24-24-1@7")
 BY_HAND = ("hand_torch", "hand_jax")
 OF_LIMIT = 65.0  # per cent; a target met where every peer is behind
 MEMORY_MIB = 16.0  # that norms and clipped gradients may add to the process at a million samples
@@ -29,8 +31,9 @@ def status(field):
     return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 net = backprop.Network([20, 64, 64, 1], activations="tanh", dtype=sys.argv[2], rng=0)
 rng = np.random.default_rng(0)
-x = rng.standard_normal((1_000_000, 20)).astype(net.dtype)
-y = rng.standard_normal((1_000_000, 1)).astype(net.dtype)
+n_samples = int(sys.argv[4])
+x = rng.standard_normal((n_samples, 20)).astype(net.dtype)
+y = rng.standard_normal((n_samples, 1)).astype(net.dtype)
 norms, grad = np.ones(len(x), net.dtype), np.ones_like(net.params)
 Path("/proc/self/clear_refs").write_text("5")
 before = status("VmRSS")
@@ -108,13 +111,14 @@ def _ratio(value):
     return "-" if value is None else report.number(value)
 
 
-def measure_memory(dtypes, threads):
-    """Peak resident memory that norms and the clipped gradient of a million samples add: rows for JSON, and lines."""
-    rows, lines = [], ["\nMiB of peak resident memory that a first call adds, 20-64-64-1 at 1,000,000 samples, tanh"]
+def measure_memory(dtypes, threads, n_samples):
+    """Peak resident memory that norms and the clipped gradient add: rows for JSON, and lines."""
+    title = f"MiB of peak resident memory that a first call adds, 20-64-64-1 at {n_samples:,} samples, tanh"
+    rows, lines = [], [f"\n{title}"]
     for call in ("per_sample_gradient_norms", "clipped_gradient"):
         for dtype in dtypes:
             for n_threads in threads:
-                arguments = [sys.executable, "-c", MEMORY_PROGRAM, call, dtype, str(n_threads)]
+                arguments = [sys.executable, "-c", MEMORY_PROGRAM, call, dtype, str(n_threads), str(n_samples)]
                 done = subprocess.run(arguments, capture_output=True, text=True, check=False)
                 if done.returncode != 0 or not re.match(r"[\d.]+", done.stdout):
                     lines.append(f"  {call}, {dtype}: ERROR {done.stderr.strip().splitlines()[-1:]}")
@@ -126,7 +130,7 @@ def measure_memory(dtypes, threads):
     return rows, "\n".join(lines)
 
 
-__all__ = ["CASES", "PEERS", "QUICK", "complete", "measure_memory", "section"]
+__all__ = ["CASES", "PEERS", "QUICK", "SHORT", "complete", "measure_memory", "section"]
 
 if __name__ == "__main__":
     import run

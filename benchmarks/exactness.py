@@ -3,6 +3,7 @@
     python benchmarks/exactness.py                              # 10, 1,000 and 100,000 samples: a minute
     python benchmarks/exactness.py --samples 10000000           # some ten minutes and 8 GB
     python benchmarks/exactness.py --samples --table docs/tables/exactness.rst
+    python benchmarks/exactness.py --short                      # 10 to 2,000 samples; nothing is kept
 
 Three sets of data: a smooth teacher of random rows, where roundings average out; noise as targets of random rows, where
 the samples' contributions to the gradient cancel too; and one block of ten rows repeated, where roundings do not
@@ -18,8 +19,11 @@ benchmarks/exactness.json, and the table is made of all that is there.
 """
 
 import argparse
+import importlib.util
 import json
+import os
 import platform
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -231,6 +235,24 @@ def table(kept):
     return "\n".join(lines) + "\n"
 
 
+def short(all_data):
+    """Measure little and keep nothing; 1 if this library misses a goal."""
+    module = {"PyTorch": "torch", "JAX": "jax"}
+    libraries = [name for name in LIBRARIES if importlib.util.find_spec(module.get(name, "numpy"))]
+    absent = [name for name in LIBRARIES if name not in libraries]
+    if absent:
+        print(f"without {' and '.join(absent)}, which are not installed")
+    kept = {"versions": {name: version(LIBRARIES[name][0]) for name in libraries}, "machine": "this one"}
+    for data in all_data:
+        n_samples = {"random": 2000, "noise": 10, "repeated": 1000}[data]  # both references
+        for name, values in measure(data, n_samples, libraries).items():
+            kept.setdefault(name, {}).setdefault(data, {})[str(n_samples)] = values
+    print(table(kept))
+    missed = [what for name in ("errors", "conditions") for what in rows_of(kept, name)[1]]
+    required = os.environ.get("BACKPROP_REQUIRE_PEERS") == "1"
+    return int(bool(missed or (absent and required)))
+
+
 def main():
     """Measure, keep, and print or write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -238,7 +260,12 @@ def main():
     parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument("--table", type=Path, help="write the table of all results that are kept")
+    parser.add_argument(
+        "--short", action="store_true", help="10 to 2,000 samples of what is installed; nothing is kept"
+    )
     options = parser.parse_args()
+    if options.short:
+        return short(options.data)
     if options.samples:
         backprop.show_config()
         print(
@@ -257,7 +284,8 @@ def main():
     if options.table:
         options.table.parent.mkdir(parents=True, exist_ok=True)
         options.table.write_text(table(read_kept()))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

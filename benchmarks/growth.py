@@ -1,6 +1,7 @@
 """How time and memory grow, how long the import takes, and what one call costs at the least.
 
     python benchmarks/growth.py [--json FILE] [--threads N] [--only time,memory,import,overhead]
+    python benchmarks/growth.py --short      # few points and rounds, to see that everything works: seconds
 
 README.md in this folder says what each number means.
 """
@@ -57,15 +58,15 @@ print(before, status("VmHWM") - before, (x.nbytes + y.nbytes) / 2**20)
 IMPORT_PROGRAM = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 
 
-def one_call(call, least_rounds=5):
-    """Median seconds of a call, from blocks of at least BLOCK_SECONDS."""
+def one_call(call, seconds=SECONDS_PER_POINT, least_rounds=5):
+    """Median seconds of a call, from blocks of at least BLOCK_SECONDS, for so many seconds."""
     call()
     start = time.perf_counter()
     call()
     n = max(1, int(BLOCK_SECONDS / max(time.perf_counter() - start, 1e-8)))
     samples = []
     begin = time.perf_counter()
-    while len(samples) < least_rounds or time.perf_counter() - begin < SECONDS_PER_POINT:
+    while len(samples) < least_rounds or time.perf_counter() - begin < seconds:
         start = time.perf_counter()
         for _ in range(n):
             call()
@@ -88,13 +89,16 @@ def straight_part(work, seconds):
     return len(work) - 2
 
 
-def measure_time(n_threads):
-    """Time the three sweeps, and print the points, the exponents, and where a line is left."""
+def measure_time(n_threads, is_short=False):
+    """Time the three sweeps, and print the points, the exponents, and the points that lie off the line."""
     results = {}
-    for sweep, points in SWEEPS.items():
+    for sweep, every_point in SWEEPS.items():
+        points = every_point[:4] if is_short else every_point
+        least = {"seconds": 0.0, "least_rounds": 1} if is_short else {}
         for dtype in ("float32", "float64"):
             cases = [Case(sweep, tuple(sizes), n_samples, "tanh") for _, sizes, n_samples in points]
-            seconds = np.array([one_call(make_ours(make_problem(case, dtype), n_threads).call) for case in cases])
+            calls = [make_ours(make_problem(case, dtype), n_threads).call for case in cases]
+            seconds = np.array([one_call(call, **least) for call in calls])
             amount, work = np.array([point[0] for point in points]), np.array([case.flops for case in cases])
             print(f"\nTime against {sweep}, {dtype}: {SWEEP_TITLES[sweep]}")
             for n, s, w in zip(amount, seconds, work, strict=True):
@@ -123,12 +127,13 @@ def measure_time(n_threads):
     return results
 
 
-def measure_memory(n_threads):
+def measure_memory(n_threads, is_short=False):
     """Peak resident memory that one call adds, each in a process of its own."""
+    counts = (10_000, 20_000) if is_short else (100, 1000, 10_000, 100_000, 1_000_000)
     results = []
     print("\nMemory against samples: 30-100-100-1, tanh, float32; MiB of peak resident memory that a first call adds")
     for threads in sorted({1, n_threads}):
-        for n_samples in (100, 1000, 10_000, 100_000, 1_000_000):
+        for n_samples in counts:
             done = child([MEMORY_PROGRAM, str(n_samples), str(threads)])
             before, added, inputs = map(float, done.split())
             results.append({"threads": threads, "samples": n_samples, "added": added, "inputs": inputs})
@@ -137,7 +142,7 @@ def measure_memory(n_threads):
         chosen = [row for row in results if row["threads"] == threads and row["samples"] >= 10_000]
         growth = chosen[-1]["added"] - chosen[0]["added"]
         verdict = "does not grow" if growth < 1 else f"GROWS by {growth:.1f} MiB"
-        print(f"  {threads} thr.: from 10,000 to 1,000,000 samples the call's own memory {verdict}")
+        print(f"  {threads} thr.: from 10,000 to {counts[-1]:,} samples the call's own memory {verdict}")
     return results
 
 
@@ -207,6 +212,7 @@ def main(argv=None):
     parser.add_argument("--threads", type=int, default=1, help="of the timed calls (default 1)")
     parser.add_argument("--only", default=",".join(parts), help=f"some of {','.join(parts)}")
     parser.add_argument("--json", metavar="FILE", help="write everything measured")
+    parser.add_argument("--short", action="store_true", help="few points and rounds: seconds")
     options = parser.parse_args(argv)
     only = re.split(r"\s*,\s*", options.only)
     if not set(only) <= set(parts):
@@ -215,13 +221,13 @@ def main(argv=None):
     print(f"{machine.cpu_model()}, {options.threads} thread{'s' * (options.threads > 1)}, load average {load}")
     results = {}
     if "overhead" in only:
-        results["overhead"] = measure_overhead()
+        results["overhead"] = measure_overhead(*[5] * options.short)
     if "import" in only:
-        results["import"] = measure_imports()
+        results["import"] = measure_imports(*[2] * options.short)
     if "memory" in only:
-        results["memory"] = measure_memory(max(options.threads, len(os.sched_getaffinity(0))))
+        results["memory"] = measure_memory(max(options.threads, len(os.sched_getaffinity(0))), options.short)
     if "time" in only:
-        results["time"] = measure_time(options.threads)
+        results["time"] = measure_time(options.threads, options.short)
     if options.json:
         Path(options.json).write_text(json.dumps(results, indent=1) + "\n")
 

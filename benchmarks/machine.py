@@ -1,10 +1,16 @@
-"""The machine's own limits, measured, and what there is to say about it."""
+"""The machine's own limits, measured, and what there is to say about it.
 
+python benchmarks/machine.py
+python benchmarks/machine.py --short      # the write bandwidth of a smaller array
+"""
+
+import argparse
 import ctypes
 import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -228,9 +234,22 @@ def blas():
     return ", ".join(f"{lib['internal_api']} {lib['version']} {lib.get('architecture', '')}".strip() for lib in found)
 
 
-if __name__ == "__main__":
+def main():
+    """Print the machine and its limits; 1 if the peak cannot be measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--short", action="store_true", help="the write bandwidth of a smaller array")
+    options = parser.parse_args()
+    for name, value in describe().items():
+        print(f"{name}: {value}")
     with tempfile.TemporaryDirectory() as scratch:
         peak = Peak(compile_peak(scratch), 1)
     for (bits, size), gflops in peak.by_width.items():
         print(f"float{8 * size}, {bits}-bit vectors: {gflops:.1f} GFLOP/s on one thread")
-    print(f"write bandwidth: {write_bandwidth(1):.1f} GB/s on one thread")
+    if not peak.by_width:
+        print("the peak needs a C compiler: none was found that works")
+    print(f"write bandwidth: {write_bandwidth(1, (64 if options.short else 256) << 20):.1f} GB/s on one thread")
+    return int(not peak.by_width)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

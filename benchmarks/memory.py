@@ -1,6 +1,7 @@
 """The memory that calls take beside their data and results, and what a network keeps of it afterwards.
 
     python benchmarks/memory.py [--only WORD]
+    python benchmarks/memory.py --short         # one small case
 
 Each case runs in a process of its own, on Linux. README.md in this folder says what each number means.
 """
@@ -89,6 +90,9 @@ CASES = {
 }  # fmt: skip
 
 
+SHORT = "20-28-50 at 1024 rows, hessian"
+
+
 def measure(setup, call):
     """MiB that a call takes beside its result at its peak, that stay when the result is gone, and of the result."""
     code = PROGRAM.format(setup=textwrap.indent(textwrap.dedent(setup), "    "), call=call)
@@ -99,10 +103,13 @@ def measure(setup, call):
 
 
 def main():
-    """Measure the cases."""
+    """Measure the cases; the exit status is 1 if one fails."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", default="", help="cases whose name has this in it")
-    wanted = parser.parse_args().only
+    parser.add_argument("--short", action="store_true", help=f"the case {SHORT} alone")
+    options = parser.parse_args()
+    wanted = SHORT if options.short else options.only
+    failed = False
     print(f"{'case':56} {'peak MiB':>9} {'kept MiB':>9} {'result MiB':>11}")
     for name, (setup, call) in CASES.items():
         if wanted in name:
@@ -110,9 +117,11 @@ def main():
                 peak, kept, result = measure(setup, call)
             except RuntimeError as error:
                 print(f"{name:56} {str(error).strip().splitlines()[-1]}")
+                failed = True
                 continue
             print(f"{name:56} {peak:9.1f} {kept:9.1f} {result:11.1f}", flush=True)
+    return int(failed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

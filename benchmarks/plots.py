@@ -1,10 +1,13 @@
 """The chart: how many times faster than the best peer, case by case.
 
 python benchmarks/plots.py results.json results.png    # draws a run again that was kept with --json
+python benchmarks/plots.py --short                     # draws made-up numbers, to see that it works
 """
 
+import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import report
@@ -89,6 +92,38 @@ def draw(path, machine, cells):
     figure.savefig(path, dpi=150)
 
 
+def made_up():
+    """Cells of three cases, two dtypes and two numbers of threads, with numbers that nothing was timed for."""
+    cells = []
+    for i, case in enumerate(CASES[:3]):
+        for dtype in COLOURS:
+            for threads in (1, 2):
+                cell = {"case": case.name, "dtype": dtype, "threads": threads, "peak": 100.0 * threads}
+                cell |= {"seconds": {"ours": 1e-6 * (i + 1)}, "ratios": {"numpy": 0.8 + i, "torch": 2.0 * (i + 1)}}
+                cells.append(report.complete(cell))
+    return cells
+
+
+def main():
+    """Draw; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", nargs="?", help="what run.py --json wrote")
+    parser.add_argument("figure", nargs="?", help="the file of the chart; its ending gives the format")
+    parser.add_argument("--short", action="store_true", help="draw made-up numbers, and keep nothing")
+    options = parser.parse_args()
+    if options.short:
+        with tempfile.TemporaryDirectory() as folder:
+            for ending in ("png", "svg"):
+                path = Path(folder, f"chart.{ending}")
+                draw(str(path), {"cpu": "a CPU", "simd": "v3", "date": "today"}, made_up())
+                print(f"{path.name}: {path.stat().st_size} bytes")
+        return 0
+    if options.figure is None:
+        parser.error("expected a file of results and a file for the chart")
+    kept = json.loads(Path(options.results).read_text())
+    draw(options.figure, kept["machine"], kept["cells"])
+    return 0
+
+
 if __name__ == "__main__":
-    kept = json.loads(Path(sys.argv[1]).read_text())
-    draw(sys.argv[2], kept["machine"], kept["cells"])
+    sys.exit(main())

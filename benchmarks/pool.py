@@ -3,6 +3,7 @@
     python benchmarks/pool.py                                # all three: two minutes
     python benchmarks/pool.py handover idle
     python benchmarks/pool.py scaling --processes 20 --cases 'rl,pinn-2*'
+    python benchmarks/pool.py --short        # few rounds of each, to see that everything works: seconds
 
 README.md in this folder says what each number means.
 """
@@ -76,17 +77,17 @@ def time_calls(call, n_threads, pause):
     return median(samples)
 
 
-def measure_handover():
+def measure_handover(rounds=ROUNDS, pauses=PAUSES):
     """Time two threads beside half of one thread's time, after pauses of several lengths."""
     print("\nHand-over: microseconds of a call, medians; extra is two threads' time less half of one thread's")
     print(f"  {'network':<26} {'pause':>8} {'1 thread':>9} {'2 threads':>9} {'extra':>7} {'speed-up':>8}")
     results = []
     for way, case in SMALL.items():
         call = make_call(case)
-        for pause in PAUSES:
+        for pause in pauses:
             for n_threads in (1, 2):
                 time_calls(call, n_threads, pause)
-            one, two = zip(*[[time_calls(call, n, pause) for n in (1, 2)] for _ in range(ROUNDS)], strict=True)
+            one, two = zip(*[[time_calls(call, n, pause) for n in (1, 2)] for _ in range(rounds)], strict=True)
             extra = median(b - a / 2 for a, b in zip(one, two, strict=True))
             ratio = median(a / b for a, b in zip(one, two, strict=True))
             row = {"way": way, "pause": pause, "one": median(one), "two": median(two), "extra": extra, "ratio": ratio}
@@ -168,8 +169,11 @@ def main():
     parser.add_argument("--processes", type=int, default=10, help="for the scaling (default 10)")
     parser.add_argument("--cases", default=DEFAULT_CASES, help=f"for the scaling: as run.py's, or {EXTRA.name}")
     parser.add_argument("--json", metavar="FILE", help="write everything measured")
+    parser.add_argument("--short", action="store_true", help="few rounds of each: seconds")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.short:
+        options.processes, options.cases = 1, "1-1@1,pinn-1"
     unknown = set(options.parts) - {"handover", "scaling", "idle"}
     if unknown or options.processes < 1:
         parser.error(f"expected handover, scaling or idle, and --processes >= 1, got {sorted(unknown)}")
@@ -188,11 +192,11 @@ def main():
         print("one CPU: two threads share it")
     parts, good, results = options.parts or ["handover", "scaling", "idle"], True, {"machine": about}
     if "handover" in parts:
-        results["handover"] = measure_handover()
+        results["handover"] = measure_handover(*[2, PAUSES[:2]] if options.short else [])
     if "scaling" in parts:
         results["scaling"] = measure_scaling(cases, options.processes)
     if "idle" in parts:
-        good, results["idle"] = measure_idle()
+        good, results["idle"] = measure_idle(*[4] if options.short else [])
     if options.json:
         with open(options.json, "w") as file:
             file.write(json.dumps(results, indent=1) + "\n")

@@ -2,47 +2,30 @@
 
     python benchmarks/products.py
     python benchmarks/products.py --simd v3 --rows 64 --widths 30,50,100
+    python benchmarks/products.py --short        # two widths and two activations, in a second
 
-The kernels are called one by one, through the table of function pointers that they export (kernels/table.pxd): what is
+The kernels are called one by one, through the table of function pointers that they export (kernels/table.pxd). What is
 measured is a product with its bias, its factor g' or the sum to earlier rows, without tiles, Python or threads.
 """
 
 import argparse
 import ctypes
-import importlib
+import sys
 import tempfile
 import time
+from pathlib import Path
 
 import machine
 import numpy as np
 
-from backprop import activations
+from backprop import _core, activations
 
-SIZE, POINTER, FLAG, DOUBLE = ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_int, ctypes.c_double
-PACK_AND_KEEP = 1
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
-# The entries of KernelTable in their order, as far as they are called here; kernels/table.pxd explains each.
-SIGNATURES = {
-    "packed_size": (SIZE, SIZE, SIZE),
-    "pack": (None, SIZE, SIZE, POINTER, POINTER, SIZE, SIZE),
-    "scratch_size": (SIZE, SIZE, SIZE, SIZE),
-    "forward_product": (None, SIZE, SIZE, SIZE, POINTER, SIZE, POINTER, POINTER, FLAG, POINTER, POINTER, SIZE, FLAG),
-    "activate": (None, FLAG, DOUBLE, SIZE, SIZE, POINTER, POINTER, SIZE, FLAG),
-    "hidden_sum": (None, SIZE, SIZE, SIZE, POINTER, SIZE, POINTER, POINTER, SIZE, FLAG, POINTER),
-    "g_prime_product": (None, SIZE, SIZE, POINTER, SIZE, POINTER, SIZE),
-    "weight_gradient": (None, SIZE, SIZE, SIZE, POINTER, SIZE, POINTER, SIZE, POINTER, FLAG, DOUBLE, POINTER),
-}
+import kernel_table
+from kernel_table import CONSTANTS
 
-
-def load_kernels(simd, dtype):
-    """Name -> callable for the kernels of one instruction set and dtype."""
-    capsule = importlib.import_module(f"backprop._kernels_{simd}_{'f4' if dtype == np.float32 else 'f8'}").table
-    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    get_pointer.restype, get_pointer.argtypes = POINTER, (ctypes.py_object, ctypes.c_char_p)
-    address = get_pointer(capsule, b"backprop.KernelTable")
-    first = address + ctypes.sizeof(POINTER) + ctypes.sizeof(SIZE)  # after simd and itemsize
-    pointers = (POINTER * len(SIGNATURES)).from_address(first)
-    return {name: ctypes.CFUNCTYPE(*types)(pointers[i]) for i, (name, types) in enumerate(SIGNATURES.items())}
+BLOCKS = 10  # of calls; the best one counts
 
 
 def row_length(n, dtype):
@@ -57,8 +40,7 @@ class Layer:
 
     Parameters
     ----------
-    kernels : dict
-        From `load_kernels`.
+    kernels : kernel_table.KernelTable
     dtype : numpy.dtype
     n_rows, n_in, n_out : int
         Rows of the tile, and widths.
@@ -74,8 +56,8 @@ class Layer:
         self.grad_h = self._rows(rng, n_rows, self.ld_in, dtype)
         self.W = rng.standard_normal((n_out, n_in)).astype(dtype) / np.sqrt(n_in).astype(dtype)
         self.b, self.grad_W = np.zeros(n_out, dtype), np.zeros((n_out, n_in), dtype)
-        self.packed = np.zeros(kernels["packed_size"](n_in, n_out), dtype)
-        self.scratch = np.zeros(kernels["scratch_size"](n_rows, n_in, n_out), dtype)
+        self.packed = np.zeros(kernels.packed_size(n_in, n_out), dtype)
+        self.scratch = np.zeros(kernels.scratch_size(n_rows, n_in, n_out), dtype)
 
     @staticmethod
     def _rows(rng, n_rows, ld, dtype):
@@ -91,34 +73,63 @@ class Layer:
         h, a, grad_a, grad_h = (array.ctypes.data for array in (self.h, self.a, self.grad_a, self.grad_h))
         W, b, grad_W = self.W.ctypes.data, self.b.ctypes.data, self.grad_W.ctypes.data
         packed, scratch = self.packed.ctypes.data, self.scratch.ctypes.data
-        forward, hidden, weight = (self.kernels[k] for k in ("forward_product", "hidden_sum", "weight_gradient"))
-        self.kernels["pack"](n_in, n_out, W, packed, 0, n_out)
+        kernels, overwrite, times, add = self.kernels, *(CONSTANTS[name] for name in ("OVERWRITE", "TIMES", "ADD"))
+        kernels.pack(n_in, n_out, W, packed, 0, n_out)
+
+        def forward(packing):
+            kernels.forward_product(
+                n_rows, n_in, n_out, h, self.ld_in, W, packed, packing, b, a, self.ld_out, overwrite
+            )
+
+        def hidden(epilogue, g_prime):
+            kernels.hidden_sum(
+                n_rows, n_in, n_out, grad_a, self.ld_out, W, n_in, g_prime, grad_h, self.ld_in, epilogue, scratch
+            )
+
+        def weight(is_added):
+            kernels.weight_gradient(
+                n_rows, n_in, n_out, grad_a, self.ld_out, h, self.ld_in, grad_W, n_in, is_added, 0.0, scratch
+            )
+
         return {
-            "forward": lambda: forward(n_rows, n_in, n_out, h, self.ld_in, W, packed, 0, b, a, self.ld_out, 0),
-            "forward, packing": lambda: forward(
-                n_rows, n_in, n_out, h, self.ld_in, W, packed, PACK_AND_KEEP, b, a, self.ld_out, 0
-            ),
-            "hidden sum": lambda: hidden(n_rows, n_in, n_out, grad_a, self.ld_out, W, grad_h, self.ld_in, 0, scratch),
-            "weight gradient": lambda: weight(
-                n_rows, n_in, n_out, grad_a, self.ld_out, h, self.ld_in, grad_W, 0, 0.0, scratch
-            ),
-            "the same, added": lambda: weight(
-                n_rows, n_in, n_out, grad_a, self.ld_out, h, self.ld_in, grad_W, 1, 0.0, scratch
-            ),
+            "forward": lambda: forward(CONSTANTS["PACKED"]),
+            "forward, packing": lambda: forward(CONSTANTS["PACK_AND_KEEP"]),
+            "hidden sum": lambda: hidden(overwrite, None),
+            "times g'": lambda: hidden(times, h),
+            "weight gradient": lambda: weight(overwrite),
+            "the same, added": lambda: weight(add),
         }
 
+    def check(self):
+        """Compare each product with NumPy's; an AssertionError if one differs by more than rounding."""
+        n_rows, n_in, n_out = self.shape
+        calls, tolerance = self.calls(), 200 * np.finfo(self.W.dtype).eps * np.sqrt(n_rows + n_in + n_out)
+        h, grad_a = self.h[:, :n_in].astype(float), self.grad_a[:, :n_out].astype(float)
+        for name, found, expected in (
+            ("forward", self.a[:, :n_out], h @ self.W.T),
+            ("forward, packing", self.a[:, :n_out], h @ self.W.T),
+            ("hidden sum", self.grad_h[:, :n_in], grad_a @ self.W),
+            ("times g'", self.grad_h[:, :n_in], grad_a @ self.W * h),
+            ("weight gradient", self.grad_W, grad_a.T @ h),
+            ("the same, added", self.grad_W, 2 * (grad_a.T @ h)),
+        ):
+            calls[name]()
+            np.testing.assert_allclose(
+                found, expected, rtol=0, atol=tolerance * np.abs(expected).max(), err_msg=f"{name}, {n_in}-{n_out}"
+            )
 
-def best_seconds(call, seconds=0.03):
-    """Seconds of one call: the best of ten blocks of calls."""
+
+def best_seconds(call, seconds):
+    """Seconds of one call: the best of ten blocks of calls that take so many seconds together."""
     n, block = 1, 0.0
-    while block < seconds / 10:
+    while block < seconds / BLOCKS:
         n *= 2
         start = time.perf_counter()
         for _ in range(n):
             call()
         block = time.perf_counter() - start
     best = block
-    for _ in range(10):
+    for _ in range(BLOCKS):
         start = time.perf_counter()
         for _ in range(n):
             call()
@@ -126,16 +137,17 @@ def best_seconds(call, seconds=0.03):
     return best / n
 
 
-def print_products(kernels, dtype, widths, n_rows, peak):
-    """One line a width: % of the peak of each product."""
+def print_products(kernels, dtype, options, peak):
+    """One line per width: % of the peak of each product."""
     header = None
-    for width in widths:
-        n_in, n_out = width if isinstance(width, tuple) else (width, width)
-        layer = Layer(kernels, dtype, n_rows, n_in, n_out)
+    for n_in, n_out in map(width_of, options.widths.split(",")):
+        layer = Layer(kernels, dtype, options.rows, n_in, n_out)
+        layer.check()
         rates = {}
-        nothing = best_seconds(Layer(kernels, dtype, 0, n_in, n_out).calls()["weight gradient"])  # a call by ctypes
+        empty = Layer(kernels, dtype, 0, n_in, n_out).calls()["weight gradient"]
+        nothing = best_seconds(empty, options.seconds)  # what a call by ctypes takes
         for name, call in layer.calls().items():
-            seconds = best_seconds(call) - nothing
+            seconds = best_seconds(call, options.seconds) - nothing
             rates[name] = 100e-9 * layer.flops / seconds / peak.measure(dtype.itemsize)
         if header is None:
             header = f"{'n_in-n_out':>12}" + "".join(f"{name:>18}" for name in rates)
@@ -143,51 +155,61 @@ def print_products(kernels, dtype, widths, n_rows, peak):
         print(f"{f'{n_in}-{n_out}':>12}" + "".join(f"{rate:18.0f}" for rate in rates.values()), flush=True)
 
 
-def print_activations(kernels, dtype, names):
-    """One line an activation: nanoseconds an element without and with g', over rows that stay in L1."""
+def print_activations(kernels, dtype, options):
+    """One line per activation: nanoseconds per element without and with g', over rows that stay in L1."""
     n_rows, n = 16, 96
     rng = np.random.default_rng(0)
     a, h, values = (np.empty((n_rows, n), dtype) for _ in range(3))
     values[:] = 2 * rng.standard_normal((n_rows, n))
-    for name in names:
+    for name in options.activations.split(","):
         row = activations.ACTIVATIONS[name]
         times = []
         for with_prime in (0, 1):
 
             def call(rows, with_prime=with_prime, row=row):
                 ctypes.memmove(a.ctypes.data, values.ctypes.data, a.nbytes)
-                kernels["activate"](row.code, row.default, rows, n, a.ctypes.data, h.ctypes.data, n, with_prime)
+                kernels.activate(row.code, row.default, rows, n, a.ctypes.data, h.ctypes.data, n, with_prime)
 
-            seconds = best_seconds(lambda: call(n_rows)) - best_seconds(lambda: call(0))
+            seconds = best_seconds(lambda: call(n_rows), options.seconds) - best_seconds(
+                lambda: call(0), options.seconds
+            )
             times.append(1e9 * seconds / a.size)
         print(f"{name:>12} {times[0]:8.2f} {times[1]:8.2f}", flush=True)
 
 
 def width_of(text):
-    """An int, or (n_in, n_out) from "200x26"."""
+    """(n_in, n_out), from "200x26", or from "200" for two equal ones."""
     n_in, _, n_out = text.partition("x")
-    return (int(n_in), int(n_out)) if n_out else int(n_in)
+    return int(n_in), int(n_out or n_in)
 
 
 def main():
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="Share of the FMA peak by layer width; time of each activation.")
-    parser.add_argument("--simd", default="v4", choices=("v2", "v3", "v4", "generic"))
-    parser.add_argument("--dtype", choices=("float32", "float64"), help="one alone")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    known = _core.supported_simd()
+    parser.add_argument("--simd", default=_core.simd, choices=known, help=f"of the kernels (default {_core.simd})")
+    parser.add_argument("--dtype", choices=("float32", "float64"), help="this one alone")
     parser.add_argument("--rows", type=int, default=128, help="rows of the tile (default 128)")
     parser.add_argument("--widths", default="8,16,24,32,50,64,100,128,200,256,400,800,1000")
     parser.add_argument("--activations", default=",".join(activations.ACTIVATIONS))
+    parser.add_argument("--seconds", type=float, default=0.03, help="of timing per number (default 0.03)")
+    parser.add_argument("--short", action="store_true", help="two widths and two activations, in a second")
     options = parser.parse_args()
+    if options.short:
+        options.seconds, options.rows, options.widths, options.activations = 1e-4, 16, "4,20x50", "relu,gelu"
     with tempfile.TemporaryDirectory() as folder:
-        peak = machine.Peak(machine.compile_peak(folder), 1)
+        library = machine.compile_peak(folder)
+        if library is None:
+            raise SystemExit("expected a C compiler to measure the peak with, got none")
+        peak = machine.Peak(library, 1)
     for dtype in map(np.dtype, [options.dtype] if options.dtype else ["float32", "float64"]):
-        kernels = load_kernels(options.simd, dtype)
+        kernels = kernel_table.load(dtype, options.simd)
         print(f"\n{dtype}, {options.simd}, {options.rows} rows: % of {peak.measure(dtype.itemsize):.0f} GFLOP/s")
-        print_products(
-            kernels, dtype, map(width_of, options.widths.split(",")) if options.widths else (), options.rows, peak
-        )
-        print(f"\n{dtype}, {options.simd}: ns an element: g, then g with g'")
-        print_activations(kernels, dtype, options.activations.split(",") if options.activations else ())
+        if options.widths:
+            print_products(kernels, dtype, options, peak)
+        if options.activations:
+            print(f"\n{dtype}, {options.simd}: ns per element: g, then g with g'")
+            print_activations(kernels, dtype, options)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     python benchmarks/run.py --quick
     python benchmarks/run.py --json results.json --plot results.png
     python benchmarks/run.py --derivatives
+    python benchmarks/run.py --short           # two small cases, to see that everything works: seconds
 
 README.md in this folder says what each column means.
 """
@@ -24,6 +25,8 @@ from cases import CASES, QUICK, select
 from backprop.demo import figure_file
 
 WORKER = Path(__file__).with_name("worker.py")
+SHORT = ("1-1@1", "digits-64-100-10@200")
+SHORT_PEERS = ("numpy", "torch", "jax", "sklearn")  # torch.compile takes minutes, and mlpfile is nothing that CI has
 PEERS = ("numpy", "torch", "compile", "jax", "sklearn", "mlpfile")
 
 
@@ -34,6 +37,7 @@ def arguments(argv=None):
     )
     parser.add_argument("--derivatives", action="store_true", help="the other derivatives instead, on one thread")
     parser.add_argument("--quick", action="store_true", help="few cases, one thread, no torch.compile: two minutes")
+    parser.add_argument("--short", action="store_true", help="two small cases, to see that everything works: seconds")
     parser.add_argument("--cases", help="names, beginnings of names or shell patterns, with commas between them")
     parser.add_argument("--threads", help="numbers of threads with commas between them, or all (default 1,2,all)")
     parser.add_argument("--dtype", choices=("float32", "float64"), help="one dtype alone")
@@ -45,10 +49,13 @@ def arguments(argv=None):
     parser.add_argument("--plot", type=figure_file, metavar="FILE", help="draw the ratios to the best peer")
     options = parser.parse_args(argv)
     cases, quick = (derivatives.CASES, derivatives.QUICK) if options.derivatives else (CASES, select(QUICK))
+    if options.short:
+        options.quick, options.budget = True, 0.02
+        quick = select(derivatives.SHORT if options.derivatives else SHORT, cases)
     known = derivatives.PEERS if options.derivatives else PEERS
     try:
         chosen = select(options.cases.split(","), cases) if options.cases else quick if options.quick else cases
-        options.with_memory = options.derivatives and chosen is cases
+        options.with_memory = options.derivatives and (chosen is cases or options.short)
         options.cases = chosen
     except ValueError as error:
         parser.error(str(error))
@@ -66,17 +73,27 @@ def arguments(argv=None):
     options.threads = sorted(n for n in asked if n <= n_cpus)
     if options.derivatives and options.plot:
         parser.error("--plot: there is no chart of --derivatives")
+    options.peers = chosen_peers(options, known, parser)
+    if options.budget is None:
+        options.budget = 0.5 if options.ours_only else 1.5 if options.quick else 4.0
+    options.dtypes = [options.dtype] if options.dtype else ["float32", "float64"]
+    if options.short and options.derivatives:
+        options.dtypes = options.dtypes[:1]
+    return options
+
+
+def chosen_peers(options, known, parser):
+    """The peers that the options ask for."""
     names = options.peers.split(",") if options.peers else list(known)
     unknown = [name for name in names if name not in known]
     if unknown:
         parser.error(f"--peers: expected some of {','.join(known)}, got {','.join(unknown)}")
     if options.no_compile or (options.quick and not options.peers):
         names = [name for name in names if name != "compile"]
-    options.peers = [] if options.ours_only else names
-    if options.budget is None:
-        options.budget = 0.5 if options.ours_only else 1.5 if options.quick else 4.0
-    options.dtypes = [options.dtype] if options.dtype else ["float32", "float64"]
-    return options
+    if options.short and not options.peers and not options.derivatives:
+        names = [name for name in names if name in SHORT_PEERS]
+        print(f"short: without {', '.join(name for name in known if name not in names)}")
+    return [] if options.ours_only else names
 
 
 class Run:
@@ -173,8 +190,9 @@ def main(argv=None):
     if options.derivatives:
         text, wrong = report.whole(*parts, "all other derivatives", derivatives.section)
         if options.with_memory:
-            memory, lines = derivatives.measure_memory(options.dtypes, options.threads)
-            text += "\n" + lines
+            n_samples = 20_000 if options.short else 1_000_000
+            memory, lines = derivatives.measure_memory(options.dtypes, options.threads, n_samples)
+            text, wrong = text + "\n" + lines, wrong or "ERROR" in lines
     else:
         text, wrong = report.whole(*parts)
     print(text)
@@ -183,6 +201,8 @@ def main(argv=None):
         if memory is not None:
             result["memory"] = memory
         Path(options.json).write_text(json.dumps(result | {"failures": run.failures}, indent=1) + "\n")
+    if options.short and len(run.cells) < len(options.cases) * len(options.dtypes):
+        wrong = True  # a cell that was not timed
     if options.plot and any(cell["ratio"] is not None for cell in run.cells):
         import plots
 

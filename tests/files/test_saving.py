@@ -863,8 +863,8 @@ def test_under_a_limit_of_memory(path):
 
 
 def test_truncations_flips_and_splices():
-    """The short form of tools/fuzz_saving.py."""
-    script = ROOT / "tools" / "fuzz_saving.py"
+    """The short form of tools/fuzz/saving.py."""
+    script = ROOT / "tools" / "fuzz" / "saving.py"
     result = subprocess.run(
         [sys.executable, script, "--changes", "2000"], capture_output=True, text=True, check=False, timeout=300
     )

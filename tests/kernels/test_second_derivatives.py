@@ -3,17 +3,15 @@
 The kernels are called one by one, through the table of function pointers that their modules export.
 """
 
-import ctypes
 import hashlib
-import importlib
 import math
 import os
-import re
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import kernel_table
 import mpmath
 import numpy as np
 import pytest
@@ -21,33 +19,16 @@ from activation_facts import CORNERS, SECOND_LIMITS, WITHOUT_FMA, points, ulp
 from exact_values import EXACT
 from problems import ACTIVATION_NAMES, LOSS_NAMES, PARAMETERS, domain, random_targets, same_bits
 
-import backprop
 from backprop import _core
 from backprop.activations import ACTIVATIONS, SELU_ALPHA_SCALE
 from backprop.losses import LOSSES
 
 mpf = mpmath.mpf
 DTYPES = ["float64", "float32"]
-SIZE, POINTER, FLAG, DOUBLE = ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_int, ctypes.c_double
-SIGNATURES = {
-    "loss_curvature": (FLAG, DOUBLE, SIZE, SIZE, POINTER, SIZE, POINTER, POINTER, FLAG, POINTER, DOUBLE, POINTER),
-    "softmax_product": (SIZE, SIZE, POINTER, POINTER, SIZE),
-    "multiply_add": (SIZE, SIZE, POINTER, POINTER, POINTER, POINTER, SIZE),
-}
-NO_WEIGHT, WEIGHT_PER_SAMPLE, WEIGHT_PER_ENTRY = 0, 1, 2
+NO_WEIGHT, WEIGHT_PER_SAMPLE, WEIGHT_PER_ENTRY = (
+    kernel_table.CONSTANTS[name] for name in ("NO_WEIGHT", "WEIGHT_PER_SAMPLE", "WEIGHT_PER_ENTRY")
+)
 inf, nan = np.inf, np.nan
-
-
-def kernel(name, dtype):
-    """One function of the kernels' table, whose entries stand in the order of its declaration."""
-    declaration = Path(backprop.__file__).with_name("kernels").joinpath("table.pxd").read_text()
-    entries = re.findall(r"^    \w+ \(\*(\w+)\)", declaration, re.MULTILINE)
-    module = importlib.import_module(f"backprop._kernels_{_core.simd}_{'f4' if dtype == 'float32' else 'f8'}")
-    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    get_pointer.restype, get_pointer.argtypes = POINTER, (ctypes.py_object, ctypes.c_char_p)
-    first = get_pointer(module.table, b"backprop.KernelTable") + ctypes.sizeof(POINTER) + ctypes.sizeof(SIZE)
-    address = (POINTER * len(entries)).from_address(first)[entries.index(name)]
-    return ctypes.CFUNCTYPE(None, *SIGNATURES[name])(address)
 
 
 def g_second(name, a, parameter=None):
@@ -210,7 +191,7 @@ def curvature(loss, parameter, z, y, t, weight=None, weight_scale=1.0):
     if weight is not None:
         weight = np.ascontiguousarray(weight, "float64")
         kind = WEIGHT_PER_SAMPLE if weight.ndim == 1 else WEIGHT_PER_ENTRY
-    kernel("loss_curvature", dtype.name)(
+    kernel_table.load(dtype).loss_curvature(
         LOSSES[loss].code, parameter, n_rows, n_out, wide_z.ctypes.data, n_out + 3,
         None if targets is None else targets.ctypes.data, None if labels is None else labels.ctypes.data,
         kind, None if weight is None else weight.ctypes.data, weight_scale, wide_t.ctypes.data,
@@ -353,7 +334,7 @@ def test_softmax_product(n, dtype):
     t = (50 + rng.normal(size=(6, n))).astype(dtype)
     wide_p, wide_t = (np.full((6, n + 2), 77, dtype) for _ in range(2))
     wide_p[:, :n], wide_t[:, :n] = p, t
-    kernel("softmax_product", dtype)(6, n, wide_p.ctypes.data, wide_t.ctypes.data, n + 2)
+    kernel_table.load(dtype).softmax_product(6, n, wide_p.ctypes.data, wide_t.ctypes.data, n + 2)
     p, t = p.astype(np.longdouble), t.astype(np.longdouble)
     p /= p.sum(axis=1, keepdims=True)
     expected = p * (t - (p * t).sum(axis=1, keepdims=True))
@@ -369,7 +350,7 @@ def test_multiply_add(n, dtype):
     rng = np.random.default_rng(n)
     s, x, g, t = (rng.normal(size=(5, n)).astype(dtype) for _ in range(4))
     computed = t.copy()
-    kernel("multiply_add", dtype)(
+    kernel_table.load(dtype).multiply_add(
         5, n, s.ctypes.data, x.ctypes.data, g.ctypes.data, computed.ctypes.data, n
     )  # rows without padding
     if _core.simd == "v2":
@@ -400,7 +381,7 @@ def digests():
             computed = curvature(loss, LOSSES[loss].default, z, y, t, rng.uniform(0.5, 2, 9))
             sums[f"{loss} {dtype}"] = hashlib.sha256(computed.tobytes()).hexdigest()
         s, x, g, t = (rng.normal(size=(5, 19)).astype(dtype) for _ in range(4))
-        kernel("multiply_add", dtype)(5, 19, s.ctypes.data, x.ctypes.data, g.ctypes.data, t.ctypes.data, 19)
+        kernel_table.load(dtype).multiply_add(5, 19, s.ctypes.data, x.ctypes.data, g.ctypes.data, t.ctypes.data, 19)
         sums[f"multiply_add {dtype}"] = hashlib.sha256(t.tobytes()).hexdigest()
     return sums
 

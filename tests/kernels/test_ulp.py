@@ -1,10 +1,10 @@
-"""The short form of tools/ulp.py: largest errors in the active range, where no function is constant or linear."""
+"""Largest errors in the active range, in which no function is constant or linear: tools/numerics/ulp.py, in short."""
 
 import numpy as np
 import pytest
 from places import use_folder
 
-use_folder("tools")
+use_folder("tools/numerics")
 
 import ulp  # noqa: E402
 
@@ -37,7 +37,7 @@ def test_float64(name):
 def test_long_double_against_60_digits():
     """The reference of float64 is right to a twentieth of its last place, but for the tails of gelu_tanh."""
     for name in ulp.EXACT:
-        from ulp_longdouble import exact_values
+        from longdouble import exact_values
 
         a = np.linspace(-12.03, 12.01, 61)
         for which, values in enumerate(exact_values(name, a)):

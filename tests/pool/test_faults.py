@@ -18,7 +18,7 @@ from places import ROOT, SUPPORT
 from slowness import SLOWNESS
 from systems import compile_c, needs_fork, needs_proc, needs_signals
 
-STRESS = ROOT / "tools" / "stress.py"
+STRESS = ROOT / "tools" / "pool" / "stress.py"
 
 
 def run(*arguments, status=0, **environment):
@@ -102,13 +102,13 @@ def test_each_thread_that_cannot_be_made(faults):
 def test_short_forms_of_the_stress_test(trial, n):
     """Forks before, beside, after and in children; 64 callers while set_num_threads changes; Ctrl-C; exits."""
     if not STRESS.exists():
-        pytest.skip("tools/stress.py is not there")
+        pytest.skip("tools/pool/stress.py is not there")
     out = run(STRESS, trial, "--n", n).stdout
     n_trials = 64 * n if trial == "crowd" else n
     assert f"{trial}: {n_trials} of {n_trials}" in out
     if trial == "interrupts":
         assert f"raised, {n} with parameters untouched and the next call right" in out
-        # Other programs may hold these calls up for any time: they are judged by their own, as tools/stress.py says.
+        # Other programs may hold these calls up for any time: they are judged by their own, see tools/pool/stress.py.
         assert float(re.search(r"own time longest ([\d.]+) s", out)[1]) <= 0.2 * SLOWNESS
 
 

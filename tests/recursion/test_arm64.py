@@ -6,7 +6,7 @@ import sys
 import pytest
 from places import ROOT, use_folder
 
-use_folder("tools")
+use_folder("tools/builds")
 
 import arm64  # noqa: E402
 
@@ -15,7 +15,7 @@ import arm64  # noqa: E402
 def test_an_emulated_arm64_gives_the_bits_on_record():
     cases = "on_record and (1-50-1 or 784 or 13-64) and not 1000 and not 5003"
     done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "arm64.py", "--", "-q", "tests/recursion/test_bits.py", "-k", cases],
+        [sys.executable, arm64.__file__, "--", "-q", "tests/recursion/test_bits.py", "-k", cases],
         capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

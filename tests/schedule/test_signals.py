@@ -1,7 +1,7 @@
 """Signal handlers run all along every call, and what one raises ends the call.
 
-tools/signals.py has the calls, their worst shapes and the quick ones that are tried here: single tiles or passes that
-took a tenth of a second and more without a look at signals.
+tools/pool/signals.py has the calls, their worst shapes and the quick ones that are tried here: single tiles or passes
+that took a tenth of a second and more without a look at signals.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from systems import needs_signals
 
 from backprop import Activation, Network, _core
 
-use_folder("tools")
+use_folder("tools/pool")
 
 import signals  # noqa: E402
 

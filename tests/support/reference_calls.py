@@ -1,4 +1,4 @@
-"""Every public call by the NumPy reference, in float64: what state machines and tools/fuzz.py compare with; no test.
+"""Every public call by the NumPy reference, in float64: what the state machine and tools/fuzz compare with; no test.
 
 The products with second derivatives are `_reference`'s own. All else follows from `_reference.forward` and `backward`
 by definition: gradients by sample are outer products of grad_a and h, Jacobians are one backward sweep an output, a

@@ -2,4 +2,4 @@
 
 import os
 
-SLOWNESS = int(os.environ.get("BACKPROP_TEST_SLOWNESS", "1"))  # tools/sanitize.py sets it
+SLOWNESS = int(os.environ.get("BACKPROP_TEST_SLOWNESS", "1"))  # tools/builds/sanitize.py sets it

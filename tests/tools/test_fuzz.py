@@ -1,4 +1,4 @@
-"""A few thousand argument sets of tools/fuzz.py, always the same ones, and whether it sees what is wrong."""
+"""A few thousand argument sets of tools/fuzz/fuzz.py, always the same ones, and whether it sees what is wrong."""
 
 import warnings
 import weakref
@@ -13,10 +13,10 @@ from backprop import Ensemble, Network
 from backprop.api import validate as _validate
 from backprop.objective import Objective
 
-use_folder("tools")
+use_folder("tools/fuzz")
 
 import fuzz  # noqa: E402
-from fuzz_rounds import Round  # noqa: E402
+from rounds import Round  # noqa: E402
 
 N_ROUNDS = 8  # of 150 sets
 
@@ -196,11 +196,11 @@ def test_a_message_without_a_name_is_found(monkeypatch):
 def test_a_crash_is_reported_with_its_seed_and_the_rest_goes_on(tmp_path, capfd):
     program = tmp_path / "crashing.py"
     program.write_text(
-        f"import os, sys\nsys.path.insert(0, {str(ROOT / 'tools')!r})\nimport fuzz, fuzz_rounds\n"
+        f"import os, sys\nsys.path.insert(0, {str(ROOT / 'tools/fuzz')!r})\nimport fuzz, rounds\n"
         "sets = fuzz.Round.one_set\n"
         "def one_set(self):\n    if self.seed == 3 and self.index == 7:\n        os.kill(os.getpid(), 11)\n"
         "    return sets(self)\n"
-        "fuzz.Round.one_set = one_set\nfuzz_rounds.SETS_PER_ROUND = 20\nfuzz.main()\n"
+        "fuzz.Round.one_set = one_set\nrounds.SETS_PER_ROUND = 20\nfuzz.main()\n"
     )
     assert not fuzz.fuzz(0, 5 * fuzz.SETS_PER_ROUND, 1, program=str(program))
     printed = capfd.readouterr().out

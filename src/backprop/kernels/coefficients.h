@@ -1,4 +1,4 @@
-/* Written by tools/coefficients.py; do not edit. Polynomials have their lowest coefficient first. */
+/* Written by tools/numerics/coefficients.py; do not edit. Lowest coefficients come first. */
 #ifndef BACKPROP_KERNELS_COEFFICIENTS_H
 #define BACKPROP_KERNELS_COEFFICIENTS_H
 #if !BP_FLOAT64

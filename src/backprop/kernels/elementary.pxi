@@ -3,7 +3,7 @@
 # A. One formula for all arguments, body and tail of a row alike, so that a value depends on its argument alone.
 # B. exp(x) = 2^n (1 + m) with n = round(x / ln 2): the reduction and 1 + m are kept as pairs (hi + lo), and a quotient
 #    gets one correction from its remainder. What is rounded is then close to the true value, and the error stays about
-#    half an ulp above the last rounding; tools/ulp.py has the figures.
+#    half an ulp above the last rounding; tools/numerics/ulp.py has the figures.
 # C. Where exp(x) may be subnormal the power 2^n is applied last, once: `scale` rounds once.
 # D. NaN passes through every clamp and comparison.
 

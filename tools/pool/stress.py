@@ -1,8 +1,9 @@
-"""The pool under fire for minutes: what tests/pool/test_pool.py tries in short form, with every result counted.
+"""The pool under fire for minutes: what tests/pool tries in short form, with every result counted.
 
-    python tools/stress.py                      # all four: some five minutes
-    python tools/stress.py forks --n 250        # a shorter one
-    python tools/stress.py interrupts crowd
+    python tools/pool/stress.py                      # all four: some five minutes
+    python tools/pool/stress.py forks --n 250        # a shorter one
+    python tools/pool/stress.py interrupts crowd
+    python tools/pool/stress.py --short              # a few of each: some seconds
 
     forks        1,000 forks from a process whose threads are inside calls; every child computes, and so do some of
                  their children
@@ -32,6 +33,7 @@ import numpy as np
 
 from backprop import Network, _core, get_num_threads, set_num_threads
 
+SHORT = {"forks": 10, "interrupts": 2, "crowd": 3, "exit": 1}
 DEFAULTS = {"forks": 1000, "interrupts": 200, "crowd": 1000, "exit": 20}  # crowd: calls of each thread
 SLOWNESS = int(os.environ.get("BACKPROP_TEST_SLOWNESS", "1"))  # tests/support/slowness.py
 WATCH = 30 * SLOWNESS  # seconds
@@ -322,6 +324,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("trials", nargs="*", metavar="trial", help=f"of {', '.join(TRIALS)} (default: all)")
     parser.add_argument("--n", type=int, help=f"how many (default {DEFAULTS})")
+    parser.add_argument("--short", action="store_true", help=f"as few as {SHORT}")
     parser.add_argument("--inside", choices=[*TRIALS, "leave"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside == "leave":
@@ -337,7 +340,7 @@ def main():
         parser.error(f"expected some of {', '.join(TRIALS)} and --n >= 1, got {unknown or arguments.n}")
     failed = []
     for name in arguments.trials or TRIALS:
-        n = DEFAULTS[name] if arguments.n is None else arguments.n
+        n = arguments.n or (SHORT if arguments.short else DEFAULTS)[name]
         done = subprocess.run([sys.executable, __file__, "--inside", name, "--n", str(n)], check=False)
         if done.returncode:
             failed.append(name)

@@ -1,8 +1,8 @@
-"""The arguments of a set of tools/fuzz.py: which ones a call gets, in which forms, and which of them are wrong."""
+"""The arguments of a set of tools/fuzz/fuzz.py: which ones a call gets, in which forms, and which of them are wrong."""
 
-import fuzz_arguments as arguments
+import arguments
 import numpy as np
-from fuzz_calls import (
+from calls import (
     ALONE,
     BESIDE_X,
     CALLS,

@@ -1,4 +1,4 @@
-"""The calls of tools/fuzz.py: their arguments, their references, and the arguments that are not arrays."""
+"""The calls of tools/fuzz/fuzz.py: their arguments, their references, and the arguments that are not arrays."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 
 from backprop.api import parameters as _params
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "support"))
 
 from reference_calls import ReferenceCalls
 

@@ -1,4 +1,4 @@
-"""Arguments for tools/fuzz.py: one array in every form that a call must take, and in those that it must refuse.
+"""Arguments for tools/fuzz/fuzz.py: one array in every form that a call must take, and in those that it must refuse.
 
 Each function takes the numbers, float64 or integers, and returns an `Argument`: what the call gets, and the numbers
 that it has to compute with, or None where it has to refuse. Objects lie about shapes, raise, return something else

@@ -1,12 +1,12 @@
-"""The sets of tools/fuzz.py that are not calls on a round's data: constructors, copies, the equations, counts."""
+"""The sets of tools/fuzz/fuzz.py that are not calls on a round's data: constructors, copies, the equations, counts."""
 
 import copy
 import pickle
 
-import fuzz_arguments as arguments
+import arguments
 import numpy as np
-from fuzz_calls import BAD_COUNTS, BAD_NETWORKS, GOOD_NETWORKS
-from fuzz_oracle import FuzzError, judge
+from calls import BAD_COUNTS, BAD_NETWORKS, GOOD_NETWORKS
+from oracle import FuzzError, judge
 
 import backprop
 from backprop.activations import ACTIVATIONS

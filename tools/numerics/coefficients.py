@@ -1,12 +1,16 @@
-"""Write src/backprop/_kernels_coefficients.h: the polynomials of the elementary functions, and split constants.
+"""Write src/backprop/kernels/coefficients.h: the polynomials of the elementary functions, and split constants.
 
-Run it with mpmath installed: ``python tools/coefficients.py``. Each polynomial interpolates its function at Chebyshev
-nodes, which is within a small factor of the best approximation; the largest error, relative to the whole result that
-the polynomial is a part of, is printed beside it.
+    python tools/numerics/coefficients.py             # needs mpmath
+    python tools/numerics/coefficients.py --short     # compares with the header instead of writing it
+
+Each polynomial interpolates its function at Chebyshev nodes, which is within a small factor of the best approximation.
+The largest error, relative to the whole result that the polynomial is a part of, is printed beside it.
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +18,7 @@ import numpy as np
 from mpmath import atanh, cos, erfc, exp, expm1, log, lu_solve, matrix, mp, mpf, pi, sin, sqrt
 
 mp.dps = 60
-HEADER = Path(__file__).parents[1] / "src" / "backprop" / "kernels" / "coefficients.h"
+HEADER = Path(__file__).parents[2] / "src" / "backprop" / "kernels" / "coefficients.h"
 CENTRE = 4  # of the substitution u = (x - 4)/(x + 4): a power of two keeps 8/(x + 4) exact up to one rounding
 TINY = mpf(10) ** -24
 
@@ -105,10 +109,10 @@ def literal(value, float64: bool) -> str:
     return float(value).hex() if float64 else float(np.float32(float(value))).hex() + "f"
 
 
-def main() -> None:
-    """Write the header and print the errors."""
+def header() -> str:
+    """The text of the header; prints the errors."""
     lines = [
-        "/* Written by tools/coefficients.py; do not edit. Polynomials have their lowest coefficient first. */",
+        "/* Written by tools/numerics/coefficients.py; do not edit. Lowest coefficients come first. */",
         "#ifndef BACKPROP_KERNELS_COEFFICIENTS_H",
         "#define BACKPROP_KERNELS_COEFFICIENTS_H",
     ]
@@ -145,8 +149,22 @@ def main() -> None:
     rows = [", ".join(words[i : i + 4]) for i in range(0, 20, 4)]
     lines += ["/* 2/pi, 64 bits a word, the first after the binary point */"]
     lines += ["static const uint64_t BP_TWO_OVER_PI[20] = {\n    " + ",\n    ".join(rows) + "};", "#endif", ""]
-    HEADER.write_text("\n".join(lines))
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Write the header, or compare with it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--short", action="store_true", help="compare with the header, and write nothing")
+    is_short = parser.parse_args().short
+    text = header()
+    if is_short:
+        same = HEADER.read_text() == text
+        print(f"{HEADER.name}: {'as computed' if same else 'DIFFERS from what is computed'}")
+        return int(not same)
+    HEADER.write_text(text)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

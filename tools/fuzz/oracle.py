@@ -1,4 +1,4 @@
-"""The judge of tools/fuzz.py: how far a result may be from the reference's, which is computed in float64.
+"""The judge of tools/fuzz/fuzz.py: how far a result may be from the reference's, which is computed in float64.
 
 A. A result is judged row by row, along its last axis: a sample's outputs or gradient, a unit's weights, a row of a
    Hessian; a vector as a whole. The error is the norm of the difference, so a tiny result is judged as strictly as a

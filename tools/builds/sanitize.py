@@ -1,11 +1,11 @@
 """Run the tests on a build that watches memory, undefined behaviour or threads, and count what it reports.
 
-    python tools/sanitize.py address                       # AddressSanitizer and UBSan over the whole suite
-    python tools/sanitize.py thread                        # ThreadSanitizer over the tests that use threads
-    python tools/sanitize.py address --short               # what .ci/run does: little more than a minute each
-    python tools/sanitize.py thread tests/pool/test_pool.py     # arguments of pytest
-    python tools/sanitize.py address --keep /tmp/tree      # the tree stays there, for the next build
-    python tools/sanitize.py thread --run python tools/stress.py crowd --n 50    # any command instead of pytest
+    python tools/builds/sanitize.py address                       # AddressSanitizer and UBSan over the whole suite
+    python tools/builds/sanitize.py thread                        # ThreadSanitizer over the tests that use threads
+    python tools/builds/sanitize.py address --short               # what .ci/run does: little more than a minute each
+    python tools/builds/sanitize.py thread tests/pool         # arguments of pytest
+    python tools/builds/sanitize.py address --keep /tmp/tree      # the tree stays there, for the next build
+    python tools/builds/sanitize.py thread --run python tools/pool/stress.py crowd --n 50    # any other command
 
 The package is built for one instruction set in a copy of the tree, with line numbers of the Cython files. Python and
 NumPy are not built anew, so the sanitizer's library is preloaded: it sees their allocations, copies and locks, but none
@@ -29,7 +29,7 @@ import built_copy
 
 TREE = ["src", "tests", "tools", "docs", "examples", "benchmarks", "setup.py", "pyproject.toml", "README.md"]
 TREE += ["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", ".ci"]
-SUPPRESSIONS = Path("tools", "thread_sanitizer.supp")
+SUPPRESSIONS = Path("tools", "builds", "thread_sanitizer.supp")
 
 # The bits of each level are those of -O3. -O1 is built in half the time, and runs at half the speed.
 LEVELS = {"short": "-O1", "whole": "-O2"}
@@ -72,43 +72,47 @@ SLOWNESS = {"address": 10, "thread": 20}  # of a gradient, in times of a plain b
 # Tests that measure what a sanitizer changes, by the reason.
 LEFT_OUT = {
     "the time until signals are heard, which is that of some FLOPs": [
-        "tests/pool/test_pool.py::test_signals_are_heard_inside_long_products",
-        "tests/pool/test_derivatives_pool.py::test_signals_are_heard_within_the_products_of_a_wide_layer",
-        "tests/pool/test_faults.py::test_short_forms_of_the_stress_test[interrupts-10]",
-        "tests/schedule/test_signals.py::test_handlers_run_all_along",
+        "test_pool::test_signals_are_heard_inside_long_products",
+        "test_derivatives_pool::test_signals_are_heard_within_the_products_of_a_wide_layer",
+        "test_faults::test_short_forms_of_the_stress_test[interrupts-10]",
+        "test_signals::test_handlers_run_all_along",
     ],
     "resident memory, to which a sanitizer adds its own": [
-        "tests/recursion/test_exactness.py::test_memory_does_not_grow_with_the_samples",
-        "tests/recursion/test_exactness.py::test_memory_of_derivatives_does_not_grow_with_the_samples",
-        "tests/derivatives/test_hessp.py::test_memory_is_bounded_and_may_be_short",
+        "test_exactness::test_memory_does_not_grow_with_the_samples",
+        "test_exactness::test_memory_of_derivatives_does_not_grow_with_the_samples",
+        "test_hessp::test_memory_is_bounded_and_may_be_short",
     ],
     "a process that kills itself, which is a report here": [
-        "tests/tools/test_fuzz.py::test_a_crash_is_reported_with_its_seed_and_the_rest_goes_on",
+        "test_fuzz::test_a_crash_is_reported_with_its_seed_and_the_rest_goes_on",
     ],
-    "limits on addresses, of which a sanitizer takes terabytes": [
-        "tests/files/test_saving.py::test_under_a_limit_of_memory"
-    ],
+    "limits on addresses, of which a sanitizer takes terabytes": ["test_saving::test_under_a_limit_of_memory"],
+    "the tools themselves, which build and time without a sanitizer": ["test_short_forms"],
 }
 
-THREAD_TESTS = ["tests/pool", "tests/schedule/test_threads.py", "tests/derivatives/test_hessp.py"]
-THREAD_TESTS += ["tests/api/test_ensemble.py", "tests/schedule/test_float_mode.py"]
+# Modules in any folder of tests/, or tests in them.
 SHORT = {
     "address": [
-        *(f"tests/recursion/test_{name}.py" for name in ("worked_example", "hard_inputs")),
-        *(f"tests/api/test_{name}.py" for name in ("bad_input", "custom_activation")),
-        "tests/tools/test_fuzz.py::test_arguments_at_random[0]",
-        "tests/pool/test_pool.py::test_exit_while_a_thread_computes",
-        "tests/pool/test_faults.py::test_a_call_that_looks_for_signals_when_the_interpreter_has_gone",
+        *(f"test_{name}" for name in ("worked_example", "hard_inputs", "bad_input", "custom_activation")),
+        "test_fuzz::test_arguments_at_random[0]",
+        "test_pool::test_exit_while_a_thread_computes",
+        "test_faults::test_a_call_that_looks_for_signals_when_the_interpreter_has_gone",
     ],
     "thread": [
-        "tests/pool/test_pool.py::test_64_callers_at_once_and_few_threads_left",
-        "tests/pool/test_pool.py::test_fork_before_after_and_nested",
-        "tests/pool/test_pool.py::test_exit_while_a_thread_computes",
-        "tests/pool/test_derivatives_pool.py::test_forks_and_a_crowd_of_callers[hvp]",
-        "tests/schedule/test_threads.py::test_the_bits_do_not_depend_on_who_calls",
+        "test_pool::test_64_callers_at_once_and_few_threads_left",
+        "test_pool::test_fork_before_after_and_nested",
+        "test_pool::test_exit_while_a_thread_computes",
+        "test_derivatives_pool::test_forks_and_a_crowd_of_callers[hvp]",
+        "test_threads::test_the_bits_do_not_depend_on_who_calls",
     ],
 }
-WHOLE = {"address": ["tests", "docs"], "thread": THREAD_TESTS}
+OF_THREADS = ("pool", "threads", "derivatives_pool", "hessp", "ensemble", "faults", "float_mode")
+
+
+def tests_of(kind, is_short):
+    """Arguments for pytest."""
+    if is_short:
+        return list(map(built_copy.test_path, SHORT[kind]))
+    return ["tests", "docs"] if kind == "address" else [built_copy.test_path(f"test_{name}") for name in OF_THREADS]
 
 
 def library(name):
@@ -173,14 +177,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kind", choices=FLAGS)
     parser.add_argument("--short", action="store_true", help="a selection of the tests")
-    parser.add_argument("--simd", default="v3", help="the instruction set (v3)")
+    parser.add_argument("--simd", help="the instruction set (v3, or the CPU's best if it lacks that)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="where the tree is made, and stays")
     parser.add_argument("--run", nargs=argparse.REMAINDER, metavar="COMMAND", help="instead of pytest: the line's rest")
     parser.add_argument("--gdb", action="store_true", help="start gdb with the command, ready to run")
     arguments, tests = parser.parse_known_args()
+    arguments.simd = arguments.simd or built_copy.usual_simd()
     if all(argument.startswith("-") for argument in tests):
-        tests += (SHORT if arguments.short else WHOLE)[arguments.kind]
-    left_out = [f"--deselect={test}" for some in LEFT_OUT.values() for test in some]
+        tests += tests_of(arguments.kind, arguments.short)
+    left_out = [f"--deselect={built_copy.test_path(test)}" for some in LEFT_OUT.values() for test in some]
     command = arguments.run or [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *left_out, *tests]
     with tempfile.TemporaryDirectory() as name:
         tree = arguments.keep.resolve() if arguments.keep else Path(name, "tree")

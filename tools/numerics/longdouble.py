@@ -1,4 +1,4 @@
-"""g, g' and g'' in long double, for tools/ulp.py: by formulas that do not cancel, with 11 bits more than float64.
+"""g, g' and g'' in long double, by formulas that do not cancel: 11 bits more than float64, for tools/numerics/ulp.py.
 
 The C library's expl, expm1l, log1pl, sinl and cosl are right to about one last place of long double, 1/2048 of
 float64's. An argument that is rounded to long double before an exponential costs its size times that: a^2/2 is

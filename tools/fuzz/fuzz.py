@@ -1,11 +1,12 @@
 """Random arguments for every public call: each answer compared with the NumPy reference, each refusal looked at.
 
-    python tools/fuzz.py --sets 1000000         # two processes; exits with 1 where anything is wrong
-    python tools/fuzz.py --replay SEED          # one round again, call by call
-    python tools/fuzz.py --minutes 30 --first 5000000
+    python tools/fuzz/fuzz.py --sets 1000000         # two processes; exits with 1 where anything is wrong
+    python tools/fuzz/fuzz.py --replay SEED          # one round again, call by call
+    python tools/fuzz/fuzz.py --minutes 30 --first 5000000
+    python tools/fuzz/fuzz.py --short                # a few hundred sets
 
 A round is one random network with data; a set is one call on it with arguments in forms drawn at random (see
-fuzz_arguments.py), of which one or two may be wrong. A set passes where
+arguments.py), of which one or two may be wrong. A set passes where
 
 - all arguments are good: the call returns what the NumPy reference computes from the same numbers, and where these are
   the round's own, it returns the very bits that plain arrays give;
@@ -29,9 +30,10 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fuzz_rounds import SETS_PER_ROUND, Round
+from rounds import SETS_PER_ROUND, Round
 
 SILENCE = 60  # seconds without a new set before a process counts as hung
+SHORT_ROUNDS = 3
 JOURNAL = struct.Struct("qqqqq")  # seed, set, accepted, refused, findings
 
 
@@ -116,6 +118,7 @@ def main():
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--minutes", type=float, help="stop after so many, whatever --sets says")
     parser.add_argument("--replay", type=int, metavar="SEED", help="one round, call by call")
+    parser.add_argument("--short", action="store_true", help=f"{SHORT_ROUNDS} rounds in one process")
     parser.add_argument("--work", nargs=4, metavar=("JOURNAL", "FIRST", "LAST", "STEP"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
@@ -128,6 +131,8 @@ def main():
         for outcome in round_.run():
             print(outcome, *(round_.description if isinstance(outcome, bool) else ()), flush=True)
         return 0
+    if options.short:
+        options.sets, options.processes = SHORT_ROUNDS * SETS_PER_ROUND, 1
     return int(not fuzz(options.first, options.sets, options.processes, options.minutes))
 
 

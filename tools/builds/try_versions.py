@@ -1,23 +1,26 @@
 """Try the package beside old and new releases of the libraries that it meets.
 
-    python tools/try_versions.py
-    python tools/try_versions.py --wheel build/wheels/dist/backprop_cpu-0.1.0-cp311-cp311-linux_x86_64.whl
+    python tools/builds/try_versions.py
+    python tools/builds/try_versions.py --wheel build/wheels/dist/backprop_cpu-0.1.0-cp311-cp311-linux_x86_64.whl
+    python tools/builds/try_versions.py --short      # the releases that are installed here, without the tests
 
-builds a wheel and gives each set of releases below an environment of its own, in which a few lines are run that use
-all of the libraries at once, then the tests that touch them. The last lines are a table of what happened; the exit
-status is 0 if all of it went well. About a quarter of an hour on two cores with Python 3.11, for which the pinned
-releases have wheels.
+It builds a wheel and makes a new environment for each set of releases below. A few lines that use all of the libraries
+at once run there, then the tests that touch them. The last lines are a table of what happened; the exit status is 0 if
+all of it went well. It takes about a quarter of an hour on two cores with Python 3.11, for which the pinned releases
+have wheels.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from built_copy import test_path
 from try_wheels import ROOT, environment, run
 
 BESIDE = ["scikit-learn", "pandas", "polars", "pyarrow", "joblib", "tqdm", "matplotlib", "safetensors"]
@@ -39,19 +42,8 @@ SETS = {
     "newest": ["numpy", "scipy", "threadpoolctl", *BESIDE],
 }
 SHOWN = ["numpy", "scipy", "threadpoolctl", "scikit-learn", "pandas", "polars"]
-TESTS = [
-    "tests/api/test_after_import.py",
-    "tests/calls/test_array_likes.py",
-    "tests/calls/test_arrays.py",
-    "tests/api/test_bad_input.py",
-    "tests/recursion/test_bits.py",
-    "tests/api/test_cli.py",
-    "tests/files/test_file_kinds.py",
-    "tests/calls/test_frames.py",
-    "tests/api/test_labels.py",
-    "tests/api/test_network.py",
-    "tests/schedule/test_threads.py",
-]
+MODULES = ["after_import", "array_likes", "arrays", "bad_input", "bits", "cli", "file_kinds", "frames", "labels"]
+MODULES += ["network", "threads"]
 FEW_OF_THREADS = "not test_threads or threadpoolctl"  # the others meet no library, and take minutes
 
 # Imports in every order, since each library may look for the others, and then all of them in one computation.
@@ -69,7 +61,7 @@ from importlib.metadata import version
 from scipy.optimize import minimize
 from sklearn.neural_network import MLPRegressor
 
-assert sys.prefix in backprop.__file__, backprop.__file__
+assert len(sys.argv) > 1 or sys.prefix in backprop.__file__, backprop.__file__  # not another one's
 rng = np.random.default_rng(0)
 x, y = rng.normal(size=(60, 3)), rng.normal(size=60)
 net = backprop.Network([3, 8, 1], activations="tanh", rng=0)
@@ -119,6 +111,29 @@ def build_wheel(work: Path) -> Path:
     return wheel
 
 
+def tests() -> list[str]:
+    """The modules' paths."""
+    return [test_path(f"test_{name}") for name in MODULES]
+
+
+def short() -> int:
+    """What needs no network: the pins can be read, and the releases that are here work together."""
+    from packaging.requirements import Requirement
+
+    pins = {Requirement(pin).name for pinned in SETS.values() for pin in pinned}
+    absent = [
+        name for name in ("sklearn", "pandas", "polars", "threadpoolctl") if importlib.util.find_spec(name) is None
+    ]
+    if absent:
+        sys.exit(f"expected {', '.join(absent)} to be installed")
+    print(f"{len(tests())} modules of tests; {len(SETS)} sets of releases of {len(pins)} packages")
+    print("the sets need a network, and are not tried in the short form")
+    run(sys.executable, "-W", "error", "-c", IMPORTS.format(ORDERS[0]))
+    run(sys.executable, "-c", TOGETHER, "from anywhere")
+    print("together:", run(sys.executable, "-c", VERSIONS.format(SHOWN)).strip())
+    return 0
+
+
 def try_set(work: Path, wheel: Path, name: str) -> list[str]:
     """One set of releases: a row of the table, the last word of which is X if anything went wrong."""
     start = time.monotonic()
@@ -126,7 +141,7 @@ def try_set(work: Path, wheel: Path, name: str) -> list[str]:
     versions = run(own, "-c", VERSIONS.format(SHOWN)).split()
     commands = {IMPORTS.format(order): [own, "-W", "error", "-c", IMPORTS.format(order)] for order in ORDERS}
     commands["all together"] = [own, "-c", TOGETHER]
-    commands["tests"] = [own, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", FEW_OF_THREADS, *TESTS]
+    commands["tests"] = [own, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", FEW_OF_THREADS, *tests()]
     failed = []
     last = ""
     for what, command in commands.items():
@@ -151,8 +166,11 @@ def table(rows: list[list[str]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--wheel", type=Path, help="one that is there, instead of building it")
+    parser.add_argument("--short", action="store_true", help="the releases that are installed here")
     parser.add_argument("sets", nargs="*", metavar="SET", help=f"some of {list(SETS)}; all by default")
     options = parser.parse_args()
+    if options.short:
+        return short()
     unknown = [name for name in options.sets if name not in SETS]
     if unknown:
         parser.error(f"expected some of {list(SETS)}, got {unknown}")

@@ -1,4 +1,4 @@
-"""The rounds of tools/fuzz.py: one network with data, calls on it with arguments in all forms, and what must hold."""
+"""The rounds of fuzz.py: one network with data, calls on it with arguments in all forms, and what must hold."""
 
 import random
 import re
@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 
 import numpy as np
-from fuzz_calls import (  # which puts tests/support/ on the path
+from calls import (  # which puts tests/support on the path
     BAD_COUNTS,
     BESIDE_X,
     BY_ENTRY,
@@ -20,12 +20,12 @@ from fuzz_calls import (  # which puts tests/support/ on the path
     WITHOUT_THREADS,
     call,
 )
-from fuzz_drawing import Drawing
-from fuzz_oracle import FuzzError, judge
-from fuzz_others import Others
-from fuzz_special import REGRESSIONS, Special
+from drawing import Drawing
+from oracle import FuzzError, judge
+from others import Others
 from problems import LOSS_NAMES, PARAMETERS, Problem, limit_preactivations, random_targets, random_weights
 from reference_calls import ReferenceCalls
+from special import REGRESSIONS, Special
 
 import backprop
 from backprop.activations import ACTIVATIONS
