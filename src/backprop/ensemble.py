@@ -69,7 +69,7 @@ class Ensemble(attributes.Closed):
             array = np.zeros((n_members, net.n_params), net.dtype)
         except (MemoryError, ValueError) as error:
             raise MemoryError(f"the parameters of {n_members} networks do not fit into memory") from error
-        layers = [layer for layer, _ in net._layers]
+        layers = [layer for layer, _ in net._architecture.layers]
         for row in array:
             parameters.initialize(row, net.sizes, layers, generator)
         self._keep_params(array)
@@ -210,7 +210,7 @@ class Ensemble(attributes.Closed):
         if sample_weight is None:
             return None
         weight = validate.as_array(sample_weight, "sample_weight")
-        n_out, loss, k = self._net.sizes[-1], self._net._loss, len(self)
+        n_out, loss, k = self._net.sizes[-1], self._net._architecture.loss, len(self)
         own = weight.ndim == 3 or weight.shape == (k, n_samples)
         if own and loss.name != "cross_entropy" and self._is_shared_too(weight.shape, n_samples):
             raise ValueError(
@@ -226,7 +226,7 @@ class Ensemble(attributes.Closed):
 
     def _targets(self, y: npt.ArrayLike, n_samples: int, weights: list[validate.Weights | None] | None) -> Array:
         """y, shared or one a member: looked at member by member where the weights differ."""
-        n_out, loss, dtype = self._net.sizes[-1], self._net._loss, self._net.dtype
+        n_out, loss, dtype = self._net.sizes[-1], self._net._architecture.loss, self._net.dtype
         array = validate.as_array(y, "y")
         own = array.ndim == 3 or (n_out == 1 and array.ndim == 2 and array.shape != (n_samples, 1))
         if loss.name == "cross_entropy" and array.dtype.kind in "biu" and array.ndim == 2:

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop.api import other_names, parameters, validate
-from backprop.api.architecture import ActivationSpec, Spec
+from backprop.api.architecture import ActivationSpec, Architecture, Spec
 from backprop.api.base import Base
 from backprop.api.first_order import FirstOrder
 from backprop.api.least_squares import LeastSquares
 from backprop.api.second_order import SecondOrder
+from backprop.interchange import safetensors
 from backprop.judges.check_gradient import GradientReport, check_gradient
 from backprop.judges.find_nonfinite import NonFinite, find_nonfinite
 from backprop.objective import Objective
@@ -100,10 +101,11 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares):
         dtype: npt.DTypeLike = "float64",
         rng: int | np.random.Generator | None = None,
     ) -> None:
-        self._specify(sizes, activations, output, loss, dtype)
+        architecture = Architecture.of(sizes, activations, output, loss, dtype)
         generator = validate.random_generator(rng)
-        self._allocate()
-        parameters.initialize(self._theta(None), self._sizes, [layer for layer, _ in self._layers], generator)
+        self._allocate(architecture)
+        layers = [layer for layer, _ in architecture.layers]
+        parameters.initialize(self._theta(None), architecture.sizes, layers, generator)
 
     @other_names.checks_names
     def objective(
@@ -219,6 +221,4 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares):
         ``torch.nn.Sequential(Linear, activation, Linear, ...)`` takes them; ``torch.nn.Identity()`` stands for a hidden
         activation "identity". The members of an `Ensemble` are networks, and are saved one by one.
         """
-        from backprop.saving import save
-
-        save(self, path)
+        safetensors.write(path, self._architecture, self._theta(None))

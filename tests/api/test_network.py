@@ -63,7 +63,7 @@ def reference(net, x, y):
     from backprop.reference import recursion as _reference
 
     target = np.eye(net.sizes[-1])[y] if net.loss_name == "cross_entropy" else y
-    result = _reference.value_and_grad(net.sizes, net._layers, (net._loss, net._loss_parameter),
+    result = _reference.value_and_grad(net.sizes, net._architecture.layers, net._architecture.loss_pair,
                                        net.params.astype(float), x, target)  # fmt: skip
     return result.h[-1], result.loss, result.gradient
 

@@ -24,7 +24,10 @@ from problems import ACTIVATION_NAMES, LOSS_NAMES, PARAMETERS, same_bits
 from systems import needs_fifo, needs_limits, needs_posix_files, needs_proc
 
 import backprop
-from backprop import Network, saving
+from backprop import Network
+from backprop.api import architecture
+from backprop.interchange import atomic_file
+from backprop.interchange import safetensors as saving
 
 safetensors_numpy = require_peer("safetensors.numpy")  # the extra `save`, which some Pythons lack
 DTYPES = ["float64", "float32"]
@@ -85,8 +88,7 @@ def make(sizes=(3, 4, 2), dtype="float64", **options):
 
 def assert_same(loaded, net):
     assert repr(loaded) == repr(net)
-    assert loaded._layers == net._layers
-    assert (loaded._loss, loaded._loss_parameter) == (net._loss, net._loss_parameter)
+    assert loaded._architecture == net._architecture
     assert same_bits(loaded.params, net.params)
 
 
@@ -176,7 +178,7 @@ def test_what_load_would_refuse_does_not_replace_a_file(path, monkeypatch):
     old = make()
     old.save(path)
     for wrong in ([["tanh"]], "tanh\u2028", {"tanh": 1}, ["tanh", 1.0, 2.0]):
-        monkeypatch.setattr(saving, "_spec", lambda row, parameter, wrong=wrong: wrong)
+        monkeypatch.setattr(architecture, "_written_out", lambda row, parameter, wrong=wrong: wrong)
         with pytest.raises(ValueError, match=r"^net: expected a network that `load` reads from a file, got Network\("):
             make().save(path)
     monkeypatch.undo()
@@ -302,7 +304,7 @@ def without_links(monkeypatch, number=errno.EPERM):
 def way(request, monkeypatch):
     """Each way of making the new file: some file systems have no files without a name, or cannot name one later."""
     if request.param == "named":
-        monkeypatch.setattr(saving, "_open_unnamed", lambda directory: None)
+        monkeypatch.setattr(atomic_file, "_open_unnamed", lambda directory: None)
     if request.param == "no links":
         without_links(monkeypatch)
 

@@ -312,7 +312,7 @@ GRADIENTS = """
                 value, grad = net.value_and_grad(x, y)
                 layers = net.layer_gradients(x, y)
                 target = np.eye(sizes[-1])[y] if loss == "cross_entropy" else y.astype(float)
-                right = _reference.value_and_grad(net.sizes, net._layers, (net._loss, net._loss_parameter),
+                right = _reference.value_and_grad(net.sizes, net._architecture.layers, net._architecture.loss_pair,
                                                   net.params.astype(float), x.astype(float), target)
                 assert abs(value - right.loss) <= tolerance * abs(right.loss), (sizes, n_samples, value, right.loss)
                 error = np.linalg.norm(grad - right.gradient) / np.linalg.norm(right.gradient)

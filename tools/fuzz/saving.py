@@ -25,7 +25,7 @@ import numpy as np
 import safetensors.numpy
 
 import backprop
-from backprop import saving
+from backprop.interchange import safetensors as saving
 
 LATEST = 1.0  # seconds of CPU time: a busy machine is not the file's doing
 OVERHEAD = 64 * 1024  # bytes: a Network, its plan, and the message of an error; the files are smaller than 2 kB
@@ -64,7 +64,7 @@ def what_differs(net, data):
     """None where the network is the one of which the bytes speak."""
     n_header = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + n_header])["__metadata__"]
-    if json.loads(metadata[saving.KEY]) != saving._architecture(net):
+    if json.loads(metadata[saving.KEY]) != saving._to_metadata(net._architecture):
         return "another architecture"
     tensors = safetensors.numpy.load(data)
     for i, (W, b) in enumerate(zip(net.weights, net.biases, strict=True)):

@@ -1,38 +1,150 @@
-"""An architecture as its user writes it: names and pairs read into rows of the tables, and back."""
+"""`Architecture`: a network except for its parameters, as a user writes it and back.
+
+Names and pairs become rows of the tables of activations and losses.
+"""
 
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable
-from itertools import pairwise
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from backprop.activations import ACTIVATIONS, Activation
-from backprop.api import other_names
+from backprop.api import other_names, parameters
 from backprop.api.validate import as_float, describe, positive_integer
 from backprop.custom import Activation as Custom
 from backprop.losses import LOSSES, Loss
 
 Spec = str | tuple[str, float]
 ActivationSpec = Spec | Custom
+Layer = tuple[Activation, float]  # a row of the table, and its parameter
+
+_DTYPES = ["float32", "float64"]
 
 
-def sizes(value: object) -> tuple[int, ...]:
+@dataclass(frozen=True)
+class Architecture:
+    """A network except for its parameters.
+
+    Attributes
+    ----------
+    sizes : tuple of int
+        n_0, n_1, ..., n_L.
+    layers : tuple of (Activation, float)
+        g_1, ..., g_L, each with its parameter. The last is O, or the identity if the loss works on a_L.
+    loss : Loss
+    loss_parameter : float
+    output_name : str
+        The output as the user named it: with cross_entropy "identity" and "softmax" mean the same.
+    dtype : numpy.dtype
+    """
+
+    sizes: tuple[int, ...]
+    layers: tuple[Layer, ...]
+    loss: Loss
+    loss_parameter: float
+    output_name: str
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def of(cls, sizes: object, activations: object, output: object, loss: object, dtype: object) -> Architecture:
+        """The architecture that the arguments of `Network` describe; what does not fit is refused."""
+        sizes_ = _sizes(sizes)
+        hidden = _hidden_activations(activations, len(sizes_) - 2)
+        row, parameter, output_name, last = _loss_and_output(loss, output)
+        return cls(sizes_, (*hidden, last), row, parameter, output_name, _dtype(dtype))
+
+    @property
+    def n_params(self) -> int:
+        """The number of parameters."""
+        return parameters.count(self.sizes)
+
+    @property
+    def loss_pair(self) -> tuple[Loss, float]:
+        """The loss and its parameter."""
+        return self.loss, self.loss_parameter
+
+    @property
+    def activations(self) -> tuple[ActivationSpec, ...]:
+        """The activations of the hidden layers, as a user writes them."""
+        return tuple(_as_written(*layer) for layer in self.layers[:-1])
+
+    @property
+    def output(self) -> ActivationSpec:
+        """The output, as a user writes it."""
+        return self.output_name if self.loss.acts_on_a else _as_written(*self.layers[-1])
+
+    @property
+    def arguments(self) -> str:
+        """The arguments of the call that makes such a network."""
+        different = list(dict.fromkeys(self.activations)) or ["relu"]
+        activations = different[0] if len(different) == 1 else list(self.activations)
+        return (
+            f"{list(self.sizes)}, activations={activations!r}, output={self.output!r}, "
+            f"loss={_as_written(self.loss, self.loss_parameter)!r}, dtype={self.dtype.name!r}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The architecture in lists, names and numbers, as JSON has them; activations of the user's own stay objects.
+
+        Every parameter is written out, so that no default of a later release changes a network.
+        """
+        return {
+            "sizes": list(self.sizes),
+            "activations": [_written_out(*layer) for layer in self.layers[:-1]],
+            "output": self.output_name if self.loss.acts_on_a else _written_out(*self.layers[-1]),
+            "loss": _written_out(*self.loss_pair),
+            "dtype": self.dtype.name,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Architecture:
+        """The architecture of which `to_dict` made such values; they may come from anywhere, and may be hostile."""
+        expected = {"sizes", "activations", "output", "loss", "dtype"}
+        if values.keys() != expected:
+            raise ValueError(f"expected an architecture of {sorted(expected)}, got {describe(sorted(values))}")
+        for key in ("sizes", "activations"):
+            if not isinstance(values[key], list | tuple):
+                raise ValueError(f"{key}: expected a list, got {describe(values[key])}")
+        if values["dtype"] not in _DTYPES:  # NumPy would take other spellings
+            raise ValueError(f"dtype: expected one of {_DTYPES}, got {describe(values['dtype'])}")
+        return cls.of(**values)
+
+
+def _as_written(row: Activation | Loss, parameter: float) -> Any:
+    """The name; the pair if the parameter is not the default; or the activation itself if it is the user's own."""
+    if isinstance(row, Custom):
+        return row
+    return row.name if row.parameter_name is None or parameter == row.default else (row.name, parameter)
+
+
+def _written_out(row: Activation | Loss, parameter: float) -> Any:
+    """The name, or a list of the name and the parameter; or the activation itself if it is the user's own."""
+    if isinstance(row, Custom):
+        return row
+    return row.name if row.parameter_name is None else [row.name, parameter]
+
+
+# What a user writes --------------------------------------------------------------------------------------------------
+
+
+def _sizes(value: object) -> tuple[int, ...]:
     """At least two positive integers, n_0, ..., n_L, whose parameters can be counted."""
     if isinstance(value, str | bytes | dict | set | frozenset) or not isinstance(value, Iterable):
         raise TypeError(f"sizes: expected a sequence of at least two positive integers, got {describe(value)}")
     result = tuple(positive_integer(n, f"sizes[{i}]") for i, n in enumerate(value))
     if len(result) < 2:
         raise ValueError(f"sizes: expected at least two positive integers, got {len(result)}: {list(result)}")
-    n_params = sum(n_out * (n_in + 1) for n_in, n_out in pairwise(result))
+    n_params = parameters.count(result)
     if 16 * n_params > np.iinfo(np.intp).max:
         raise ValueError(f"sizes: expected a network that fits into memory, got {n_params} parameters")
     return result
 
 
-def dtype(value: object) -> np.dtype[Any]:
+def _dtype(value: object) -> np.dtype[Any]:
     """float32 or float64, in native byte order."""
     result: np.dtype[Any] | None
     try:
@@ -92,7 +204,7 @@ def activation(value: object, argument: str) -> tuple[Activation, float]:
     return ACTIVATIONS[name], _parameter(parameter, ACTIVATIONS[name], argument)
 
 
-def hidden_activations(value: object, n_hidden: int) -> list[tuple[Activation, float]]:
+def _hidden_activations(value: object, n_hidden: int) -> list[tuple[Activation, float]]:
     """One activation for all hidden layers, or a list with one for each."""
     is_pair = isinstance(value, tuple) and len(value) == 2 and not isinstance(value[1], str | tuple | list | Activation)
     if isinstance(value, str | Activation) or is_pair:
@@ -107,7 +219,7 @@ def hidden_activations(value: object, n_hidden: int) -> list[tuple[Activation, f
     return [activation(item, f"activations[{i}]") for i, item in enumerate(value)]
 
 
-def loss_and_output(loss: object, output: object) -> tuple[Loss, float, str, tuple[Activation, float]]:
+def _loss_and_output(loss: object, output: object) -> tuple[Loss, float, str, tuple[Activation, float]]:
     """The loss, its parameter, the name of the output as given, and the function applied before the loss."""
     name, parameter = _name_and_parameter(loss, "loss", LOSSES)
     row = LOSSES[name]
@@ -127,10 +239,3 @@ def loss_and_output(loss: object, output: object) -> tuple[Loss, float, str, tup
     if output_name == "softmax" and not isinstance(output, Activation):
         raise ValueError(f"output: expected 'softmax' with the loss 'cross_entropy' alone, got it with {name!r}")
     return row, loss_parameter, output_name, activation(output, "output")
-
-
-def spec(row: Activation | Loss, parameter: float) -> Any:
-    """The name, the pair where the parameter is not the default, or the activation itself where it is a user's own."""
-    if isinstance(row, Custom):
-        return row
-    return row.name if row.parameter_name is None or parameter == row.default else (row.name, parameter)

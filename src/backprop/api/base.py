@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, Never, Self
 
@@ -12,8 +11,8 @@ import numpy.typing as npt
 
 from backprop import _core, threads
 from backprop.activations import Activation
-from backprop.api import architecture, attributes, parameters, validate
-from backprop.api.architecture import ActivationSpec, Spec
+from backprop.api import attributes, parameters, validate
+from backprop.api.architecture import ActivationSpec, Architecture
 from backprop.api.calls import Calls
 from backprop.api.layer_gradients import LayerGradients
 from backprop.custom import Activation as Custom
@@ -31,47 +30,42 @@ class Base(Calls):
 
     __slots__ = ()
 
-    def _specify(
-        self,
-        sizes: Sequence[int],
-        activations: ActivationSpec | Sequence[ActivationSpec],
-        output: ActivationSpec,
-        loss: Spec,
-        dtype: npt.DTypeLike,
-    ) -> None:
-        """Accept the architecture, or refuse it; nothing of the parameters' size is made yet."""
-        self._sizes = architecture.sizes(sizes)
-        hidden = architecture.hidden_activations(activations, len(self._sizes) - 2)
-        self._loss, self._loss_parameter, self._output_name, last = architecture.loss_and_output(loss, output)
-        self._layers = [*hidden, last]
-        self._dtype = architecture.dtype(dtype)
+    @classmethod
+    def _of(cls, architecture: Architecture) -> Self:
+        """A network of that architecture, with parameters of 0."""
+        net = cls.__new__(cls)
+        net._allocate(architecture)
+        return net
 
-    def _allocate(self) -> None:
-        """Make an empty vector of parameters, and the plan of the layers.
+    def _allocate(self, architecture: Architecture) -> None:
+        """Take an architecture, with an empty vector of parameters.
 
         In this order: the plan's offsets and rows are products of the sizes, which overflow where parameters of these
         sizes fit into no memory.
         """
+        self._architecture = architecture
         try:
-            array = np.zeros(parameters.count(self._sizes), self._dtype)
+            array = np.zeros(architecture.n_params, architecture.dtype)
         except (MemoryError, ValueError) as error:
-            raise MemoryError(f"the {parameters.count(self._sizes)} parameters do not fit into memory") from error
+            raise MemoryError(f"the {architecture.n_params} parameters do not fit into memory") from error
+        loss = architecture.loss
         self._plan = _core.Plan(
-            self._sizes,
-            [_plan_of_layer(*layer) for layer in self._layers],
-            (self._loss.code, self._loss_parameter, self._loss.acts_on_a, link_code(self._loss)),
-            self._dtype.itemsize,
+            architecture.sizes,
+            [_plan_of_layer(*layer) for layer in architecture.layers],
+            (loss.code, architecture.loss_parameter, loss.acts_on_a, link_code(loss)),
+            architecture.dtype.itemsize,
         )
         self._keep_params(array)
 
     def _keep_params(self, array: Array) -> None:
         """Let the parameters be those of an array that nobody else has, for Python's calls and for C's."""
         self._memory = _core.Parameters(array)
+        architecture = self._architecture
         self._handle = _core.Handle(
             self._plan,
             self._memory,
-            validate.PROBABILITY_TOLERANCE[self._dtype.name],
-            partial(validate.refuse_targets, self._loss, self._sizes[-1], self._dtype),
+            validate.PROBABILITY_TOLERANCE[architecture.dtype.name],
+            partial(validate.refuse_targets, architecture.loss, architecture.sizes[-1], architecture.dtype),
             threads.get_num_threads,
         )
 
@@ -80,27 +74,27 @@ class Base(Calls):
     @property
     def sizes(self) -> tuple[int, ...]:
         """n_0, n_1, ..., n_L."""
-        return self._sizes
+        return self._architecture.sizes
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """float32 or float64."""
-        return self._dtype
+        return self._architecture.dtype
 
     @property
     def activations(self) -> tuple[ActivationSpec, ...]:
         """The hidden layers' activations."""
-        return tuple(architecture.spec(*layer) for layer in self._layers[:-1])
+        return self._architecture.activations
 
     @property
     def output(self) -> ActivationSpec:
         """The output function O, as it was given."""
-        return self._output_name if self._loss.acts_on_a else architecture.spec(*self._layers[-1])
+        return self._architecture.output
 
     @property
     def loss_name(self) -> str:
         """The loss's name."""
-        return self._loss.name
+        return self._architecture.loss.name
 
     @property
     def params(self) -> Array:
@@ -109,7 +103,7 @@ class Base(Calls):
 
     @params.setter
     def params(self, values: npt.ArrayLike) -> None:
-        self._theta(None)[...] = validate.params(values, self.n_params, self._dtype)
+        self._theta(None)[...] = validate.params(values, self.n_params, self._architecture.dtype)
 
     @property
     def weights(self) -> tuple[Array, ...]:
@@ -122,32 +116,17 @@ class Base(Calls):
         return self._plan.biases(self._memory)
 
     def __repr__(self) -> str:
-        activations = self.activations
-        shown: object = activations[0] if activations and len(set(activations)) == 1 else list(activations)
-        if not activations:
-            shown = "relu"
-        return (
-            f"Network({list(self._sizes)}, activations={shown!r}, output={self.output!r}, "
-            f"loss={architecture.spec(self._loss, self._loss_parameter)!r}, dtype={self._dtype.name!r})"
-        )
+        return f"Network({self._architecture.arguments})"
 
     def __getstate__(self) -> dict[str, Any]:
         added = attributes.added(self, Calls.__slots__)
-        return {
-            **({} if added is None else {"added": added}),
-            "sizes": self._sizes,
-            "activations": list(self.activations),
-            "output": self.output,
-            "loss": architecture.spec(self._loss, self._loss_parameter),
-            "dtype": self._dtype.name,
-            "params": self._theta(None),
-        }
+        of_subclass = {} if added is None else {"added": added}
+        return {**of_subclass, **self._architecture.to_dict(), "params": self._theta(None)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        specification = dict(state)
-        values, added = specification.pop("params"), specification.pop("added", None)
-        self._specify(**specification)
-        self._allocate()
+        rest = dict(state)
+        values, added = rest.pop("params"), rest.pop("added", None)
+        self._allocate(Architecture.from_dict(rest))
         attributes.restore(self, added)
         self.params = values
 
@@ -193,7 +172,7 @@ class Base(Calls):
             raise TypeError(f"vector: expected a numpy array, got {validate.describe(vector)}")
         if vector.shape != (self.n_params,):
             raise ValueError(f"vector: expected shape ({self.n_params},), got {vector.shape}")
-        return parameters.unflatten(vector, self._sizes)
+        return parameters.unflatten(vector, self._architecture.sizes)
 
     # The calls -------------------------------------------------------------------------------------------------------
 
@@ -316,16 +295,17 @@ class Base(Calls):
         """
         y_, x_, theta, weights = self._inputs(x, y, params, sample_weight, whole=True)
         n_threads = threads.resolve(n_threads)
-        n_samples, L = x_.shape[0], len(self._sizes) - 1
-        a, h = ([None] + [np.zeros((n_samples, n), self._dtype) for n in self._sizes[1:]] for _ in range(2))
-        grad_a: list[Array | None] = [None] + [np.zeros((n_samples, n), self._dtype) for n in self._sizes[1:]]
-        grad_h: list[Array | None] = [np.zeros((n_samples, n), self._dtype) for n in self._sizes]
-        if self._loss.acts_on_a:
+        n_samples, sizes, dtype = x_.shape[0], self._architecture.sizes, self._architecture.dtype
+        L = len(sizes) - 1
+        a, h = ([None] + [np.zeros((n_samples, n), dtype) for n in sizes[1:]] for _ in range(2))
+        grad_a: list[Array | None] = [None] + [np.zeros((n_samples, n), dtype) for n in sizes[1:]]
+        grad_h: list[Array | None] = [np.zeros((n_samples, n), dtype) for n in sizes]
+        if self._architecture.loss.acts_on_a:
             grad_h[L] = None
-        grad = np.empty(self.n_params, self._dtype)
+        grad = np.empty(self.n_params, dtype)
         y_hat = np.empty_like(h[L])
         loss = self._plan.layer_gradients(theta, x_, y_, y_hat, grad, weights, n_threads, a, h, grad_a, grad_h)
-        layers = parameters.unflatten(grad, self._sizes)
+        layers = parameters.unflatten(grad, sizes)
         return LayerGradients(
             loss=loss,
             a=a,

@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop import _core, threads
-from backprop.activations import Activation as Row
 from backprop.api import attributes, validate
+from backprop.api.architecture import Architecture
 from backprop.custom import Activation as Custom
-from backprop.losses import Loss
 
 Array = npt.NDArray[Any]
 
@@ -26,25 +25,10 @@ _BLOCK_ROWS = 4096  # where rows of weight 0 are left out, so many are copied at
 class Calls(attributes.Closed):
     """The part of `Network` that accepts arguments and runs calls; and the attributes of a network."""
 
-    __slots__ = (
-        "_dtype",
-        "_handle",
-        "_layers",
-        "_loss",
-        "_loss_parameter",
-        "_memory",
-        "_output_name",
-        "_plan",
-        "_sizes",
-    )
+    __slots__ = ("_architecture", "_handle", "_memory", "_plan")
 
+    _architecture: Architecture
     _plan: _core.Plan
-    _sizes: tuple[int, ...]
-    _dtype: np.dtype[Any]
-    _loss: Loss
-    _loss_parameter: float
-    _output_name: str
-    _layers: list[tuple[Row, float]]
     _memory: _core.Parameters
     _handle: _core.Handle
 
@@ -114,13 +98,13 @@ class Calls(attributes.Closed):
             self._need_second(call.name)
         if call.needs_squared_error:
             self._need_squared_error(call.name)
-        n_threads = threads.resolve(n_threads)
+        n_threads, dtype = threads.resolve(n_threads), self._architecture.dtype
         y_, weights = None, None
         if call.takes_y:
             y_, x_, theta, weights = self._inputs(x, y, params, sample_weight, of_mean=call.is_mean)
         else:
             x_, theta = self._samples(x), self._theta(params)
-        direction = validate.params(v, self.n_params, self._dtype, "v") if call.takes_v else None
+        direction = validate.params(v, self.n_params, dtype, "v") if call.takes_v else None
         others = validate.inputs(x, x_, y, y_, params, theta, sample_weight, weights)
         shape = self._plan.result_shape(call, x_.shape[0])
         result = self._result(out, shape, {**others, "v": (v, direction)})
@@ -141,6 +125,7 @@ class Calls(attributes.Closed):
         n_threads: int,
     ) -> None:
         """Run a call by sample on the rows that have a weight; the others are 0 in the result, whatever they hold."""
+        loss, n_out, dtype = self._architecture.loss, self._architecture.sizes[-1], self._architecture.dtype
         width = max(x[0].size, y[0].size, result[0].size)
         n_rows = min(_BLOCK_ROWS, max(1, validate.BLOCK // width))
         for start in range(0, x.shape[0], n_rows):
@@ -151,21 +136,22 @@ class Calls(attributes.Closed):
                 kept = some.reshape(some.shape[0], -1).any(axis=1)
             if not kept.any():
                 continue
-            kept_weights = validate.sample_weight(some[kept], self._loss, int(kept.sum()), self._sizes[-1])
-            inner = np.empty((int(kept.sum()), *result.shape[1:]), self._dtype)
+            kept_weights = validate.sample_weight(some[kept], loss, int(kept.sum()), n_out)
+            inner = np.empty((int(kept.sum()), *result.shape[1:]), dtype)
             self._plan.run(call, theta, x[block][kept], y[block][kept], inner, kept_weights, n_threads)
             result[block][kept] = inner
 
     # Arguments -------------------------------------------------------------------------------------------------------
 
     def _samples(self, x: npt.ArrayLike, *, of_mean: bool = False) -> Array:
-        return validate.samples(x, self._sizes[0], self._dtype, n_params=self.n_params, of_mean=of_mean)
+        n_in, dtype = self._architecture.sizes[0], self._architecture.dtype
+        return validate.samples(x, n_in, dtype, n_params=self.n_params, of_mean=of_mean)
 
     def _theta(self, params: npt.ArrayLike | None) -> Array:
         """The parameters given, or a fresh view of the network's own."""
         if params is None:
             return self._plan.vector(self._memory)
-        return validate.params(params, self.n_params, self._dtype)
+        return validate.params(params, self.n_params, self._architecture.dtype)
 
     def _inputs(
         self,
@@ -182,29 +168,30 @@ class Calls(attributes.Closed):
         What is large in x and y stays to be converted by tiles, unless the whole is needed.
         """
         x_ = self._samples(x, of_mean=of_mean)
-        n_samples, n_out = x_.shape[0], self._sizes[-1]
-        theta = self._theta(params)
-        weights = validate.sample_weight(sample_weight, self._loss, n_samples, n_out)
-        y_ = validate.targets(y, self._loss, n_samples, n_out, self._dtype, weights)
+        loss, n_out, dtype = self._architecture.loss, self._architecture.sizes[-1], self._architecture.dtype
+        n_samples, theta = x_.shape[0], self._theta(params)
+        weights = validate.sample_weight(sample_weight, loss, n_samples, n_out)
+        y_ = validate.targets(y, loss, n_samples, n_out, dtype, weights)
         if whole:
-            y_, x_ = validate.at_once(y_, self._dtype, "y"), validate.at_once(x_, self._dtype, "x")
+            y_, x_ = validate.at_once(y_, dtype, "y"), validate.at_once(x_, dtype, "x")
         return y_, x_, theta, weights
 
     def _result(self, out: Array | None, shape: tuple[int, ...], others: dict[str, Sequence[object]]) -> Array:
         """The caller's array, checked, or a new one."""
         if out is None:
             try:
-                return np.empty(shape, self._dtype)
+                return np.empty(shape, self._architecture.dtype)
             except (MemoryError, ValueError) as error:
                 raise MemoryError(f"the result of shape {shape} does not fit into memory") from error
-        return validate.out(out, shape, self._dtype, {"params": (self._theta(None),), **others})
+        return validate.out(out, shape, self._architecture.dtype, {"params": (self._theta(None),), **others})
 
     def _need_second(self, call: str) -> None:
         """Refuse an activation of the user's own that has no g''."""
-        for i, (layer, _) in enumerate(self._layers, start=1):
+        for i, (layer, _) in enumerate(self._architecture.layers, start=1):
             if isinstance(layer, Custom) and not layer.has_second:
                 raise ValueError(f"{call}: expected a g_second in the activation {layer.name!r} of layer {i}, got none")
 
     def _need_squared_error(self, call: str) -> None:
-        if self._loss.name != "squared_error":
-            raise ValueError(f"{call}: expected a network with the loss 'squared_error', got {self._loss.name!r}")
+        name = self._architecture.loss.name
+        if name != "squared_error":
+            raise ValueError(f"{call}: expected a network with the loss 'squared_error', got {name!r}")

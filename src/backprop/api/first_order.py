@@ -67,10 +67,11 @@ class FirstOrder(Calls):
         if result is not None:
             return result
         n_threads = threads.resolve(n_threads)
+        n_out, dtype = self._architecture.sizes[-1], self._architecture.dtype
         x_ = self._samples(x)
-        cotangent_ = validate.rows(cotangent, x_.shape[0], (self._sizes[-1],), self._dtype, "cotangent")
+        cotangent_ = validate.rows(cotangent, x_.shape[0], (n_out,), dtype, "cotangent")
         theta = self._theta(params)
-        grad_params, grad_x = np.empty(self.n_params, self._dtype), np.empty(x_.shape, self._dtype)
+        grad_params, grad_x = np.empty(self.n_params, dtype), np.empty(x_.shape, dtype)
         self._plan.run(_VJP, theta, x_, None, grad_params, None, n_threads, operand=cotangent_, rows=grad_x)
         return grad_params, grad_x
 

@@ -65,7 +65,7 @@ class LeastSquares(Calls):
             root = np.broadcast_to(root if root.ndim == 2 else root[:, None], y_.shape)
             counts = root != 0
         rows = counts.any(axis=1)
-        target = validate.at_once(np.where(counts, y_, 0)[rows], self._dtype, "y")
+        target = validate.at_once(np.where(counts, y_, 0)[rows], self._architecture.dtype, "y")
         x_kept = x_ if rows.all() else x_[rows]  # once, not at each theta
         kept = _Residuals(self, x_kept, target, root, counts, rows, weights is not None, n_threads)
         return kept.fun, kept.jac
@@ -162,8 +162,8 @@ class LeastSquares(Calls):
             raise ValueError(
                 f"sample_weight: expected shape ({x_.shape[0]},) in sobolev_value_and_grad, got {weights.array.shape}"
             )
-        shape = (self._sizes[-1], self._sizes[0])
-        target = validate.input_gradients(grad_x, x_.shape[0], shape, self._dtype)
+        shape = (self._architecture.sizes[-1], self._architecture.sizes[0])
+        target = validate.input_gradients(grad_x, x_.shape[0], shape, self._architecture.dtype)
         grad_weight = validate.gradient_weight(weight, shape)
         grad = self._result(
             out,
@@ -204,21 +204,21 @@ class _Residuals:
     def fun(self, theta: npt.ArrayLike) -> Array:
         """R at theta."""
         net = self.net
-        point = validate.params(theta, net.n_params, net._dtype, "theta")
+        point = validate.params(theta, net.n_params, net._architecture.dtype, "theta")
         validate.their_memory(self.x)
         y_hat = net._call(_FORWARD, self.x, None, point, None, None, self.n_threads)
         r = np.zeros(self.root.shape)  # in float64, as sqrt(w): rounded once
         counts = self.counts[self.rows]
         with np.errstate(all="ignore"), _core.DefaultFloatMode():
             r[self.rows] = np.subtract(y_hat, self.target, out=np.zeros(y_hat.shape), where=counts, dtype=np.float64)
-            return (self.root * r).astype(net._dtype).ravel()
+            return (self.root * r).astype(net._architecture.dtype).ravel()
 
     def jac(self, theta: npt.ArrayLike) -> Array:
         """Its Jacobian."""
         net = self.net
-        point = validate.params(theta, net.n_params, net._dtype, "theta")
+        point = validate.params(theta, net.n_params, net._architecture.dtype, "theta")
         validate.their_memory(self.x)
-        J = np.zeros((*self.root.shape, net.n_params), net._dtype)
+        J = np.zeros((*self.root.shape, net.n_params), net._architecture.dtype)
         J[self.rows] = net._call(_JACOBIAN, self.x, None, point, None, None, self.n_threads)
         if self.is_weighted:
             with np.errstate(all="ignore"), _core.DefaultFloatMode():

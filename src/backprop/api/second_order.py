@@ -187,7 +187,7 @@ class SecondOrder(Calls):
         weight = None if weights is None else weights.array
         apply = _Product(self, product, x_, y_, None if params is None else theta, weight, n_threads)
         shape = (self.n_params, self.n_params)
-        return LinearOperator(shape, matvec=apply, rmatvec=apply, dtype=self._dtype)
+        return LinearOperator(shape, matvec=apply, rmatvec=apply, dtype=self._architecture.dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -244,13 +244,13 @@ def random_problem(net: Base, n_samples: int, rng: np.random.Generator) -> tuple
 
 def _problem_of(net: Base, theta: Array, x: Array, y: Array, weight: Array | None) -> Problem:
     """The reference's arguments; targets of weight 0 become 0, since it multiplies by the weight."""
-    targets = label_rows(y, net._sizes[-1]) if y.ndim == 1 else y.astype(np.float64)
+    targets = label_rows(y, net._architecture.sizes[-1]) if y.ndim == 1 else y.astype(np.float64)
     if weight is not None and weight.ndim == 2:
         targets[weight == 0] = 0.0
     return Problem(
-        net._sizes,
-        net._layers,
-        (net._loss, net._loss_parameter),
+        net._architecture.sizes,
+        net._architecture.layers,
+        net._architecture.loss_pair,
         theta.astype(np.float64),
         x.astype(np.float64),
         targets,

@@ -19,7 +19,7 @@ D. Rounding can put a preactivation on the other side of a kink than the referen
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -92,7 +92,7 @@ class Problem:
     """What the reference needs, in float64: rows without weight dropped, labels as rows of 0 and 1."""
 
     sizes: tuple[int, ...]
-    layers: list[tuple[Activation, float]]
+    layers: Sequence[tuple[Activation, float]]
     loss: tuple[Loss, float]
     theta: Array
     x: Array

@@ -187,11 +187,11 @@ class _Search(NamedTuple):
                 value = float(a[s, unit])
                 text = f"a = W h + b is {value}, though W, b and h are finite: it overflows {net.dtype.name}"
                 return NonFinite(sample, i, unit, "activation", value, f"{where} {unit}: {text}")
-            unit = _finite_first(h[s]) if i < L or not net._loss.acts_on_a else None
+            unit = _finite_first(h[s]) if i < L or not net._architecture.loss.acts_on_a else None
             if unit is not None:
                 value = float(a[s, unit])
                 of_range = "" if net.dtype == np.float64 else f" in {net.dtype}"
-                text = f"{net._layers[i - 1][0].name}({value:.6g}) is {h[s, unit]}{of_range}"
+                text = f"{net._architecture.layers[i - 1][0].name}({value:.6g}) is {h[s, unit]}{of_range}"
                 return NonFinite(sample, i, unit, "activation", value, f"{where} {unit}: {text}")
         unit = _finite_first(terms[s])
         if unit is not None:
@@ -214,7 +214,7 @@ class _Search(NamedTuple):
     def of_loss(self, layers: LayerGradients, terms: Array, y: Array, s: int, sample: int, unit: int) -> NonFinite:
         """The sentence for a loss that is not finite though a and h are."""
         L = len(self.net.sizes) - 1
-        z = layers.a[L] if self.net._loss.acts_on_a else layers.h[L]
+        z = layers.a[L] if self.net._architecture.loss.acts_on_a else layers.h[L]
         assert z is not None
         target = y[unit] if np.ndim(y) else y
         value = float(z[s, unit])
@@ -223,7 +223,7 @@ class _Search(NamedTuple):
             given = validate.as_array(self.given.y, "y").reshape(self.y.shape)[sample, unit]
             text = f"the target is {validate.as_it_came(given, target)}"
         else:
-            what = "a_L" if self.net._loss.acts_on_a else "y_hat"
+            what = "a_L" if self.net._architecture.loss.acts_on_a else "y_hat"
             text = f"the loss {self.net.loss_name} of {what} = {value:.6g} and y = {target:.6g} is {terms[s, unit]}"
         return NonFinite(sample, L, unit, "loss", value, f"sample {sample}, output {unit}: {text}")
 
@@ -237,7 +237,7 @@ def _drop_outputs(net: Base, layers: LayerGradients, weight: Array | None) -> No
     a, h = layers.a[L], layers.h[L]
     assert a is not None
     assert h is not None
-    if net._loss.acts_on_a:
+    if net._architecture.loss.acts_on_a:
         h[...] = 0
     if weight is not None and weight.ndim == 2:
         a[weight == 0] = 0
@@ -246,14 +246,14 @@ def _drop_outputs(net: Base, layers: LayerGradients, weight: Array | None) -> No
 
 def _loss_terms(net: Base, layers: LayerGradients, y: Array, weight: Array | None) -> Array:
     """The loss's terms, one an output, or one a row for cross_entropy; 0 where the weight is 0."""
-    L, function = len(net.sizes) - 1, net._loss
+    L, function = len(net.sizes) - 1, net._architecture.loss
     z = layers.a[L] if function.acts_on_a else layers.h[L]
     assert z is not None
     target = y
     if function.name == "cross_entropy" and y.ndim == 1:
         target = label_rows(y, z.shape[1])
     with np.errstate(all="ignore"):
-        terms = function.loss(z.astype(float), target.astype(float), net._loss_parameter)
+        terms = function.loss(z.astype(float), target.astype(float), net._architecture.loss_parameter)
     terms = terms[:, None] if terms.ndim == 1 else terms
     if weight is not None:
         terms = np.where(weight.reshape(len(y), -1) == 0, 0.0, terms)
