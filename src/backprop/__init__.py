@@ -10,7 +10,7 @@
 Start with `Network`. Arrays hold one sample a row; everything is of one dtype, float32 or float64.
 """
 
-from backprop.process import interpreter  # isort: skip  # noqa: F401  # before NumPy and all that is compiled
+from backprop.process import interpreter  # isort: skip  # before NumPy and all that is compiled
 
 from backprop._version import __version__
 from backprop.api.layer_gradients import LayerGradients
@@ -18,6 +18,8 @@ from backprop.custom import Activation
 from backprop.ensemble import Ensemble
 from backprop.equations import hidden_gradient, preactivation_gradient
 from backprop.info import show_config
+from backprop.judges.check_gradient import GradientReport
+from backprop.judges.find_nonfinite import NonFinite
 from backprop.network import Network
 from backprop.objective import Objective
 from backprop.process import after_import, old_paths, threadpoolctl
@@ -27,8 +29,10 @@ from backprop.threads import get_num_threads, num_threads, set_num_threads
 __all__ = [
     "Activation",
     "Ensemble",
+    "GradientReport",
     "LayerGradients",
     "Network",
+    "NonFinite",
     "Objective",
     "__version__",
     "get_num_threads",
@@ -42,3 +46,9 @@ __all__ = [
 
 after_import.register("threadpoolctl", threadpoolctl.add_controller)
 old_paths.install()
+del after_import, interpreter, old_paths, threadpoolctl
+
+
+def __dir__() -> list[str]:
+    """The public names, and the module of the equations."""
+    return sorted({*__all__, "equations", *(name for name in globals() if name.startswith("__"))})

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop import activations
-from backprop.api import array_likes, attributes
+from backprop.api import array_likes, attributes, shown
 
 Array = npt.NDArray[Any]
 
@@ -24,7 +24,7 @@ _STEP = 1e-5  # of central differences: their error is then near 1e-10, rounding
 _TOLERANCE = 1e-5
 
 
-class Activation(activations.Activation):
+class Activation(activations.Activation, shown.Tidy):
     """An activation of one's own, to be given wherever the name of a built-in one may stand.
 
     Parameters
@@ -96,7 +96,7 @@ class Activation(activations.Activation):
 
     functions: tuple[Any, Any, Any]
     is_c: bool
-    _given: tuple[str, Any, Any, Any]
+    _given: tuple[str, Any, Any, Any] = ("", None, None, None)
 
     @property
     def takes_complex(self) -> bool:

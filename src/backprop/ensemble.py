@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from backprop import _core, threads
-from backprop.api import attributes, other_names, parameters, validate
+from backprop.api import attributes, other_names, parameters, shown, validate
 from backprop.api.calls import Calls
 from backprop.network import Network
 
@@ -18,7 +18,13 @@ Array = npt.NDArray[Any]
 _FORWARD = _core.CALLS["forward"]
 
 
-class Ensemble(attributes.Closed):
+# Attributes that cannot be assigned, and what to do instead.
+_FIXED = dict.fromkeys(
+    ("net", "k", "rng"), "is fixed when the ensemble is made: make another one, Ensemble(net, k, rng=...)"
+)
+
+
+class Ensemble(attributes.Closed, shown.Shown):
     """k networks of one shape, each with parameters of its own.
 
     Parameters
@@ -54,9 +60,7 @@ class Ensemble(attributes.Closed):
     """
 
     __slots__ = ("__dict__", "__weakref__", "_members", "_memory", "_net")
-    _fixed: ClassVar[dict[str, str]] = dict.fromkeys(
-        ("net", "k", "rng"), "is fixed when the ensemble is made: make another one, Ensemble(net, k, rng=...)"
-    )
+    _fixed = _FIXED
 
     @other_names.checks_names
     def __init__(self, net: Network, k: int, *, rng: int | np.random.Generator | None = None) -> None:
@@ -88,6 +92,9 @@ class Ensemble(attributes.Closed):
 
     def __repr__(self) -> str:
         return f"Ensemble({self._net!r}, {len(self)})"
+
+    def _table(self) -> shown.Table:
+        return self._net._architecture.table(f"{type(self).__name__} of {shown.count(len(self), 'network')}, each of ")
 
     def __getstate__(self) -> dict[str, Any]:
         of_members = [attributes.added(member, Calls.__slots__) for member in self._members]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,17 @@ from backprop.objective import Objective
 
 def _made_with(argument: str) -> str:
     return f"is fixed when the network is made: make another one, Network(sizes, {argument})"
+
+
+# Attributes that cannot be assigned, and what to do instead.
+_FIXED = {
+    **{name: _made_with(f"{name}=...") for name in ("activations", "output", "loss", "dtype", "rng")},
+    "sizes": _made_with("..."),
+    "n_params": "follows from the sizes",
+    "loss_name": _made_with("loss=..."),
+    "weights": "are views of params: write into one, as net.weights[0][...] = W, or assign params",
+    "biases": "are views of params: write into one, as net.biases[0][...] = b, or assign params",
+}
 
 
 class Network(Base, FirstOrder, SecondOrder, LeastSquares):
@@ -81,14 +93,7 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares):
     """
 
     __slots__ = ("__dict__", "__weakref__")
-    _fixed: ClassVar[dict[str, str]] = {
-        **{name: _made_with(f"{name}=...") for name in ("activations", "output", "loss", "dtype", "rng")},
-        "sizes": _made_with("..."),
-        "n_params": "follows from the sizes",
-        "loss_name": _made_with("loss=..."),
-        "weights": "are views of params: write into one, as net.weights[0][...] = W, or assign params",
-        "biases": "are views of params: write into one, as net.biases[0][...] = b, or assign params",
-    }
+    _fixed = _FIXED
 
     @other_names.checks_names
     def __init__(
@@ -222,3 +227,14 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares):
         activation "identity". The members of an `Ensemble` are networks, and are saved one by one.
         """
         safetensors.write(path, self._architecture, self._theta(None))
+
+
+def _let_network_have(*parts: type) -> None:
+    """Let methods say that they are the network's: in Python's messages, in pickles of functions, and in `help`."""
+    for part in parts:
+        for name, member in vars(part).items():
+            if inspect.isfunction(member) and not name.startswith("_"):
+                member.__module__, member.__qualname__ = __name__, f"Network.{name}"
+
+
+_let_network_have(Base, FirstOrder, SecondOrder, LeastSquares)

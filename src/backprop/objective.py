@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from backprop import _core, threads
-from backprop.api import attributes, parameters, validate
+from backprop.api import attributes, parameters, shown, validate
 from backprop.api.base import Base
 
 Array = npt.NDArray[Any]
@@ -20,7 +20,18 @@ _HVP = _core.CALLS["hvp"]
 _KEPT_BYTES = 64 << 20
 
 
-class Objective(attributes.Closed):
+# Attributes that cannot be assigned, and what to do instead.
+_FIXED = {
+    **{
+        name: f"is fixed when the objective is made: make another one, net.objective(x, y, {name}=...)"
+        for name in ("sample_weight", "l2", "free", "n_threads")
+    },
+    **dict.fromkeys(("net", "x", "y"), "is fixed when the objective is made: make another one, net.objective(x, y)"),
+    "n_free": "follows from free",
+}
+
+
+class Objective(attributes.Closed, shown.Shown):
     """The function theta -> (loss, gradient) that `Network.objective` makes.
 
     Parameters
@@ -51,16 +62,7 @@ class Objective(attributes.Closed):
         "_x",
         "_y",
     )
-    _fixed: ClassVar[dict[str, str]] = {
-        **{
-            name: f"is fixed when the objective is made: make another one, net.objective(x, y, {name}=...)"
-            for name in ("sample_weight", "l2", "free", "n_threads")
-        },
-        **dict.fromkeys(
-            ("net", "x", "y"), "is fixed when the objective is made: make another one, net.objective(x, y)"
-        ),
-        "n_free": "follows from free",
-    }
+    _fixed = _FIXED
 
     def __init__(
         self,
@@ -86,6 +88,25 @@ class Objective(attributes.Closed):
             W[...] = True
         self._last: tuple[Array, float, Array] | None = None
         self._linearization = _core.Linearization(_KEPT_BYTES)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._net!r}, {', '.join(self._facts())}>"
+
+    def _facts(self) -> list[str]:
+        """What is minimised, in words."""
+        facts = [shown.count(self._x.shape[0], "sample")]
+        if self._sample_weight is not None:
+            facts.append("weighted" if self._sample_weight.ndim == 1 else "weighted by output")
+        if self._l2:
+            facts.append(f"l2={self._l2:g}")
+        if self._free is not None:
+            facts.append(f"{self.n_free:,} of {shown.count(self._net.n_params, 'parameter')} free")
+        return facts
+
+    def _table(self) -> shown.Table:
+        table = self._net._table()
+        title = f"{type(self).__name__}: {', '.join(self._facts())}"
+        return table._replace(title=title, notes=(table.title,))
 
     def __getstate__(self) -> object:
         return object.__getstate__(self)  # pickle's protocols 0 and 1 ask for a method where there are slots

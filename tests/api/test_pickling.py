@@ -56,6 +56,8 @@ NOT_PICKLED = {
     "__version__": "a string",
     "num_threads": "a block belongs to the thread that is in it",
     "LayerGradients": "layer_gradients makes it",
+    "GradientReport": "check_gradient makes it",
+    "NonFinite": "find_nonfinite makes it",
     "load": "a network, tested with `save`",
 }
 

@@ -119,7 +119,7 @@ def test_every_call_has_a_page_with_an_example(name):
     assert f"   {name}\n" in (DOCS / "reference" / "index.rst").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(backprop.__path__, "backprop.")])
+@pytest.mark.parametrize("name", [module.name for module in pkgutil.walk_packages(backprop.__path__, "backprop.")])
 def test_examples_of_docstrings(name):
     if name.startswith("backprop._kernels_"):
         pytest.skip("has no Python functions, and may be of another CPU")

@@ -8,12 +8,13 @@ from __future__ import annotations
 import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from backprop.activations import ACTIVATIONS, Activation
-from backprop.api import other_names, parameters
+from backprop.api import other_names, parameters, shown
 from backprop.api.validate import as_float, describe, positive_integer
 from backprop.custom import Activation as Custom
 from backprop.losses import LOSSES, Loss
@@ -87,6 +88,17 @@ class Architecture:
             f"loss={_as_written(self.loss, self.loss_parameter)!r}, dtype={self.dtype.name!r}"
         )
 
+    def table(self, what: str) -> shown.Table:
+        """The layers of a network, under a title that begins with what it is."""
+        functions = [_in_words(*layer) for layer in self.layers]
+        functions[-1] = f"{self.loss.link or functions[-1]} (output)"
+        rows = [("0", f"{self.sizes[0]:,}", "(input)", "", "")]
+        for i, (n_in, n_out) in enumerate(pairwise(self.sizes), start=1):
+            rows.append((str(i), f"{n_out:,}", functions[i - 1], f"({n_out}, {n_in})", f"{n_out * (n_in + 1):,}"))
+        n_params, loss = shown.count(self.n_params, "parameter"), _in_words(*self.loss_pair)
+        header = ("layer", "units", "activation", "W", "parameters")
+        return shown.Table(f"{what}{n_params}, loss {loss}, {self.dtype.name}", header, rows, align=">><>>")
+
     def to_dict(self) -> dict[str, Any]:
         """The architecture in lists, names and numbers, as JSON has them; activations of the user's own stay objects.
 
@@ -119,6 +131,10 @@ def _as_written(row: Activation | Loss, parameter: float) -> Any:
     if isinstance(row, Custom):
         return row
     return row.name if row.parameter_name is None or parameter == row.default else (row.name, parameter)
+
+
+def _in_words(row: Activation | Loss, parameter: float) -> str:
+    return row.name if isinstance(_as_written(row, parameter), str | Custom) else f"{row.name}({parameter:g})"
 
 
 def _written_out(row: Activation | Loss, parameter: float) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from backprop.api.shown import is_own
 from backprop.api.validate import describe
 
 Added = tuple[dict[str, Any], dict[str, Any]]  # what lies in the __dict__, and in slots
@@ -24,13 +25,13 @@ class Closed:
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        if _is_own(cls):
+        if is_own(cls):
             cls._slots = frozenset(name for base in cls.__mro__ for name in getattr(base, "__slots__", ()))
 
     if not TYPE_CHECKING:  # a type checker would let every assignment pass
 
         def __setattr__(self, name: str, value: object) -> None:
-            if name not in self._slots and _is_own(type(self)):
+            if name not in self._slots and is_own(type(self)):
                 _refuse(self, name, value)
             try:
                 super().__setattr__(name, value)
@@ -39,16 +40,12 @@ class Closed:
                 raise
 
 
-def _is_own(kind: type) -> bool:
-    return kind.__module__.split(".")[0] == "backprop"
-
-
 def _refuse(it: Closed, name: str, value: object) -> None:
     """Raise an error that names the right attribute and a cure, where the class does not take this one."""
     kind = type(it)
     found = next((cls for cls in kind.__mro__ if name in vars(cls)), None)
     attribute = None if found is None else vars(found)[name]
-    if found is not None and (not _is_own(found) or _takes(attribute, value)) and name not in it._fixed:
+    if found is not None and (not is_own(found) or _takes(attribute, value)) and name not in it._fixed:
         return
     if name in it._fixed:
         text = f"{kind.__name__}.{name} {it._fixed[name]}"
@@ -76,7 +73,7 @@ def _takes(attribute: object, value: object) -> bool:
 
 def added(it: object, own: Collection[str]) -> Added | None:
     """What a user's subclass has added to the attributes of the library's class, or None."""
-    if _is_own(type(it)):
+    if is_own(type(it)):
         return None
     state: Any = object.__getstate__(it)  # not a subclass's
     entries, slots = state if isinstance(state, tuple) else (state, None)

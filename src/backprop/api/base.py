@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from backprop import _core, threads
 from backprop.activations import Activation
-from backprop.api import attributes, parameters, validate
+from backprop.api import attributes, parameters, shown, validate
 from backprop.api.architecture import ActivationSpec, Architecture
 from backprop.api.calls import Calls
 from backprop.api.layer_gradients import LayerGradients
@@ -25,7 +25,7 @@ _LOSS = _core.CALLS["loss"]
 _FORWARD = _core.CALLS["forward"]
 
 
-class Base(Calls):
+class Base(Calls, shown.Shown):
     """What every network is and can do, whatever else is built on it: its shape, its parameters, loss and gradient."""
 
     __slots__ = ()
@@ -117,6 +117,9 @@ class Base(Calls):
 
     def __repr__(self) -> str:
         return f"Network({self._architecture.arguments})"
+
+    def _table(self) -> shown.Table:
+        return self._architecture.table(f"{type(self).__name__}: ")
 
     def __getstate__(self) -> dict[str, Any]:
         added = attributes.added(self, Calls.__slots__)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop import _core
+from backprop.api import shown
 from backprop.api.base import Base
 from backprop.judges.complex_step import N_DIRECTIONS, TOLERANCE, BlockCheck, Problem, check_blocks, near_kinks
 from backprop.judges.find_nonfinite import find_in_weights, find_nonfinite
@@ -22,7 +23,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class GradientReport:
+class GradientReport(shown.Shown):
     """What `Network.check_gradient` found; printing it gives a table with a verdict.
 
     Attributes
@@ -73,19 +74,17 @@ class GradientReport:
         return "right" if self.ok else "cannot tell" if self.doubts else "WRONG"
 
     def __str__(self) -> str:
+        table = self._table()
+        return "\n".join([table.title, "", *table.lines(), "", *table.notes])
+
+    def _table(self) -> shown.Table:
         how = "every parameter" if self.every_entry else f"{N_DIRECTIONS} random directions a block, and some entries"
         header = ("block", "shape", "error", "worst entry", "gradient", "reference")
         rows = [
             (b.name, str(b.shape), f"{b.error:.1e}", b.worst, f"{b.gradient:.6e}", f"{b.reference:.6e}")
             for b in self.blocks
         ]
-        widths = [max(len(row[k]) for row in [header, *rows]) for k in range(len(header))]
-        align = "<<><>>"
-        table = [
-            "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=True)).rstrip()
-            for row in [header, *rows]
-        ]
-        lines = [self.title, f"complex step of the reference: {how}, {self.n_samples} samples", "", *table, ""]
+        lines = []
         if self.n_left_out:
             samples = "1 sample" if self.n_left_out == 1 else f"{self.n_left_out} samples"
             was = "was" if self.n_left_out == 1 else "were"
@@ -101,7 +100,8 @@ class GradientReport:
         lines.append(f"{self.verdict}: {found}")
         where = " along a random direction" if self.along_direction else ""
         lines.append(f"scipy.optimize.check_grad{where}: {self.check_grad:.1e}, where |g| = {self.gradient_norm:.1e}")
-        return "\n".join(lines)
+        title = f"{self.title}\ncomplex step of the reference: {how}, {self.n_samples} samples"
+        return shown.Table(title, header, rows, lines, "<<><>>")
 
 
 def check_gradient(

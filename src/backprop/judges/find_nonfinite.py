@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop import _core, threads
-from backprop.api import parameters, validate
+from backprop.api import parameters, shown, validate
 from backprop.api.base import Base
 from backprop.api.layer_gradients import LayerGradients
 from backprop.losses import label_rows
@@ -21,7 +21,7 @@ LARGE_BLOCK_ROWS = 65536  # samples of which a gradient says first that nothing 
 
 
 @dataclass(frozen=True)
-class NonFinite:
+class NonFinite(shown.Shown):
     """The first number that is NaN or infinite; prints as a sentence.
 
     Attributes
@@ -48,6 +48,12 @@ class NonFinite:
 
     def __str__(self) -> str:
         return self.sentence
+
+    def _table(self) -> shown.Table:
+        header = ("sample", "layer", "unit", "stage", "value")
+        sample = "" if self.sample is None else str(self.sample)
+        row = (sample, str(self.layer), str(self.unit), self.stage, f"{self.value:.6g}")
+        return shown.Table(self.sentence, header, [row], align=">>><>")
 
 
 class Given(NamedTuple):
