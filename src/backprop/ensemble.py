@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop import _core, threads
-from backprop.api import attributes, other_names, parameters, shown, validate
+from backprop.api import array_likes, attributes, other_names, parameters, scalars, shown, targets, validate
 from backprop.api.calls import Calls
 from backprop.network import Network
 
@@ -65,9 +65,9 @@ class Ensemble(attributes.Closed, shown.Shown):
     @other_names.checks_names
     def __init__(self, net: Network, k: int, *, rng: int | np.random.Generator | None = None) -> None:
         if not isinstance(net, Network):
-            raise TypeError(f"net: expected a Network, got {validate.describe(net)}")
-        n_members = validate.positive_integer(k, "k")
-        generator = validate.random_generator(rng)
+            raise TypeError(f"net: expected a Network, got {array_likes.describe(net)}")
+        n_members = scalars.positive_integer(k, "k")
+        generator = scalars.random_generator(rng)
         self._net = net._with_params(np.zeros(net.n_params, net.dtype))
         try:
             array = np.zeros((n_members, net.n_params), net.dtype)
@@ -200,7 +200,7 @@ class Ensemble(attributes.Closed, shown.Shown):
 
     def _samples(self, x: npt.ArrayLike, *, of_mean: bool) -> Array:
         """x, shared or one a member."""
-        array = validate.as_array(x, "x")  # once: an object may make another array each time
+        array = array_likes.as_array(x, "x")  # once: an object may make another array each time
         if array.ndim != 3:
             return validate.samples(array, self._net.sizes[0], self._net.dtype, of_mean=of_mean)
         rows = self._one_a_member(array, "x")
@@ -212,11 +212,11 @@ class Ensemble(attributes.Closed, shown.Shown):
         )
         return flat.reshape(rows.shape)
 
-    def _weights(self, sample_weight: npt.ArrayLike | None, n_samples: int) -> list[validate.Weights | None] | None:
+    def _weights(self, sample_weight: npt.ArrayLike | None, n_samples: int) -> list[targets.Weights | None] | None:
         """Weights of each member, accepted."""
         if sample_weight is None:
             return None
-        weight = validate.as_array(sample_weight, "sample_weight")
+        weight = array_likes.as_array(sample_weight, "sample_weight")
         n_out, loss, k = self._net.sizes[-1], self._net._architecture.loss, len(self)
         own = weight.ndim == 3 or weight.shape == (k, n_samples)
         if own and loss.name != "cross_entropy" and self._is_shared_too(weight.shape, n_samples):
@@ -226,15 +226,15 @@ class Ensemble(attributes.Closed, shown.Shown):
                 f"{n_out}, axis=2), the second np.broadcast_to(w, {(k, n_samples, n_out)})"
             )
         if not own:
-            return [validate.sample_weight(weight, loss, n_samples, n_out)] * k
+            return [targets.sample_weight(weight, loss, n_samples, n_out)] * k
         return [
-            validate.sample_weight(row, loss, n_samples, n_out) for row in self._one_a_member(weight, "sample_weight")
+            targets.sample_weight(row, loss, n_samples, n_out) for row in self._one_a_member(weight, "sample_weight")
         ]
 
-    def _targets(self, y: npt.ArrayLike, n_samples: int, weights: list[validate.Weights | None] | None) -> Array:
+    def _targets(self, y: npt.ArrayLike, n_samples: int, weights: list[targets.Weights | None] | None) -> Array:
         """y, shared or one a member: looked at member by member where the weights differ."""
         n_out, loss, dtype = self._net.sizes[-1], self._net._architecture.loss, self._net.dtype
-        array = validate.as_array(y, "y")
+        array = array_likes.as_array(y, "y")
         own = array.ndim == 3 or (n_out == 1 and array.ndim == 2 and array.shape != (n_samples, 1))
         if loss.name == "cross_entropy" and array.dtype.kind in "biu" and array.ndim == 2:
             own = array.shape == (len(self), n_samples) or array.shape != (n_samples, n_out)
@@ -245,12 +245,12 @@ class Ensemble(attributes.Closed, shown.Shown):
                     "y.argmax(axis=1)"
                 )
         if not own:
-            first = validate.targets(array, loss, n_samples, n_out, dtype, None if weights is None else weights[0])
+            first = targets.targets(array, loss, n_samples, n_out, dtype, None if weights is None else weights[0])
             for other in [] if weights is None or weights[-1] is weights[0] else weights[1:]:
-                validate.targets(array, loss, n_samples, n_out, dtype, other)
+                targets.targets(array, loss, n_samples, n_out, dtype, other)
             return first
         rows = [
-            validate.targets(row, loss, n_samples, n_out, dtype, None if weights is None else weights[m])
+            targets.targets(row, loss, n_samples, n_out, dtype, None if weights is None else weights[m])
             for m, row in enumerate(self._one_a_member(array, "y"))
         ]
         return np.ascontiguousarray(rows)

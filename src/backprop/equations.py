@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop import _core
-from backprop.api import architecture, validate
+from backprop.api import architecture, conversion, validate
 from backprop.custom import Activation
 
 Array = npt.NDArray[Any]
@@ -67,11 +67,11 @@ def preactivation_gradient(grad_h: npt.ArrayLike, a: npt.ArrayLike, activation: 
     preactivations = validate.matrix(a, "a")
     gradients = validate.matrix(grad_h, "grad_h", preactivations.dtype)
     validate.same_shape(["a", "grad_h"], [preactivations, gradients])
-    grad_a = validate.copied(preactivations, preactivations.dtype)
+    grad_a = conversion.copied(preactivations, preactivations.dtype)
     if grad_a.size == 0:
         return grad_a
     if isinstance(g, Activation):
-        n_rows = max(1, validate.BLOCK // max(1, grad_a.shape[1]))
+        n_rows = max(1, conversion.BLOCK // max(1, grad_a.shape[1]))
         for start in range(0, len(grad_a), n_rows):
             block = grad_a[start : start + n_rows]
             with _core.DefaultFloatMode():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backprop.api import other_names, parameters, validate
+from backprop.api import other_names, parameters, scalars
 from backprop.api.architecture import ActivationSpec, Architecture, Spec
 from backprop.api.base import Base
 from backprop.api.first_order import FirstOrder
@@ -107,7 +107,7 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares):
         rng: int | np.random.Generator | None = None,
     ) -> None:
         architecture = Architecture.of(sizes, activations, output, loss, dtype)
-        generator = validate.random_generator(rng)
+        generator = scalars.random_generator(rng)
         self._allocate(architecture)
         layers = [layer for layer, _ in architecture.layers]
         parameters.initialize(self._theta(None), architecture.sizes, layers, generator)

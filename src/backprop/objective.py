@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop import _core, threads
-from backprop.api import attributes, parameters, shown, validate
+from backprop.api import attributes, parameters, scalars, shown, validate
 from backprop.api.base import Base
 
 Array = npt.NDArray[Any]
@@ -80,7 +80,7 @@ class Objective(attributes.Closed, shown.Shown):
         self._net = net
         self._x, self._y = x_, y_
         self._sample_weight = None if weights is None else weights.array
-        self._l2 = validate.non_negative(l2, "l2")
+        self._l2 = scalars.non_negative(l2, "l2")
         self._free = validate.free_mask(free, net.n_params)
         self._n_threads = n_threads
         self._is_weight = np.zeros(net.n_params, bool)

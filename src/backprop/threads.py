@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from backprop.api import validate
+from backprop.api import scalars
 
 MAX_DIGITS = 9  # of a count in the environment; what is longer is a mistake
 MOST_THREADS = 256  # of the pool, as in schedule/threads.pxi; a larger count is cut to it, so that it fits a C int
@@ -63,7 +63,7 @@ _default = _from_environment()
 
 
 def _count(n: object, name: str) -> int:
-    return min(validate.positive_integer(n, name), MOST_THREADS)
+    return min(scalars.positive_integer(n, name), MOST_THREADS)
 
 
 def set_num_threads(n: int) -> None:

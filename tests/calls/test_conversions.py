@@ -14,7 +14,7 @@ DTYPES += [order + name for name in ("i2", "u2", "i4", "u4", "i8", "u8", "f2", "
 
 @pytest.fixture(autouse=True)
 def _everything_is_large(monkeypatch):
-    monkeypatch.setattr(_validate, "BY_TILE_BYTES", 0)
+    monkeypatch.setattr("backprop.api.conversion.BY_TILE_BYTES", 0)
 
 
 def numbers(shape, dtype, seed=0):

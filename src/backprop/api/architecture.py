@@ -15,7 +15,8 @@ import numpy as np
 
 from backprop.activations import ACTIVATIONS, Activation
 from backprop.api import other_names, parameters, shown
-from backprop.api.validate import as_float, describe, positive_integer
+from backprop.api.array_likes import describe
+from backprop.api.scalars import as_float, positive_integer
 from backprop.custom import Activation as Custom
 from backprop.losses import LOSSES, Loss
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from backprop.api.array_likes import describe
 from backprop.api.shown import is_own
-from backprop.api.validate import describe
 
 Added = tuple[dict[str, Any], dict[str, Any]]  # what lies in the __dict__, and in slots
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from backprop import _core, threads
 from backprop.activations import Activation
-from backprop.api import attributes, parameters, shown, validate
+from backprop.api import array_likes, attributes, parameters, shown, targets, validate
 from backprop.api.architecture import ActivationSpec, Architecture
 from backprop.api.calls import Calls
 from backprop.api.layer_gradients import LayerGradients
@@ -64,8 +64,8 @@ class Base(Calls, shown.Shown):
         self._handle = _core.Handle(
             self._plan,
             self._memory,
-            validate.PROBABILITY_TOLERANCE[architecture.dtype.name],
-            partial(validate.refuse_targets, architecture.loss, architecture.sizes[-1], architecture.dtype),
+            targets.PROBABILITY_TOLERANCE[architecture.dtype.name],
+            partial(targets.refuse_targets, architecture.loss, architecture.sizes[-1], architecture.dtype),
             threads.get_num_threads,
         )
 
@@ -172,7 +172,7 @@ class Base(Calls, shown.Shown):
             Where vector is not an array of that shape.
         """
         if not isinstance(vector, np.ndarray):
-            raise TypeError(f"vector: expected a numpy array, got {validate.describe(vector)}")
+            raise TypeError(f"vector: expected a numpy array, got {array_likes.describe(vector)}")
         if vector.shape != (self.n_params,):
             raise ValueError(f"vector: expected shape ({self.n_params},), got {vector.shape}")
         return parameters.unflatten(vector, self._architecture.sizes)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop import _core, threads
-from backprop.api import attributes, validate
+from backprop.api import attributes, conversion, targets, validate
 from backprop.api.architecture import Architecture
 from backprop.custom import Activation as Custom
 
@@ -121,13 +121,13 @@ class Calls(attributes.Closed):
         x: Array,
         y: Array,
         result: Array,
-        weights: validate.Weights,
+        weights: targets.Weights,
         n_threads: int,
     ) -> None:
         """Run a call by sample on the rows that have a weight; the others are 0 in the result, whatever they hold."""
         loss, n_out, dtype = self._architecture.loss, self._architecture.sizes[-1], self._architecture.dtype
         width = max(x[0].size, y[0].size, result[0].size)
-        n_rows = min(_BLOCK_ROWS, max(1, validate.BLOCK // width))
+        n_rows = min(_BLOCK_ROWS, max(1, conversion.BLOCK // width))
         for start in range(0, x.shape[0], n_rows):
             block = slice(start, start + n_rows)
             result[block] = 0
@@ -136,7 +136,7 @@ class Calls(attributes.Closed):
                 kept = some.reshape(some.shape[0], -1).any(axis=1)
             if not kept.any():
                 continue
-            kept_weights = validate.sample_weight(some[kept], loss, int(kept.sum()), n_out)
+            kept_weights = targets.sample_weight(some[kept], loss, int(kept.sum()), n_out)
             inner = np.empty((int(kept.sum()), *result.shape[1:]), dtype)
             self._plan.run(call, theta, x[block][kept], y[block][kept], inner, kept_weights, n_threads)
             result[block][kept] = inner
@@ -162,7 +162,7 @@ class Calls(attributes.Closed):
         *,
         of_mean: bool = True,
         whole: bool = False,
-    ) -> tuple[Array, Array, Array, validate.Weights | None]:
+    ) -> tuple[Array, Array, Array, targets.Weights | None]:
         """The arguments that the calls with a loss share, accepted and converted: y, x, params, weights.
 
         What is large in x and y stays to be converted by tiles, unless the whole is needed.
@@ -170,10 +170,10 @@ class Calls(attributes.Closed):
         x_ = self._samples(x, of_mean=of_mean)
         loss, n_out, dtype = self._architecture.loss, self._architecture.sizes[-1], self._architecture.dtype
         n_samples, theta = x_.shape[0], self._theta(params)
-        weights = validate.sample_weight(sample_weight, loss, n_samples, n_out)
-        y_ = validate.targets(y, loss, n_samples, n_out, dtype, weights)
+        weights = targets.sample_weight(sample_weight, loss, n_samples, n_out)
+        y_ = targets.targets(y, loss, n_samples, n_out, dtype, weights)
         if whole:
-            y_, x_ = validate.at_once(y_, dtype, "y"), validate.at_once(x_, dtype, "x")
+            y_, x_ = conversion.at_once(y_, dtype, "y"), conversion.at_once(x_, dtype, "x")
         return y_, x_, theta, weights
 
     def _result(self, out: Array | None, shape: tuple[int, ...], others: dict[str, Sequence[object]]) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop import _core, threads
-from backprop.api import validate
+from backprop.api import scalars, validate
 from backprop.api.calls import Calls
 
 Array = npt.NDArray[Any]
@@ -303,5 +303,5 @@ class FirstOrder(Calls):
         )
         if result is not None:
             return result
-        bound = validate.positive(max_norm, "max_norm")
+        bound = scalars.positive(max_norm, "max_norm")
         return self._checked(_CLIPPED_GRADIENT, x, y, params, sample_weight, out, n_threads, max_norm=bound)

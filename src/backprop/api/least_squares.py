@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop import _core, threads
-from backprop.api import validate
+from backprop.api import conversion, validate
 from backprop.api.calls import Calls
 
 Array = npt.NDArray[Any]
@@ -65,7 +65,7 @@ class LeastSquares(Calls):
             root = np.broadcast_to(root if root.ndim == 2 else root[:, None], y_.shape)
             counts = root != 0
         rows = counts.any(axis=1)
-        target = validate.at_once(np.where(counts, y_, 0)[rows], self._architecture.dtype, "y")
+        target = conversion.at_once(np.where(counts, y_, 0)[rows], self._architecture.dtype, "y")
         x_kept = x_ if rows.all() else x_[rows]  # once, not at each theta
         kept = _Residuals(self, x_kept, target, root, counts, rows, weights is not None, n_threads)
         return kept.fun, kept.jac

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import numpy.typing as npt
 
 from backprop import _core
-from backprop.api import parameters, validate
+from backprop.api import array_likes, parameters
 from backprop.api.architecture import Architecture
 from backprop.custom import Activation as Custom
 from backprop.interchange import atomic_file, file_kinds
@@ -124,12 +124,12 @@ def _from_metadata(values: dict[str, Any]) -> Architecture:
     rest = dict(values)
     version = rest.pop("format", None)
     if type(version) is not int or version < 1:
-        raise ValueError(f"expected the number of its format, got {validate.describe(version)}")
+        raise ValueError(f"expected the number of its format, got {array_likes.describe(version)}")
     if version > FORMAT:
         raise ValueError(f"expected format {FORMAT}, got format {version}, which a newer release of backprop wrote")
     architecture = Architecture.from_dict(rest)
     if architecture.to_dict() != rest:  # a default would be this release's, not the writer's
-        raise ValueError(f"expected the parameter of each activation and loss, got {validate.describe(rest)}")
+        raise ValueError(f"expected the parameter of each activation and loss, got {array_likes.describe(rest)}")
     return architecture
 
 

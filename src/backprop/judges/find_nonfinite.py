@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop import _core, threads
-from backprop.api import parameters, shown, validate
+from backprop.api import array_likes, conversion, parameters, shown
 from backprop.api.base import Base
 from backprop.api.layer_gradients import LayerGradients
 from backprop.losses import label_rows
@@ -91,7 +91,7 @@ def find_nonfinite(
     of_weights = find_in_weights(net, theta, given.params)
     if of_weights is not None:  # every sample meets it: only an input of the very first one comes before
         first = int(rows[0])
-        unit = _finite_first(validate.at_once(x_[first : first + 1], net.dtype, "x"))
+        unit = _finite_first(conversion.at_once(x_[first : first + 1], net.dtype, "x"))
         return replace(of_weights, sample=first) if unit is None else search.input(first, unit)
     return search.among(rows, LARGE_BLOCK_ROWS) or _in_sum(net, loss, grad)
 
@@ -112,8 +112,8 @@ def find_in_weights(net: Base, theta: Array, given: object = None) -> NonFinite 
             what = f"bias of unit {unit}" if j == W.shape[1] else f"weight of unit {unit} for input {j}"
             text = str(both[unit, j])
             if given is not None:
-                given_W, given_b = parameters.unflatten(validate.as_array(given, "params"), net.sizes)[i - 1]
-                text = validate.as_it_came(given_b[unit] if j == W.shape[1] else given_W[unit, j], both[unit, j])
+                given_W, given_b = parameters.unflatten(array_likes.as_array(given, "params"), net.sizes)[i - 1]
+                text = conversion.as_it_came(given_b[unit] if j == W.shape[1] else given_W[unit, j], both[unit, j])
             return NonFinite(None, i, unit, "weight", float(both[unit, j]), f"layer {i}: the {what} is {text}")
     return None
 
@@ -164,7 +164,7 @@ class _Search(NamedTuple):
     def in_block(self, rows: Array, span: slice) -> NonFinite | None:
         """The first sample of a block of rows that meets a number that is not finite, and where."""
         x, y, options = self.part(span)
-        x, y = validate.at_once(x, self.net.dtype, "x"), validate.at_once(y, self.net.dtype, "y")
+        x, y = conversion.at_once(x, self.net.dtype, "x"), conversion.at_once(y, self.net.dtype, "y")
         layers = self.net.layer_gradients(x, y, **options)
         with _core.DefaultFloatMode():
             terms = _loss_terms(self.net, layers, y, options["sample_weight"])
@@ -213,8 +213,8 @@ class _Search(NamedTuple):
 
     def input(self, sample: int, unit: int) -> NonFinite:
         """The sentence for an input."""
-        value = validate.at_once(self.x[sample : sample + 1], self.net.dtype, "x")[0, unit]
-        text = validate.as_it_came(validate.as_array(self.given.x, "x")[sample, unit], value)
+        value = conversion.at_once(self.x[sample : sample + 1], self.net.dtype, "x")[0, unit]
+        text = conversion.as_it_came(array_likes.as_array(self.given.x, "x")[sample, unit], value)
         return NonFinite(sample, 0, unit, "input", float(value), f"sample {sample}: input {unit} is {text}")
 
     def of_loss(self, layers: LayerGradients, terms: Array, y: Array, s: int, sample: int, unit: int) -> NonFinite:
@@ -226,8 +226,8 @@ class _Search(NamedTuple):
         value = float(z[s, unit])
         if not np.isfinite(target):
             value = float(target)
-            given = validate.as_array(self.given.y, "y").reshape(self.y.shape)[sample, unit]
-            text = f"the target is {validate.as_it_came(given, target)}"
+            given = array_likes.as_array(self.given.y, "y").reshape(self.y.shape)[sample, unit]
+            text = f"the target is {conversion.as_it_came(given, target)}"
         else:
             what = "a_L" if self.net._architecture.loss.acts_on_a else "y_hat"
             text = f"the loss {self.net.loss_name} of {what} = {value:.6g} and y = {target:.6g} is {terms[s, unit]}"

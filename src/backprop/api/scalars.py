@@ -1,0 +1,66 @@
+"""Numbers that a user gives: each is accepted, or refused with an error that names the argument."""
+
+from __future__ import annotations
+
+import numbers
+
+import numpy as np
+
+from backprop import _core
+from backprop.api.array_likes import describe
+
+
+def positive_integer(value: object, name: str) -> int:
+    """An integer >= 1; bool is none."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral | np.integer):
+        if isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_):
+            raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+        raise TypeError(f"{name}: expected a positive integer, got {describe(value)}")
+    if value < 1:
+        raise ValueError(f"{name}: expected a positive integer, got {int(value)}")
+    return int(value)
+
+
+def as_float(value: numbers.Real) -> float:
+    """The nearest float; inf for an integer or fraction that is beyond all floats."""
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
+
+
+def non_negative(value: object, name: str) -> float:
+    """A finite number >= 0."""
+    if isinstance(value, bool | np.bool_ | str) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a finite number >= 0, got {describe(value)}")
+    with _core.DefaultFloatMode():  # else a subnormal number may pass for 0, here and below
+        result = as_float(value)
+        is_accepted = 0 <= result < np.inf
+    if not is_accepted:
+        raise ValueError(f"{name}: expected a finite number >= 0, got {result}")
+    return result
+
+
+def positive(value: object, name: str) -> float:
+    """A number > 0; inf is one."""
+    if isinstance(value, bool | np.bool_ | str) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number > 0, got {describe(value)}")
+    with _core.DefaultFloatMode():
+        result = as_float(value)
+        is_accepted = result > 0
+    if not is_accepted:
+        raise ValueError(f"{name}: expected a number > 0, got {result}")
+    return result
+
+
+def random_generator(value: object) -> np.random.Generator:
+    """A generator from an int seed, a Generator, or None."""
+    if isinstance(value, np.random.Generator):
+        return value
+    if value is None:
+        return np.random.default_rng()
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        if value < 0:
+            raise ValueError(f"rng: expected an int >= 0, a numpy Generator or None, got {int(value)}")
+        return np.random.default_rng(int(value))
+    raise TypeError(f"rng: expected an int >= 0, a numpy Generator or None, got {describe(value)}")
