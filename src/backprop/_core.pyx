@@ -365,9 +365,9 @@ cdef int layer_gradient(const Tile* tile, Py_ssize_t i, const char* grad_a, cons
 
 cdef int outer_products(const Tile* tile, Py_ssize_t i, Py_ssize_t row, Py_ssize_t n_rows, const char* grad_a,
                         const char* grad_a_2, const char* h_2, char* gradients, Py_ssize_t ld) noexcept nogil:
-    """(7) and (8) of layer i for some rows of the tile, each on its own, plus grad_a_2 h_2^T where these are not NULL.
+    """(7) and (8) of layer i for some rows of the tile, each on its own, plus grad_a_2 h_2^T if these are not NULL.
 
-    The rows' gradients lie ld reals apart. Nonzero where a signal handler raised.
+    The rows' gradients lie ld reals apart.
     """
     cdef const Shape* shape = tile.shape
     cdef const Layer* layer = &shape.layers[i]
@@ -378,9 +378,9 @@ cdef int outer_products(const Tile* tile, Py_ssize_t i, Py_ssize_t row, Py_ssize
         s = row + p.row
         before = (s * layer.ld + p.column) * shape.itemsize
         shape.kernels.outer_products(p.n_rows, layer.n_in, p.n, grad_a + before, layer.ld,
-                                    input_of(tile, i) + s * ld_h * shape.itemsize, ld_h, NULL if grad_a_2 == NULL
-                                    else grad_a_2 + before, NULL if h_2 == NULL else h_2 + s * ld_h * shape.itemsize,
-                                    gradients + layer.W + (p.row * ld + p.column * layer.n_in) * shape.itemsize, ld)
+                                     input_of(tile, i) + s * ld_h * shape.itemsize, ld_h, NULL if grad_a_2 == NULL
+                                     else grad_a_2 + before, NULL if h_2 == NULL else h_2 + s * ld_h * shape.itemsize,
+                                     gradients + layer.W + (p.row * ld + p.column * layer.n_in) * shape.itemsize, ld)
         if next_piece(&p):
             return 1
     if p.is_cut:  # each piece has left its own grad_b behind its grad_W
@@ -471,10 +471,7 @@ include "calls/elementwise.pxi"
 
 cdef int hidden_sum_loops(const floating[:, :] W_next, const floating[:, :] grad_a_next, floating[:, ::1] grad_h,
                           Interrupt* interrupt) noexcept nogil:
-    """dL/dh_{i,j} = sum_{m=1..k} dL/da_{i+1,m} W_{i+1,m,j}, for each sample; over m in order.
-
-    Nonzero where a signal handler raised, as below.
-    """
+    """dL/dh_{i,j} = sum_{m=1..k} dL/da_{i+1,m} W_{i+1,m,j}, for each sample; over m in order."""
     cdef Py_ssize_t s, m, j, end
     cdef Pieces p
     start_entries(&p, interrupt, grad_h.shape[0], grad_h.shape[1], <double>MEMORY_FLOPS * (1 + W_next.shape[0]))

@@ -30,7 +30,7 @@ cdef int per_sample_gradient_norms_of_tile(Tile* tile, char* unused, bint add) n
 
 
 cdef bint clip_row(const Tile* tile, Py_ssize_t s) noexcept nogil:
-    """The factor of row s of grad_a into row_norm, a NaN where it is one, so that it shows in the sum.
+    """The factor of row s of grad_a into row_norm, a NaN if it is one, so that it shows in the sum.
 
     Whether it is an extreme row, whose products with the factor may lose digits: then that is row_norm 2^row_exponent.
     """
@@ -141,7 +141,7 @@ cdef int clipped_gradient_of_tile(Tile* tile, char* grad, bint add) noexcept nog
         return 1
     for s in range(tile.n_rows):
         is_extreme = clip_row(tile, s) or is_extreme
-        if is_stopped(tile.interrupt, <double>MEMORY_FLOPS * (shape.sizes[0] + shape.n_units)):  # where its norm is scaled
+        if is_stopped(tile.interrupt, <double>MEMORY_FLOPS * (shape.sizes[0] + shape.n_units)):  # if it is scaled
             return 1
     if is_extreme:
         return sum_extreme_rows(tile, grad, add)
@@ -149,7 +149,7 @@ cdef int clipped_gradient_of_tile(Tile* tile, char* grad, bint add) noexcept nog
         start_entries(&p, tile.interrupt, tile.n_rows, shape.sizes[i], MEMORY_FLOPS)
         while p.n:
             shape.kernels.scale_rows(p.n_rows, p.n, work.a[i] + place(&p, shape.layers[i].ld, shape.itemsize),
-                                    shape.layers[i].ld, work.row_norm + p.row)
+                                     shape.layers[i].ld, work.row_norm + p.row)
             if next_piece(&p):
                 return 1
     return sum_layer_gradients(tile, work.a, grad, add)

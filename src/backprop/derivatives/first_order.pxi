@@ -128,17 +128,15 @@ cdef double cost_of_forward(const Shape* shape) noexcept nogil:
     return 1.0 / 3
 
 
-# The row of value_and_grad is the loss's too: without sums there is no gradient. A row with `rows` alone is not cut
-# into chunks.
-# call                 function of a tile              cost                   operand    sums  rows    l_s        buffers
-define("value_and_grad", value_and_grad_of_tile, one_gradient, NO_OPERAND, b"p", NULL, OF_MEAN, OF_GRADIENT,
-       TAKES_Y | GIVES_LOSS | READS_PANELS_ONCE | DIVIDES | IN_STRIPS)
-call_of_value_and_grad = CALLS["value_and_grad"]
-mode_of_value_and_grad = &(<Call>CALLS["value_and_grad"]).mode
+# Each row: the call, its function of a tile and its cost; the operand; the axes of sums and of rows; what l_s counts
+# for; the workspace's buffers; flags. The loss is value_and_grad without sums.
+call_of_value_and_grad = define("value_and_grad", value_and_grad_of_tile, one_gradient, NO_OPERAND, b"p", NULL, OF_MEAN,
+                                OF_GRADIENT, TAKES_Y | GIVES_LOSS | READS_PANELS_ONCE | DIVIDES | IN_STRIPS)
+mode_of_value_and_grad = &call_of_value_and_grad.mode
+mode_of_forward = &define("forward", forward_of_tile, cost_of_forward, NO_OPERAND, NULL, b"so", OF_MEAN, OF_GRADIENT,
+                          READS_PANELS_ONCE).mode
 define("loss", value_and_grad_of_tile, one_gradient, NO_OPERAND, NULL, NULL, OF_MEAN, OF_GRADIENT,
        TAKES_Y | GIVES_LOSS | READS_PANELS_ONCE | DIVIDES | IN_STRIPS)
-define("forward", forward_of_tile, cost_of_forward, NO_OPERAND, NULL, b"so", OF_MEAN, OF_GRADIENT, READS_PANELS_ONCE)
-mode_of_forward = &(<Call>CALLS["forward"]).mode
 define("vjp", vjp_of_tile, one_gradient, COTANGENT, b"p", b"si", OF_SUM, OF_DERIVATIVES, 0)
 define("jvp", jvp_of_tile, one_gradient, DIRECTION, NULL, b"so", OF_MEAN, OF_DERIVATIVES, 0)
 define("input_gradient", input_gradient_of_tile, one_gradient, NO_OPERAND, NULL, b"si", OF_SAMPLE, OF_DERIVATIVES,

@@ -45,7 +45,8 @@ cdef int products_of_jacobian(const Tile* tile, char* grad, bint add) noexcept n
                 return 1
             p += TRIANGLE_ROWS
         if products_over_rows(tile, n, 1, P, work.jacobian + row * ld * shape.itemsize, ld,
-                              work.residual + row * shape.itemsize, 1, grad + P * P * shape.itemsize, 1, add or row > 0):
+                              work.residual + row * shape.itemsize, 1, grad + P * P * shape.itemsize, 1, add
+                              or row > 0):
             return 1
         row += SUM_ROWS
     return 0

@@ -50,7 +50,7 @@ cdef class Linearization:
         request.kept = &self.kept
 
     cdef bint allocate(self, const Shape* shape, Py_ssize_t n_samples) noexcept:
-        """Memory for the rows; false where it is short. It takes up space only as rows are filled."""
+        """Memory for the rows; false if out of memory. It takes up space only as rows are filled."""
         cdef Py_ssize_t n_rows = min(n_samples, self.n_bytes // bytes_of_kept_row(shape))
         self.block = <char*>calloc(n_rows * bytes_of_kept_row(shape) + ROW_BYTES, 1)
         self.kept.is_filled = <char*>calloc(n_rows + 1, 1)
@@ -67,7 +67,7 @@ cdef class Linearization:
 
 
 cdef inline char* place_in_kept_rows(const Tile* tile) noexcept nogil:
-    """Let the workspace's a, h, grad_a and curve be those kept for the tile; where its flag is, or NULL if it has none.
+    """Let the workspace's a, h, grad_a and curve be those kept for the tile; returns its flag, or NULL if it has none.
 
     A tile is known by its first source row: how samples fall into tiles depends on their number and weights alone.
     """

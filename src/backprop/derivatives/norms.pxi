@@ -11,7 +11,7 @@ cdef bint moderate_weights(Tile* tile) noexcept nogil:
     """Let the tile have each row's weights times 2^-row_exponent; whether some row_exponent is not 0.
 
     l_s is not divided by the sum of the weights in a call by sample: with a huge or tiny weight dL/da leaves the range
-    of float32 where the result does not, as where W or g' is small. A row's exponent depends on that row alone.
+    of float32 though the result does not, as if W or g' is small. A row's exponent depends on that row alone.
     """
     cdef const Shape* shape = tile.shape
     cdef const Request* request = tile.request
@@ -60,7 +60,7 @@ cdef int scale_results(const Tile* tile, Py_ssize_t n) noexcept nogil:
 
 
 cdef int square_sums(const Tile* tile, Py_ssize_t n, const char* rows, Py_ssize_t ld, double* sums) noexcept nogil:
-    """The sum of squares of each row of the tile; nonzero where a signal handler raised."""
+    """The sum of squares of each row of the tile."""
     cdef const Shape* shape = tile.shape
     cdef Pieces p
     start_rows(&p, tile.interrupt, tile.n_rows, n, MEMORY_FLOPS)
@@ -74,8 +74,7 @@ cdef int square_sums(const Tile* tile, Py_ssize_t n, const char* rows, Py_ssize_
 cdef int square_norms_of_tile(const Tile* tile) noexcept nogil:
     """||g_s||_2^2 = sum_i ||grad_a_i||^2 (1 + ||h_{i-1}||^2) into row_norm (Goodfellow 2015).
 
-    It is inf where it may be wrong. And into row_least the least ||grad_a_i||^2 of the layers where h is not small.
-    Nonzero where a signal handler raised.
+    It is inf if it may be wrong. And into row_least the least ||grad_a_i||^2 of the layers whose h is not small.
     """
     cdef const Shape* shape = tile.shape
     cdef Workspace* work = tile.work
@@ -87,7 +86,7 @@ cdef int square_norms_of_tile(const Tile* tile) noexcept nogil:
         work.row_least[s] = INFINITY
     for i in range(1, shape.n_layers + 1):
         if (square_sums(tile, shape.sizes[i - 1], input_of(tile, i), ld_of_input(shape, i), of_h)
-            or square_sums(tile, shape.sizes[i], work.a[i], shape.layers[i].ld, of_grad_a)):
+                or square_sums(tile, shape.sizes[i], work.a[i], shape.layers[i].ld, of_grad_a)):
             return 1
         for s in range(tile.n_rows):
             work.row_norm[s] += of_grad_a[s] * (1 + of_h[s])
@@ -101,7 +100,7 @@ cdef int square_norms_of_tile(const Tile* tile) noexcept nogil:
 
 
 cdef double scaled_norm(const Tile* tile, Py_ssize_t s, int* exponent) noexcept nogil:
-    """||g_s||_2 2^-exponent of a float64 network where the squares overflow or underflow."""
+    """||g_s||_2 2^-exponent of a float64 network if the squares overflow or underflow."""
     cdef const Shape* shape = tile.shape
     cdef Workspace* work = tile.work
     cdef Py_ssize_t i

@@ -7,22 +7,20 @@ cdef enum:
 
 cdef int copy_into_rows(const Tile* tile, const char* rows, Py_ssize_t ld, Py_ssize_t n, Py_ssize_t k,
                         Py_ssize_t n_places) noexcept nogil:
-    """n reals of each row of the tile into place k of n_places of its sample's result.
-
-    Nonzero where a signal handler raised.
-    """
+    """n reals of each row of the tile into place k of n_places of its sample's result."""
     cdef const Shape* shape = tile.shape
     cdef const Request* request = tile.request
     cdef Py_ssize_t s, n_bytes = n * shape.itemsize
     for s in range(tile.n_rows):
-        memcpy(request.row_results + (tile.source_rows[s] * n_places + k) * n_bytes, rows + s * ld * shape.itemsize, n_bytes)
+        memcpy(request.row_results + (tile.source_rows[s] * n_places + k) * n_bytes, rows + s * ld * shape.itemsize,
+               n_bytes)
         if is_stopped(tile.interrupt, <double>MEMORY_FLOPS * n * n_places):
             return 1
     return 0
 
 
 cdef int grad_x_into_rows(const Tile* tile, const char* grad_a_1, Py_ssize_t k, Py_ssize_t n) noexcept nogil:
-    """(5) for the input, into place k of n of each row's result; nonzero where a signal handler raised."""
+    """(5) for the input, into place k of n of each row's result."""
     cdef const Shape* shape = tile.shape
     cdef const Request* request = tile.request
     cdef Workspace* work = tile.work
@@ -32,11 +30,10 @@ cdef int grad_x_into_rows(const Tile* tile, const char* grad_a_1, Py_ssize_t k, 
 
 
 cdef int gradients_of_rows(const Tile* tile, char** grad_a, char* gradients, Py_ssize_t ld) noexcept nogil:
-    """Each row's own (7) and (8); the rows' gradients lie ld reals apart. Nonzero where a signal handler raised.
+    """Each row's own (7) and (8); the rows' gradients lie ld reals apart.
 
     So many rows as fill GRADIENT_BYTES at a time: a call for each row and layer would take as long as what it does in a
-    small network, and with more rows their gradients would have left the cache when the next layer comes to them.
-    """
+    small network, and with more rows their gradients would have left the cache when the next layer comes to them."""
     cdef const Shape* shape = tile.shape
     cdef Py_ssize_t s = 0, i, n
     cdef const Layer* layer
@@ -52,8 +49,9 @@ cdef int gradients_of_rows(const Tile* tile, char** grad_a, char* gradients, Py_
     return 0
 
 
-cdef inline char* stream_filled(const Shape* shape, Workspace* work, char* gradients, Py_ssize_t* filled) noexcept nogil:
-    """What fills work.gradients goes to its place; returns where the next piece belongs."""
+cdef inline char* stream_filled(const Shape* shape, Workspace* work, char* gradients,
+                                Py_ssize_t* filled) noexcept nogil:
+    """Copy work.gradients to its place; return the place of the next piece."""
     cdef Py_ssize_t n = filled[0]
     shape.kernels.stream(n, work.gradients, gradients)
     filled[0] = 0
@@ -61,7 +59,7 @@ cdef inline char* stream_filled(const Shape* shape, Workspace* work, char* gradi
 
 
 cdef int stream_gradients_of_rows(const Tile* tile, char** grad_a, char* gradients, Py_ssize_t ld) noexcept nogil:
-    """The same for large results: piece by piece in work.gradients, from where they go to memory past the caches."""
+    """The same for large results: piece by piece in work.gradients, from there they go to memory past the caches."""
     cdef const Shape* shape = tile.shape
     cdef Workspace* work = tile.work
     cdef Py_ssize_t s, i, u, n, filled = 0, most = reals_at_a_time(shape)
@@ -78,7 +76,7 @@ cdef int stream_gradients_of_rows(const Tile* tile, char** grad_a, char* gradien
                 n = min((most - filled) // (layer.n_in + 1), layer.n_out - u)
                 if u < layer.n_out and n > 0:
                     shape.kernels.outer_products(1, layer.n_in, n, row + u * shape.itemsize, 0, h, 0, NULL, NULL,
-                                                work.gradients + filled * shape.itemsize, 0)
+                                                 work.gradients + filled * shape.itemsize, 0)
                     filled += n * layer.n_in
                     u += n
                 elif u == layer.n_out and filled + layer.n_out <= most:

@@ -2,7 +2,7 @@
 # Needs: recursion/sweeps, output_layer; derivatives/row_results, linearization. Gives: linearize, rows of the table.
 
 cdef int linearize(Tile* tile) noexcept nogil:
-    """All that a product with the Hessian needs beside its direction: h, g'(a), grad_a and curve of every layer."""
+    """All that a product with the Hessian needs besides its direction: h, g'(a), grad_a and curve of every layer."""
     if forward_sweep(tile, True):
         return 1
     if drop_outputs_without_weight(tile):
@@ -23,7 +23,7 @@ cdef int hessian_times_v(const Tile* tile, char* grad, bint add) noexcept nogil:
 
 
 cdef int hvp_of_tile(Tile* tile, char* grad, bint add) noexcept nogil:
-    """The Hessian of the summed loss times v; what does not depend on v is computed once where the tile is kept."""
+    """The Hessian of the summed loss times v; what does not depend on v is computed once if the tile is kept."""
     cdef const Shape* shape = tile.shape
     cdef Workspace* work = tile.work
     cdef char* is_filled = place_in_kept_rows(tile)

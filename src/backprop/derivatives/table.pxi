@@ -47,20 +47,21 @@ cdef class Call:
 
 
 CALLS = {}
-cdef Call call_of_value_and_grad  # set where its row is defined, as are those below
+cdef Call call_of_value_and_grad  # set by first_order.pxi, as are those below
 cdef const Mode* mode_of_value_and_grad = NULL
 cdef const Mode* mode_of_forward = NULL
 
 
-cdef int define(str name, int (*tile)(Tile*, char*, bint) noexcept nogil, double (*cost)(const Shape*) noexcept nogil,
-                int operand, const char* sums, const char* rows, int normalization, int buffers, int flags) except -1:
+cdef Call define(str name, int (*tile)(Tile*, char*, bint) noexcept nogil,
+                 double (*cost)(const Shape*) noexcept nogil, int operand, const char* sums, const char* rows,
+                 int normalization, int buffers, int flags):
     """Add a row to the table."""
     cdef Call call = Call(name)
     call.mode.tile, call.mode.cost = tile, cost
     call.mode.operand, call.mode.sums, call.mode.rows = operand, sums, rows
     call.mode.normalization, call.mode.buffers, call.mode.flags = normalization, buffers, flags
     CALLS[name] = call
-    return 0
+    return call
 
 
 cdef double one_gradient(const Shape* shape) noexcept nogil:

@@ -4,7 +4,7 @@
 
 cdef extern from *:
     """
-    /* Not PyGILState_Ensure, which is what Cython's `with gil` calls: where the process exits while a daemon thread is
+    /* Not PyGILState_Ensure, which is what Cython's `with gil` calls: if the process exits while a daemon thread is
        inside a call, it finds the interpreter gone and crashes. This thread has a state already, and
        PyEval_RestoreThread takes one at any time; but up to Python 3.13 it ends the thread if the interpreter is ending
        or has ended. That would free the stack of this call, in which workers still read and write. So the thread waits

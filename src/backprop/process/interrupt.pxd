@@ -22,6 +22,7 @@ cdef enum:
     OWN_C_FLOPS = 2000000        # of a C function of the user's own: a look after each 250, so 0.5 ms each are fine
     OWN_NUMPY_FLOPS = 4000       # of a NumPy function of the user's own, for each entry
 
+
 cdef struct Interrupt:
     # What one thread of a call has to do with signals.
     bint is_counting             # short calls do not count: they end before a handler is due
@@ -86,7 +87,7 @@ cdef inline int signal_is_pending(Interrupt* interrupt) noexcept nogil:
 
 
 cdef inline bint is_stopped(Interrupt* interrupt, double flops) noexcept nogil:
-    """Count work that is done, and look for signals where it is enough; true where a handler raised."""
+    """Count work that is done, and look for signals if it is enough."""
     if not interrupt.is_counting:
         return False
     interrupt.flops += flops

@@ -14,8 +14,10 @@ cdef extern from *:
     double get_piece_flops "bp_get_piece_flops"() noexcept nogil
     void set_piece_flops "bp_set_piece_flops"(double flops) noexcept nogil
 
+
 cdef enum:
     PIECE_COLUMNS = 48           # of a product: whole panels on every instruction set
+
 
 cdef struct Pieces:
     # Rows and columns of a kernel's result, piece by piece: columns in groups, and the rows of a group.
@@ -31,11 +33,11 @@ cdef struct Pieces:
 
 
 cdef inline void cut(Pieces* piece, Py_ssize_t row_step, Py_ssize_t column_step, double flops_an_entry,
-              double flops_a_column) noexcept nogil:
+                     double flops_a_column) noexcept nogil:
     """As many columns, and then rows, as a piece's flops are enough for, and at least one step of each.
 
-    Rows stay whole where they can, since a column of many rows may be the first entry on as many pages. But so many of
-    them stay together that what a column takes of its own is a fifth of all.
+    Rows stay whole if they can, since a column of many rows may be the first entry on as many pages. But so many of
+    them stay together that what a column costs however many rows there are is a fifth of all.
     """
     cdef double together = min(<double>piece.n_rows, max(<double>row_step, 4 * flops_a_column / flops_an_entry))
     cdef double columns = get_piece_flops() / (flops_an_entry * together + flops_a_column), rows
@@ -64,10 +66,10 @@ cdef inline void size_of_piece(Pieces* piece) noexcept nogil:
 cdef inline void start_pieces(Pieces* piece, Interrupt* interrupt, Py_ssize_t n_rows, Py_ssize_t row_step,
                               Py_ssize_t n, Py_ssize_t column_step, double flops_an_entry,
                               double flops_a_column) noexcept nogil:
-    """The first piece of (n_rows, n) entries, which is all where there is little to do.
+    """The first piece of (n_rows, n) entries, which is all of it if there is little to do.
 
-    A piece's rows and columns are multiples of the steps. Beside what an entry takes, each column takes something of
-    its own, however many rows there are.
+    A piece's rows and columns are multiples of the steps. Besides what an entry costs, each column costs something,
+    however many rows there are.
     """
     piece.interrupt = interrupt
     piece.row = piece.column = 0
@@ -83,7 +85,7 @@ cdef inline void start_pieces(Pieces* piece, Interrupt* interrupt, Py_ssize_t n_
 
 
 cdef inline bint count_piece(Pieces* piece) noexcept nogil:
-    """`next_piece` where there are several."""
+    """`next_piece` if there are several."""
     cdef double flops = piece.n * (piece.flops_an_entry * piece.n_rows + piece.flops_a_column)
     piece.row += piece.n_rows
     if piece.row == piece.all_rows:
@@ -97,7 +99,7 @@ cdef inline bint count_piece(Pieces* piece) noexcept nogil:
 
 
 cdef inline bint next_piece(Pieces* piece) noexcept nogil:
-    """Count this piece and go to the next; true where a signal handler raised."""
+    """Count this piece and go to the next."""
     if piece.is_cut:
         return count_piece(piece)
     piece.n = 0

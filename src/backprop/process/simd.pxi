@@ -43,7 +43,9 @@ def _choose_simd():
     if not wanted:
         return supported[len(supported) - 1]
     if wanted not in supported:
-        raise ImportError(f"BACKPROP_SIMD: expected one of {', '.join(supported)}, which this CPU supports, got {wanted!r}" )
+        raise ImportError(
+            f"BACKPROP_SIMD: expected one of {', '.join(supported)}, which this CPU supports, got {wanted!r}"
+        )
     return wanted
 
 

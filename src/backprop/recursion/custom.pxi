@@ -8,13 +8,14 @@ cdef enum Derivative:
     FIRST
     SECOND
 
+
 ctypedef int (*NumpyActivation)(const Layer* layer, Py_ssize_t itemsize, Derivative which, Py_ssize_t n_rows,
                                 const char* a, char* result, Py_ssize_t ld, uint64_t callers_mode) noexcept nogil
 
 
 cdef int custom_activation(const Layer* layer, Py_ssize_t itemsize, Derivative which, Py_ssize_t n_rows, const char* a,
                            char* result, Py_ssize_t ld, Interrupt* interrupt) noexcept nogil:
-    """result = g(a), g'(a) or g''(a), in float64; nonzero where a signal handler or a NumPy function raised.
+    """result = g(a), g'(a) or g''(a), in float64; nonzero if a signal handler or a NumPy function raised.
 
     result may be a. The functions find the floating-point unit as the caller of the network has set it: they are the
     caller's code, and may rely on that.
@@ -35,7 +36,7 @@ cdef int custom_activation(const Layer* layer, Py_ssize_t itemsize, Derivative w
         if function == NULL:
             take_gil()
             # Called as one that raises nothing, so that what it raised waits for the end of the call. Caught here, it
-            # would crash where the memory for its traceback is missing (Cython 3.3.1).
+            # would crash if the memory for its traceback is missing (Cython 3.3.1).
             call_numpy = <NumpyActivation><void*>numpy_activation
             raised = call_numpy(layer, itemsize, which, p.n_rows, a + start, result + start, ld, interrupt.callers_mode)
             enter_default_mode()  # it raised, or has set another one
@@ -84,7 +85,7 @@ cdef int numpy_activation(const Layer* layer, Py_ssize_t itemsize, Derivative wh
     value = cnp.PyArray_FROMANY(returned, cnp.NPY_FLOAT64, 0, 0, cnp.NPY_ARRAY_CARRAY_RO)
     if cnp.PyArray_NDIM(value) != 2 or value.shape[0] != n_rows or value.shape[1] != n:
         got = (<object>value).shape
-        raise ValueError(f"an activation of one's own: expected a result of shape ({n_rows}, {n}), got {got}")
+        raise ValueError(f"a custom activation: expected a result of shape ({n_rows}, {n}), got {got}")
     numbers = <double*>cnp.PyArray_DATA(value)
     for s in range(n_rows):
         for j in range(n):

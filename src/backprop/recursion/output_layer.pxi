@@ -7,22 +7,22 @@ cdef int drop_outputs_without_weight(const Tile* tile) noexcept nogil:
     cdef const Shape* shape = tile.shape
     cdef const Request* request = tile.request
     cdef Workspace* work = tile.work
-    cdef Py_ssize_t L = shape.n_layers, n_out = shape.sizes[L], s, k, place
+    cdef Py_ssize_t L = shape.n_layers, n_out = shape.sizes[L], s, k, start
     if request.weight_kind != WEIGHT_PER_ENTRY or shape.loss_acts_on_a:
         return 0
     for s in range(tile.n_rows):
         for k in range(n_out):
             if tile.weight[s * n_out + k] == 0:
-                place = (s * shape.layers[L].ld + k) * shape.itemsize
-                memset(work.a[L] + place, 0, shape.itemsize)
-                memset(work.g_second[L] + place, 0, shape.itemsize)
+                start = (s * shape.layers[L].ld + k) * shape.itemsize
+                memset(work.a[L] + start, 0, shape.itemsize)
+                memset(work.g_second[L] + start, 0, shape.itemsize)
         if is_stopped(tile.interrupt, <double>MEMORY_FLOPS * n_out):
             return 1
     return 0
 
 
 cdef int loss_gradient(const Tile* tile, bint with_curve) noexcept nogil:
-    """(4) into grad_a_L, beside a_L or g'(a_L), and the row losses; with_curve: curve_L too, where there is a g''."""
+    """(4) into grad_a_L, beside a_L or g'(a_L), and the row losses; with_curve: curve_L too, if there is a g''."""
     cdef const Shape* shape = tile.shape
     cdef Workspace* work = tile.work
     cdef Py_ssize_t L = shape.n_layers
@@ -36,7 +36,7 @@ cdef int loss_gradient(const Tile* tile, bint with_curve) noexcept nogil:
 
 
 cdef int loss_tangent(const Tile* tile) noexcept nogil:
-    """H t where the loss acts, t the tangent there, in tangent_h_L."""
+    """H t, in the variable on which the loss acts, of its tangent t, in tangent_h_L."""
     cdef const Shape* shape = tile.shape
     cdef const Request* request = tile.request
     cdef Workspace* work = tile.work
@@ -50,8 +50,9 @@ cdef int loss_tangent(const Tile* tile) noexcept nogil:
     while p.n:
         part = part_of(tile, p.row, p.n_rows)
         start = place(&p, ld, shape.itemsize)
-        shape.kernels.loss_curvature(shape.loss, shape.loss_parameter, p.n_rows, p.n, z + start, ld, part.y, part.labels,
-                                    request.weight_kind, part.weight, request.weight_scale, work.tangent_h[L] + start)
+        shape.kernels.loss_curvature(shape.loss, shape.loss_parameter, p.n_rows, p.n, z + start, ld, part.y,
+                                     part.labels, request.weight_kind, part.weight, request.weight_scale,
+                                     work.tangent_h[L] + start)
         if next_piece(&p):
             return 1
     return 0

@@ -12,6 +12,7 @@ cdef struct Source:
     int code                     # BP_CODE of what it holds, or 0 if there is nothing to convert
     Py_ssize_t row, column       # bytes from one to the next
 
+
 cdef struct Tile
 
 cdef struct Mode:
@@ -84,6 +85,7 @@ cdef struct Request:
     void** keep_h
     void** keep_grad_a
     void** keep_grad_h
+
 
 cdef struct Tile:
     # Rows that go through the recursion together: pointers into the caller's arrays, or into copies (notes D and F),

@@ -8,11 +8,12 @@ cdef struct Layer:
     Py_ssize_t n_in, n_out
     Py_ssize_t ld                # row length of a_i and h_i in a tile, in reals: n_out rounded up to 64 bytes
     Py_ssize_t W, b              # where W_i and b_i start in params, in bytes
-    Py_ssize_t rows_in_l1        # rows of a_i and h_i that stay in L1; all rows where W_i itself is far larger
+    Py_ssize_t rows_in_l1        # rows of a_i and h_i that stay in L1; all rows if W_i itself is far larger
     int activation
     double parameter
     void* c_functions[3]         # g, g', g'' of an activation of the user's own, or NULL
     void* functions              # the same as a Python tuple that the plan holds
+
 
 cdef struct Shape:
     # What depends on the shape of the network alone.
@@ -24,12 +25,13 @@ cdef struct Shape:
     Py_ssize_t tile_rows         # at most so many rows in a tile
     Py_ssize_t row_bytes         # of a and h, one sample
     Py_ssize_t n_units           # of all layers but the input
-    bint has_own                 # an activation of the user's own, which may take any time
+    bint has_own                 # a custom activation, which may take any time
     bint is_serial               # some activation is a Python function
     int loss, link
     double loss_parameter
     bint loss_acts_on_a
     void* free_lists             # FreeLists (schedule/free_lists.pxd): buffers for calls
+
 
 cdef enum:
     # Rows of a tile: as many of 128, 256 as keep h and grad_a within half of a 1 MiB L2 cache (64 rows instead of 128:

@@ -15,8 +15,9 @@
 # t_h has been read for the last time; g_second, except for tanh; curve, which is g''(a) grad_h. The rows of a tile
 # start at row 0 of these buffers.
 
-cdef int set_rows(const Tile* tile, Py_ssize_t i, const char* source, char* rows) noexcept nogil:
-    """rows of layer i = source, or 0 where that is NULL; nonzero where a signal handler raised, here and below."""
+cdef int set_rows(const Tile* tile, Py_ssize_t i, const char* source,  # IN, or NULL
+                  char* rows) noexcept nogil:                          # OUT
+    """rows of layer i = source, or 0 if that is NULL."""
     cdef const Shape* shape = tile.shape
     cdef Py_ssize_t start
     cdef Pieces p
@@ -32,8 +33,8 @@ cdef int set_rows(const Tile* tile, Py_ssize_t i, const char* source, char* rows
     return 0
 
 
-cdef int product_into(const Tile* tile, Py_ssize_t i, double scale, const char* factor, const char* rows,
-                      char* result) noexcept nogil:
+cdef int product_into(const Tile* tile, Py_ssize_t i, double scale, const char* factor, const char* rows,  # IN
+                      char* result) noexcept nogil:                                                        # OUT
     """result = scale factor (.) rows, of layer i; scale is a power of two."""
     cdef const Shape* shape = tile.shape
     cdef Py_ssize_t ld = shape.layers[i].ld, start
@@ -57,7 +58,7 @@ cdef int add_curvature(const Tile* tile, Py_ssize_t i) noexcept nogil:
     while p.n:
         start = place(&p, ld, shape.itemsize)
         shape.kernels.multiply_add(p.n_rows, p.n, work.curve[i] + start, work.tangent_a[i] + start, work.a[i] + start,
-                                  work.tangent_h[i] + start, ld)
+                                   work.tangent_h[i] + start, ld)
         if next_piece(&p):
             return 1
     return 0
@@ -85,7 +86,7 @@ cdef int through_activation(const Tile* tile, Py_ssize_t i, bint with_curve) noe
 
 
 cdef int output_sweep(Tile* tile) noexcept nogil:
-    """(2) and (3) up to y_hat, also where the loss acts on a_L; a_i becomes g'(a_i), but softmax has none."""
+    """(2) and (3) up to y_hat, also if the loss acts on a_L; a_i becomes g'(a_i), except for softmax."""
     cdef const Shape* shape = tile.shape
     cdef Py_ssize_t L = shape.n_layers
     if forward_sweep(tile, True):
@@ -95,7 +96,7 @@ cdef int output_sweep(Tile* tile) noexcept nogil:
     return 0
 
 
-cdef int through_output(const Tile* tile, char* rows) noexcept nogil:
+cdef int through_output(const Tile* tile, char* rows) noexcept nogil:  # IN and OUT
     """rows times dy_hat/da_L, which is symmetric: g'(a_L), or diag(p) - p p^T; after `output_sweep`."""
     cdef const Shape* shape = tile.shape
     cdef Workspace* work = tile.work
@@ -113,7 +114,10 @@ cdef int through_output(const Tile* tile, char* rows) noexcept nogil:
 
 
 cdef int cotangent_sweep(const Tile* tile, Py_ssize_t first, bint with_curve) noexcept nogil:
-    """From grad_a_L to grad_a_first; with_curve: curve_i = g''(a_i) grad_h_i for i < L on the way."""
+    """From grad_a_L to grad_a_first; with_curve: curve_i = g''(a_i) grad_h_i for i < L on the way.
+
+    IN: g'(a), grad_a_L. OUT: grad_a below L, curve.
+    """
     cdef const Shape* shape = tile.shape
     cdef const Request* request = tile.request
     cdef Workspace* work = tile.work
@@ -132,10 +136,13 @@ cdef int cotangent_sweep(const Tile* tile, Py_ssize_t first, bint with_curve) no
     return 0
 
 
-cdef int tangent_sweep(const Tile* tile, const char* v, const char* tangent_x, Py_ssize_t first) noexcept nogil:
-    """t_a and t_h along parameters v and samples tangent_x, where these are not NULL.
+cdef int tangent_sweep(const Tile* tile, const char* v, const char* tangent_x,  # IN, or NULL
+                       Py_ssize_t first) noexcept nogil:
+    """t_a and t_h along parameters v and samples tangent_x, if these are not NULL.
 
-    Where both are NULL, tangent_a of layer `first` holds what the caller put there, and the layers below have none.
+    IN: h, g'(a). OUT: tangent_a and tangent_h, except for tangent_h_L if the loss acts on a_L.
+
+    If both are NULL, tangent_a of layer `first` holds what the caller put there, and the layers below have none.
     """
     cdef const Shape* shape = tile.shape
     cdef const Request* request = tile.request
@@ -150,8 +157,8 @@ cdef int tangent_sweep(const Tile* tile, const char* v, const char* tangent_x, P
         lower = tangent_x
         if i > first:
             lower = work.tangent_h[i - 1]
-        if v != NULL and preactivation(tile, i, v + layer.W, v + layer.b, input_of(tile, i), work.packed_v[i], PACKED
-                                       if work.is_v_packed else PACK_AND_KEEP, work.tangent_a[i], OVERWRITE):
+        if v != NULL and preactivation(tile, i, v + layer.W, v + layer.b, input_of(tile, i), work.packed_v[i],
+                                       PACKED if work.is_v_packed else PACK_AND_KEEP, work.tangent_a[i], OVERWRITE):
             return 1
         if lower != NULL and preactivation(tile, i, request.params + layer.W, NULL, lower, work.packed[i], packing,
                                            work.tangent_a[i], OVERWRITE if v == NULL else ADD):
@@ -164,10 +171,10 @@ cdef int tangent_sweep(const Tile* tile, const char* v, const char* tangent_x, P
 
 
 cdef int second_sweep(const Tile* tile, const char* v, const char* tangent_x, Py_ssize_t first, char* grad,
-                      bint add) noexcept nogil:
+                      bint add) noexcept nogil:  # grad: OUT, or added to
     """From R{grad_a_L}, in tangent_h, down to layer `first`; R{grad_W} and R{grad_b} go into grad, or are added.
 
-    Where grad is NULL, each row's own go into work.jacobian, not summed.
+    If grad is NULL, those of each row go into work.jacobian, not summed.
     """
     cdef const Shape* shape = tile.shape
     cdef const Request* request = tile.request
@@ -183,11 +190,9 @@ cdef int second_sweep(const Tile* tile, const char* v, const char* tangent_x, Py
                               lower, work.jacobian, shape.ld_params):
                 return 1
         else:
-            if weight_gradient(tile, i, 0, shape.sizes[i], work.tangent_h[i], input_of(tile, i), grad, add):
+            if layer_gradient(tile, i, work.tangent_h[i], input_of(tile, i), grad, add):
                 return 1
             if lower != NULL and weight_gradient(tile, i, 0, shape.sizes[i], work.grad_a[i], lower, grad, True):
-                return 1
-            if bias_gradient(tile, i, 0, shape.sizes[i], work.tangent_h[i], grad, add):
                 return 1
         if i > first:
             if hidden_sum(tile, i - 1, request.params, work.tangent_h[i], NULL, work.tangent_h[i - 1], OVERWRITE):
@@ -204,8 +209,6 @@ cdef int sum_layer_gradients(const Tile* tile, char** grad_a, char* grad, bint a
     cdef const Shape* shape = tile.shape
     cdef Py_ssize_t i
     for i in range(1, shape.n_layers + 1):
-        if weight_gradient(tile, i, 0, shape.sizes[i], grad_a[i], input_of(tile, i), grad, add):
-            return 1
-        if bias_gradient(tile, i, 0, shape.sizes[i], grad_a[i], grad, add):
+        if layer_gradient(tile, i, grad_a[i], input_of(tile, i), grad, add):
             return 1
     return 0

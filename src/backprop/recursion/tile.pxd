@@ -52,8 +52,8 @@ cdef inline const char* rows_of_source(const char* data, const Source* source, P
     return data + row * (source.row if source.code else n_bytes)
 
 
-cdef inline char* copy_reals(const Source* source, const char* data, Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t itemsize,
-                      char* target) noexcept nogil:
+cdef inline char* copy_reals(const Source* source, const char* data, Py_ssize_t n_rows, Py_ssize_t n,
+                             Py_ssize_t itemsize, char* target) noexcept nogil:
     """n_rows rows of n numbers, one after another and converted, into target, which is returned.
 
     Memory is read in the order in which it lies: a column of a matrix in Fortran order at a time.
@@ -73,7 +73,7 @@ cdef inline char* copy_reals(const Source* source, const char* data, Py_ssize_t 
 
 
 cdef inline Py_ssize_t* copy_labels(const Source* source, const char* data, Py_ssize_t n_rows,
-                             Py_ssize_t* target) noexcept nogil:
+                                    Py_ssize_t* target) noexcept nogil:
     """The same for labels."""
     if source.code == 0:
         memcpy(target, data, n_rows * sizeof(Py_ssize_t))
@@ -89,7 +89,10 @@ cdef inline Tile new_tile(const Request* request, Workspace* work, Interrupt* in
     tile.request = request
     tile.work = work
     tile.interrupt = interrupt
-    tile.first = 0
+    tile.first = tile.n_rows = 0
+    tile.x = tile.y = NULL
+    tile.labels = NULL
+    tile.weight = NULL
     tile.source_rows = work.source_rows
     tile.scratch = work.scratch
     tile.packing = PACK_AND_KEEP

@@ -13,6 +13,7 @@ cdef enum Buffers:         # each has the buffers of those before it
     OF_HESSIAN
     OF_NORMAL_EQUATIONS
 
+
 cdef struct Workspace:
     Workspace* next
     bint is_listed               # whether it goes to the free list
@@ -51,11 +52,13 @@ cdef struct Workspace:
     double* weight
     Py_ssize_t* source_rows
 
+
 cdef struct KeptRows:
     # h, g'(a), grad_a and curve of the first samples, tile by tile, at the place of a tile's first row.
     char* data
     char* is_filled              # (n_rows,), at a tile's first row: whether all of the tile is there
     Py_ssize_t n_rows
+
 
 cdef enum:
     GRADIENT_BYTES = 65536       # of gradients per sample that are written layer by layer, or copied at a time
@@ -106,7 +109,7 @@ cdef inline Py_ssize_t reals_at_a_time(const Shape* shape) noexcept nogil:
 
 
 cdef inline Py_ssize_t lay_out_workspace(const Shape* shape, Py_ssize_t rows, int n_scratch, char* block,
-                                  Workspace* work) noexcept nogil:
+                                         Workspace* work) noexcept nogil:
     """Place every buffer for tiles of so many rows in the block and return the bytes they take.
 
     With block NULL only the sum is worked out. Nothing depends on the number of samples.
@@ -124,7 +127,7 @@ cdef inline Py_ssize_t lay_out_workspace(const Shape* shape, Py_ssize_t rows, in
         widest = max(widest, shape.layers[i].ld)
         scratch = max(scratch, shape.kernels.scratch_size(0, shape.layers[i].n_in, shape.layers[i].n_out))
         scratch = max(scratch, shape.kernels.scratch_size(rows, shape.layers[i].n_in,
-                                                         min(<Py_ssize_t>SCRATCH_UNITS, shape.layers[i].n_out)))
+                                                          min(<Py_ssize_t>SCRATCH_UNITS, shape.layers[i].n_out)))
         if work.buffers >= OF_HESSIAN:
             scratch = max(scratch, shape.kernels.scratch_size(rows, shape.n_params, shape.layers[i].n_in))
     if shape.tile_rows < CHAIN_ROWS:
@@ -161,7 +164,7 @@ cdef inline void free_workspace(Workspace* work) noexcept nogil:
 
 
 cdef inline Workspace* new_workspace(const Shape* shape, Py_ssize_t rows, int n_scratch, int buffers) noexcept nogil:
-    """A workspace for tiles of so many rows, with scratch for so many threads; NULL where memory is short."""
+    """A workspace for tiles of so many rows, with scratch for so many threads; NULL if out of memory."""
     cdef Workspace* work = <Workspace*>calloc(1, sizeof(Workspace))
     cdef Py_ssize_t n_pointers = shape.n_layers + 1
     if work == NULL:

@@ -5,18 +5,19 @@ cdef struct ChunkRun:
     const Request* request
     Workspace** work             # one a thread
     Totals* totals
-    const Py_ssize_t* starts     # the first source row of each chunk, or NULL where rows are not left out
+    const Py_ssize_t* starts     # the first source row of each chunk, or NULL if no rows are left out
     Py_ssize_t chunk_rows, n_chunks
     Py_ssize_t n_added           # chunks 0..n_added-1 are in the totals
-    int adding                   # a lock that is only tried: who has it adds all that are ready
+    int adding                   # try-lock; its holder adds every ready chunk
     Interrupt* interrupt
+
 
 cdef enum:
     SPARE_BYTES = 4194304        # of slots beyond one a thread
 
 
 cdef bint add_ready_chunks(ChunkRun* run, Interrupt* interrupt) noexcept nogil:
-    """Add the chunks that are ready to the totals, in order; true where a signal handler raised."""
+    """Add the chunks that are ready to the totals, in order."""
     cdef Totals* totals = run.totals
     cdef Py_ssize_t c = load_size(&run.n_added), slot, k
     while c < run.n_chunks and load_int(&totals.slot_is_ready[c % totals.n_slots]):
@@ -24,8 +25,8 @@ cdef bint add_ready_chunks(ChunkRun* run, Interrupt* interrupt) noexcept nogil:
         add_loss(totals, totals.slot_loss[slot])
         if run.request.grad != NULL:
             for k in range(n_parts_of_sums(run.request)):
-                if accumulate(run.request, totals.slots + slot * run.request.n_sums * run.request.shape.itemsize, totals, k,
-                              c == 0, interrupt):
+                if accumulate(run.request, totals.slots + slot * run.request.n_sums * run.request.shape.itemsize,
+                              totals, k, c == 0, interrupt):
                     return True
         store_int(&totals.slot_is_ready[slot], 0)
         c += 1
@@ -55,7 +56,7 @@ cdef void chunk_task(void* context, Py_ssize_t c, int worker) noexcept nogil:
                   min(run.chunk_rows, run.request.n_kept - c * run.chunk_rows), grad, 0, &totals.slot_loss[slot]):
         return
     store_int(&totals.slot_is_ready[slot], 1)
-    # Whoever adds looks again after giving the lock back: a chunk that became ready meanwhile is not left behind.
+    # The thread that adds looks again after releasing the lock: a chunk that became ready meanwhile is not left behind.
     while load_int(&totals.slot_is_ready[load_size(&run.n_added) % totals.n_slots]) and try_lock(&run.adding):
         stopped = add_ready_chunks(run, interrupt)
         store_int(&run.adding, 0)
@@ -65,7 +66,7 @@ cdef void chunk_task(void* context, Py_ssize_t c, int worker) noexcept nogil:
 
 cdef void find_starts(const Request* request, Py_ssize_t chunk_rows, Py_ssize_t n_chunks, Py_ssize_t* starts,
                       Interrupt* interrupt) noexcept nogil:
-    """The source row from which on each chunk takes its rows; those of some, where a signal handler raised."""
+    """The source row from which on each chunk takes its rows; those of some alone if a signal handler raised."""
     cdef const Shape* shape = request.shape
     cdef Py_ssize_t row, kept = 0
     for row in range(request.n_samples):

@@ -5,7 +5,7 @@ cdef struct EnsembleRun:
     const Request* requests      # one a network
     double* losses
     Workspace** work             # one a thread
-    Totals** totals              # one a thread, or NULL where a network's samples are one chunk
+    Totals** totals              # one a thread, or NULL if a network's samples are one chunk
     Interrupt* interrupt
 
 
@@ -37,7 +37,7 @@ cdef void give_totals_of_threads(const Shape* shape, Totals** totals, int n_thre
 
 
 cdef Totals** take_totals_of_threads(const Shape* shape, int n_threads) noexcept nogil:
-    """Sums over chunks for each thread; NULL where memory is short."""
+    """Sums over chunks for each thread; NULL if out of memory."""
     cdef Totals** totals = <Totals**>calloc(n_threads, sizeof(Totals*))
     cdef int i
     if totals == NULL:

@@ -15,19 +15,20 @@ cdef struct FreeLists:
     Workspace* workspaces
     Totals* totals
 
+
 cdef enum:
-    # A lock that is not to be had is held by a thread that was interrupted just there, or, in the child of a fork, by
-    # one that is no more. Then buffers are allocated for this call alone.
+    # If the lock cannot be taken, its holder was preempted or, in a forked child, no longer exists. Then buffers are
+    # allocated for this call alone.
     FIRST_TRIES = 50             # one after another, a microsecond: far longer than the lock is held
-    MOST_TRIES = 100             # then letting others run in between
-    # What the lists hold at most, in bytes, or in parameters where these are many: memory whose pages the system takes
+    MOST_TRIES = 100             # then yielding the CPU in between
+    # What the lists hold at most, in bytes, or in parameters if there are many: memory whose pages the system takes
     # back cost 0.2 to 1 ms a MiB in the next call, which is little against what a call does that needs so much.
     KEPT_BYTES = 67108864
     KEPT_PARAMS = 8
 
 
 cdef inline bint lock_lists(FreeLists* lists) noexcept nogil:
-    """Take the lock; false where it is not to be had."""
+    """Take the lock; false if it stays taken."""
     cdef int k
     for k in range(MOST_TRIES):
         if try_lock(&lists.is_taken):
@@ -107,7 +108,7 @@ cdef inline void give_workspaces(const Shape* shape, Workspace** work, int n_thr
 
 
 cdef inline Workspace** take_workspaces(const Shape* shape, Py_ssize_t rows, int n_threads, int buffers) noexcept nogil:
-    """One workspace a thread; NULL where memory is short."""
+    """One workspace a thread; NULL if out of memory."""
     cdef Workspace** work = <Workspace**>calloc(n_threads, sizeof(Workspace*))
     cdef int i
     if work == NULL:
@@ -120,7 +121,8 @@ cdef inline Workspace** take_workspaces(const Shape* shape, Py_ssize_t rows, int
     return work
 
 
-cdef inline Totals* take_totals(const Shape* shape, Py_ssize_t n_sums, bint with_wide, Py_ssize_t n_slots) noexcept nogil:
+cdef inline Totals* take_totals(const Shape* shape, Py_ssize_t n_sums, bint with_wide,
+                                Py_ssize_t n_slots) noexcept nogil:
     """Free sums over chunks that have what is needed, else new ones in the place of others; set to zero; or NULL."""
     cdef FreeLists* lists = <FreeLists*>shape.free_lists
     cdef Totals** link = &lists.totals
@@ -171,7 +173,7 @@ cdef inline void give_totals(const Shape* shape, Totals* totals) noexcept nogil:
 
 
 cdef inline void free_lists_of(FreeLists* lists) noexcept nogil:
-    """All that is in the lists, when no call can come any more."""
+    """Free everything in the lists; no call may be running."""
     cdef Workspace* work
     cdef Totals* totals
     while lists.workspaces != NULL:

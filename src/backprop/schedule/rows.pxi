@@ -42,7 +42,7 @@ cdef int run_rows_in_order(const Request* request, Py_ssize_t rows, Interrupt* i
 
 
 cdef int run_rows(const Request* request, int n_threads, Interrupt* interrupt) noexcept nogil:
-    """What each sample has of its own, tile by tile, on up to n_threads threads."""
+    """One row of results per sample, tile by tile, on up to n_threads threads."""
     cdef const Shape* shape = request.shape
     cdef Py_ssize_t rows = min(<Py_ssize_t>shape.tile_rows, request.n_samples)
     cdef RowsRun run

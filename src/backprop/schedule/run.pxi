@@ -46,7 +46,7 @@ cdef inline bint may_take_long(const Request* request, Py_ssize_t n_networks) no
 
 
 cdef inline double run_call(const Request* request, int n_threads) except? -1:
-    """The call on up to n_threads threads; the loss, where there is one."""
+    """The call on up to n_threads threads; the loss, if there is one."""
     cdef Interrupt interrupt
     cdef double loss = 0
     cdef int status

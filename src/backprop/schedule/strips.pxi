@@ -11,10 +11,11 @@ cdef struct StripRun:
     char* sums                   # of the chunk, or of open chains
     bint add                     # to these
     bint first_chain
-    double divisor               # 0, or where the sums of a single chunk end
+    double divisor               # of the sums of a single chunk if they end here, else 0
     bint first_chunk
     Py_ssize_t* first_task       # by layer, of the phase that packs or sums by units; and their number at the end
     Interrupt* interrupt
+
 
 cdef enum:
     PACK_COLUMNS = 192           # columns of W^T that a task packs: whole panels on every instruction set
@@ -60,7 +61,7 @@ cdef void pack_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
                  <double>MEMORY_FLOPS * shape.layers[i].n_in, 0)
     while p.n:
         shape.kernels.pack(shape.layers[i].n_in, shape.layers[i].n_out, run.request.params + shape.layers[i].W,
-                          run.work.packed[i], first + p.column, first + p.column + p.n)
+                           run.work.packed[i], first + p.column, first + p.column + p.n)
         if next_piece(&p):
             return
 
@@ -82,7 +83,8 @@ cdef void strip_task(void* context, Py_ssize_t index, int worker) noexcept nogil
     strip.packing = PACKED
     if forward_sweep(&strip, with_gradient):
         return
-    if output_gradient(&strip, a_of(&strip, run.request.shape.n_layers), run.work.row_loss + strip.first, with_gradient):
+    if output_gradient(&strip, a_of(&strip, run.request.shape.n_layers), run.work.row_loss + strip.first,
+                       with_gradient):
         return
     if with_gradient:
         backward_sweep(&strip, NULL, False)
@@ -128,7 +130,7 @@ cdef void divide_task(void* context, Py_ssize_t index, int worker) noexcept nogi
 
 
 cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Interrupt* interrupt) noexcept nogil:
-    """All chunks by strips; nonzero where a signal handler raised, or forked."""
+    """All chunks by strips; nonzero if a signal handler raised or forked."""
     cdef const Shape* shape = run.request.shape
     cdef const Request* request = run.request
     cdef Py_ssize_t row = 0, done = 0, in_chunk, n_rows, s
@@ -163,7 +165,7 @@ cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Interrupt* 
                 status = pool_run(lease, number_tasks(run, True), units_task, run, poll_from_pool, interrupt)
             in_chunk += run.group.n_rows
             if (shape.tile_rows < CHAIN_ROWS and request.grad != NULL and status == 0
-                and (ends_chain(in_chunk, n_rows) if run.group.is_open else run.divisor != 0)):
+                    and (ends_chain(in_chunk, n_rows) if run.group.is_open else run.divisor != 0)):
                 status = pool_run(lease, n_sums, chain_task, run, poll_from_pool, interrupt)
         add_loss(run.totals, chunk_loss)
         if run.totals.wide != NULL and status == 0:

@@ -50,7 +50,7 @@ cdef int chunk_sums(const Request* request, Workspace* work, Interrupt* interrup
 
 
 cdef int sums_in_order(const Request* request, Workspace* work, Totals* totals, Interrupt* interrupt) noexcept nogil:
-    """One chunk after another, on one thread; nonzero where a signal handler raised."""
+    """One chunk after another, on one thread."""
     cdef const Shape* shape = request.shape
     cdef Py_ssize_t row = 0, done = 0, n_rows = rows_of_chunk(shape, request.n_kept), k
     cdef Py_ssize_t n_sums = 0 if totals.wide == NULL else n_parts_of_sums(request)
@@ -73,7 +73,8 @@ cdef int sums_in_order(const Request* request, Workspace* work, Totals* totals, 
 cdef int run_in_order(const Request* request, Totals* totals, Interrupt* interrupt) noexcept nogil:
     """On the caller's thread, from the start: sums that threads left unfinished in totals are dropped."""
     cdef const Shape* shape = request.shape
-    cdef Workspace* work = take_workspace(shape, rows_of_tile(shape, request.n_kept, request.buffers), 1, request.buffers)
+    cdef Workspace* work = take_workspace(shape, rows_of_tile(shape, request.n_kept, request.buffers), 1,
+                                          request.buffers)
     cdef int status
     if work == NULL:
         return NO_WORKSPACE

@@ -19,6 +19,7 @@ cdef enum:
     CHUNK_BYTES = 1048576        # a gradient up to this size is added from cache: chunks; beyond it, strips
     MIN_STRIP = 16               # rows: two blocks of rows share what is loaded of a panel
 
+
 cdef enum Status:
     # How a run ended.
     DONE
@@ -28,9 +29,10 @@ cdef enum Status:
     NO_TOTALS
     NO_LIST
 
+
 cdef extern from *:
     """
-    /* Not by Cython's raise, which needs memory for a traceback and can crash where there is none (Cython 3.3.1). */
+    /* Not by Cython's raise, which needs memory for a traceback and can crash if there is none (Cython 3.3.1). */
     static int bp_raise_memory_error(const char *what) { PyErr_SetString(PyExc_MemoryError, what); return -1; }
     """
     int raise_memory_error "bp_raise_memory_error"(const char* what) except -1

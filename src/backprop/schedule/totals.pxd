@@ -17,12 +17,13 @@ cdef struct Totals:
     Py_ssize_t n_sums            # n_params, for a gradient; 0 for a loss alone
     Py_ssize_t n_bytes
     double loss, loss_error
-    double* wide                 # (n_sums,), or NULL where there is one chunk only
+    double* wide                 # (n_sums,), or NULL if there is only one chunk
     double* wide_error           # (n_sums,), float64 alone
     char* slots                  # sums of chunks that wait for their turn, n_slots x n_sums
     double* slot_loss
     int* slot_is_ready
     Py_ssize_t n_slots
+
 
 cdef enum:
     SUM_ENTRIES = 65536          # parameters that a task adds or divides
@@ -38,8 +39,9 @@ cdef inline void free_totals(Totals* totals) noexcept nogil:
         free(totals)
 
 
-cdef inline Totals* new_totals(const Shape* shape, Py_ssize_t n_sums, bint with_wide, Py_ssize_t n_slots) noexcept nogil:
-    """Sums over chunks, with wide accumulators and slots for chunks if needed; NULL where memory is short."""
+cdef inline Totals* new_totals(const Shape* shape, Py_ssize_t n_sums, bint with_wide,
+                               Py_ssize_t n_slots) noexcept nogil:
+    """Sums over chunks, with wide accumulators and slots for chunks if needed; NULL if out of memory."""
     cdef Totals* totals = <Totals*>calloc(1, sizeof(Totals))
     if totals == NULL:
         return NULL
@@ -83,12 +85,12 @@ cdef inline Py_ssize_t n_parts_of_sums(const Request* request) noexcept nogil:
     return (request.n_sums + SUM_ENTRIES - 1) // SUM_ENTRIES
 
 
-cdef inline bint add_chain(const Request* request, Py_ssize_t k, const char* chain, char* sums, bint first, double divisor,
-                    Interrupt* interrupt) noexcept nogil:
-    """Part k of chains that end here into the sums of a chunk, or added to them; divided where divisor is not 0.
+cdef inline bint add_chain(const Request* request, Py_ssize_t k, const char* chain, char* sums, bint first,
+                           double divisor, Interrupt* interrupt) noexcept nogil:
+    """Part k of chains that end here into the sums of a chunk, or added to them; divided unless divisor is 0.
 
-    Without chains, where chain is sums, it is divided alone: networks whose tiles may be shorter than a chain are never
-    divided in the kernels, which round some subnormal numbers otherwise. True where a signal handler raised.
+    Without chains chain is sums, and is divided alone: networks whose tiles may be shorter than a chain are never
+    divided in the kernels, which round some subnormal numbers otherwise.
     """
     cdef const Shape* shape = request.shape
     cdef Py_ssize_t start = k * SUM_ENTRIES, n = min(<Py_ssize_t>SUM_ENTRIES, request.n_sums - start), p
@@ -111,7 +113,7 @@ cdef inline bint add_chain(const Request* request, Py_ssize_t k, const char* cha
 
 cdef inline bint accumulate(const Request* request, const char* grad, const Totals* totals, Py_ssize_t k, bint first,
                             Interrupt* interrupt) noexcept nogil:
-    """Add part k of the sums of a chunk, in grad, to the wide sums; true where a signal handler raised, as below."""
+    """Add part k of the sums of a chunk, in grad, to the wide sums."""
     cdef const Shape* shape = request.shape
     cdef Py_ssize_t start = k * SUM_ENTRIES, n = min(<Py_ssize_t>SUM_ENTRIES, request.n_sums - start)
     cdef double* wide_error = NULL
@@ -129,7 +131,8 @@ cdef inline bint divide(const Request* request, const Totals* totals, Py_ssize_t
     cdef const double* wide_error = NULL
     if totals.wide_error != NULL:
         wide_error = totals.wide_error + start
-    shape.kernels.finish_wide(n, totals.wide + start, wide_error, request.divisor, request.grad + start * shape.itemsize)
+    shape.kernels.finish_wide(n, totals.wide + start, wide_error, request.divisor,
+                              request.grad + start * shape.itemsize)
     return is_stopped(interrupt, <double>MEMORY_FLOPS * n)
 
 
