@@ -89,7 +89,7 @@ def test_a_name_from_above_is_found(tmp_path, line):
     assert found[0].startswith("api/second_order.py:")
 
 
-# The floors of the core: what Cython's files cimport, and what they use of other included files ------------------------
+# The floors of the core: what files cimport, and what included files use of one another ------------------------------
 
 CORE = [file for floor in FLOORS["core"] for file in floor["files"]]
 NAME = r"(?<![\w.])[A-Za-z_]\w*"
@@ -144,7 +144,9 @@ def used_from_above(folder):
 
 def test_every_file_of_the_core_stands_on_one_floor():
     assert len(CORE) == len(set(CORE))
-    there = {path.relative_to(SOURCE).as_posix() for kind in ("pyx", "pxi", "pxd") for path in SOURCE.rglob(f"*.{kind}")}
+    there = {
+        path.relative_to(SOURCE).as_posix() for kind in ("pyx", "pxi", "pxd") for path in SOURCE.rglob(f"*.{kind}")
+    }
     kernels = {file for file in there if file.startswith("kernels/")}  # modules of their own, but for their interface
     assert there - kernels - {"__init__.pxd", "_core.pxd"} == set(CORE) - kernels
 
@@ -158,7 +160,9 @@ def test_the_core_uses_what_stands_below():
     assert used_from_above(SOURCE) == []
 
 
-@pytest.mark.parametrize("file", [file for file in CORE if file != "_core.pyx" and not file.startswith("kernels/table")])
+@pytest.mark.parametrize(
+    "file", [file for file in CORE if file != "_core.pyx" and not file.startswith("kernels/table")]
+)
 def test_a_file_of_the_core_says_what_it_needs_and_gives(file):
     header = re.match(r"(?:#.*\n)+", (SOURCE / file).read_text(encoding="utf-8")).group()
     assert "Needs: " in header
@@ -169,7 +173,10 @@ def test_a_file_of_the_core_says_what_it_needs_and_gives(file):
     ("file", "line"),
     [
         ("recursion/tile.pxd", "from backprop.schedule.cuts cimport chunks_of"),
-        ("recursion/sweeps.pxi", "cdef int early(Tile* tile) noexcept nogil:\n    return hvp_of_tile(tile, NULL, False)"),
+        (
+            "recursion/sweeps.pxi",
+            "cdef int early(Tile* tile) noexcept nogil:\n    return hvp_of_tile(tile, NULL, False)",
+        ),
         ("_core.pyx", "cdef int early(const Tile* tile) noexcept nogil:\n    return loss_tangent(tile)"),
         ("schedule/sums.pxi", "cdef int early(Request* request):\n    return run_call(request, 1)"),
         ("derivatives/norms.pxi", "cdef Call early = None\nCALLS[0] = Linearization"),

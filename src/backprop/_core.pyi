@@ -166,3 +166,12 @@ class Handle:
 @disjoint_base
 class Pointers:
     def __new__(cls, arrays: Sequence[_Array | None] | None) -> Self: ...
+
+def value_and_grad_by_twin(
+    plan: Plan,
+    params: _Array,
+    x: _Array,
+    y: _Array,
+    out: _Array,
+    weights: tuple[_Array, float, float, int] | None,
+) -> float: ...

@@ -76,6 +76,7 @@ from backprop.recursion.request cimport (
 from backprop.recursion.shape cimport MAX_TILE_ROWS, Layer, Shape, has_curve_of_h, lay_out_layers, ld_of_input
 from backprop.recursion.tile cimport (
     a_of, code_of, fill_tile, has_weight, input_of, new_tile, output_of, packing_of, part_of, weight_of,
+    weights_per_row,
 )
 from backprop.recursion.workspace cimport (
     GRADIENT_BYTES, OF_DERIVATIVES, OF_GRADIENT, OF_HESSIAN, OF_NORMAL_EQUATIONS, SCRATCH_UNITS, TRIANGLE_ROWS,
@@ -465,6 +466,91 @@ include "calls/quick.pxi"
 include "calls/plan.pxi"
 include "calls/c_api.pxi"
 include "calls/elementwise.pxi"
+include "calls/twin.pxi"
+
+
+# The typed twin -------------------------------------------------------------------------------------------------------
+# Equations (1) to (8) once more, as plain loops over one sample after another. Nothing here is fast. A reader can check
+# each line against the textbook, and the tests check the kernels, tiles and threads above against these loops.
+
+cdef int twin(const Request* request, Interrupt* interrupt, floating** a, floating** h,
+              floating* grad_h, floating* grad, double* loss) noexcept nogil:  # OUT; grad and loss must be 0
+    """The sums over samples of the loss and its gradient; a, h and grad_h hold one sample's values, by layer."""
+    cdef const Shape* shape = request.shape
+    cdef Py_ssize_t L = shape.n_layers, s, i, j, m, n_in, n_out
+    cdef const Layer* layer
+    cdef const floating* W
+    cdef const floating* b
+    cdef floating* grad_W
+    cdef floating* grad_b
+    cdef double row_loss
+    for s in range(request.n_samples):
+        if request.weight != NULL and not has_weight(request, s):
+            continue
+        for j in range(shape.sizes[0]):                                     # (1)  h_0 = x
+            h[0][j] = (<const floating*>request.x)[s * shape.sizes[0] + j]
+        for i in range(1, L + 1):
+            layer, n_in, n_out = &shape.layers[i], shape.sizes[i - 1], shape.sizes[i]
+            W, b = <const floating*>(request.params + layer.W), <const floating*>(request.params + layer.b)
+            for m in range(n_out):                                          # (2)  a_i = W_i h_{i-1} + b_i
+                a[i][m] = b[m]
+                for j in range(n_in):
+                    a[i][m] += W[m * n_in + j] * h[i - 1][j]
+            if i < L or not shape.loss_acts_on_a:                           # (3)  h_i = g(a_i); a_i becomes g'(a_i)
+                if twin_activation(shape, layer, a[i], h[i], interrupt):
+                    return 1
+        twin_loss(request, s, a[L], h[L], &row_loss)                        # (4)  a_L becomes grad_{a_L} L
+        loss[0] += row_loss
+        for i in range(L, 0, -1):
+            layer, n_in, n_out = &shape.layers[i], shape.sizes[i - 1], shape.sizes[i]
+            W = <const floating*>(request.params + layer.W)
+            grad_W = grad + layer.W // sizeof(floating)
+            grad_b = grad + layer.b // sizeof(floating)
+            for m in range(n_out):
+                for j in range(n_in):                                       # (7)  grad_W_i = grad_a_i h_{i-1}^T
+                    grad_W[m * n_in + j] += a[i][m] * h[i - 1][j]
+                grad_b[m] += a[i][m]                                        # (8)  grad_b_i = grad_a_i
+            if i == 1:
+                break
+            for j in range(n_in):                                           # (5)  grad_h = W_i^T grad_a_i
+                grad_h[j] = 0
+                for m in range(n_out):
+                    grad_h[j] += a[i][m] * W[m * n_in + j]
+            for j in range(n_in):                                           # (6)  grad_a = grad_h (.) g'(a)
+                a[i - 1][j] *= grad_h[j]
+        if is_stopped(interrupt, 20.0 * MEMORY_FLOPS * shape.n_params):
+            return 1
+    return 0
+
+
+cdef int twin_activation(const Shape* shape, const Layer* layer, floating* a, floating* h,
+                         Interrupt* interrupt) noexcept nogil:
+    """(3) of one row, by the kernels' functions of single numbers."""
+    if layer.activation == CUSTOM:
+        if custom_activation(layer, sizeof(floating), VALUE, 1, <const char*>a, <char*>h, layer.ld, interrupt):
+            return 1
+        return custom_activation(layer, sizeof(floating), FIRST, 1, <const char*>a, <char*>a, layer.ld, interrupt)
+    shape.kernels.activate(layer.activation, layer.parameter, 1, layer.n_out, a, h, layer.ld, True)
+    return 0
+
+
+cdef void twin_loss(const Request* request, Py_ssize_t s, floating* z, const floating* y_hat,
+                    double* row_loss) noexcept nogil:
+    """(4) of sample s, by the kernels' losses; z is a_L, or g'(a_L) if the loss acts on y_hat."""
+    cdef const Shape* shape = request.shape
+    cdef Py_ssize_t n_out = shape.sizes[shape.n_layers]
+    cdef const char* y = request.y
+    cdef const Py_ssize_t* labels = request.labels
+    cdef const double* weight = request.weight
+    if y != NULL:
+        y += s * n_out * sizeof(floating)
+    if labels != NULL:
+        labels += s
+    if weight != NULL:
+        weight += s * weights_per_row(request)
+    shape.kernels.loss(shape.loss, shape.loss_parameter, 1, n_out, z, shape.layers[shape.n_layers].ld,
+                       NULL if shape.loss_acts_on_a else y_hat, y, labels, request.weight_kind, weight,
+                       request.weight_scale, row_loss, True)
 
 
 # (5) and (6) alone ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Two equations of the recursion alone: the hidden sum and the g' product."""
+"""The equations as plain loops: the hidden sum and the g' product alone, and all of them for a whole network."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from backprop import _core
 from backprop.api import architecture, conversion, validate
+from backprop.api.calls import Calls
 from backprop.custom import Activation
 
 Array = npt.NDArray[Any]
@@ -83,3 +84,45 @@ def preactivation_gradient(grad_h: npt.ArrayLike, a: npt.ArrayLike, activation: 
         _core.activate(grad_a, np.empty_like(grad_a), g.code, parameter)  # grad_a holds g'(a) now
     _core.preactivation_gradient(gradients, grad_a)
     return grad_a
+
+
+def value_and_grad(
+    net: Calls,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    *,
+    params: npt.ArrayLike | None = None,
+    sample_weight: npt.ArrayLike | None = None,
+) -> tuple[float, Array]:
+    """The loss and its gradient by equations (1) to (8) as plain loops, one sample after another.
+
+    It is slow, and stands at the end of ``_core.pyx`` to be read beside a textbook. ``net.value_and_grad`` gives the
+    same numbers to rounding; the tests compare the two.
+
+    Parameters
+    ----------
+    net : Network
+    x : (n_samples, n_0) array_like
+    y : (n_samples, n_L) array_like, or (n_samples,) labels
+        As `Network.value_and_grad` takes them.
+    params : (n_params,) array_like, optional
+        The network's own by default.
+    sample_weight : (n_samples,) or (n_samples, n_L) array_like, optional
+
+    Returns
+    -------
+    loss : float
+    grad : (n_params,) array of the network's dtype
+        Summed over samples in order, in that dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Network.value_and_grad` does.
+    """
+    if not isinstance(net, Calls):
+        raise TypeError(f"net: expected a Network, got {type(net).__name__}")
+    y_, x_, theta, weights = net._inputs(x, y, params, sample_weight, whole=True)
+    grad = np.empty(net.n_params, theta.dtype)
+    loss = _core.value_and_grad_by_twin(net._plan, theta, x_, y_, grad, weights)
+    return loss, grad
