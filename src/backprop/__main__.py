@@ -129,7 +129,7 @@ def _parser() -> _Parser:
         help="train a classifier of handwritten digits with SciPy",
         description="Train a network on scikit-learn's digits with scipy.optimize's L-BFGS-B,\n"
         "after a check of its gradient, and print the accuracy on a fifth of the\n"
-        "images that was held out. Needs: pip install 'backprop-cpu[demo]'",
+        "images that was held out. Needs: pip install scikit-learn tqdm matplotlib",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     demo.add_argument(

@@ -218,7 +218,7 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares):
         OSError
             Where the file cannot be written; what stood there before is untouched.
         ModuleNotFoundError
-            Where the safetensors library is missing: ``pip install backprop-cpu[save]``.
+            Where the safetensors library is missing: ``pip install safetensors``.
 
         Notes
         -----

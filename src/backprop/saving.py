@@ -29,7 +29,7 @@ def load(path: str | bytes | os.PathLike[Any]) -> Network:
     OSError
         Where the file is missing, or cannot be read.
     ModuleNotFoundError
-        Where the safetensors library is missing: ``pip install backprop-cpu[save]``.
+        Where the safetensors library is missing: ``pip install safetensors``.
 
     Notes
     -----

@@ -100,7 +100,7 @@ def _safetensors() -> ModuleType:
         import safetensors.numpy
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "saving and loading need the safetensors library: pip install backprop-cpu[save]", name=error.name
+            "saving and loading need the safetensors library: pip install safetensors", name=error.name
         ) from error
     return safetensors
 
