@@ -10,6 +10,7 @@ in three processes). Not with free threads: they have no limited API before 3.15
 
 import os
 import platform
+import re
 import shutil
 import sys
 import sysconfig
@@ -149,7 +150,14 @@ class Build(build_ext):
         super().build_extensions()
 
 
+def description():
+    """README.md for a package index: it has no repository beside it, so relative links become plain text."""
+    return re.sub(r"\[([^\]]+)\]\((?!https?://)[^)]+\)", r"\1", Path("README.md").read_text(encoding="utf-8"))
+
+
 setup(
+    long_description=description(),
+    long_description_content_type="text/markdown",
     ext_modules=extensions(),
     cmdclass={"build_ext": Build},
     options={

@@ -1,26 +1,26 @@
 """Least squares against certified results: SciPy on `residuals`, Levenberg-Marquardt on `normal_equations`.
 
 NIST publishes nonlinear regressions with parameters certified to eleven digits. Three of the models are dense networks
-with one input, one hidden layer and one output, some of whose parameters are fixed:
+with one input, one hidden layer and one output. Some of their parameters are fixed:
 
     Rat42   1-1-1, sigmoid   pasture yield against growing time, a logistic curve
     MGH17   1-2-1, exp       a sum of two exponentials: hard, from a start that is far away
     ENSO    1-3-1, sin       pressure differences that drive the trade winds: three cycles, one of them a year long
 
-Both solvers begin at NIST's first start, the one far from the solution, and both have to arrive at the certified
-values:
+Both solvers begin at NIST's first start, the one far from the solution. Both have to arrive at the certified values:
 
 - `scipy.optimize.least_squares` gets r and J from `net.residuals(x, y)`. J has n_samples x n_params entries.
-- `levenberg_marquardt` below gets J^T J and J^T r from `net.normal_equations(x, y)`, which never stores J. That is of
-  no use to 168 months, but at a million samples and a thousand parameters J takes 8 GB, and J^T J takes 8 MB. The
-  price is that J^T J squares J's condition number, so that a single step has fewer digits. Where it leads, J^T r = 0,
-  is not touched by that, and the last steps repair what the ones before them lost.
+- `levenberg_marquardt` below gets J^T J and J^T r from `net.normal_equations(x, y)`, which never stores J. For 168
+  months that saves nothing, but for a million samples and a thousand parameters J takes 8 GB, and J^T J takes 8 MB.
+  The price: J^T J squares the condition number of J, so a single step has fewer digits. But the solution is where
+  J^T r = 0, which does not depend on J^T J; the last steps correct the errors of earlier ones.
 
-SciPy stops where the sum of squares no longer falls. That is a minimum, flat to half of the digits: with ENSO's large
-residuals six digits of the parameters are left. `levenberg_marquardt` goes on, and judges its steps by their length
-instead. J^T J also gives the standard errors, s^2 (J^T J)^-1, which are certified as well.
+SciPy stops when the sum of squares no longer falls. Near a minimum it is flat to half of the digits: with ENSO's large
+residuals, six digits of the parameters are left. `levenberg_marquardt` goes on, and then judges its steps by their
+length. J^T J also gives the standard errors, s^2 (J^T J)^-1, which are certified as well.
 
-Run: python examples/least_squares.py [--plot least_squares.png] [--quick]
+Run: python examples/least_squares.py [--plot least_squares.png]
+It takes about 2 seconds.
 
 Source: NIST/ITL Statistical Reference Datasets, Nonlinear Regression, https://www.itl.nist.gov/div898/strd/ (data of a
 United States agency, not under copyright). Rat42: D. Ratkowsky, Nonlinear Regression Modeling (1983), p. 61. MGH17:
@@ -75,8 +75,8 @@ ENSO_Y = [  # in months 1, 2, ..., 168
 class Problem:
     """A regression of NIST's whose model is a network; b are NIST's parameters, theta the network's (`net.params`).
 
-    `free` tells which of theta are fitted, `theta_of_b` and `b_of_theta` translate. The latter has to take complex
-    numbers: the complex step differentiates it, for the standard errors of b.
+    `free` is True for each entry of theta that is fitted; `theta_of_b` and `b_of_theta` translate. `b_of_theta` must
+    take complex numbers, because the complex step differentiates it for the standard errors of b.
     """
 
     name: str
@@ -176,7 +176,7 @@ def enso() -> Problem:
 
 @dataclass
 class Fit:
-    """The parameters found, one theta a step, and how many steps were tried."""
+    """The parameters found, one theta per accepted step, and how many steps were tried."""
 
     theta: np.ndarray
     n_steps: int
@@ -204,8 +204,8 @@ def levenberg_marquardt(net: Network, x, y, theta, free, max_steps: int = 2000) 
         trial[free] += step
         fit.n_steps += 1
         trial_ssq = n * net.loss(x, y, params=trial)
-        settled = predicted < 1e-13 * ssq  # the sum of squares has too few digits to judge this step,
-        if settled and length >= last:  # so its length does: where it no longer shrinks, rounding is all that is left
+        settled = predicted < 1e-13 * ssq  # the sum of squares has too few digits to judge this step: use its length
+        if settled and length >= last:  # steps no longer shrink: only rounding is left
             break
         if settled or trial_ssq < ssq:
             gain = 1.0 if settled else (ssq - trial_ssq) / predicted
@@ -230,7 +230,7 @@ def scipy_fit(net: Network, x, y, theta, free) -> Fit:
         return whole
 
     def jacobian(free_theta):
-        fit.path.append(full(free_theta))  # MINPACK asks for J where it accepts a step
+        fit.path.append(full(free_theta))  # MINPACK asks for J when it accepts a step
         return jac(full(free_theta))[:, free]
 
     found = least_squares(
@@ -250,7 +250,7 @@ def scipy_fit(net: Network, x, y, theta, free) -> Fit:
 
 
 def errors(problem: Problem, net: Network, theta) -> tuple[np.ndarray, float]:
-    """Standard errors of b from s^2 (J^T J)^-1, carried over by the derivative db/dtheta; and the sum of squares."""
+    """Standard errors of b, from s^2 (J^T J)^-1 and the derivative db/dtheta; and the sum of squares."""
     free = problem.free
     n, p = len(problem.x), int(free.sum())
     ssq = n * net.loss(problem.x, problem.y, params=theta)
@@ -268,7 +268,7 @@ def digits(found, certified) -> float:
 
 
 def draw(path: str, problem: Problem, fits: dict[tuple[str, str], Fit], problems: list[Problem]) -> None:
-    """Write a figure: the data of one problem with its fit, and how far from the certified values each step was."""
+    """Write a figure: the data of one problem with its fit, and each step's distance from the certified values."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -320,7 +320,7 @@ def main(argv=None) -> None:
     """Fit the three problems with both solvers, and print how many digits are NIST's."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plot", type=figure_file, metavar="FILE", help="draw the fits and the way there")
-    parser.add_argument("--quick", action="store_true", help="leave nothing out: the whole takes a second")
+    parser.add_argument("--quick", action="store_true", help="the same: the whole takes 2 seconds")
     arguments = parser.parse_args(argv)
 
     problems = [rat42(), mgh17(), enso()]

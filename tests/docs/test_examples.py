@@ -84,6 +84,12 @@ def test_list_names_them_all(capsys):
     for path, about in demo.EXAMPLES.items():
         assert f"python {path} " in out
         assert about in out
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert all(f"({path})" in readme for path in demo.EXAMPLES)
     assert max(map(len, out.splitlines())) <= 88
+
+
+def test_the_time_of_an_example_is_the_same_wherever_it_is_stated():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path, about in demo.EXAMPLES.items():
+        seconds = re.search(r"\((\d+) s\)$", about)[1]
+        assert f"It takes about {seconds} seconds" in (ROOT / path).read_text(encoding="utf-8")
+        assert f"[{path}]({path}), {seconds} s:" in readme

@@ -1,6 +1,7 @@
-"""A build that lacks something ends in one sentence, which says what and how to get it."""
+"""What a build says about the package, and that one that lacks something ends in a sentence with the cure."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -78,3 +79,15 @@ def test_a_compiler_that_is_too_old(tree):
     line = last_line(tree, program(tree, OLD))
     assert line.startswith("error: expected GCC 11 or Clang 12, or later, but CC=")
     assert "-fno-trapping-math" in line
+
+
+def test_the_page_of_an_index_has_no_relative_links(tree):
+    command = BUILD.replace("build_ext", "egg_info")
+    subprocess.run([sys.executable, "-c", command], cwd=tree, capture_output=True, check=True)
+    page = (tree / "src" / "backprop_cpu.egg-info" / "PKG-INFO").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = r"^```\w+\n.*?^```$"
+    assert "Description-Content-Type: text/markdown" in page
+    assert re.findall(r"\]\((?!https?://).*?\)", re.sub(code, "", readme, flags=re.MULTILINE | re.DOTALL))
+    assert not re.findall(r"\]\((?!https?://).*?\)", page)
+    assert re.findall(code, page, re.MULTILINE | re.DOTALL) == re.findall(code, readme, re.MULTILINE | re.DOTALL)
