@@ -28,9 +28,11 @@ LIMITED_API = sys.version_info >= (3, 12) and not sysconfig.get_config_var("Py_G
 API_MACROS = [("Py_LIMITED_API", "0x030C0000")] if LIMITED_API else []
 NUMPY_MACROS = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_1_25_API_VERSION")]
 
-# No -ffast-math: at link time GCC turns off subnormals in the whole process with it. No contraction: where a product
-# and a sum become one fma is said in the source, so that all instruction sets round alike.
-FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-g0", "-fvisibility=hidden"]
+# These undo -ffast-math, -Ofast and the like among the user's CFLAGS. They would make a loss that looks right of a NaN,
+# and a module that is linked with them would turn off subnormals in the whole process.
+STRICT_MATH = ["-O3", "-fno-fast-math", "-fno-unsafe-math-optimizations"]
+# No contraction: the source says where a product and a sum become one fma, so that all instruction sets round alike.
+FLAGS = [*STRICT_MATH, "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-g0", "-fvisibility=hidden"]
 ALWAYS_INLINE = ("CYTHON_INLINE", "inline __attribute__((always_inline))")  # register blocks arrive as constants
 SIMD_FLAGS = {
     "v2": ["-march=x86-64-v2", "-DBP_SIMD=2"],
@@ -63,6 +65,7 @@ def extensions():
             [str(PACKAGE / "_core.pyx"), str(PACKAGE / "pool" / "pool.c")],
             include_dirs=include,
             extra_compile_args=core_flags,
+            extra_link_args=STRICT_MATH,
             define_macros=[*API_MACROS, *NUMPY_MACROS],
             py_limited_api=LIMITED_API,
         ),
@@ -86,6 +89,7 @@ def extensions():
                     depends=[str(c_file), *map(str, c_file.parent.glob("*.h"))],
                     define_macros=[*API_MACROS, ("BP_FLOAT64", str(float64)), ALWAYS_INLINE],
                     extra_compile_args=[*FLAGS, *SIMD_FLAGS[simd]],
+                    extra_link_args=STRICT_MATH,
                     py_limited_api=LIMITED_API,
                 )
             )
@@ -143,6 +147,7 @@ class Build(build_ext):
                     "/std:c11",
                     *(f"/clang:{o}" for o in extension.extra_compile_args if o != "-fvisibility=hidden"),
                 ]
+                extension.extra_link_args = []
                 extension.libraries = [*extension.libraries, "synchronization"]  # WaitOnAddress
         missing = missing_of(self.compiler, self.extensions[-1].extra_compile_args)
         if missing:

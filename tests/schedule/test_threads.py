@@ -360,6 +360,28 @@ def test_an_instruction_set_that_this_cpu_lacks_is_an_import_error(value):
     assert f"which this CPU supports, got {value!r}" in done.stderr.strip().splitlines()[-1]
 
 
+# A copy that was built for some instruction sets alone, by BACKPROP_BUILD_SIMD: imports of the others fail.
+LEFT_OUT = """
+import os, sys
+sys.modules.update({f"backprop._kernels_{os.environ['LEFT_OUT']}_{dtype}": None for dtype in ("f4", "f8")})
+from backprop import _core
+print(_core.simd)
+"""
+
+
+@pytest.mark.skipif(len(BUILT) < 2, reason="needs a CPU and a build with two instruction sets")
+def test_the_best_instruction_set_that_is_built_is_chosen():
+    best, next_best = BUILT[-1], BUILT[-2]
+    assert run(LEFT_OUT, LEFT_OUT=best).stdout.strip() == next_best
+    done = run(LEFT_OUT, LEFT_OUT=best, BACKPROP_SIMD=best, check=False)
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(
+        f"ImportError: expected kernels for {best}, but this copy of backprop was built without them;"
+    )
+    assert last.endswith("build it again without BACKPROP_BUILD_SIMD")
+
+
 @needs_all_builds
 def test_the_best_instruction_set_is_chosen():
     best = SUPPORTED[-1]

@@ -1,10 +1,13 @@
 """What a build says about the package, and that one that lacks something ends in a sentence with the cure."""
 
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from places import ROOT
@@ -81,7 +84,36 @@ def test_a_compiler_that_is_too_old(tree):
     assert "-fno-trapping-math" in line
 
 
+# What setup.py gives to the compiler and the linker for each module.
+PRINT_OPTIONS = """
+import json, setuptools
+setuptools.setup = lambda ext_modules, **options: print(
+    json.dumps([[one.extra_compile_args, one.extra_link_args] for one in ext_modules])
+)
+"""
+
+
+@needs_posix_files
+@pytest.mark.parametrize("theirs", ["-ffast-math", "-Ofast", "-funsafe-math-optimizations -ffinite-math-only"])
+def test_fast_math_among_the_users_flags_is_undone(tree, theirs):
+    """With it a NaN in x gave a loss of -1, and the process lost its subnormals."""
+    done = subprocess.run([sys.executable, "-c", PRINT_OPTIONS + BUILD], cwd=tree, capture_output=True, check=True)
+    (tree / "trial.c").write_text("int one;\n")
+    for at_compilation, at_linking in json.loads(done.stdout):
+        compiler = shlex.split(os.environ.get("CC", "cc")) + theirs.split()
+        command = [*compiler, *at_compilation, "-dM", "-E", "trial.c"]
+        macros = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=True).stdout
+        assert "__FAST_MATH__" not in macros
+        assert "__FINITE_MATH_ONLY__ 0" in macros
+        command = [*compiler, "-shared", "-fPIC", "trial.c", *at_linking, "-###"]
+        steps = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=True).stderr
+        assert "crtfastmath" not in steps
+
+
 def test_the_page_of_an_index_has_no_relative_links(tree):
+    project = tomllib.loads((tree / "pyproject.toml").read_text(encoding="utf-8"))
+    for package in project["tool"]["setuptools"]["packages"]:
+        (tree / "src" / package.replace(".", "/")).mkdir(exist_ok=True)
     command = BUILD.replace("build_ext", "egg_info")
     subprocess.run([sys.executable, "-c", command], cwd=tree, capture_output=True, check=True)
     page = (tree / "src" / "backprop_cpu.egg-info" / "PKG-INFO").read_text(encoding="utf-8")

@@ -37,20 +37,26 @@ def supported_simd():
     return [f"v{level}" for level in range(2, bp_cpu_level() + 1)] or ["generic"]
 
 
-def _choose_simd():
+def _load_kernels():
+    """The instruction set to use and its two modules: the one that BACKPROP_SIMD names, else the best that is built."""
     supported = supported_simd()
     wanted = os.environ.get("BACKPROP_SIMD", "")
-    if not wanted:
-        return supported[len(supported) - 1]
-    if wanted not in supported:
+    if wanted and wanted not in supported:
         raise ImportError(
             f"BACKPROP_SIMD: expected one of {', '.join(supported)}, which this CPU supports, got {wanted!r}"
         )
-    return wanted
+    for name in [wanted] if wanted else reversed(supported):
+        try:
+            return name, [importlib.import_module(f"backprop._kernels_{name}_{dtype}") for dtype in ("f4", "f8")]
+        except ModuleNotFoundError:  # BACKPROP_BUILD_SIMD left it out
+            pass
+    raise ImportError(
+        f"expected kernels for {wanted or ' or '.join(supported)}, but this copy of backprop was built without them; "
+        "build it again without BACKPROP_BUILD_SIMD"
+    )
 
 
-simd = _choose_simd()
-_kernel_modules = [importlib.import_module(f"backprop._kernels_{simd}_{dtype}") for dtype in ("f4", "f8")]
+simd, _kernel_modules = _load_kernels()
 _float32_kernels = <const KernelTable*>PyCapsule_GetPointer(_kernel_modules[0].table, "backprop.KernelTable")
 _float64_kernels = <const KernelTable*>PyCapsule_GetPointer(_kernel_modules[1].table, "backprop.KernelTable")
 
