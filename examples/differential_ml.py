@@ -169,7 +169,7 @@ def main(argv=None) -> None:
     n_shown = numbers[-1]  # in the figure
     runs = [(n, how) for n in numbers for how in (WITHOUT, WITH)]
     if not arguments.quick:
-        runs.append((16384, WITHOUT))  # so many samples does the fit without gradients need
+        runs.append((16384, WITHOUT))  # what the fit without gradients needs to catch up
 
     test = np.random.default_rng(12345).uniform(LOW, HIGH, (2000, 3))
     price, delta = black_scholes(test)

@@ -73,7 +73,7 @@ ENSO_Y = [  # in months 1, 2, ..., 168
 
 @dataclass
 class Problem:
-    """A regression of NIST's whose model is a network; b are NIST's parameters, theta the network's (`net.params`).
+    """A regression of NIST whose model is a network; b are NIST's parameters, theta is the network's `params`.
 
     `free` is True for each entry of theta that is fitted; `theta_of_b` and `b_of_theta` translate. `b_of_theta` must
     take complex numbers, because the complex step differentiates it for the standard errors of b.

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Many gradient descents at once, on threads of their own: backprop is called as C functions, without the GIL."""
+"""Many gradient descents at once, each on its own thread: they call backprop as C functions, without the GIL."""
 
 cimport backprop
 from cython.parallel cimport prange
@@ -8,7 +8,7 @@ from libc.stdlib cimport free, malloc
 
 cdef int descend(const backprop.NetworkHandle* net, Py_ssize_t n_samples, const double* x, const double* y,
                  double* theta, double* loss, double rate, int n_steps) except -1 nogil:
-    """n_steps steps down from theta, in place; the loss of the last one."""
+    """Take n_steps steps down from theta, in place; write the loss of the last one into loss."""
     cdef Py_ssize_t p, n_params = backprop.number_of_params(net)
     cdef double* grad = <double*>malloc(n_params * sizeof(double))
     cdef int _
@@ -27,7 +27,7 @@ cdef int descend(const backprop.NetworkHandle* net, Py_ssize_t n_samples, const 
 
 def descents(net, double[:, ::1] thetas, const double[:, ::1] x, const double[:, ::1] y, double[::1] losses,
              double rate, int n_steps, int n_threads):
-    """Descend from each row of thetas, in place, on n_threads threads; the losses before the last steps into losses.
+    """Descend from each row of thetas, in place, on n_threads threads; write the losses before the last steps.
 
     net is a backprop.Network in float64; thetas (k, n_params), x (n_samples, n_in), y (n_samples, n_out), losses (k,).
     """

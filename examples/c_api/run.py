@@ -1,4 +1,4 @@
-"""Eight descents of one network from eight starts, on two threads, after `python setup.py build_ext --inplace`."""
+"""Eight descents of one network from eight starts, on two threads. First: python setup.py build_ext --inplace."""
 
 import numpy as np
 from descents import descents
@@ -14,4 +14,4 @@ descents(net, thetas, x, y, losses, 0.05, 2000, 2)
 for k, loss in enumerate(losses):
     print(f"start {k}: loss {loss:.6f}")
 best = int(losses.argmin())
-print(f"the best one is {best}, with {net.loss(x, y, params=thetas[best]):.6f} after its last step")
+print(f"the best is start {best}: loss {net.loss(x, y, params=thetas[best]):.6f} after its last step")

@@ -15,7 +15,7 @@ setup(
             Extension(
                 "descents",
                 ["descents.pyx"],
-                # No contraction of theta - rate * grad into one fma, which rounds otherwise than NumPy does.
+                # theta - rate * grad must not become one fma: NumPy rounds twice.
                 extra_compile_args=[*OPENMP, *([] if sys.platform == "win32" else ["-ffp-contract=off"])],
                 extra_link_args=[] if sys.platform == "win32" else OPENMP,
             )
