@@ -15,12 +15,13 @@ release = backprop.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "numpydoc",
     "myst_parser",  # for what stands in Markdown already and is included here
     "sources",
     "tables",
-    "figures",
+    "charts",
+    "mathml",
+    "offline",
 ]
 exclude_patterns = ["_ext", "tables"]  # the tables are parts of pages
 default_role = "py:obj"  # docstrings name calls in single backticks
@@ -37,6 +38,7 @@ nitpick_ignore_regex = [
 ]
 suppress_warnings = ["myst.header"]  # parts of README files begin below their first heading
 
+html_math_renderer = "mathml"
 html_theme = "pydata_sphinx_theme"
 html_title = "backprop"
 html_static_path = ["_static"]
@@ -52,8 +54,8 @@ html_theme_options = {
     "footer_end": [],
     "show_nav_level": 2,
 }
-ALONE = "index start equations choosing promises figures benchmarks kernels contributing migrating/* source/**"
-html_sidebars = {name: [] for name in ALONE.split()}  # what has no pages below it needs no list of them, or the room
+ALONE = "index architecture contributing source/**"
+html_sidebars = {name: [] for name in ALONE.split()}  # these have no pages below them to list
 
 
 def resolve_short_name(app, env, node, contnode):

@@ -1,18 +1,36 @@
-"""Find a definition by its name in Python, Cython or C, so that the pages show the code as it is.
+"""Find a file or a definition by its name in Python, Cython or C, so that the pages show the code as it is.
 
-Without Sphinx, so that tests can use it. A name that is not there, or there twice, is an error: an excerpt cannot go
-stale in silence.
+    hidden_sum_loops            the one definition of this name in src/backprop
+    kernels::hidden_sum         the one in files with "kernels" in their path
+    test_bits.py::test_name     the one in the file of this name, in whatever folder
+    test_bits.py                the file
+
+So files and functions may move without a change to the pages. A name that is not there, or there twice, is an error: an
+excerpt cannot go stale in silence. This module needs no Sphinx, so that tests can use it.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-LANGUAGES = {".py": "python", ".pyx": "cython", ".pxi": "cython", ".pxd": "cython", ".c": "c", ".md": "markdown"}
+PACKAGE = "src/backprop/"
+FOLDERS = (PACKAGE, "tests", "tools", "benchmarks", "examples")
+LANGUAGES = {
+    ".py": "python",
+    ".pyx": "cython",
+    ".pxi": "cython",
+    ".pxd": "cython",
+    ".c": "c",
+    ".h": "c",
+    ".md": "markdown",
+    ".json": "json",
+}
 
 
 class NotFoundError(LookupError):
@@ -50,15 +68,45 @@ def read(path: str) -> list[str]:
     return file.read_text(encoding="utf-8").splitlines()
 
 
+@cache
+def files() -> tuple[str, ...]:
+    """Every source file of the repository."""
+    found: Iterator[Path] = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))
+    return tuple(sorted(str(path.relative_to(ROOT)) for path in found if path.suffix in LANGUAGES and path.is_file()))
+
+
+def files_named(piece: str) -> list[str]:
+    """The files whose path ends with this piece, else those that have it in their path."""
+    ends = [path for path in files() if f"/{path}".endswith(f"/{piece}")]
+    return ends or [path for path in files() if piece in path]
+
+
 def find(target: str) -> Excerpt:
-    """The definition that ``path::name`` names; for Python the name may be ``Class.method``."""
-    path, _, name = target.partition("::")
-    lines = read(path)
-    spans = _python_spans(lines, name) if path.endswith(".py") else _cython_spans(lines, name)
-    if len(spans) != 1:
-        raise NotFoundError(f"{path}: expected one definition of {name!r}, found {len(spans)}")
-    first, end = spans[0]
-    return Excerpt(path, first + 1, "\n".join(lines[first:end]))
+    """The file or the definition that the target names; for Python the name may be ``Class.method``."""
+    piece, separator, name = target.partition("::")
+    if not separator and Path(piece).suffix in LANGUAGES:
+        return find_file(piece)
+    if not separator:
+        piece, name = PACKAGE, piece
+    found = []
+    for path in files_named(piece):
+        if LANGUAGES[Path(path).suffix] not in ("python", "cython"):
+            continue
+        lines = read(path)
+        spans = _python_spans(lines, name) if path.endswith(".py") else _cython_spans(lines, name)
+        found += [Excerpt(path, first + 1, "\n".join(lines[first:end])) for first, end in spans]
+    if len(found) != 1:
+        places = ", ".join(f"{excerpt.path}:{excerpt.first}" for excerpt in found) or "none"
+        raise NotFoundError(f"{target}: expected one definition, found {places}")
+    return found[0]
+
+
+def find_file(name: str) -> Excerpt:
+    """The one file whose path ends with the name."""
+    found = [path for path in files_named(name) if f"/{path}".endswith(f"/{name}")]
+    if len(found) != 1:
+        raise NotFoundError(f"{name}: expected one file, found {', '.join(found) or 'none'}")
+    return Excerpt(found[0], 1, "\n".join(read(found[0])))
 
 
 def _python_spans(lines: list[str], name: str) -> list[tuple[int, int]]:
@@ -75,7 +123,7 @@ def _python_spans(lines: list[str], name: str) -> list[tuple[int, int]]:
 
 
 def _cython_spans(lines: list[str], name: str) -> list[tuple[int, int]]:
-    """The same for definitions that start a line: they end before the next line that does."""
+    """The same for definitions that start a line, not for declarations: each ends before the next line that does."""
     header = re.compile(rf"^(?:cdef|cpdef|def)\s[^=#(]*\b{re.escape(name)}\s*[(:]")
     spans = []
     for first, line in enumerate(lines):
@@ -85,21 +133,14 @@ def _cython_spans(lines: list[str], name: str) -> list[tuple[int, int]]:
                 end += 1
             while not lines[end - 1].strip():
                 end -= 1
-            spans.append((first, end))
+            if any(part.split("#")[0].rstrip().endswith(":") for part in lines[first:end]):
+                spans.append((first, end))
     return spans
 
 
 def targets_of(page: str) -> list[str]:
     """What a page takes from the source or links to there: the targets of its excerpts, sources and tests."""
-    excerpts = re.findall(r"^\.\. excerpt:: (\S+)$", page, re.MULTILINE)
-    sources = re.findall(r":source:`(.+?)`", page)
-    return [*excerpts, *sources, *map(test_target, re.findall(r":test:`(.+?)`", page))]
-
-
-def test_target(target: str) -> str:
-    """The path of a test that a page calls by its file's name alone: ``test_pool.py::test_name``."""
-    name, *test = target.split("::")
-    found = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "tests").rglob(name))]
-    if len(found) != 1:
-        raise NotFoundError(f"{name}: expected one file of that name in tests/, found {len(found)}")
-    return "::".join([*found, *test])
+    return [
+        *re.findall(r"^\.\. excerpt:: (\S+)$", page, re.MULTILINE),
+        *re.findall(r":(?:source|test):`(.+?)`", page),
+    ]

@@ -1,10 +1,10 @@
 """Show code where it is spoken of, and link to it: a directive, two roles, and a page for each file they name.
 
-    .. excerpt:: src/backprop/_core.pyx::hidden_sum     the definition, live, with a link to its file
-    :source:`src/backprop/_pool.c`                      a link to a file, or to a definition in it
-    :test:`test_pool.py::test_name`                     a link to a test
+    .. excerpt:: kernels::hidden_sum       the definition as it is now, with a link to its file
+    :source:`pool.c`                       a link to a file, or to a definition in it
+    :test:`test_pool.py::test_name`        a link to a test
 
-A name that is not there ends the build.
+What names mean is told in excerpts.py. A name that is not there ends the build.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 def _find(target: str) -> excerpts.Excerpt:
     try:
-        if "::" in target:
-            return excerpts.find(target)
-        return excerpts.Excerpt(target, 1, "\n".join(excerpts.read(target)))
+        return excerpts.find(target)
     except excerpts.NotFoundError as error:
         raise ExtensionError(str(error)) from error
 
@@ -60,26 +58,11 @@ class ExcerptDirective(SphinxDirective):
 
 
 class SourceRole(SphinxRole):
-    """A link to a file or a definition."""
-
-    def target(self) -> str:
-        """What it links to."""
-        return self.text
+    """A link to a file, a definition or a test."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """Make the link."""
-        return [_link(self.env, _find(self.target()), self.text.removeprefix("src/backprop/"))], []
-
-
-class TestRole(SourceRole):
-    """A link to a test."""
-
-    def target(self) -> str:
-        """The test, whose file is named without its folder."""
-        try:
-            return excerpts.test_target(self.text)
-        except excerpts.NotFoundError as error:
-            raise ExtensionError(str(error)) from error
+        return [_link(self.env, _find(self.text), self.text)], []
 
 
 def _purge(app: Sphinx, env: BuildEnvironment, docname: str) -> None:
@@ -93,7 +76,7 @@ def _merge(app: Sphinx, env: BuildEnvironment, docnames: list[str], other: Build
 def _pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     """A page for each file, with an anchor at each line."""
     for path in sorted(set().union(*_files_of(app.env).values())):
-        excerpt = _find(path)
+        excerpt = excerpts.find_file(path)
         heading = f"<h1>{path}</h1>"
         code = app.builder.highlighter.highlight_block(excerpt.text, excerpt.language, lineanchors="line")
         yield f"source/{path}", {"title": path, "body": f'{heading}<div class="excerpt">{code}</div>'}, "page.html"
@@ -103,7 +86,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register it all."""
     app.add_directive("excerpt", ExcerptDirective)
     app.add_role("source", SourceRole())
-    app.add_role("test", TestRole())
+    app.add_role("test", SourceRole())
     app.connect("env-purge-doc", _purge)
     app.connect("env-merge-info", _merge)
     app.connect("html-collect-pages", _pages)

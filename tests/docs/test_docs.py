@@ -20,7 +20,7 @@ SOURCE = ROOT / "src" / "backprop"
 PAGES = sorted(DOCS.rglob("*.rst"))
 
 sys.path.insert(0, str(DOCS / "_ext"))
-excerpts = importlib.import_module("excerpts")
+excerpts, offline = importlib.import_module("excerpts"), importlib.import_module("offline")
 sys.path.remove(str(DOCS / "_ext"))
 
 TARGETS = sorted({target for page in PAGES for target in excerpts.targets_of(page.read_text(encoding="utf-8"))})
@@ -40,50 +40,94 @@ def calls():
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_a_page_names_is_there(target):
-    if "::" in target:
-        assert excerpts.find(target).text
-    else:
-        assert excerpts.read(target)
+    assert excerpts.find(target).text
 
 
 def test_an_excerpt_is_the_whole_definition_and_nothing_else():
-    found = excerpts.find("src/backprop/_core.pyx::g_prime_product_loops")
+    found = excerpts.find("g_prime_product_loops")
     lines = found.text.splitlines()
     assert lines[0].startswith("cdef int g_prime_product_loops(")
     assert lines[-1] == "    return 0"
     assert excerpts.read(found.path)[found.first - 1] == lines[0]
-    test = excerpts.find("tests/docs/test_docs.py::test_what_a_page_names_is_there").text.splitlines()
+    test = excerpts.find("test_docs.py::test_what_a_page_names_is_there").text.splitlines()
     assert test[0].startswith("@pytest.mark.parametrize")
-    assert test[-1] == "        assert excerpts.read(target)"
+    assert test[-1] == "    assert excerpts.find(target).text"
 
 
 @pytest.mark.parametrize(
     "target",
     [
-        "src/backprop/_core.pyx::no_such_function",
-        "src/backprop/no_such_file.pyx::hidden_sum",
-        "src/backprop/_core.pyx::sum",  # a part of names
-        "tests/docs/test_docs.py::target",  # an argument
+        "no_such_function",
+        "kernels::no_such_function",
+        "no_such_file.pyx::hidden_sum",
+        "no_such_file.pyx",
+        "sum",  # a part of names
+        "__init__.py",  # several
+        "README.md",  # several
+        "test_docs.py::target",  # an argument
     ],
 )
-def test_what_is_gone_is_an_error(target):
-    with pytest.raises(excerpts.NotFoundError, match=re.escape(target.split("::")[0])):
+def test_what_is_gone_or_there_twice_is_an_error(target):
+    with pytest.raises(excerpts.NotFoundError, match=re.escape(target)):
         excerpts.find(target)
 
 
+def test_a_declaration_is_no_definition(tmp_path, monkeypatch):
+    package = tmp_path / excerpts.PACKAGE / "room"
+    package.mkdir(parents=True)
+    (package / "part.pxd").write_text("cdef int once(int n,\n              int m) noexcept nogil\n")
+    body = "cdef int once(int n,  # IN: a comment\n              int m) noexcept nogil:  # OUT\n    return 0\n\n\n"
+    (package / "part.pxi").write_text(body)
+    monkeypatch.setattr(excerpts, "ROOT", tmp_path)
+    excerpts.files.cache_clear()
+    try:
+        assert excerpts.find("once").path == f"{excerpts.PACKAGE}room/part.pxi"
+        assert excerpts.find("room::once").text.endswith("return 0")
+        assert excerpts.find("part.pxd").first == 1
+    finally:
+        monkeypatch.undo()
+        excerpts.files.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<script async="async" src="https://a.org/x.js"></script>',
+        '<link rel="stylesheet" href="//a.org/x.css" />',
+        "<img alt='x' src='http://a.org/x.png'>",
+        '<svg><image xlink:href="https://a.org/x.png"/></svg>',
+        "p { background: url( 'https://a.org/x.png' ) }",
+        '@import "https://a.org/x.css";',
+    ],
+)
+def test_what_a_page_loads_from_a_network_is_seen(text, tmp_path):
+    (tmp_path / "page.html").write_text(f"<p>{text}</p>")
+    (found,) = offline.loads(tmp_path, ["page.html"])
+    assert found.startswith("page.html loads ")
+    assert "a.org/x" in found
+
+
+def test_links_load_nothing():
+    text = (
+        '<a href="https://a.org/x">x</a> <link rel="canonical" href="https://a.org/" /> <script src="x.js"></script>'
+        '<math xmlns="http://www.w3.org/1998/Math/MathML"></math> <img src="_images/x.svg"> url(x.png)'
+    )
+    assert offline.addresses(text) == []
+
+
 def test_every_equation_has_its_code():
-    text = (DOCS / "equations.rst").read_text(encoding="utf-8").split("To see the numbers")[0]
+    text = (DOCS / "equations.rst").read_text(encoding="utf-8").split("The other derivatives\n")[0]
     _, *equations = re.split(r"^   :label: ", text, flags=re.MULTILINE)
     assert len(equations) == 8
     for equation in equations:
-        found = [re.search(r"/_core(_tiles)?\.p[yx][xi]::", target) for target in excerpts.targets_of(equation)]
-        assert any(found), equation.splitlines()[0]
+        paths = {excerpts.find(target).path for target in excerpts.targets_of(equation)}
+        assert any("/kernels/" not in path for path in paths), equation.splitlines()[0]
 
 
 def test_the_architecture_names_what_is_there():
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     picture = (DOCS / "_static" / "architecture.svg").read_text(encoding="utf-8")
-    code = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.glob("*.p[xy]*"))
+    code = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.p[xy]*"))
     for name in re.findall(r"`([\w./]+)`", text) + re.findall(r"\b\w+\.(?:py[xi]?|pxi|c|h)\b", picture):
         if "/" in name or name.endswith((".py", ".pyx", ".pxi", ".pxd", ".c", ".h")):
             found = [ROOT / name, *SOURCE.rglob(f"*{name.strip('/')}")]  # the picture shortens the second of two files
