@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import machine
 import numpy as np
@@ -22,8 +23,7 @@ from backprop import _core, activations
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
-import kernel_table
-from kernel_table import CONSTANTS
+from kernel_functions import CONSTANTS, kernel_functions
 
 BLOCKS = 10  # of calls; the best one counts
 
@@ -40,7 +40,8 @@ class Layer:
 
     Parameters
     ----------
-    kernels : kernel_table.KernelTable
+    kernels : SimpleNamespace
+        The functions of `kernel_functions`.
     dtype : numpy.dtype
     n_rows, n_in, n_out : int
         Rows of the tile, and widths.
@@ -203,7 +204,7 @@ def main():
             raise SystemExit("expected a C compiler to measure the peak with, got none")
         peak = machine.Peak(library, 1)
     for dtype in map(np.dtype, [options.dtype] if options.dtype else ["float32", "float64"]):
-        kernels = kernel_table.load(dtype, options.simd)
+        kernels = SimpleNamespace(**kernel_functions(options.simd, dtype))
         print(f"\n{dtype}, {options.simd}, {options.rows} rows: % of {peak.measure(dtype.itemsize):.0f} GFLOP/s")
         if options.widths:
             print_products(kernels, dtype, options, peak)

@@ -11,12 +11,12 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import kernel_table
 import mpmath
 import numpy as np
 import pytest
 from activation_facts import CORNERS, SECOND_LIMITS, WITHOUT_FMA, points, ulp
 from exact_values import EXACT
+from kernel_functions import CONSTANTS, kernel_functions
 from problems import ACTIVATION_NAMES, LOSS_NAMES, PARAMETERS, domain, random_targets, same_bits
 
 from backprop import _core
@@ -26,7 +26,7 @@ from backprop.losses import LOSSES
 mpf = mpmath.mpf
 DTYPES = ["float64", "float32"]
 NO_WEIGHT, WEIGHT_PER_SAMPLE, WEIGHT_PER_ENTRY = (
-    kernel_table.CONSTANTS[name] for name in ("NO_WEIGHT", "WEIGHT_PER_SAMPLE", "WEIGHT_PER_ENTRY")
+    CONSTANTS[name] for name in ("NO_WEIGHT", "WEIGHT_PER_SAMPLE", "WEIGHT_PER_ENTRY")
 )
 inf, nan = np.inf, np.nan
 
@@ -191,7 +191,7 @@ def curvature(loss, parameter, z, y, t, weight=None, weight_scale=1.0):
     if weight is not None:
         weight = np.ascontiguousarray(weight, "float64")
         kind = WEIGHT_PER_SAMPLE if weight.ndim == 1 else WEIGHT_PER_ENTRY
-    kernel_table.load(dtype).loss_curvature(
+    kernel_functions(_core.simd, dtype)["loss_curvature"](
         LOSSES[loss].code, parameter, n_rows, n_out, wide_z.ctypes.data, n_out + 3,
         None if targets is None else targets.ctypes.data, None if labels is None else labels.ctypes.data,
         kind, None if weight is None else weight.ctypes.data, weight_scale, wide_t.ctypes.data,
@@ -334,7 +334,7 @@ def test_softmax_product(n, dtype):
     t = (50 + rng.normal(size=(6, n))).astype(dtype)
     wide_p, wide_t = (np.full((6, n + 2), 77, dtype) for _ in range(2))
     wide_p[:, :n], wide_t[:, :n] = p, t
-    kernel_table.load(dtype).softmax_product(6, n, wide_p.ctypes.data, wide_t.ctypes.data, n + 2)
+    kernel_functions(_core.simd, dtype)["softmax_product"](6, n, wide_p.ctypes.data, wide_t.ctypes.data, n + 2)
     p, t = p.astype(np.longdouble), t.astype(np.longdouble)
     p /= p.sum(axis=1, keepdims=True)
     expected = p * (t - (p * t).sum(axis=1, keepdims=True))
@@ -350,7 +350,7 @@ def test_multiply_add(n, dtype):
     rng = np.random.default_rng(n)
     s, x, g, t = (rng.normal(size=(5, n)).astype(dtype) for _ in range(4))
     computed = t.copy()
-    kernel_table.load(dtype).multiply_add(
+    kernel_functions(_core.simd, dtype)["multiply_add"](
         5, n, s.ctypes.data, x.ctypes.data, g.ctypes.data, computed.ctypes.data, n
     )  # rows without padding
     if _core.simd == "v2":
@@ -381,7 +381,9 @@ def digests():
             computed = curvature(loss, LOSSES[loss].default, z, y, t, rng.uniform(0.5, 2, 9))
             sums[f"{loss} {dtype}"] = hashlib.sha256(computed.tobytes()).hexdigest()
         s, x, g, t = (rng.normal(size=(5, 19)).astype(dtype) for _ in range(4))
-        kernel_table.load(dtype).multiply_add(5, 19, s.ctypes.data, x.ctypes.data, g.ctypes.data, t.ctypes.data, 19)
+        kernel_functions(_core.simd, dtype)["multiply_add"](
+            5, 19, s.ctypes.data, x.ctypes.data, g.ctypes.data, t.ctypes.data, 19
+        )
         sums[f"multiply_add {dtype}"] = hashlib.sha256(t.tobytes()).hexdigest()
     return sums
 

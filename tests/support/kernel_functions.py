@@ -1,9 +1,15 @@
-"""The functions of a kernel module, callable from Python by the names of `KernelTable` (kernels/table.pxd)."""
+"""The functions of a kernel module, callable from Python by the names of `KernelTable` (kernels/table.pxd).
+
+The benchmarks and the tests share them, and the constants of that file.
+"""
 
 import ctypes
 import importlib
 import re
 
+from places import ROOT
+
+DECLARATIONS = ROOT / "src" / "backprop" / "kernels" / "table.pxd"
 C_TYPES = {
     "void": None,
     "int": ctypes.c_int,
@@ -12,6 +18,21 @@ C_TYPES = {
     "double": ctypes.c_double,
     "Py_ssize_t": ctypes.c_ssize_t,
 }
+
+
+def constants():
+    """The names of all enums of table.pxd, with their values."""
+    found = {}
+    text = re.sub(r" *#.*", "", DECLARATIONS.read_text(encoding="utf-8"))
+    for body in re.findall(r"^cdef enum[ \w]*:\n((?:(?: .*)?\n)+)", text, re.MULTILINE):
+        value = -1
+        for name, given in re.findall(r"^ +(\w+)(?: *= *(\d+))?", body, re.MULTILINE):
+            value = int(given) if given else value + 1
+            found[name] = value
+    return found
+
+
+CONSTANTS = constants()
 
 
 def c_function_type(declaration):
