@@ -5,12 +5,12 @@ from fnmatch import fnmatch
 
 import numpy as np
 
-SMOOTH = ("tanh", "silu", "gelu")  # elementary functions run beside the products
+SMOOTH = ("tanh", "silu", "gelu")  # need an elementary function besides the products
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network and a batch size; loss and gradient of all its parameters are what is timed.
+    """A network and a batch size, for which loss and gradient of all parameters are timed.
 
     Attributes
     ----------
@@ -32,13 +32,13 @@ class Case:
 
     @property
     def flops(self):
-        """Multiplications and additions of the products: forward, hidden sums (not to the input), weight gradients."""
+        """Multiplications and additions of the products: forward, hidden sums (not for x), weight gradients."""
         products = [n * m for n, m in zip(self.sizes[1:], self.sizes[:-1], strict=True)]
         return 2 * self.n_samples * (3 * sum(products) - products[0])
 
     @property
     def smooth(self):
-        """Whether an elementary function has to be computed for each hidden unit."""
+        """Whether each hidden unit needs an elementary function."""
         return self.activation in SMOOTH and len(self.sizes) > 2
 
 
@@ -108,7 +108,7 @@ def select(patterns, cases=CASES):
     Raises
     ------
     ValueError
-        Where a pattern matches no case.
+        If a pattern matches no case.
     """
     chosen = []
     for pattern in patterns:
@@ -123,7 +123,7 @@ def select(patterns, cases=CASES):
 
 @dataclass
 class Problem:
-    """A case with numbers, the same for every library.
+    """A case with its numbers, which are the same for every library.
 
     Attributes
     ----------
@@ -143,7 +143,7 @@ class Problem:
 
 
 def make_problem(case, dtype):
-    """Draw x, parameters, and targets that a network can learn, so that the gradient does not average out."""
+    """Draw x, parameters, and targets that a network can learn; with others the gradient would average out."""
     rng = np.random.default_rng(sum(case.sizes) + case.n_samples)
     dtype = np.dtype(dtype)
     n_in, n_out = case.sizes[0], case.sizes[-1]

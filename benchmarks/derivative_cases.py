@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 from cases import SMOOTH, Case, case_of, make_problem
 
-TARGETS = {  # times the best peer
+TARGETS = {  # how many times faster than the best peer
     "per_sample_gradients": 4.0,
     "per_sample_gradient_norms": 50.0,
     "clipped_gradient": 15.0,
@@ -32,8 +32,8 @@ class DerivativeCase:
     Attributes
     ----------
     call : str
-        A key of TARGETS: a method of `Network`, "sobolev" or "ensemble" for a `value_and_grad`, or "hessp" for that of
-        an objective, asked again at one theta.
+        A key of TARGETS: a method of `Network`; "sobolev" or "ensemble" for their `value_and_grad`; "hessp" for that of
+        an objective, called again and again at one theta.
     network : Case
     k : int
         Networks of an ensemble.
@@ -45,15 +45,15 @@ class DerivativeCase:
 
     @property
     def name(self):
-        """The call and the network, with a k in front for ensembles."""
+        """The call and the network, after k for ensembles."""
         return f"{self.call} {f'{self.k}x ' if self.call == 'ensemble' else ''}{self.network.name}"
 
     @property
     def flops(self):
-        """Multiplications and additions of the matrix products, in the cheapest way known to do without any of them.
+        """Multiplications and additions of the matrix products, in the cheapest way that is known.
 
-        The first hidden layer needs no gradient of its input but where the call asks for one, and the first product
-        back from a unit vector is a row of W_L.
+        The first hidden layer needs no gradient of its input, unless the call asks for one. The first product back from
+        a unit vector is a row of W_L.
         """
         sizes, n = self.network.sizes, self.network.n_samples
         products = [n_out * n_in for n_in, n_out in pairwise(sizes)]
@@ -74,7 +74,7 @@ class DerivativeCase:
             "hvp": forward + hidden + everything + hidden + 2 * hidden + weights + hidden,
             "hessp": everything + hidden + 2 * hidden + weights + hidden,
             "gauss_newton_vp": forward + everything + hidden + hidden + weights,
-            # One sweep back serves the loss and all outputs: what it carries is linear in them.
+            # One sweep back serves the loss and all outputs, because it is linear in them.
             "sobolev": forward + n_out * (unit + first + everything + weights) + hidden + weights,
             "hessian": forward + hidden + self._hessian(),
             "ensemble": self.k * (forward + hidden + weights),
@@ -82,20 +82,20 @@ class DerivativeCase:
         return 2 * n * multiplications[self.call]
 
     def _hessian(self):
-        """From the tangents along each unit's a: half a matrix of sums over samples, h by h, for each pair of units."""
+        """The part from the tangents along the a of each unit: half of the sums of h times h for each pair of units."""
         sizes = self.network.sizes
         inner = sum((n_in + 1) * n_out for n_in, n_out in pairwise(sizes[1:]))
         return self.n_params**2 / 2 + 2 * sum(sizes[1:]) * inner / 2
 
     @property
     def n_params(self):
-        """Of one network."""
+        """Parameters of one network."""
         sizes = self.network.sizes
         return sum((n_in + 1) * n_out for n_in, n_out in pairwise(sizes))
 
     @property
     def result_shape(self):
-        """Shape of the result; of the larger one where there are two."""
+        """Shape of the result, or of the larger one of two."""
         sizes, n = self.network.sizes, self.network.n_samples
         P, n_in, n_out = self.n_params, sizes[0], sizes[-1]
         return {
@@ -155,7 +155,7 @@ def by_name(name):
 
 @dataclass
 class DerivativeProblem:
-    """A case with numbers, the same for every library.
+    """A case with its numbers, which are the same for every library.
 
     Attributes
     ----------
@@ -164,7 +164,7 @@ class DerivativeProblem:
     x, y : arrays
         As in `cases.Problem`.
     layers : list of (W_i, b_i)
-        For ensembles with a first dimension k.
+        With a first dimension k for ensembles.
     v : list of (V_i, v_i)
         A direction of the parameters.
     cotangent : (n_samples, n_L) array
@@ -189,7 +189,7 @@ SOBOLEV_WEIGHT = 0.5
 
 
 def make_derivative_problem(case, dtype):
-    """The problem of the gradient on this network, with directions and targets beside it."""
+    """The problem of the gradient on this network, with directions and more targets."""
     problem = make_problem(case.network, dtype)
     rng = np.random.default_rng(1)
     sizes, n = case.network.sizes, case.network.n_samples

@@ -1,13 +1,13 @@
-"""The other derivatives in each library, written as its own users would write them, with the same mathematics.
+"""The other derivatives in each library, written as its users would write them, with the same mathematics.
 
-As in peers.py a maker takes a problem and the number of threads and returns a `Runner`; `result` returns arrays in the
-order and layout of ours. Nothing is timed but the call itself.
+As in peers.py, a maker takes a problem and the number of threads, and returns a `Runner`; `result` returns arrays in
+the order and layout of ours. Only the call itself is timed.
 
     func        PyTorch: torch.func, its vmap, grad, jvp, vjp, jacrev and hessian, eager
-    torch       PyTorch without it: autograd on the whole batch, with einsum, forward_ad or baddbmm where these help
+    torch       PyTorch without it: autograd on the whole batch, with einsum, forward_ad or baddbmm if they help
     jax         the transformations of JAX, in one jax.jit
-    jax_map     an ensemble's networks one after another within one jax.jit
-    hand_torch  norms from the gradients by a and the inputs h of each layer, as we do it, on top of autograd
+    jax_map     the networks of an ensemble one after another, in one jax.jit
+    hand_torch  norms from the gradients by a and the inputs h of each layer, as here, on top of autograd
     hand_jax    the same in one jax.jit
 """
 
@@ -20,7 +20,7 @@ BY_SAMPLE = ("per_sample_gradients", *NORMS)
 
 
 def make_ours(problem, n_threads):
-    """The method of `Network`, with `out=` where there is one."""
+    """The method of `Network`, with `out=` if it has one."""
     import backprop
 
     case, dtype = problem.case, problem.dtype
@@ -65,7 +65,7 @@ def _as_tuple(result):
 
 
 def _flat(layers, n_leading):
-    """Parameters, or what has their shape, as vectors behind n_leading dimensions."""
+    """Parameters, or arrays of their shapes, as vectors after n_leading dimensions."""
     parts = [np.asarray(part) for layer in layers for part in layer]
     return np.concatenate([part.reshape(*part.shape[:n_leading], -1) for part in parts], axis=-1)
 
@@ -76,7 +76,7 @@ def _vectors(parts, n_leading):
 
 
 def _shape_result(call, result):
-    """A library's result as a list of arrays like ours."""
+    """The result of a library as a list of arrays like ours."""
     if call in ("per_sample_gradients", "jacobian"):
         return [_vectors(result, 1 if call == "per_sample_gradients" else 2)]
     if call in ("clipped_gradient", "hvp", "hessp", "gauss_newton_vp"):
@@ -139,7 +139,7 @@ class _Torch:
         return [part.view(like.shape) for part, like in zip(parts, self.p, strict=True)]
 
     def clip(self, grads, norms):
-        """Sum of clipped gradients."""
+        """The sum of clipped gradients."""
         factor = (self.problem.max_norm / norms).clamp(max=1)
         return [self.torch.einsum("n...,n->...", grad, factor) for grad in grads]
 
@@ -154,7 +154,7 @@ class _Torch:
         return J.T @ J, J.T @ r
 
     def sobolev_loss(self, p, jacobian, y_hat):
-        """Its mean loss from y_hat and its Jacobian."""
+        """The mean Sobolev loss from y_hat and its Jacobian."""
         extra = SOBOLEV_WEIGHT * (jacobian - self.grad_x).square().mean()
         return (y_hat - self.y).square().mean() + extra
 
@@ -222,7 +222,7 @@ def make_func(problem, n_threads):
 
 
 def _by_layer(t):
-    """y_hat, each layer's a, of which autograd may be asked for gradients, and each layer's input."""
+    """y_hat, a of each layer, which autograd can differentiate by, and the input of each layer."""
     inputs, preactivations, h = [], [], t.x
     for i in range(0, len(t.p), 2):
         h = t.activate(h) if i else h
@@ -235,7 +235,7 @@ def _by_layer(t):
 
 
 def _outer(t, grads_a, inputs):
-    """Each sample's gradients by the parameters: W_1, b_1, ..."""
+    """Gradients per sample by the parameters: W_1, b_1, ..."""
     parts = []
     for grad_a, h in zip(grads_a, inputs, strict=True):
         parts += [t.torch.einsum("nu,nj->nuj", grad_a, h), grad_a]
@@ -364,7 +364,7 @@ def make_hand_torch(problem, n_threads):
 
 
 class _Jax:
-    """A problem as JAX's arrays, and its functions."""
+    """A problem as arrays of JAX, and its functions."""
 
     def __init__(self, problem):
         import jax
@@ -413,7 +413,7 @@ class _Jax:
         return self.jnp.sqrt(sum((grad.reshape(len(grad), -1) ** 2).sum(1) for grad in grads))
 
     def runner(self, function, *arguments):
-        """The function compiled, on the device's arrays and waited for."""
+        """The function compiled, on arrays of the device; each call waits for the result."""
         compiled, block = self.jax.jit(function), self.jax.block_until_ready
         block(arguments)
 

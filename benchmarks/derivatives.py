@@ -1,11 +1,10 @@
-"""Every other derivative: backprop against torch.func, PyTorch and JAX, and against the machine's own limit.
+"""Every other derivative: backprop beside torch.func, PyTorch and JAX, and beside the limit of the machine.
 
     python benchmarks/derivatives.py --quick
     python benchmarks/derivatives.py --short      # two small cases, to see that everything works: seconds
     python benchmarks/derivatives.py --json derivatives.json
 
-It takes the options of run.py, of which it is the part `--derivatives`. README.md in this folder says what each column
-means.
+It is `run.py --derivatives`, and takes the options of run.py. README.md in this folder says what each column means.
 """
 
 import re
@@ -19,8 +18,8 @@ from derivative_cases import CASES, QUICK, TARGETS, by_name
 PEERS = ("func", "torch", "jax", "jax_map", "hand_torch", "hand_jax")
 SHORT = ("jvp 4-16-16-1@32", "input_gradient 3-24-24-1@7")
 BY_HAND = ("hand_torch", "hand_jax")
-OF_LIMIT = 65.0  # per cent; a target met where every peer is behind
-MEMORY_MIB = 16.0  # that norms and clipped gradients may add to the process at a million samples
+OF_LIMIT = 65.0  # per cent; the target is met then, if no peer is faster
+MEMORY_MIB = 16.0  # most that norms and clipped gradients may add to the process at a million samples
 
 MEMORY_PROGRAM = """
 import re, sys
@@ -46,7 +45,7 @@ print(status("VmHWM") - before)
 
 
 def complete(cell):
-    """Add to a worker's cell what follows from it: best peer, ratio, the limit, % of it, and the verdict."""
+    """Add to a cell of a worker what follows from it: best peer, ratio, the limit, % of it, and the verdict."""
     case = by_name(cell["case"])
     fill = cell["seconds"].pop("fill")
     cell["ratios"].pop("fill")

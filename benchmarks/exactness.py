@@ -5,17 +5,17 @@
     python benchmarks/exactness.py --samples --table docs/tables/exactness.rst
     python benchmarks/exactness.py --short                      # 10 to 2,000 samples; nothing is kept
 
-Three sets of data: a smooth teacher of random rows, where roundings average out; noise as targets of random rows, where
-the samples' contributions to the gradient cancel too; and one block of ten rows repeated, where roundings do not
-average out. The error is ||g - reference|| / ||reference||. Beside it stands the condition: the largest of
-|g_k - reference_k| / (u mean_s |contribution of sample s to g_k|) over all parameters k, with u = 2^-24 or 2^-53, which
-forgives what cancels. The reference has the very same parameters and inputs: for repeated rows, and up to 1,000 rows,
-it is the recursion in long double; for more rows NumPy's float64 recursion (`recursion.py`) over tiles of 1,000
-rows that are added in long double, whose own noise is 1e-16.
+There are three sets of data. With targets that are a smooth function of random rows, rounding errors average out. With
+noise as targets of random rows, the contributions of the samples to the gradient cancel too. With one block of ten rows
+repeated, rounding errors do not average out. The error is ||g - reference|| / ||reference||. The condition is the
+largest |g_k - reference_k| / (u mean_s |contribution of sample s to g_k|) over all parameters k, with u = 2^-24 or
+2^-53; it allows for cancellation. The reference has the same parameters and inputs. For repeated rows, and up to 1,000
+rows, it is the recursion in long double. For more rows it is NumPy's float64 recursion (`recursion.py`) over tiles of
+1,000 rows, which are added in long double; its own error is 1e-16.
 
-This library takes all samples in one call. The others keep the activations of a whole batch: from 1,000,000 rows on
-they get them in parts of so many rows, and the parts' gradients are added in the network's dtype. Results are kept in
-benchmarks/exactness.json, and the table is made of all that is there.
+This library takes all samples in one call. The others keep the activations of a whole batch: they get more than
+1,000,000 rows in parts of 1,000,000, and the gradients of the parts are added in the network's dtype. Results are kept
+in benchmarks/exactness.json, and the table shows all that is kept.
 """
 
 import argparse
@@ -56,7 +56,7 @@ MEASURES = {
 
 
 def teacher(n_samples):
-    """Draw x and a smooth function of it, rounded to float32, so that networks of both dtypes see the same numbers."""
+    """Draw x and a smooth function of it, rounded to float32, so that networks of both dtypes get the same numbers."""
     rng = np.random.default_rng(n_samples)
     x = rng.standard_normal((n_samples, SIZES[0]), np.float32)
     directions = rng.normal(size=(SIZES[0], 4)) / np.sqrt(SIZES[0])
@@ -124,7 +124,7 @@ def condition(value, expected, magnitudes, dtype):
 
 
 def gradient(library, layers, x, y, dtype):
-    """The library's mean gradient, flat; by parts where it keeps the activations of a whole batch."""
+    """The mean gradient of a library as a vector; by parts if it keeps the activations of a whole batch."""
     _, make = LIBRARIES[library]
     layers = [(W.astype(dtype), b.astype(dtype)) for W, b in layers]
     rows = len(x) if library == "backprop" else min(len(x), PART)
@@ -168,12 +168,12 @@ def measure(data, n_samples, libraries):
 
 
 def read_kept():
-    """What has been measured."""
+    """All that has been measured."""
     return json.loads(KEPT.read_text()) if KEPT.exists() else {"versions": {}}
 
 
 def goal(measure, data, n_samples, dtype):
-    """The largest error or condition that this library may have; infinite where none is set."""
+    """The largest error or condition that this library may have; infinite if there is no goal."""
     if measure == "conditions":
         return (64 if n_samples < 100_000 else 4) if (data, dtype) == ("random", "float32") else np.inf
     if data == "repeated":
@@ -184,7 +184,7 @@ def goal(measure, data, n_samples, dtype):
 
 
 def rows_of(kept, measure):
-    """The rows of a table, and what is beyond its goal."""
+    """The rows of a table, and what misses its goal."""
     libraries = [name for name in LIBRARIES if name in kept["versions"]]
     rows = [["rows", "samples", "dtype", *(f"{name} {kept['versions'][name]}" for name in libraries)]]
     missed = []

@@ -1,4 +1,4 @@
-"""How time and memory grow, how long the import takes, and what one call costs at the least.
+"""How time and memory grow, how long the import takes, and how little one call can cost.
 
     python benchmarks/growth.py [--json FILE] [--threads N] [--only time,memory,import,overhead]
     python benchmarks/growth.py --short      # few points and rounds, to see that everything works: seconds
@@ -21,7 +21,7 @@ import numpy as np
 from cases import Case, make_problem
 from peers import make_ours
 
-OFF_LINE = 0.15  # a point further from the line than this is named
+OFF_LINE = 0.15  # relative distance from the line; points further away are named
 BLOCK_SECONDS = 2e-3
 SECONDS_PER_POINT = 0.4
 
@@ -59,7 +59,7 @@ IMPORT_PROGRAM = "import time; t = time.perf_counter(); import {}; print(time.pe
 
 
 def one_call(call, seconds=SECONDS_PER_POINT, least_rounds=5):
-    """Median seconds of a call, from blocks of at least BLOCK_SECONDS, for so many seconds."""
+    """Median seconds of a call, from blocks of at least BLOCK_SECONDS that take `seconds` together."""
     call()
     start = time.perf_counter()
     call()
@@ -81,7 +81,7 @@ def fit(work, seconds):
 
 
 def straight_part(work, seconds):
-    """The longest run of points, to the largest, that lies on a line within OFF_LINE: its first index."""
+    """The first index of the longest run of points, up to the last one, that lies on a line within OFF_LINE."""
     for first in range(len(work) - 2):
         _, distances = fit(work[first:], seconds[first:])
         if np.abs(distances).max() <= OFF_LINE:
@@ -128,7 +128,7 @@ def measure_time(n_threads, is_short=False):
 
 
 def measure_memory(n_threads, is_short=False):
-    """Peak resident memory that one call adds, each in a process of its own."""
+    """Peak resident memory that one call adds, each in a separate process."""
     counts = (10_000, 20_000) if is_short else (100, 1000, 10_000, 100_000, 1_000_000)
     results = []
     print("\nMemory against samples: 30-100-100-1, tanh, float32; MiB of peak resident memory that a first call adds")
@@ -142,7 +142,7 @@ def measure_memory(n_threads, is_short=False):
         chosen = [row for row in results if row["threads"] == threads and row["samples"] >= 10_000]
         growth = chosen[-1]["added"] - chosen[0]["added"]
         verdict = "does not grow" if growth < 1 else f"GROWS by {growth:.1f} MiB"
-        print(f"  {threads} thr.: from 10,000 to {counts[-1]:,} samples the call's own memory {verdict}")
+        print(f"  {threads} thr.: from 10,000 to {counts[-1]:,} samples the memory of the call {verdict}")
     return results
 
 
@@ -161,7 +161,7 @@ def measure_imports(rounds=15):
 
 
 def measure_overhead(rounds=200):
-    """The least that a call costs: 1-1 with one sample, beside np.add of four elements, in interleaved blocks."""
+    """The smallest call, 1-1 with one sample, beside np.add of four elements, in interleaved blocks."""
     import backprop
 
     net = backprop.Network([1, 1], rng=0)
@@ -206,7 +206,7 @@ def child(argv):
 
 
 def main(argv=None):
-    """Run what was asked for, print it, write the file."""
+    """Run the parts that were asked for, print them, write the file."""
     parts = ("time", "memory", "import", "overhead")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1, help="of the timed calls (default 1)")

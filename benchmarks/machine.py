@@ -1,4 +1,4 @@
-"""The machine's own limits, measured, and what there is to say about it.
+"""Measure the limits of this machine, and describe it.
 
 python benchmarks/machine.py
 python benchmarks/machine.py --short      # the write bandwidth of a smaller array
@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-# Independent accumulators hide the latency of the fused multiply-add: two units times five cycles ask for ten. Twelve
-# fit the sixteen 256-bit registers beside the two constants, twenty-four the thirty-two 512-bit ones. Each starts from
-# a value of its own, so that the compiler cannot merge them; a * 0.5 + 0.5 stays near 1. The products and sums are
-# contracted to fused multiply-adds by -ffp-contract=fast.
+# Independent accumulators hide the latency of the fused multiply-add: two units times five cycles need ten. Twelve fit
+# into the sixteen 256-bit registers, with two constants, and twenty-four into the thirty-two 512-bit ones. Each starts
+# from another value, so that the compiler cannot merge them; a * 0.5 + 0.5 stays near 1. -ffp-contract=fast turns
+# products and sums into fused multiply-adds.
 PEAK_SOURCE = r"""
 #include <time.h>
 #define REPEAT12(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
@@ -64,7 +64,7 @@ SAMPLE_SECONDS = 3e-3
 
 
 def compile_peak(folder):
-    """Compile the loop with the system's compiler; return the library's path, or None where that fails."""
+    """Compile the loop with the system's compiler; return the path of the library, or None if that fails."""
     source, library = Path(folder) / "peak.c", Path(folder) / "peak.so"
     source.write_text(PEAK_SOURCE)
     for compiler in (os.environ.get("CC", "cc").split()[0], "gcc", "clang"):
@@ -133,7 +133,7 @@ class Peak:
         return 1e-9 * sum(flops / s for s in seconds)
 
     def measure(self, itemsize):
-        """One sample of a few milliseconds, with the widest-running loop: GFLOP/s, or None without a compiler."""
+        """GFLOP/s of the fastest loop in a few milliseconds, or None without a compiler."""
         if itemsize not in self._loops:
             return None
         function, width, n = self._loops[itemsize]
@@ -141,7 +141,7 @@ class Peak:
 
 
 def write_bandwidth(n_threads, n_bytes=256 << 20):
-    """Write rate of NumPy's fill on a large array, a slice a thread, in GB/s; the best of five."""
+    """Rate in GB/s at which NumPy fills a large array, one slice per thread; the best of five."""
     slices = np.array_split(np.ones(n_bytes // 8), n_threads)
     best = 0.0
     for value in range(5):
@@ -157,7 +157,7 @@ def write_bandwidth(n_threads, n_bytes=256 << 20):
 
 
 def choose_cpus(n):
-    """Choose n of the CPUs that this process may use, different cores before second threads of a core."""
+    """Choose n of the CPUs that this process may use: different cores first, then second threads of a core."""
     usable = sorted(os.sched_getaffinity(0))
     rank, seen = {}, {}
     for cpu in usable:
@@ -180,7 +180,7 @@ def thread_environment(n_threads):
 
 
 def cpu_model():
-    """Name of the CPU, with family and model, which tell apart what virtual machines call alike."""
+    """Name of the CPU with its family and model, because virtual machines give different CPUs one name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -194,7 +194,7 @@ def cpu_model():
 
 
 def describe():
-    """Everything that a reader needs to judge the numbers, as a dictionary."""
+    """All that a reader needs to judge the numbers, as a dictionary."""
     from backprop.info import configuration
 
     ours = configuration()

@@ -1,9 +1,9 @@
-"""The memory that calls take beside their data and results, and what a network keeps of it afterwards.
+"""The memory that calls take besides their data and results, and how much of it a network keeps.
 
     python benchmarks/memory.py [--only WORD]
     python benchmarks/memory.py --short         # one small case
 
-Each case runs in a process of its own, on Linux. README.md in this folder says what each number means.
+Each case runs in a separate process, on Linux. README.md in this folder says what each number means.
 """
 
 import argparse
@@ -11,8 +11,8 @@ import subprocess
 import sys
 import textwrap
 
-# Peak memory is the kernel's high-water mark, which writing 5 to clear_refs sets back to the present size. Pages of a
-# mapped file count for the file, not for the process: RssAnon and not RssFile is what is looked at afterwards.
+# Peak memory is the kernel's high-water mark; writing 5 to clear_refs resets it to the present size. Pages of a mapped
+# file belong to the file, not to the process: so RssAnon is read afterwards, not RssFile.
 PROGRAM = """
 import re, sys, tempfile
 from pathlib import Path
@@ -94,7 +94,7 @@ SHORT = "20-28-50 at 1024 rows, hessian"
 
 
 def measure(setup, call):
-    """MiB that a call takes beside its result at its peak, that stay when the result is gone, and of the result."""
+    """MiB that a call takes at its peak besides its result, that stay when the result is gone, and of the result."""
     code = PROGRAM.format(setup=textwrap.indent(textwrap.dedent(setup), "    "), call=call)
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if run.returncode:
@@ -105,8 +105,8 @@ def measure(setup, call):
 def main():
     """Measure the cases; the exit status is 1 if one fails."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", default="", help="cases whose name has this in it")
-    parser.add_argument("--short", action="store_true", help=f"the case {SHORT} alone")
+    parser.add_argument("--only", default="", help="cases with this in their name")
+    parser.add_argument("--short", action="store_true", help=f"only the case {SHORT}")
     options = parser.parse_args()
     wanted = SHORT if options.short else options.only
     failed = False

@@ -1,10 +1,10 @@
-"""Loss and gradient in NumPy, written by hand as well as plain NumPy allows."""
+"""Loss and gradient in NumPy, written by hand and as fast as plain NumPy allows."""
 
 import math
 
 import numpy as np
 
-TILE_BYTES = 4 << 20  # of one tile's activations: they stay in cache, and BLAS still gets long products
+TILE_BYTES = 4 << 20  # of the activations of a tile: they stay in the cache, and BLAS still gets long products
 LEAST_TILE = 256
 
 
@@ -50,16 +50,16 @@ NUMPY_ACTIVATIONS = {"relu": _numpy_relu, "tanh": _numpy_tanh, "silu": _numpy_si
 
 
 def _tile_rows(problem):
-    """Rows of one tile: all, unless their activations are much larger than a cache."""
+    """Rows of one tile: all of them, unless their activations are much larger than a cache."""
     row_bytes = 3 * sum(problem.case.sizes[1:]) * problem.dtype.itemsize
     rows = max(LEAST_TILE, TILE_BYTES // row_bytes)
     return problem.case.n_samples if problem.case.n_samples < 2 * rows else rows
 
 
 def make_call(problem):
-    """Make the function of no arguments that returns loss and [(grad_W_1, grad_b_1), ...].
+    """Make the function without arguments that returns loss and [(grad_W_1, grad_b_1), ...].
 
-    All buffers are made beforehand, everything is done in place, and large batches go in tiles that fit a cache.
+    All buffers are made before, everything is computed in place, and large batches are cut into tiles that fit a cache.
     """
     case, dtype, layers = problem.case, problem.dtype, problem.layers
     n_samples, L, rows = case.n_samples, len(layers), _tile_rows(problem)

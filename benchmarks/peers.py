@@ -1,7 +1,7 @@
-"""One loss and gradient in each library, written as its own users would write it, with the same mathematics.
+"""Loss and gradient in each library, written as its users would write it, with the same mathematics.
 
-A maker takes a `Problem` and the number of threads, and returns a `Runner`. Parameters, x and y are in the library's
-own arrays before anything is timed. A maker raises `UnsupportedError` where the library cannot do a case.
+A maker takes a `Problem` and the number of threads, and returns a `Runner`. Parameters, x and y are in arrays of the
+library before anything is timed. A maker raises `UnsupportedError` if the library cannot compute a case.
 """
 
 import gc
@@ -17,12 +17,12 @@ import numpy_by_hand
 
 
 class UnsupportedError(Exception):
-    """The library has no such case, or the machine not enough memory for it."""
+    """The library cannot compute the case, or the machine has not enough memory for it."""
 
 
 @dataclass
 class Runner:
-    """Something to time, and to compare.
+    """A call to time, and its result to compare.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Runner:
 
 
 def make_ours(problem, n_threads):
-    """`Network.value_and_grad`, the gradient written to one array that is given."""
+    """`Network.value_and_grad` with `out=`."""
     import backprop
 
     case = problem.case
@@ -107,7 +107,7 @@ def make_torch(problem, n_threads, *, compiled=False):
 
 
 def make_compile(problem, n_threads):
-    """`torch.compile` of the forward pass and loss; the compiler makes the backward pass too."""
+    """`torch.compile` of the forward pass and loss, from which it makes the backward pass too."""
     return make_torch(problem, n_threads, compiled=True)
 
 
@@ -122,7 +122,7 @@ def jax_activation(name):
 
 
 def make_jax(problem, _n_threads):
-    """`jax.jit(jax.value_and_grad(...))` on arrays of the device, waited for."""
+    """`jax.jit(jax.value_and_grad(...))` on arrays of the device; each call waits for the result."""
     import jax
     import jax.numpy as jnp
 
@@ -161,8 +161,8 @@ def make_jax(problem, _n_threads):
 def make_sklearn(problem, _n_threads):
     """The loss and gradient inside scikit-learn's MLPs (`_backprop`).
 
-    Its squared loss is half of ours, and its gradient of it the sum over outputs instead of the mean; these constant
-    factors are applied outside of the timing.
+    Its squared loss is half of ours, and its gradient is the sum over outputs instead of the mean. These constant
+    factors are not timed.
     """
     from sklearn.neural_network import MLPClassifier, MLPRegressor
     from sklearn.preprocessing import LabelBinarizer
@@ -201,9 +201,9 @@ def make_sklearn(problem, _n_threads):
 
 
 def make_mlpfile(problem, _n_threads):
-    """Its `grad_update`, a step of gradient descent for one row, with step size 0; it computes no loss.
+    """`grad_update` of mlpfile: one step of gradient descent for one row, with step size 0; it computes no loss.
 
-    Its gradient of the squared error is (y_hat - y) for each output. To compare, one step is taken.
+    The gradient of its squared error is (y_hat - y) for each output. To compare, one step is taken.
     """
     import mlpfile
 
@@ -227,7 +227,7 @@ def make_mlpfile(problem, _n_threads):
         model.grad_update(x, y, loss_gradient, 0.0)
 
     def result():
-        rate = 2.0**12  # the parameters are rounded off against the step
+        rate = 2.0**12  # so large that the parameters are lost in rounding beside the step
         stepped.grad_update(x, y, loss_gradient, rate)
         after = [layer for layer in stepped.layers if layer.type == mlpfile.Linear]
         factor = (2 / case.sizes[-1] if squared else 1) / rate
@@ -257,7 +257,7 @@ MODULES = {
     "jax": "jax",
     "sklearn": "sklearn.neural_network",
     "mlpfile": "mlpfile",
-    "func": "torch.func",  # from here on those of derivative_peers.py
+    "func": "torch.func",  # from here on peers of derivative_peers.py
     "jax_map": "jax",
     "hand_torch": "torch",
     "hand_jax": "jax",
@@ -265,7 +265,7 @@ MODULES = {
 
 
 def missing(name):
-    """Why a peer cannot take part at all, or None."""
+    """Why a peer is left out, or None."""
     if name not in MODULES:
         return None
     try:
@@ -286,7 +286,7 @@ def _try_compile():
 
 
 def forget():
-    """Free what the libraries keep of a finished case."""
+    """Free the memory that the libraries keep after a case."""
     import sys
 
     if "jax" in sys.modules:
@@ -295,7 +295,7 @@ def forget():
 
 
 def _need_memory(problem):
-    """Refuse a case whose activations, kept for the whole batch, would not fit."""
+    """Refuse a case if the activations of the whole batch would not fit into memory."""
     needed = 4 * problem.case.n_samples * sum(problem.case.sizes) * problem.dtype.itemsize
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()

@@ -1,6 +1,6 @@
-"""The chart: how many times faster than the best peer, case by case.
+"""Draw how many times faster than the best peer this library is, case by case.
 
-python benchmarks/plots.py results.json results.png    # draws a run again that was kept with --json
+python benchmarks/plots.py results.json results.png    # draws a run that was kept with --json
 python benchmarks/plots.py --short                     # draws made-up numbers, to see that it works
 """
 
@@ -18,7 +18,7 @@ HEIGHT = 0.4
 
 
 def draw(path, machine, cells):
-    """Write the chart: a panel for each thread count, a bar for each case and dtype, cheapest case at the top.
+    """Write the chart: one panel per number of threads, one bar per case and dtype, the cheapest case at the top.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def draw(path, machine, cells):
 
 
 def made_up():
-    """Cells of three cases, two dtypes and two numbers of threads, with numbers that nothing was timed for."""
+    """Cells of three cases, two dtypes and two numbers of threads, with invented times."""
     cells = []
     for i, case in enumerate(CASES[:3]):
         for dtype in COLOURS:

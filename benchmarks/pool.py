@@ -1,4 +1,4 @@
-"""The thread pool: what handing work over costs, how two threads scale, and whether idle workers sleep.
+"""The thread pool: what it costs to hand work over, how two threads scale, and whether idle workers sleep.
 
     python benchmarks/pool.py                                # all three: two minutes
     python benchmarks/pool.py handover idle
@@ -21,13 +21,13 @@ from cases import Case, make_problem, select
 
 import backprop
 
-# Just above the size from which on two threads are used: one network is divided by chunks, the other one by strips.
+# Just large enough for two threads: one network is divided into chunks, the other one into strips.
 SMALL = {
     "chunks": Case("1-32-32-32-1@256", (1, 32, 32, 32, 1), 256, "tanh"),
     "strips": Case("8-64-64-2@128", (8, 64, 64, 2), 128, "tanh"),
 }
 PAUSES = (0.0, 5e-6, 50e-6, 500e-6, 5e-3)
-ROUNDS, CALLS = 15, 20  # of one thread and of two in turn
+ROUNDS, CALLS = 15, 20  # rounds with one thread and two in turn, and calls in each
 EXTRA = Case("wide-512-2048-2048-512@64", (512, 2048, 2048, 512), 64, "gelu")
 DEFAULT_CASES = (
     "pinn-1-32x3-1@256,rl-8-64-64-2@64,digits,cls,mnist-784-128-10@64,deep-100,rl-27,rl-17,tab-13,tab-30,"
@@ -36,7 +36,7 @@ DEFAULT_CASES = (
 CASE_SECONDS = 0.4
 BLOCK_SECONDS = 2e-3
 SLEEP_SECONDS = 0.05
-ASLEEP_SECONDS = 1e-3  # of CPU time that a worker may take after its last task
+ASLEEP_SECONDS = 1e-3  # most CPU time that a worker may take after its last task
 
 
 def choose(words):
@@ -47,7 +47,7 @@ def choose(words):
 
 
 def make_call(case):
-    """A function of the number of threads that computes loss and gradient, float32."""
+    """A function of the number of threads that computes loss and gradient in float32."""
     problem = make_problem(case, "float32")
     net = backprop.Network(case.sizes, activations=case.activation, loss=case.loss, dtype="float32", rng=0)
     for (W, b), W_own, b_own in zip(problem.layers, net.weights, net.biases, strict=True):
@@ -57,7 +57,7 @@ def make_call(case):
 
 
 def keep_busy(seconds):
-    """Let time pass on this thread, as a caller that computes something else."""
+    """Keep this thread busy for a time, like a caller that computes something else."""
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         pass
@@ -78,8 +78,8 @@ def time_calls(call, n_threads, pause):
 
 
 def measure_handover(rounds=ROUNDS, pauses=PAUSES):
-    """Time two threads beside half of one thread's time, after pauses of several lengths."""
-    print("\nHand-over: microseconds of a call, medians; extra is two threads' time less half of one thread's")
+    """Compare two threads with half of the time of one, after pauses of several lengths."""
+    print("\nHand-over: microseconds per call, medians; extra is the time of two threads less half the time of one")
     print(f"  {'network':<26} {'pause':>8} {'1 thread':>9} {'2 threads':>9} {'extra':>7} {'speed-up':>8}")
     results = []
     for way, case in SMALL.items():
@@ -101,7 +101,7 @@ def measure_handover(rounds=ROUNDS, pauses=PAUSES):
 
 
 def speed_up(call):
-    """One thread's time over two threads', the median over blocks in turn."""
+    """The time of one thread divided by that of two: the median over blocks in turn."""
     n = 1
     for n_threads in (1, 2):
         call(n_threads)
@@ -112,7 +112,7 @@ def speed_up(call):
     while len(ratios) < 3 or time.perf_counter() - begin < CASE_SECONDS:
         seconds = []
         for n_threads in (1, 2):
-            call(n_threads)  # untimed: it wakes the workers, or lets their last spins pass
+            call(n_threads)  # not timed: it wakes the workers, or lets them stop spinning
             start = time.perf_counter()
             for _ in range(n):
                 call(n_threads)
@@ -122,8 +122,8 @@ def speed_up(call):
 
 
 def measure_scaling(cases, n_processes):
-    """Speed-ups in fresh processes, since the system's placement of a thread may last for a process's life."""
-    print(f"\nScaling: one thread's time over two threads', float32, over {n_processes} fresh processes")
+    """Speed-ups in new processes, because a thread may stay on one CPU as long as its process lives."""
+    print(f"\nScaling: time of one thread divided by that of two, float32, over {n_processes} new processes")
     print(f"  {'network':<28} {'least':>6} {'median':>6} {'most':>6}")
     command = [sys.executable, __file__, "--inside", "--cases", ",".join(case.name for case in cases)]
     found = [
@@ -140,7 +140,7 @@ def measure_scaling(cases, n_processes):
 
 
 def measure_idle(rounds=40):
-    """CPU time of the whole process while its caller sleeps right after a call; whether the workers slept too."""
+    """CPU time of the process while its caller sleeps right after a call, which shows if the workers sleep too."""
     call = make_call(SMALL["chunks"])
     four = make_call(Case("1-32-32-32-1@1024", (1, 32, 32, 32, 1), 1024, "tanh"))
     print(f"\nIdle: CPU time of the process in the {1e3 * SLEEP_SECONDS:.0f} ms after a call, microseconds")

@@ -1,11 +1,11 @@
-"""Share of the FMA peak that each of the three products reaches, by layer width, and the time of each activation.
+"""The share of the FMA peak that each of the three products reaches, by layer width; the time of each activation.
 
     python benchmarks/products.py
     python benchmarks/products.py --simd v3 --rows 64 --widths 30,50,100
     python benchmarks/products.py --short        # two widths and two activations, in a second
 
-The kernels are called one by one, through the table of function pointers that they export (kernels/table.pxd). What is
-measured is a product with its bias, its factor g' or the sum to earlier rows, without tiles, Python or threads.
+The kernels are called one by one, through the functions that their modules export (kernels/table.pxd). A product is
+timed with its bias, its factor g' or the sum so far, without tiles, Python or threads.
 """
 
 import argparse
@@ -29,14 +29,14 @@ BLOCKS = 10  # of calls; the best one counts
 
 
 def row_length(n, dtype):
-    """The row length of a layer in a tile, as `plan_layers` chooses it."""
+    """The row length of a layer in a tile, as `lay_out_layers` (recursion/shape.pxd) chooses it."""
     lanes = 64 // np.dtype(dtype).itemsize
     ld = -(-n // lanes) * lanes
     return ld + lanes if ld * np.dtype(dtype).itemsize % 2048 == 0 else ld
 
 
 class Layer:
-    """A layer of width n to n, with what its products read and write.
+    """A layer, with the arrays that its products read and write.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class Layer:
         return rows
 
     def calls(self):
-        """The three products: name -> function without arguments."""
+        """The products: name -> function without arguments."""
         n_rows, n_in, n_out = self.shape
         h, a, grad_a, grad_h = (array.ctypes.data for array in (self.h, self.a, self.grad_a, self.grad_h))
         W, b, grad_W = self.W.ctypes.data, self.b.ctypes.data, self.grad_W.ctypes.data
@@ -121,7 +121,7 @@ class Layer:
 
 
 def best_seconds(call, seconds):
-    """Seconds of one call: the best of ten blocks of calls that take so many seconds together."""
+    """Seconds of one call: the best of ten blocks of calls, which take `seconds` together."""
     n, block = 1, 0.0
     while block < seconds / BLOCKS:
         n *= 2

@@ -16,12 +16,12 @@ LABELS = {
     "hand_torch": "PyTorch by hand",
     "hand_jax": "JAX by hand",
 }
-AHEAD = 2.0  # times the best peer: a target met whatever the peak says
-OF_PEAK, OF_PEAK_SMOOTH = 85.0, 70.0  # per cent; a target met where every peer is behind
+AHEAD = 2.0  # times the best peer: the target is met then, whatever the share of the peak
+OF_PEAK, OF_PEAK_SMOOTH = 85.0, 70.0  # per cent; the target is met then, if no peer is faster
 
 
 def complete(cell):
-    """Add to a worker's cell what follows from it: best peer, ratio, GFLOP/s, % of the peak, and the verdict."""
+    """Add to a cell of a worker what follows from it: best peer, ratio, GFLOP/s, % of the peak, and the verdict."""
     (case,) = select([cell["case"]])
     cell["flops"], cell["smooth"] = case.flops, case.smooth
     cell["gflops"] = 1e-9 * case.flops / cell["seconds"]["ours"]
@@ -39,7 +39,7 @@ def complete(cell):
 
 
 def number(value, digits=3):
-    """Three digits, thousands in groups; a dash for None."""
+    """The number with three digits and commas between thousands; a dash for None."""
     if value is None:
         return "-"
     if value >= 10 ** (digits - 1):
@@ -100,7 +100,7 @@ def table(cells, peer_names):
 
 
 def aligned(rows, left):
-    """Rows of text below a head, the first `left` columns to the left."""
+    """Rows of text below a head, in aligned columns; the first `left` ones are aligned to the left."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -112,7 +112,7 @@ def aligned(rows, left):
 
 
 def geometric_mean(values):
-    """The n-th root of the product; None for nothing."""
+    """The n-th root of the product of n values; None if there are none."""
     values = list(values)
     return exp(sum(map(log, values)) / len(values)) if values else None
 
@@ -135,7 +135,7 @@ def means(cells, peer_names):
 
 
 def problems(cells, failures):
-    """Lines about what was wrong or left out, and whether any of it is an error."""
+    """Lines about errors and cases that were left out, and whether there was an error."""
     lines, wrong = [], False
     for cell in cells:
         place = f"{cell['case']} {cell['dtype']}, {cell['threads']} thread{'s' * (cell['threads'] > 1)}"
@@ -154,7 +154,7 @@ def problems(cells, failures):
 def whole(
     machine, limits, cells, peer_names, notes, failures, title="loss and gradient of all parameters", section=None
 ):
-    """The report, and whether it holds an error; section makes the text of one dtype and thread count of its cells."""
+    """The report, and whether it has an error; `section` makes the text of one dtype and number of threads."""
     section = section or (lambda chosen, names: f"{table(chosen, names)}\n{means(chosen, names)}")
     parts = [header(machine, limits)]
     parts += [f"Note      {note}" for note in notes]

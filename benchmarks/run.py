@@ -1,4 +1,4 @@
-"""Loss and gradient of all parameters, or all other derivatives: backprop against its peers and the machine's limit.
+"""Loss and gradient of all parameters, or all other derivatives: backprop, its peers and the limit of the machine.
 
     python benchmarks/run.py --quick
     python benchmarks/run.py --json results.json --plot results.png
@@ -26,7 +26,7 @@ from backprop.demo import figure_file
 
 WORKER = Path(__file__).with_name("worker.py")
 SHORT = ("1-1@1", "digits-64-100-10@200")
-SHORT_PEERS = ("numpy", "torch", "jax", "sklearn")  # torch.compile takes minutes, and mlpfile is nothing that CI has
+SHORT_PEERS = ("numpy", "torch", "jax", "sklearn")  # torch.compile takes minutes, and CI has no mlpfile
 PEERS = ("numpy", "torch", "compile", "jax", "sklearn", "mlpfile")
 
 
@@ -40,11 +40,11 @@ def arguments(argv=None):
     parser.add_argument("--short", action="store_true", help="two small cases, to see that everything works: seconds")
     parser.add_argument("--cases", help="names, beginnings of names or shell patterns, with commas between them")
     parser.add_argument("--threads", help="numbers of threads with commas between them, or all (default 1,2,all)")
-    parser.add_argument("--dtype", choices=("float32", "float64"), help="one dtype alone")
+    parser.add_argument("--dtype", choices=("float32", "float64"), help="only this dtype")
     parser.add_argument("--peers", help=f"some of {','.join(PEERS)}; of derivatives {','.join(derivatives.PEERS)}")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile, which is slow to start")
     parser.add_argument("--ours-only", action="store_true", help="no peers: times, rates and %% of the peak")
-    parser.add_argument("--budget", type=float, help="seconds of timing a cell (default 4; quick 1.5; ours only 0.5)")
+    parser.add_argument("--budget", type=float, help="seconds of timing per cell (default 4; quick 1.5; ours only 0.5)")
     parser.add_argument("--json", metavar="FILE", help="write everything measured")
     parser.add_argument("--plot", type=figure_file, metavar="FILE", help="draw the ratios to the best peer")
     options = parser.parse_args(argv)
@@ -97,7 +97,7 @@ def chosen_peers(options, known, parser):
 
 
 class Run:
-    """Everything that the workers of one run report."""
+    """All that the workers of one run report."""
 
     def __init__(self, options, library):
         self.options, self.library = options, library
@@ -105,7 +105,7 @@ class Run:
         self.missing = {}  # peer -> reason
 
     def time(self, n_threads):
-        """Time all cells with n_threads; a worker that dies costs the cell it was at, and another one goes on."""
+        """Time all cells with n_threads. If a worker dies, its cell is lost, and a new worker continues."""
         todo = [(case.name, dtype) for case in self.options.cases for dtype in self.options.dtypes]
         while todo:
             code, at = self._worker(n_threads, todo)
@@ -139,16 +139,16 @@ class Run:
             process.stdin.close()
             return self._listen(process, n_threads)
         finally:
-            process.kill()  # where this process was interrupted; a finished one does not mind
+            process.kill()  # if this process was interrupted; no harm if it has ended
 
     def _listen(self, process, n_threads):
-        """Take in the worker's events; return its exit status and the cell that it was at."""
+        """Read the events of a worker; return its exit status and the cell that it was at."""
         at = None
         for line in process.stdout:
             try:
                 event = json.loads(line)
             except ValueError:
-                continue  # a library's own words
+                continue  # a line that a library printed
             if not isinstance(event, dict) or "event" not in event:
                 continue
             kind = event.pop("event")
@@ -175,14 +175,14 @@ class Run:
 def main(argv=None):
     """Run, print the report, write the files; return the exit status."""
     options = arguments(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the worker is ended too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the worker ends too
     about = machine.describe()
     with tempfile.TemporaryDirectory() as folder:
         run = Run(options, machine.compile_peak(folder))
         for n_threads in options.threads:
             run.time(n_threads)
     notes = [f"{name} is left out: {reason}" for name, reason in run.missing.items()]
-    notes += [f"{n} threads are left out: the machine has not so many CPUs" for n in options.too_many]
+    notes += [f"{n} threads are left out: this machine has fewer CPUs" for n in options.too_many]
     if os.environ.get("BACKPROP_REQUIRE_PEERS") == "1":
         run.failures += [f"{name} is missing, and BACKPROP_REQUIRE_PEERS is 1" for name in run.missing]
     parts = about, run.limits, run.cells, options.peers, notes, run.failures

@@ -1,4 +1,4 @@
-"""The process that does the timing for one number of threads; run.py starts it and reads its lines of JSON."""
+"""The process that times the calls with one number of threads; run.py starts it and reads its lines of JSON."""
 
 import copy
 import gc
@@ -16,12 +16,12 @@ from cases import make_problem, select
 BLOCK_SECONDS = 2e-3
 SETTLE_SECONDS = 1e-3  # of untimed calls before each block, which warm the caches
 IDLE_SECONDS = 2e-3  # with several threads, before each block: the last library's threads stop spinning for work
-LONG_SECONDS = 0.02  # a block after which the peak is sampled, not just once a round, and that needs no warming
+LONG_SECONDS = 0.02  # a longer block needs no warming, and the peak is measured after each, not once per round
 MOST_ROUNDS = 60
-LEAST_ROUNDS, LEAST_ROUNDS_LONG = 3, 2  # the second where a round takes LONG_ROUND_SECONDS
+LEAST_ROUNDS, LEAST_ROUNDS_LONG = 3, 2  # the second if a round takes LONG_ROUND_SECONDS
 LONG_ROUND_SECONDS = 20.0
-# Largest relative difference from ours in the loss, and in the 2-norm of any one layer's gradient. A unit whose input
-# is within rounding of relu's kink may fall on either side, and moves a gradient by its whole share.
+# Largest relative difference from ours in the loss, and in the 2-norm of the gradient of any layer. If the input of a
+# unit is within rounding of relu's kink, the unit may be on either side, which changes a gradient by all that it adds.
 TOLERANCE = {("float32", False): 5e-5, ("float32", True): 3e-3, ("float64", False): 1e-12, ("float64", True): 1e-8}
 
 
@@ -80,7 +80,7 @@ def prepare(problem, makers, names, n_threads, limit, differ):
         except peers.UnsupportedError as reason:
             notes[name] = str(reason)
             continue
-        except Exception as error:  # whatever a peer raises belongs in the table, not on top of it
+        except Exception as error:  # an error of a peer goes into the table, and does not end it
             errors[name] = f"{type(error).__name__}: {error}"
             continue
         if differences[name] <= limit:
@@ -99,7 +99,7 @@ def prepare_gradient(name, dtype, names, n_threads):
 
 
 def prepare_derivative(name, dtype, names, n_threads):
-    """One of the other derivatives, and beside it the filling of an array as large as its result."""
+    """One of the other derivatives, and the filling of an array as large as its result."""
     import derivative_cases
     import derivative_peers
 
@@ -113,7 +113,7 @@ def prepare_derivative(name, dtype, names, n_threads):
 
 
 def time_cell(runners, peak, itemsize, budget, n_threads):
-    """Medians of interleaved blocks: ours, each peer and the machine's peak in turn, until the budget is spent."""
+    """Medians of interleaved blocks: ours, each peer and the peak in turn, until the budget is spent."""
     blocks = {}
     for name, runner in runners.items():
         blocks[name] = calls_per_block(runner.call)

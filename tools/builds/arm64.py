@@ -32,7 +32,7 @@ SUFFIX = ".cpython-311-aarch64-linux-gnu.so"
 
 
 def missing() -> str:
-    """Why nothing can be run here; empty where all is there."""
+    """Why nothing can be run here; empty if it can."""
     absent = [program for program in (COMPILER, EMULATOR) if shutil.which(program) is None]
     if absent:
         return f"{' and '.join(absent)} not found"
@@ -44,7 +44,7 @@ def run(*command: object) -> None:
 
 
 def prepare() -> None:
-    """The sysroot, by a configuration of apt's own: nothing is installed on this machine."""
+    """Make the sysroot, with a separate configuration of apt: nothing is installed on this machine."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     apt = FOLDER / "apt"
     for folder in ("state", "lists/partial", "cache/archives/partial"):
@@ -65,7 +65,7 @@ def prepare() -> None:
         sys.executable, "-m", "pip", "install", "-q", "--target", FOLDER / "site", *platforms, "--python-version=3.11",
         "--only-binary=:all:", *PACKAGES,
     )  # fmt: skip
-    headers = FOLDER / "include" / "aarch64-linux-gnu"  # pyconfig.h names the rest of its path itself
+    headers = FOLDER / "include" / "aarch64-linux-gnu"  # pyconfig.h adds the rest of its path
     headers.mkdir(parents=True)
     (headers / "python3.11").symlink_to(FOLDER / "root" / "usr" / "include" / "aarch64-linux-gnu" / "python3.11")
     (FOLDER / "ready").touch()
@@ -99,7 +99,7 @@ def compilations(c_files: Path) -> Iterator[tuple[str, list[object]]]:
 
 
 def build() -> Path:
-    """The package, compiled; where its parent folder is."""
+    """Compile the package; return its parent folder."""
     package = FOLDER / "package" / "backprop"
     shutil.rmtree(package, ignore_errors=True)
     shutil.copytree(SOURCE, package, ignore=shutil.ignore_patterns("*.so", "*.c"))

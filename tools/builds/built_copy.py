@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+TREE = ["src", "tests", "tools", "docs", "examples", "benchmarks", "setup.py", "pyproject.toml", "README.md"]
+TREE += ["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", ".ci"]
 IGNORED = shutil.ignore_patterns("*.so", "_core.c", "_kernels*.c", "__pycache__", "*.egg-info")
 
 
@@ -31,13 +33,13 @@ def environment(tree, simd):
     return os.environ | {"PYTHONPATH": str(tree / "src"), "BACKPROP_SIMD": simd, "BACKPROP_BUILD_SIMD": simd}
 
 
-def copy(tree, names, replacements=None):
-    """Copy files and folders of this tree. `replacements` maps texts of setup.py to what stands there in the copy.
+def copy(tree, replacements=None):
+    """Copy this tree. `replacements` maps texts of setup.py to what stands there in the copy.
 
     The copies keep their times, so that a build on top of an older one does only what is needed.
     """
     tree.mkdir(exist_ok=True)
-    for name in names:
+    for name in TREE:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, tree / name, ignore=IGNORED, dirs_exist_ok=True)
         elif (ROOT / name).exists():

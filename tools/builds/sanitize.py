@@ -1,16 +1,16 @@
-"""Run the tests on a build that watches memory, undefined behaviour or threads, and count what it reports.
+"""Run the tests on a build that watches memory, undefined behaviour or threads, and count its reports.
 
     python tools/builds/sanitize.py address                       # AddressSanitizer and UBSan over the whole suite
     python tools/builds/sanitize.py thread                        # ThreadSanitizer over the tests that use threads
     python tools/builds/sanitize.py address --short               # what .ci/run does: little more than a minute each
-    python tools/builds/sanitize.py thread tests/pool         # arguments of pytest
+    python tools/builds/sanitize.py thread tests/pool             # arguments of pytest
     python tools/builds/sanitize.py address --keep /tmp/tree      # the tree stays there, for the next build
     python tools/builds/sanitize.py thread --run python tools/pool/stress.py crowd --n 50    # any other command
 
 The package is built for one instruction set in a copy of the tree, with line numbers of the Cython files. Python and
-NumPy are not built anew, so the sanitizer's library is preloaded: it sees their allocations, copies and locks, but none
-of their own loads and stores. Child processes are watched like their parents. Each report is printed (equal ones once)
-with the number of times it was made; the exit status is 1 where there was one, or where a test failed.
+NumPy are not rebuilt, so the sanitizer's library is preloaded: it sees their allocations, copies and locks, but not
+their loads and stores. Child processes are watched like their parents. Each report is printed (equal ones once) with
+the number of times it was made. The exit status is 1 if there was a report, or if a test failed.
 """
 
 import argparse
@@ -27,8 +27,6 @@ from pathlib import Path
 
 import built_copy
 
-TREE = ["src", "tests", "tools", "docs", "examples", "benchmarks", "setup.py", "pyproject.toml", "README.md"]
-TREE += ["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", ".ci"]
 SUPPRESSIONS = Path("tools", "builds", "thread_sanitizer.supp")
 
 # The bits of each level are those of -O3. -O1 is built in half the time, and runs at half the speed.
@@ -37,20 +35,20 @@ REPLACEMENTS = {
     '"-g0"': '"-g"',
     'include_path=["src"]': 'include_path=["src"], emit_linenums=True',
 }
-# Undefined behaviour traps, and AddressSanitizer reports the trap: UBSan's own library writes to stderr alone, which
-# tests catch. Without its looks at each pointer, most of which AddressSanitizer takes by itself: the build takes half
-# the time.
+# Undefined behaviour traps, and AddressSanitizer reports the trap: UBSan's own library writes to stderr only, which
+# tests catch. UBSan's checks of each pointer are left out, because AddressSanitizer makes most of them, and because the
+# build then takes half the time.
 UNDEFINED = "-fsanitize=undefined,float-cast-overflow -fsanitize-undefined-trap-on-error"
 UNCHECKED = "-fno-sanitize=alignment,null,object-size,pointer-overflow"
 FLAGS = {"address": f"-fsanitize=address {UNDEFINED} {UNCHECKED}", "thread": "-fsanitize=thread"}
-# libstdc++, too: a library loaded later (SciPy's, PyTorch's) could not throw, because AddressSanitizer looks for
-# __cxa_throw when the process starts.
+# libstdc++ is preloaded too: AddressSanitizer looks for __cxa_throw when the process starts, and a library that is
+# loaded later (SciPy's, PyTorch's) could not throw otherwise.
 LIBRARIES = {"address": ["libasan.so", "libstdc++.so.6"], "thread": ["libtsan.so", "libstdc++.so.6"]}
 ADDRESS = {
-    "detect_leaks": 0,  # Python leaves much to the end of the process; tests/support counts our blocks
-    "allocator_may_return_null": 1,  # MemoryError, as tests of huge sizes expect
-    "abort_on_error": 1,  # so that faulthandler prints where Python stands
-    "handle_segv": 2,  # 2: faulthandler must not take these signals away
+    "detect_leaks": 0,  # Python frees much at the end only; tests/support/fault_injection.py counts our blocks
+    "allocator_may_return_null": 1,  # a MemoryError, which tests of huge sizes expect
+    "abort_on_error": 1,  # so that faulthandler prints where Python is
+    "handle_segv": 2,  # 2: faulthandler must not take over these signals
     "handle_sigbus": 2,
     "handle_sigfpe": 2,
     "handle_sigill": 2,  # undefined behaviour
@@ -60,7 +58,7 @@ ADDRESS = {
 THREAD = {
     "halt_on_error": 0,
     "exitcode": 66,
-    "die_after_fork": 0,  # else a child of a process with threads could not make any
+    "die_after_fork": 0,  # else a child of a process with threads could make none
     "history_size": 4,
     "second_deadlock_stack": 1,
     "allocator_may_return_null": 1,
@@ -69,9 +67,9 @@ REPORT = re.compile(r"(?:ERROR|WARNING|FATAL): \w+Sanitizer: |Sanitizer: CHECK f
 
 SLOWNESS = {"address": 10, "thread": 20}  # of a gradient, in times of a plain build (tests/support/slowness.py)
 
-# Tests that measure what a sanitizer changes, by the reason.
+# Tests that a sanitizer breaks, by the reason.
 LEFT_OUT = {
-    "the time until signals are heard, which is that of some FLOPs": [
+    "the time until signals are handled, which a sanitizer makes longer": [
         "test_pool::test_signals_are_heard_inside_long_products",
         "test_derivatives_pool::test_signals_are_heard_within_the_products_of_a_wide_layer",
         "test_faults::test_short_forms_of_the_stress_test[interrupts-10]",
@@ -116,7 +114,7 @@ def tests_of(kind, is_short):
 
 
 def library(name):
-    """Where the compiler has a run-time library."""
+    """The path of a run-time library of the compiler."""
     compiler = shlex.split(os.environ.get("CC", "gcc"))
     try:
         path = subprocess.run(
@@ -134,22 +132,22 @@ def settings(options, logs):
 
 
 def watched(kind, tree, simd, logs):
-    """The variables of a watched process, and what stands before its command."""
+    """The variables of a watched process, and the words before its command."""
     variables = built_copy.environment(tree, simd)
     variables["LD_PRELOAD"] = " ".join(library(name) for name in LIBRARIES[kind])
     variables["BACKPROP_TEST_SLOWNESS"] = str(SLOWNESS[kind])
-    variables["PYTHONUNBUFFERED"] = "1"  # each test is seen when it ends
+    variables["PYTHONUNBUFFERED"] = "1"  # each test is printed when it ends
     if kind == "address":
         variables["ASAN_OPTIONS"] = settings(ADDRESS, logs)
-        variables["PYTHONMALLOC"] = "malloc"  # each object in a block of its own, with its own ends
+        variables["PYTHONMALLOC"] = "malloc"  # each object in a separate block, whose ends are watched
         return variables, []
     variables["TSAN_OPTIONS"] = settings({**THREAD, "suppressions": tree / SUPPRESSIONS}, logs)
-    # GCC's library knows the addresses of Linux before 6.6, which moved libraries at random by more.
+    # GCC's library expects the address ranges of Linux before 6.6: no random addresses, then.
     return variables, ["setarch", "-R"] if shutil.which("setarch") else []
 
 
 def reports_in(logs):
-    """The reports: {what each is called: the text of each}."""
+    """The reports: {summary: the texts with this summary}."""
     found = collections.defaultdict(list)
     for path in sorted(logs.iterdir()):
         text = path.read_text(errors="replace")
@@ -178,8 +176,10 @@ def main():
     parser.add_argument("kind", choices=FLAGS)
     parser.add_argument("--short", action="store_true", help="a selection of the tests")
     parser.add_argument("--simd", help="the instruction set (v3, or the CPU's best if it lacks that)")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="where the tree is made, and stays")
-    parser.add_argument("--run", nargs=argparse.REMAINDER, metavar="COMMAND", help="instead of pytest: the line's rest")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="make the tree here, and keep it")
+    parser.add_argument(
+        "--run", nargs=argparse.REMAINDER, metavar="COMMAND", help="run the rest of the line, not pytest"
+    )
     parser.add_argument("--gdb", action="store_true", help="start gdb with the command, ready to run")
     arguments, tests = parser.parse_known_args()
     arguments.simd = arguments.simd or built_copy.usual_simd()
@@ -193,7 +193,7 @@ def main():
         shutil.rmtree(logs, ignore_errors=True)
         start = time.monotonic()
         level = LEVELS["short" if arguments.short else "whole"]
-        built_copy.copy(tree, TREE, {**REPLACEMENTS, '"-O3"': f'"{level}", "-fno-omit-frame-pointer"'})
+        built_copy.copy(tree, {**REPLACEMENTS, '"-O3"': f'"{level}", "-fno-omit-frame-pointer"'})
         logs.mkdir()
         flags = FLAGS[arguments.kind]
         failed, output = built_copy.build(tree, arguments.simd, CFLAGS=flags, LDFLAGS=flags)

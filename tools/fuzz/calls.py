@@ -1,4 +1,4 @@
-"""The calls of tools/fuzz/fuzz.py: their arguments, their references, and the arguments that are not arrays."""
+"""The calls of fuzz.py: their arguments, their references, and the arguments that are not arrays."""
 
 import sys
 from pathlib import Path
@@ -45,7 +45,7 @@ BAD_NETWORKS = {
 
 
 def weights_of(r):
-    """The parameters, 0 in the places of biases, from the reference."""
+    """The parameters with 0 for all biases, from the reference."""
     only = r.theta.copy()
     for _, b in _params.unflatten(only, r.sizes):
         b[...] = 0
@@ -67,7 +67,7 @@ def hessp_of(r, d):
     return (r.hvp(direction) + d.get("l2", 0.0) * is_weight * direction)[free]
 
 
-# name -> (arguments, shape of out, the reference of the round's numbers); a shape is of names in `Round.dimensions`
+# name -> (arguments, shape of out, reference for the round's numbers); a shape has the letters of `Round.dimensions`
 
 _LOSS = ("x", "y", "sample_weight")
 CALLS = {
@@ -107,24 +107,28 @@ CALLS = {
     "ensemble_forward_by_member": (("x",), None, lambda r, d: r.forward()),
 }  # fmt: skip
 OPTIONAL = {"sample_weight", "l2"}
-TWINS = {"hvp_operator": "hvp", "gauss_newton_operator": "gauss_newton_vp", "hessp_again": "hessp"}  # of the same bits
-OF_FREE = {"objective_of_free", "hessp_of_free"}  # theta and v hold the free parameters alone
-BY_MEMBER = {"ensemble_by_member", "ensemble_forward_by_member", "ensemble_params"}  # data of each member's own
+TWINS = {
+    "hvp_operator": "hvp",
+    "gauss_newton_operator": "gauss_newton_vp",
+    "hessp_again": "hessp",
+}  # with the same bits
+OF_FREE = {"objective_of_free", "hessp_of_free"}  # theta and v hold the free parameters only
+BY_MEMBER = {"ensemble_by_member", "ensemble_forward_by_member", "ensemble_params"}  # each member has its own data
 OBJECTIVES = {"objective", "objective_parts", "hessp", "hessp_again", *OF_FREE}
 SQUARED_ONLY = {"residuals", "normal_equations", "sobolev_value_and_grad"}
 WITHOUT_PARAMS = {"residuals", "check_gradient", *OBJECTIVES, *(name for name in CALLS if name.startswith("ensemble"))}
 WITHOUT_THREADS = {"check_gradient"}
-BY_ENTRY = {"per_sample_gradient_norms", "residuals"}  # vectors whose entries are different samples
+BY_ENTRY = {"per_sample_gradient_norms", "residuals"}  # vectors with one entry per sample
 SCALARS = {"max_norm", "l2"}
 POSITIONAL = ("x", "y", "cotangent", "v", "max_norm", "grad_x", "weight")
 ALONE = {"forward", "jvp", "input_jacobian", "jacobian", "ensemble_forward", "ensemble_forward_by_member"}
-BESIDE_X = ["y", "sample_weight", "cotangent", "grad_x"]  # what is at odds with x where x has another number of rows
+BESIDE_X = ["y", "sample_weight", "cotangent", "grad_x"]  # these do not fit x if x has another number of rows
 MANY_ENTRIES = {"hessian": 60, "jacobian": 300, "normal_equations": 100, "residuals": 300, "sobolev_value_and_grad": 60,
                 "check_gradient": 60}  # fmt: skip
 
 
 def layers_of(r):
-    """The lists of `layer_gradients` in one, from the reference."""
+    """The lists of `layer_gradients` in one list, from the reference."""
     result = r.layer_gradients
     h = [*result.h[:-1], r.forward()]
     return [result.loss, *result.a[1:], *h, *result.grad_a[1:], *(g for g in result.grad_h if g is not None),
@@ -132,7 +136,7 @@ def layers_of(r):
 
 
 def call(net, ensemble, name, values, options):
-    """Make the call; its results as a list of arrays and numbers."""
+    """Make the call, and return its results as a list of arrays and numbers."""
     values = dict(values)
     if name.startswith("ensemble"):
         made = ensemble.forward if "forward" in name else ensemble.value_and_grad

@@ -1,4 +1,4 @@
-"""The arguments of a set of tools/fuzz/fuzz.py: which ones a call gets, in which forms, and which of them are wrong."""
+"""The arguments of one set of fuzz.py: which ones a call gets, in which forms, and which of them are wrong."""
 
 import arguments
 import numpy as np
@@ -46,18 +46,18 @@ class Drawing:
                     return wrong
             if key == "free" and r.random() < 0.3:
                 return arguments.Argument(*r.choice([(~values & values, None, "none"), (values * 1.0, None, "floats")]))
-            alone = key == "x" and name in ALONE  # any number of rows will do
+            alone = key == "x" and name in ALONE  # any number of rows is accepted
             return arguments.refused(r, values, self._taken_as(key), self.shapes_of(name, key), any_rows=alone)
         if key == "free":
             form = r.choice([arguments.with_strides, arguments.as_class])
             value, kind = form(r, values)
             return arguments.Argument(value, values, kind)
         may_round = () if key in ("y", "sample_weight", "weight") else arguments.FLOATS
-        if key not in ("params", "theta"):  # integers there would put a on the kinks of g
+        if key not in ("params", "theta"):  # integers here would put a on the kinks of g
             may_round = may_round and arguments.FLOATS + arguments.INTEGERS
         probabilities = key == "y" and self.loss_name == "cross_entropy"  # integers would be labels
         argument = arguments.taken(r, values, self._taken_as(key), may_round=may_round, floats_only=probabilities)
-        if name.endswith("_operator") and key == "v":  # SciPy takes arrays alone
+        if name.endswith("_operator") and key == "v":  # SciPy takes arrays only
             argument.value = np.asarray(argument.value)
         return argument
 
@@ -74,7 +74,7 @@ class Drawing:
         return arguments.Argument(wrong, None, "weights that are none")
 
     def _wrong_targets(self, name, values):
-        """Targets outside of the loss's domain, in a row that counts."""
+        """Targets outside of the loss's domain, in a row whose weight is not 0."""
         values = np.asarray(values)
         weight = self.numbers_of(name)["sample_weight"]
         counts = np.ones(values.shape) if weight is None else np.broadcast_to(weight.T, values.shape[::-1]).T
@@ -106,13 +106,13 @@ class Drawing:
         candidates = [*keys, *n_threads, "keyword", *(["out"] * 2 if out_shape else [])]
         wrong = {r.choice(candidates) for _ in range(n_wrong)}
         if "x" in wrong:
-            wrong -= set(BESIDE_X)  # two that are wrong may fit each other
+            wrong -= set(BESIDE_X)  # two wrong ones may fit each other
         if name.endswith("_operator"):
-            wrong.discard("v")  # SciPy looks at it
+            wrong.discard("v")  # SciPy checks it
         return {key: self.draw(name, key, key in wrong) for key in keys}, wrong
 
     def _draw_out(self, name, values, options, is_refused):
-        """An out, often, where the call takes one; it goes into the options."""
+        """Often an out, if the call takes one; it goes into the options."""
         out_shape = CALLS[name][1]
         if not (is_refused or (out_shape and self.random.random() < 0.4)):
             return None

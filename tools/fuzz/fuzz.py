@@ -1,20 +1,20 @@
-"""Random arguments for every public call: each answer compared with the NumPy reference, each refusal looked at.
+"""Call everything with random arguments: compare each answer with the NumPy reference, and check each refusal.
 
-    python tools/fuzz/fuzz.py --sets 1000000         # two processes; exits with 1 where anything is wrong
+    python tools/fuzz/fuzz.py --sets 1000000         # two processes; exits with 1 if anything is wrong
     python tools/fuzz/fuzz.py --replay SEED          # one round again, call by call
     python tools/fuzz/fuzz.py --minutes 30 --first 5000000
     python tools/fuzz/fuzz.py --short                # a few hundred sets
 
-A round is one random network with data; a set is one call on it with arguments in forms drawn at random (see
-arguments.py), of which one or two may be wrong. A set passes where
+A round is one random network with data. A set is one call on it, with arguments in random forms (arguments.py), of
+which one or two may be wrong. A set passes if
 
-- all arguments are good: the call returns what the NumPy reference computes from the same numbers, and where these are
-  the round's own, it returns the very bits that plain arrays give;
-- one is wrong: TypeError, ValueError or MemoryError, whose message names a wrong argument;
-- either way: inputs, params and the memory around out are as they were, and after a refusal out too.
+- all arguments are good, and the call returns what the NumPy reference computes from the same numbers; if these are the
+  round's own, it returns the bits that plain arrays give;
+- or an argument is wrong, and the call raises TypeError, ValueError or MemoryError with a message that names it;
+- and in both cases inputs, params and the memory around out are unchanged, and after a refusal also out.
 
-Rounds run in processes of their own, which write the seed before each round and the call before each set to a mapped
-file: where one crashes, or does nothing for a minute, the seed is known, and the next process goes on behind it.
+Rounds run in separate processes. Each writes the seed before a round, and the call before a set, to a mapped file. If a
+process crashes, or does nothing for a minute, the seed is known, and the next process continues after it.
 """
 
 import argparse
@@ -41,7 +41,7 @@ JOURNAL = struct.Struct("qqqqq")  # seed, set, accepted, refused, findings
 
 
 def work(journal, first, last, step):
-    """Run rounds first, first + step, ... up to last, with a journal in a mapped file."""
+    """Run the rounds first, first + step, ... before last, with a journal in a mapped file."""
     warnings.simplefilter("error")
     faulthandler.enable()
     with open(journal, "r+b") as file:
@@ -59,7 +59,7 @@ def work(journal, first, last, step):
 
 
 def watch(process, journal):
-    """Wait for a process; kill it where its journal stands still. Whether it hung."""
+    """Wait for a process, and kill it if its journal does not change; return whether it hung."""
     last, since = b"", time.monotonic()
     while True:
         try:
@@ -76,7 +76,7 @@ def watch(process, journal):
 
 
 def fuzz(first, n_sets, n_processes, minutes=None, program=__file__):
-    """Run rounds from the seed `first` on; print what was found and the counts. Whether all was right."""
+    """Run rounds from the seed `first` on, print findings and counts, and return whether all was right."""
     last = first + -(-n_sets // SETS_PER_ROUND)
     start, crashes = time.monotonic(), []
     end = None if minutes is None else start + 60 * minutes
@@ -116,7 +116,7 @@ def main():
     parser.add_argument("--sets", type=int, default=100_000, help="argument sets")
     parser.add_argument("--first", type=int, default=0, help="the first round's seed")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--minutes", type=float, help="stop after so many, whatever --sets says")
+    parser.add_argument("--minutes", type=float, help="stop after this time, whatever --sets says")
     parser.add_argument("--replay", type=int, metavar="SEED", help="one round, call by call")
     parser.add_argument("--short", action="store_true", help=f"{SHORT_ROUNDS} rounds in one process")
     parser.add_argument("--work", nargs=4, metavar=("JOURNAL", "FIRST", "LAST", "STEP"), help=argparse.SUPPRESS)

@@ -1,13 +1,14 @@
-"""The judge of tools/fuzz/fuzz.py: how far a result may be from the reference's, which is computed in float64.
+"""The judge of fuzz.py: how far a result may be from the reference, which is computed in float64.
 
-A. A result is judged row by row, along its last axis: a sample's outputs or gradient, a unit's weights, a row of a
-   Hessian; a vector as a whole. The error is the norm of the difference, so a tiny result is judged as strictly as a
-   large one.
-B. It may be ROUNDINGS u times the norm of the row, with u the dtype's unit roundoff, and nearly every right result is
-   within that.
-C. Where terms cancel, rounding may do more. Only then the reference is computed again N_DRAWS times, every number that
-   goes into it and every g, g', g'' and loss in it off by NUDGE u at random. The root mean square of what this changes,
-   times SPREADS, is added to the limit. It is large at a kink of g too, where rounding may take either side.
+A. A result is judged row by row, along its last axis: the outputs or the gradient of one sample, the weights of one
+   unit, one row of a Hessian; a vector is one row. The error is the norm of the difference. So a tiny result is judged
+   as strictly as a large one.
+B. The error may be ROUNDINGS u times the norm of the row, with u the dtype's unit roundoff. Nearly every right result
+   is within that.
+C. If terms cancel, rounding may do more. Only then the reference is computed again, N_DRAWS times: every number that
+   goes into it, and every g, g', g'' and loss in it, is changed by NUDGE u at random. The root mean square of the
+   changes of the result, times SPREADS, is added to the limit. It is also large at a kink of g, because rounding may
+   take either side.
 """
 
 from dataclasses import replace
@@ -25,24 +26,24 @@ class FuzzError(AssertionError):
 
 
 class Noise:
-    """Relative changes of NUDGE u, up or down at random, of all that the reference computes with."""
+    """Relative changes by NUDGE u, up or down at random, of all numbers that the reference computes with."""
 
     def __init__(self, dtype, rng):
         self.size, self.rng = NUDGE * np.finfo(dtype).eps / 2, rng
 
     def of(self, value):
-        """An array of floats nudged; labels and masks as they are."""
+        """An array of floats, changed; labels and masks stay as they are."""
         value = np.asarray(value)
         if value.dtype.kind in "iub":
             return value
         return value * (1 + self.size * self.rng.choice([-1.0, 1.0], value.shape))
 
     def of_function(self, function):
-        """The function with its results nudged."""
+        """The function with its results changed."""
         return lambda *arguments: self.of(function(*arguments))
 
     def of_specification(self, specification):
-        """Sizes, activations and loss, with functions that are off."""
+        """Sizes, activations and loss, with functions whose results are changed."""
         sizes, activations, (loss, loss_parameter) = specification
         nudged = [
             (replace(row, **{name: self.of_function(getattr(row, name)) for name in ("g", "g_prime", "g_second")}), p)
@@ -54,7 +55,7 @@ class Noise:
 
 
 def norms(part, by_entry):
-    """Of each row; of each entry, for a vector whose entries have nothing to do with each other."""
+    """The norm of each row, or of each entry of a vector that has one entry per sample."""
     rows = part[:, None] if by_entry and part.ndim == 1 else np.atleast_1d(part)
     largest = np.abs(rows).max(axis=-1, keepdims=True, initial=0)
     scale = np.where(largest > 0, largest, 1.0)  # divided out, since squares may underflow
@@ -62,7 +63,7 @@ def norms(part, by_entry):
 
 
 def judge(results, expected_of, dtype, *, by_entry=False):
-    """Compare results with those of the reference; `expected_of(noise)` computes these, exactly where noise is None."""
+    """Compare results with the reference, `expected_of(noise)`; it is exact if noise is None."""
     with np.errstate(all="ignore"):
         _judge(results, expected_of, dtype, by_entry)
 
@@ -78,7 +79,7 @@ def _judge(results, expected_of, dtype, by_entry):
         if part.shape != right.shape:
             raise FuzzError(f"result {place}: shape {part.shape}, expected {right.shape}")
         error = norms(part - right, by_entry)
-        limit = ROUNDINGS * u * norms(right, by_entry) + tiny * max(1, part.size)  # what underflows is right
+        limit = ROUNDINGS * u * norms(right, by_entry) + tiny * max(1, part.size)  # an underflow is no error
         if not (error <= limit).all():
             noise = Noise(dtype, np.random.default_rng(0))
             draws = draws or [expected_of(noise) for _ in range(N_DRAWS)]

@@ -1,4 +1,4 @@
-"""The sets of tools/fuzz/fuzz.py that are not calls on a round's data: constructors, copies, the equations, counts."""
+"""The sets of fuzz.py that are not calls on a round's data: constructors, copies, the equations, counts."""
 
 import copy
 import pickle
@@ -24,7 +24,7 @@ class Others:
         if wrong:
             options[wrong] = r.choice(BAD_NETWORKS[wrong])
         if wrong == "activations":
-            options["sizes"] = [2, 3, 1]  # without hidden layers [] is right
+            options["sizes"] = [2, 3, 1]  # [] is right if there is no hidden layer
         self.description = "Network", {key: repr(value)[:60] for key, value in options.items()}, {wrong}
         sizes = options.pop("sizes")
         try:
@@ -114,7 +114,7 @@ class Others:
         return True
 
     def unflatten(self):
-        """`Network.unflatten`, of arrays of any numbers; it makes views, and no array of anything else."""
+        """`Network.unflatten`, on arrays of any numbers; it makes views, and turns nothing else into an array."""
         r, P = self.random, self.dimensions["P"]
         wrong = r.random() < 0.5
         plain = self.numbers["v"].astype(r.choice([*arguments.FLOATS, "c16"]))

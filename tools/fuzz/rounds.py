@@ -31,7 +31,7 @@ import backprop
 from backprop.activations import ACTIVATIONS
 
 SETS_PER_ROUND = 150
-MOST_BYTES = 1 << 20  # of an argument that is compared with what it was before the call
+MOST_BYTES = 1 << 20  # largest argument that is compared with its copy from before the call
 
 
 # A round --------------------------------------------------------------------------------------------------------------
@@ -95,11 +95,11 @@ class Round(Drawing, Others, Special):
         self.cache = {}
 
     def _make_ensemble(self, draw_targets):
-        """Members whose parameters are the net's and smaller ones, and data for each: rows in another order."""
+        """Members with the net's parameters, made smaller, and data for each: the same rows in another order."""
         x, y, weight = (self.numbers[key] for key in ("x", "y", "sample_weight"))
         n, k = len(x), self.dimensions["k"]
         m = self.random.choice([1, 2, 3])
-        m += m == n == k  # else weights by member and sample could be one for each output
+        m += m == n == k  # else weights per member and sample could be weights per output
         self.dimensions["m"] = m
         self.ensemble = backprop.Ensemble(self.net, m, rng=0)
         self.ensemble.params = [self.theta * 0.5**j for j in range(m)]
@@ -133,9 +133,9 @@ class Round(Drawing, Others, Special):
         return (name, PARAMETERS[name]) if name in PARAMETERS and self.random.random() < 0.4 else name
 
     def _numbers(self, shape):
-        """Bits, small integers, eighths, or any numbers of the dtype: few of the first need rounding anywhere.
+        """0 and 1, small integers, eighths, any numbers of the dtype, or tiny ones, whose results are tiny too.
 
-        Or tiny numbers, so that results are tiny too.
+        The first three need rounding almost nowhere.
         """
         form = self.random.randrange(9) // 2
         if form == 0:
@@ -148,7 +148,7 @@ class Round(Drawing, Others, Special):
         return np.asarray(size * self.rng.normal(size=shape).astype(self.dtype), float)
 
     def reference(self, numbers, noise=None):
-        """The reference at these numbers, or somewhere near."""
+        """The reference at these numbers, or near them."""
         y = numbers.get("y", self.numbers["y"])
         if y.dtype.kind in "iu":
             y = np.eye(self.dimensions["k"])[y]
@@ -164,7 +164,7 @@ class Round(Drawing, Others, Special):
         return ReferenceCalls(specification, theta, numbers["x"], y, weight)
 
     def plain(self, name, keys):
-        """Results on plain arrays, which the reference confirms, once a round; keys are the arguments given."""
+        """Results on plain arrays, once per round, checked by the reference; keys are the arguments given."""
         if (name, keys) not in self.cache:
             values, options = self.plain_arguments(name, keys)
             result = call(self.net, self.ensemble, name, values, options)
@@ -184,7 +184,7 @@ class Round(Drawing, Others, Special):
         return values, {key: values.pop(key) for key in keys if key not in POSITIONAL and key != "theta"}
 
     def expected(self, name, numbers, noise=None):
-        """The results of the reference at these numbers, or somewhere near."""
+        """The results of the reference at these numbers, or near them."""
         if noise:
             numbers = {key: noise.of(value) for key, value in numbers.items()}
 
@@ -213,7 +213,7 @@ class Round(Drawing, Others, Special):
     # One set ----------------------------------------------------------------------------------------------------------
 
     def one_set(self):
-        """One call; True where it was accepted."""
+        """Make one call; return whether it was accepted."""
         r = self.random
         name = r.choice(self._possible_calls())
         chosen, wrong = self._draw_arguments(name)
@@ -264,7 +264,7 @@ class Round(Drawing, Others, Special):
         return True
 
     def judge_refusal(self, error, wrong):
-        """A refusal is of the right type, names what was wrong, and something was."""
+        """Check that a refusal has the right type, names what was wrong, and that something was wrong."""
         if not isinstance(error, TypeError | ValueError | MemoryError):
             raise FuzzError(f"{type(error).__name__}: {error}") from error
         if not wrong:
@@ -274,7 +274,7 @@ class Round(Drawing, Others, Special):
             raise FuzzError(f"names none of {names}: {type(error).__name__}: {error}") from error
 
     def run(self):
-        """All sets of the round: yields True for an accepted one, False for a refused one, a text for a finding."""
+        """Run all sets of the round: yield True if one was accepted, False if refused, a text if wrong."""
         others = [
             self.make_network,
             self.copies,

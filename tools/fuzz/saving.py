@@ -1,14 +1,14 @@
-"""Hostile files: `backprop.load` under truncations, flipped bits and splices of files that `Network.save` wrote.
+"""Load hostile files: files that `Network.save` wrote, cut off, with flipped bits, or with bytes moved.
 
     python tools/fuzz/saving.py                    # 10^5 random changes: about a minute
     python tools/fuzz/saving.py --changes 2000     # what the tests run
     python tools/fuzz/saving.py --short            # each 50th truncation and bit, and few changes: a second
 
-Of four small networks' files, in both dtypes, every truncation and every bit of the header is tried, and then random
-changes: 1 to 8 bits flipped, in the header or anywhere; or a few bytes cut out, doubled, or overwritten by others of
-the file. Each must give a ValueError that names the file, or a network whose architecture and parameters are what the
-file itself says, as json and the safetensors library read it; within a second, and within the file's size twice and
-OVERHEAD of memory. The exit status is 1 where anything was wrong.
+The files are those of four small networks in both dtypes. Every truncation and every bit of the header is tried, then
+random changes: 1 to 8 bits flipped, in the header or anywhere; or a few bytes cut out, doubled, or overwritten by other
+bytes of the file. Each must give a ValueError that names the file, or the network that the file describes, as json and
+the safetensors library read it. It must take less than a second, and less memory than twice the file's size and
+OVERHEAD. The exit status is 1 if anything was wrong.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import safetensors.numpy
 import backprop
 from backprop.interchange import safetensors as saving
 
-LATEST = 1.0  # seconds of CPU time: a busy machine is not the file's doing
+LATEST = 1.0  # seconds of CPU time, to which other programs do not add
 OVERHEAD = 64 * 1024  # bytes: a Network, its plan, and the message of an error; the files are smaller than 2 kB
 NETWORKS = [
     {"sizes": [2, 3, 1], "activations": "tanh"},
@@ -38,7 +38,7 @@ NETWORKS = [
 
 
 def judge(path, data):
-    """What became of the bytes: "refused", "loaded", or what was wrong."""
+    """Load the bytes; return "refused", "loaded", or what was wrong."""
     with open(path, "wb") as file:
         file.write(data)
     tracemalloc.reset_peak()
@@ -50,7 +50,7 @@ def judge(path, data):
         net = None
         if path not in str(error):
             return f"a message that does not name the file: {error}"
-    except BaseException as error:  # a panic of the library's is no Exception
+    except BaseException as error:  # a panic of the library is no Exception
         return f"{type(error).__name__}: {error}"
     seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1] - before
     if seconds > LATEST:
@@ -61,7 +61,7 @@ def judge(path, data):
 
 
 def what_differs(net, data):
-    """None where the network is the one of which the bytes speak."""
+    """What differs between the network and the bytes; None if nothing does."""
     n_header = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + n_header])["__metadata__"]
     if json.loads(metadata[saving.KEY]) != saving._to_metadata(net._architecture):
@@ -104,7 +104,7 @@ def changed(rng, data):
     other = rng.randrange(end)
     piece = rng.choice([b"", 2 * data[start : start + length], data[other : other + length]])
     header = data[8:start] + piece + data[start + length :] if start >= 8 else data[8:]
-    if rng.random() < 0.5:  # a length that agrees, so that the change is seen by what comes later
+    if rng.random() < 0.5:  # a length that fits, so that later checks see the change
         n_header += len(header) + 8 - len(data)
     return (n_header - 8).to_bytes(8, "little", signed=True) + header
 

@@ -1,11 +1,11 @@
-"""The sets of tools/fuzz/fuzz.py with numbers that are not finite, or subnormal, or too large."""
+"""The sets of fuzz.py with numbers that are not finite, or subnormal, or too large."""
 
 import arguments
 import numpy as np
 from calls import CALLS, call
 from oracle import FuzzError, judge
 
-REGRESSIONS = ("squared_error", "absolute_error", "huber", "quantile")  # whose targets may be anything
+REGRESSIONS = ("squared_error", "absolute_error", "huber", "quantile")  # any target is valid
 
 # name -> which of the results have a row for each sample
 BY_SAMPLE = {name: (0,) for name in (
@@ -18,7 +18,7 @@ class Special:
     """Part of a `Round`."""
 
     def special(self):
-        """NaN, infinities, subnormals and the largest number in one row of x: never hidden, and in no other row."""
+        """NaN, an infinity, a subnormal or the largest number in one row of x must show, and in that row only."""
         r = self.random
         x = self.numbers["x"].astype(self.dtype)
         row, column = r.randrange(len(x)), r.randrange(x.shape[1])
@@ -61,10 +61,10 @@ class Special:
         return True
 
     def _judge_beside_nonfinite(self, name, results, numbers, value, all_outputs_count):
-        """The reference's NaN must show, and its finite numbers be those.
+        """A NaN of the reference must show, and its finite numbers must agree.
 
-        An output of weight 0 may hide its own NaN; and of an output, the derivative by what another one alone has is 0,
-        where the reference has 0 times NaN.
+        An output of weight 0 may hide its own NaN. The derivative of an output by a parameter of another output alone
+        is 0; the reference has 0 times NaN there.
         """
         right = [np.asarray(part) for part in self.expected(name, numbers)]
         finite = [np.isfinite(part) for part in right]
@@ -76,11 +76,11 @@ class Special:
                 if hidden.any() and (all_outputs_count or not shown.any()):
                     raise FuzzError(f"result {place}: NaN hidden: {part!r}, expected {expected!r}")
         elif name == "clipped_gradient":
-            return  # a row of infinite norm: 0 times infinity
+            return  # a row with an infinite norm: 0 times infinity
         with np.errstate(all="ignore"):
             a = self.reference(numbers)._forward.a[1:]
         spreads = name == "sobolev_value_and_grad" and np.isinf(value)  # 0 times infinity in another place
-        if spreads or any(np.isnan(part).any() for part in a):  # further than there, too, where g' is a constant
+        if spreads or any(np.isnan(part).any() for part in a):  # other results as well, if g' is constant
             finite = [mask & ~np.isnan(part) for mask, part in zip(finite, results, strict=True)]
 
         def only(parts):
@@ -119,7 +119,7 @@ class Special:
         with np.errstate(all="ignore"):
             found = net.find_nonfinite(x, y, params=theta, **options)
             loss, grad = net.value_and_grad(x, y, params=theta, **options)
-        is_finite = np.isfinite(loss) and np.isfinite(grad).all()  # infinite weights may: tanh of infinity is 1
+        is_finite = np.isfinite(loss) and np.isfinite(grad).all()  # infinite weights may be: tanh of infinity is 1
         if is_finite if np.isinf(value) else not is_met:
             if found is not None:
                 raise FuzzError(f"found though loss and gradient are finite: {found}")

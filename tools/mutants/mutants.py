@@ -16,8 +16,11 @@ The mutations are data, in mistakes/; catalogue.py says what each key means.
 Each mutation is made in a copy of the tree, built there for one instruction set, and judged by the tests below. Lines
 that are compiled for v4 alone (half vectors) are built and tested for v4; if the CPU lacks it, a line says so. A
 mutation is killed if a test fails or crashes. One that does not build proves nothing, and counts as a survivor. The
-unchanged copy must pass first. It is built with -O1, because the bits are those of -O3 (no contraction is allowed at
-either) and the builds take half as long.
+unchanged copy must pass all these tests first.
+
+The copy is built with -O1, because the bits are those of -O3 (no contraction is allowed at either) and the builds take
+half as long. If all mutations that are chosen are in Python files, nothing is built: the copy gets the modules of the
+installed package.
 
 These mistakes are left out, because no result changes, or by less than its rounding:
 
@@ -57,7 +60,6 @@ import locate
 from built_copy import ROOT, test_path
 
 PACKAGE = Path("src", "backprop")
-TREE = ["src", "tests", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"]
 TESTS = [  # the modules, in any folder of tests/, that judge a mutation; those that fail soonest come first
     "test_worked_example",
     "test_losses",
@@ -124,7 +126,7 @@ def pristine_copy(directory, simd, tests, is_built=True):
     Copies of it keep its times, so that only what changed is built.
     """
     tree = directory / f"pristine_{simd}"
-    built_copy.copy(tree, TREE, {'"-O3"': '"-O1"'} if is_built else {})
+    built_copy.copy(tree, {'"-O3"': '"-O1"'} if is_built else {})
     if not is_built:
         built_copy.take_installed(tree)
     else:
@@ -142,6 +144,12 @@ def pristine_copy(directory, simd, tests, is_built=True):
     return tree
 
 
+def in_order(mutation, tests):
+    """The tests that notice the mutation soonest, then the others."""
+    first = [test_path(test) for test in mutation.first_tests]
+    return first + [test for test in tests if test not in first]
+
+
 def verdict_of(mutation, pristine, directory, simd, tests):
     """Whether it is killed, and by what."""
     with tempfile.TemporaryDirectory(dir=directory) as name:
@@ -153,8 +161,7 @@ def verdict_of(mutation, pristine, directory, simd, tests):
             status, output = built_copy.build(tree, simd)
             if status:
                 return False, "does not build: " + last_failure(output)
-        first = [test_path(test) for test in mutation.first_tests]
-        status, output = judge(tree, simd, first + [test for test in tests if test not in first])
+        status, output = judge(tree, simd, in_order(mutation, tests))
     if status == 0:
         return False, ""
     return True, last_failure(output) if status == 1 else f"status {status}: {last_failure(output)}"
@@ -168,11 +175,12 @@ def try_mutation(mutation, *arguments):
     return mutation, killed, by, time.monotonic() - start
 
 
-def try_all(mutations, simd, n_jobs, tests):
-    """Try mutations and print a table; the exit status."""
+def try_all(mutations, simd, n_jobs, tests, is_built):
+    """Try mutations and print a table; the exit status. Without a build they are mutations of Python alone."""
+    every_test = list(dict.fromkeys(test for mutation in mutations for test in in_order(mutation, tests)))
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        pristine = {simd: pristine_copy(directory, simd, tests)}
+        pristine = {simd: pristine_copy(directory, simd, every_test, is_built)}
         supported = supported_simd(pristine[simd], simd)
         with concurrent.futures.ThreadPoolExecutor(n_jobs) as pool:
             running = []
@@ -182,7 +190,7 @@ def try_all(mutations, simd, n_jobs, tests):
                     print(f"left out {mutation.id}: the CPU lacks {its_simd}", flush=True)
                     continue
                 if its_simd not in pristine:
-                    pristine[its_simd] = pristine_copy(directory, its_simd, tests)
+                    pristine[its_simd] = pristine_copy(directory, its_simd, every_test)
                 running.append(pool.submit(try_mutation, mutation, pristine[its_simd], directory, its_simd, tests))
         rows = [future.result() for future in running]
     width = max(len(mutation.id) for mutation in mutations)
@@ -264,7 +272,11 @@ def main():
     if status or arguments.check or arguments.locate:
         return status
     tests = arguments.tests or [test_path(test) for test in TESTS]
-    return try_all(chosen, arguments.simd or built_copy.usual_simd(), arguments.jobs, tests)
+    if all(place.source.path.suffix == ".py" for mutation in chosen for place in mutation.find(sources)):
+        from backprop import _core
+
+        return try_all(chosen, arguments.simd or _core.simd, arguments.jobs, tests, is_built=False)
+    return try_all(chosen, arguments.simd or built_copy.usual_simd(), arguments.jobs, tests, is_built=True)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def polynomials(float64: bool) -> dict[str, tuple]:
 
 
 def split(value, bits: list[int], float64: bool) -> list:
-    """The value as a sum of reals: each but the last has so many significant bits, the last is rounded to the dtype."""
+    """The value as a sum of reals with these numbers of significant bits, and a last one rounded to the dtype."""
     parts, rest = [], mpf(value)
     for n in bits:
         scale = mpf(2) ** (n - 1 - int(mp.floor(log(abs(rest), 2))))
@@ -90,7 +90,7 @@ def split(value, bits: list[int], float64: bool) -> list:
 def constants(float64: bool) -> dict[str, list]:
     """Constants that are used as sums of several reals."""
     full = 53 if float64 else 24
-    short = 41 if float64 else 15  # times an exponent of 11 or 8 bits the product is exact
+    short = 41 if float64 else 15  # the product with an exponent of 11 or 8 bits is exact
     return {
         "LN2": split(log(mpf(2)), [short], float64),
         "PI_HALF": split(pi / 2, [32, 32, 53] if float64 else [12, 12, 24], float64),

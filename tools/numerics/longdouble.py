@@ -1,8 +1,9 @@
 """g, g' and g'' in long double, by formulas that do not cancel: 11 bits more than float64, for tools/numerics/ulp.py.
 
-The C library's expl, expm1l, log1pl, sinl and cosl are right to about one last place of long double, 1/2048 of
-float64's. An argument that is rounded to long double before an exponential costs its size times that: a^2/2 is
-therefore split; the argument of gelu_tanh is not, so that its far tails are right to 0.35 of float64's last place only.
+The C library's expl, expm1l, log1pl, sinl and cosl are right to about one last place of long double, which is 1/2048
+of float64's. If an argument is rounded to long double before an exponential, the error is this times the argument's
+size. Therefore a^2/2 is split. The argument of gelu_tanh is not, so its far tails are right to 0.35 of float64's last
+place only.
 """
 
 import numpy as np
@@ -12,12 +13,12 @@ PI = 4 * np.arctan(L(1))
 ROOT_8_OVER_PI = np.sqrt(8 / PI)
 CUBIC = L("0.044715")
 SELU_SCALE, SELU_ALPHA = L("1.0507009873554804934193349852946"), L("1.6732632423543772848170429916717")
-NEAR = L(2)  # up to here the series for Phi, beyond the continued fraction
-N_TERMS, N_FRACTIONS = 32, 160  # where both reach 2^-64, but for the 5 bits that 1/2 - 0.477 costs
+NEAR = L(2)  # the series for Phi up to here, the continued fraction beyond
+N_TERMS, N_FRACTIONS = 32, 160  # both reach 2^-64 then, less the 5 bits that 1/2 - 0.477 costs
 
 
 def phi(a):
-    """exp(-a^2/2)/sqrt(2 pi); the square of a's first 24 bits is exact."""
+    """exp(-a^2/2)/sqrt(2 pi); the square of the first 24 bits of a is exact."""
     high = a.astype(np.float32).astype(L)
     high = np.where(np.isfinite(high), high, a)
     return np.exp(-high * high / 2) * np.exp(-(a - high) * (a + high) / 2) / np.sqrt(2 * PI)
@@ -81,7 +82,7 @@ def silu(a):
 
 
 def mish(a):
-    """A function w of e = exp(a) where a <= 0, and of t = exp(-a) where a > 0: w = 1 - 2/(e^2 + 2e + 2)."""
+    """Mish by w = 1 - 2/(e^2 + 2e + 2), from e = exp(a) for a <= 0, and from t = exp(-a) for a > 0."""
     t, left = np.exp(-np.abs(a)), a <= 0
     d = np.where(left, t * t + 2 * t + 2, 1 + 2 * t + 2 * t * t)
     w = np.where(left, t * t + 2 * t, 1 + 2 * t) / d

@@ -35,9 +35,9 @@ KEPT = Path(__file__).with_suffix(".json")
 GOALS = {"silu": 1.5, "gelu": 1.5, "mish": 1.5, "gelu_tanh": 2.0}  # of g in ulp, others 1
 GOAL_OF_DERIVATIVES = 2.0  # in ulp, or in u near a zero
 SECOND_EVERY = 16
-N_AGAIN = 100  # of the largest float64 errors are computed again with 60 digits
-# Around the zeros of g' (1) and g'' (2), no wider than where 2 ulp are exceeded: there |g'| is below 0.14, |g''| below
-# 0.03.
+N_AGAIN = 100  # as many of the largest float64 errors are computed again with 60 digits
+# Around the zeros of g' (1) and g'' (2), no wider than the range in which errors exceed 2 ulp. There |g'| is below
+# 0.14, and |g''| below 0.03.
 NEAR_ZEROS = {
     ("gelu", 1): [(-0.95, -0.5)],
     ("gelu_tanh", 1): [(-1.0, -0.5)],
@@ -48,7 +48,12 @@ NEAR_ZEROS = {
     ("silu", 2): [(-2.45, -2.35), (2.35, 2.45)],
     ("mish", 2): [(-2.3, -2.2), (1.45, 1.53)],
 }
-BOUND = {"exp": 709.0, "sin": 1e300, "hardswish": 1e300, "softsign": 1e300}  # others: 1e3, limits beyond it
+BOUND = {
+    "exp": 709.0,
+    "sin": 1e300,
+    "hardswish": 1e300,
+    "softsign": 1e300,
+}  # others: 1e3; beyond it they are at their limits
 
 
 def kernel(name: str, a: np.ndarray, with_second: bool = True) -> tuple[np.ndarray, ...]:
@@ -62,7 +67,7 @@ def kernel(name: str, a: np.ndarray, with_second: bool = True) -> tuple[np.ndarr
 
 
 def arguments(rng: np.random.Generator, n: int, bound: float, dtype: type) -> np.ndarray:
-    """Half uniform in [-10, 10], a quarter uniform up to the bound, a quarter log-spaced, all of both signs."""
+    """Half uniform in [-10, 10], a quarter uniform up to the bound, a quarter log-spaced; all with both signs."""
     wide = min(bound, 120.0 if dtype is np.float32 else 800.0)
     tiny = 1e-38 if dtype is np.float32 else 1e-300
     parts = [
@@ -109,10 +114,10 @@ def near_zero(name: str, which: int, a: np.ndarray) -> np.ndarray:
 
 
 def float32_errors(name: str, starts: Iterable[int], size: int, every: int) -> list[list[float]]:
-    """The largest errors of the float32 kernels at each N-th of the float32 in the blocks, by the float64 kernels.
+    """The largest errors of the float32 kernels, by the float64 kernels, at each N-th float32 of the blocks.
 
-    A block is `size` numbers whose bits follow each other. For g, g' and g'': ulp, its argument, and u near a zero.
-    Where all are looked at, g'' is in each SECOND_EVERY-th block.
+    A block is `size` numbers with consecutive bits. For g, g' and g'': the error in ulp, its argument, and the error in
+    u near a zero. If all numbers are checked, g'' is checked in each SECOND_EVERY-th block.
     """
     worst_of = [[0.0, 0.0, 0.0] for _ in LABELS]
     for index, start in enumerate(starts):
@@ -127,7 +132,7 @@ def float32_errors(name: str, starts: Iterable[int], size: int, every: int) -> l
                 if near.any():
                     worst_of[which][2] = max(worst_of[which][2], float(difference[near].max()) * 2.0**24)
                     difference[near] = 0.0
-                # What is within the largest error so far by the least that an ulp can be needs no closer look.
+                # An error below the largest one so far, by the least that an ulp can be, needs no closer look.
                 ulp_at_least = np.maximum(2.0**-24 * np.abs(exact), 2.0**-149)
                 within = (difference <= worst_of[which][0] * ulp_at_least) | (value == exact)  # NaN is not
             some = np.flatnonzero(~within)
@@ -141,7 +146,7 @@ def float32_errors(name: str, starts: Iterable[int], size: int, every: int) -> l
 
 
 def in_ulp(value: np.ndarray, exact: np.ndarray, difference: np.ndarray) -> np.ndarray:
-    """The differences in units of the last place of the exact values; NaN and false infinities are infinitely wrong."""
+    """The differences in ulp of the exact values; a NaN or a wrong infinity has an infinite error."""
     with np.errstate(all="ignore"):
         rounded = np.abs(exact).astype(value.dtype)
         error = difference / np.spacing(rounded)
@@ -150,7 +155,7 @@ def in_ulp(value: np.ndarray, exact: np.ndarray, difference: np.ndarray) -> np.n
 
 
 def every_float32(name: str, every: int) -> list[list[float]]:
-    """`float32_errors` over all finite float32, those near 1 first: the large errors are there."""
+    """`float32_errors` over all finite float32, first near 1, because the large errors are there."""
     size = every << 17  # 2^17 numbers at a time stay in the cache
     one = int(np.float32(1).view(np.uint32))
     starts = sorted(range(0, 1 << 32, size), key=lambda start: abs(start % (1 << 31) - one))
@@ -195,7 +200,7 @@ def read_kept() -> dict:
 
 
 def measure(dtype: str, name: str, count: int, kept: dict) -> None:
-    """Print the errors of one function, at each count-th float32 or at so many float64, and note them in `kept`."""
+    """Print the errors of one function, at each count-th float32 or at `count` float64, and note them in `kept`."""
     if dtype == "float32":
         inputs = "all float32" if count == 1 else f"each {count}th float32"
         entries = every_float32(name, count)
@@ -224,8 +229,8 @@ def table(kept: dict) -> str:
     lines = [
         ".. Made by python tools/numerics/ulp.py --table docs/tables/ulp.rst; not to be edited.",
         "",
-        "Largest error in units of the last place, with its argument; near a zero of g' or g'', where only the "
-        f"absolute error counts, in u = 2^-24 or 2^-53 (instruction set {kept['simd']}):",
+        "Largest error in units of the last place, with its argument. Near a zero of g' or g'' only the absolute error "
+        f"counts, in u = 2^-24 or 2^-53 (instruction set {kept['simd']}):",
         "",
         ".. list-table::",
         "   :header-rows: 1",
@@ -245,16 +250,16 @@ def table(kept: dict) -> str:
         f"The goals: 1 for g ({goals}), {GOAL_OF_DERIVATIVES:g} for g' and g''. Above its goal is "
         f"{'; '.join(beyond_goals(kept)) or 'none'}.",
         "",
-        "float32 by ``python tools/numerics/ulp.py --every N``, against the float64 kernels (where N is 1, g'' in each "
+        "float32 by ``python tools/numerics/ulp.py --every N``, against the float64 kernels (if N is 1, g'' in each "
         f"{SECOND_EVERY}th block of 2^17); float64 by ``python tools/numerics/ulp.py "
         "--float64 N``, against long double, the worst 100 again with 60 digits. identity, relu, leaky_relu, hardtanh "
-        "and relu6 do not round but for a product with a slope.",
+        "and relu6 do not round, except for a product with a slope.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def print_random(names: Iterable[str], n_points: int) -> None:
-    """Check random and log-spaced arguments by mpmath, and print a line per function and dtype."""
+    """Check random and log-spaced arguments by mpmath, and print one line per function and dtype."""
     for dtype in (np.float32, np.float64):
         for name in names:
             rng = np.random.default_rng(1)

@@ -1,7 +1,7 @@
-"""The longest time that passes between signal handlers, for every call at its worst shapes, as a table.
+"""Print the longest time between two signal handlers, for every call at its worst shapes.
 
     python tools/pool/signals.py                     # every row, one and two threads: minutes, and up to 6 GB of memory
-    python tools/pool/signals.py hessian helper      # the rows whose names begin so
+    python tools/pool/signals.py hessian helper      # the rows whose names begin like this
     python tools/pool/signals.py --quick             # the shapes of test_signals.py
     python tools/pool/signals.py --short             # each sixth of them, judged by the thread's own time
 
@@ -31,7 +31,7 @@ Call = Callable[[int], Any]  # of the number of threads
 
 
 class Row(NamedTuple):
-    """A call at a shape; the tests take the quick one, which is as bad, but smaller."""
+    """A call at a shape. The tests take the quick shape, which is as bad, but smaller."""
 
     name: str
     sizes: list[int]
@@ -146,7 +146,7 @@ CALLS: dict[str, Callable[[SimpleNamespace], Call]] = {
     "hessian": on_data("hessian"),
     "normal_equations": on_data("normal_equations"),
     "sobolev_value_and_grad": sobolev,
-    # Beside the table of calls.
+    # Not in the table of calls.
     "layer_gradients": lambda p: lambda n: p.net.layer_gradients(p.x, p.y, n_threads=n),
     "ensemble": ensemble,
     "helper hidden_gradient": hidden,
@@ -231,9 +231,9 @@ def longest_gap(call: Callable[[], Any]) -> Gap:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", help="beginnings of the names of rows; all rows without")
+    parser.add_argument("names", nargs="*", help="beginnings of the names of rows (default: all rows)")
     parser.add_argument("--quick", action="store_true", help="the shapes of the tests")
-    parser.add_argument("--short", action="store_true", help="each sixth of the quick rows; other programs excused")
+    parser.add_argument("--short", action="store_true", help="each sixth of the quick rows, judged by their own time")
     arguments = parser.parse_args()
     quick, step = arguments.quick or arguments.short, 6 if arguments.short else 1
     late = 0

@@ -1,19 +1,18 @@
-"""The pool under fire for minutes: what tests/pool tries in short form, with every result counted.
+"""Try the pool for minutes: what tests/pool tries in short form, with every result counted.
 
-    python tools/pool/stress.py                      # all four: some five minutes
+    python tools/pool/stress.py                      # all four: about five minutes
     python tools/pool/stress.py forks --n 250        # a shorter one
     python tools/pool/stress.py interrupts crowd
-    python tools/pool/stress.py --short              # a few of each: some seconds
+    python tools/pool/stress.py --short              # a few of each: seconds
 
-    forks        1,000 forks from a process whose threads are inside calls; every child computes, and so do some of
-                 their children
-    interrupts   200 Ctrl-C at random moments into calls of seconds
+    forks        1,000 forks from a process whose threads are inside calls; every child computes, and some of their
+                 children do
+    interrupts   200 Ctrl-C at random moments, in calls that take seconds
     crowd        64 threads call at once while the number of threads changes
     exit         20 processes end while daemon threads compute
 
-Each runs in a process of its own, so that it starts without a pool. Where nothing moves for 30 s the process prints
-where its threads stand, and dies. Bits are compared with results of one thread. The exit status is 1 where anything was
-wrong.
+Each runs in a separate process, so that it starts without a pool. If nothing happens for 30 s, the process prints where
+its threads are, and dies. Bits are compared with the results of one thread. The exit status is 1 if anything was wrong.
 """
 
 import argparse
@@ -43,12 +42,12 @@ N_CALLERS = 64
 
 
 def watch():
-    """Start the watchdog's time anew."""
+    """Restart the watchdog's time."""
     faulthandler.dump_traceback_later(WATCH, exit=True)
 
 
 def watch_child():
-    """The same after a fork, where faulthandler would wait for a thread that is gone: a signal that ends the child."""
+    """The same after a fork: a signal ends the child. faulthandler would wait for a thread that no longer exists."""
     signal.alarm(WATCH)
 
 
@@ -86,7 +85,7 @@ def both_ways():
 
 
 def run_child(problems, depth):
-    """What a child does, and its own child where depth > 0: it never returns."""
+    """What a child does, and its own child if depth > 0; it never returns."""
     good = False
     try:
         watch_child()
@@ -95,16 +94,16 @@ def run_child(problems, depth):
             pid = os.fork()
             if pid == 0:
                 run_child(problems, depth - 1)
-            good = problems[1].is_right() and problems[0].is_right() and good  # beside the grandchild
+            good = problems[1].is_right() and problems[0].is_right() and good  # while the grandchild computes
             good = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0 and good
     finally:
         os._exit(0 if good else 1)
 
 
 def forks(n):
-    """Fork before the pool exists, beside threads that are inside calls, after them, and from children."""
-    faulthandler.register(signal.SIGALRM, chain=True)  # a child that hangs shows where, and dies
-    warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of every fork beside threads
+    """Fork before the pool exists, while threads are inside calls, after them, and from children."""
+    faulthandler.register(signal.SIGALRM, chain=True)  # a child that hangs prints where, and dies
+    warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of every fork of a process with threads
     problems = both_ways()
     moments = {"before": n // 10, "during": n - n // 10 - n // 10, "after": n // 10}
     go, stop = threading.Event(), threading.Event()
@@ -172,19 +171,19 @@ for line in sys.stdin:
 
 
 def interrupts(n):
-    """Ctrl-C at random moments into long calls, from a thread and from another process in turn.
+    """Ctrl-C at random moments of long calls, from a thread and from another process in turn.
 
-    One is late where LATEST has passed by the clock, and also by the CPU time of this process over its number of
-    threads: what other programs hold up, on a busy machine, says nothing of the calls. The time is that of all threads,
-    since the caller may sleep through a signal while a worker computes.
+    One is late if LATEST has passed by the clock, and also by the CPU time of this process divided by its number of
+    threads: the clock alone would count the time of other programs on a busy machine. It is the CPU time of all
+    threads, because the caller may sleep through a signal while a worker computes.
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for background jobs
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets background jobs ignore it
     sender = subprocess.Popen([sys.executable, "-c", SENDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    makers = {  # calls of a second or more on one thread
+    makers = {  # calls that take a second or more on one thread
         "chunks": lambda: Problem([64, 256, 256, 4], 300_000, 3000),
         "strips": lambda: Problem([64, 640, 640, 4], 60_000, 500),
         "deep": lambda: Problem([64, *[1536] * 12, 4], 4096, 64),  # a strip goes through many wide layers
-        "wide": lambda: Problem([64, 8192, 8192, 4], 1024, 20),  # one product with a tile takes half a second
+        "wide": lambda: Problem([64, 8192, 8192, 4], 1024, 20),  # one product of a tile takes half a second
         "wide float64": lambda: Problem([64, 6000, 6000, 4], 1024, 20, "float64"),
     }
     latencies, own_latencies, wrong, draw = {}, [], 0, random.Random()
@@ -250,7 +249,7 @@ def crowd(n):
     most_threads = most_workers = n_changes = 0
     first_number = get_num_threads()
     n_called = [0] * N_CALLERS
-    sys.setswitchinterval(1e-4)  # else 64 threads leave this one no time for changes
+    sys.setswitchinterval(1e-4)  # else 64 threads leave no time for this one
 
     def caller(k):
         barrier.wait()
@@ -271,7 +270,7 @@ def crowd(n):
             most_workers = max(most_workers, _core.worker_threads())
             most_threads = max(most_threads, len(os.listdir("/proc/self/task")) - before - N_CALLERS)
             time.sleep(0.001)
-            if sum(n_called) > called:  # calls, not callers: on a slow machine they all end late, and together
+            if sum(n_called) > called:  # calls, not callers: on a slow machine all callers end late, and together
                 watch()
                 called = sum(n_called)
         n_right = sum(future.result() for future in futures)
@@ -324,7 +323,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("trials", nargs="*", metavar="trial", help=f"of {', '.join(TRIALS)} (default: all)")
     parser.add_argument("--n", type=int, help=f"how many (default {DEFAULTS})")
-    parser.add_argument("--short", action="store_true", help=f"as few as {SHORT}")
+    parser.add_argument("--short", action="store_true", help=f"few of each: {SHORT}")
     parser.add_argument("--inside", choices=[*TRIALS, "leave"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside == "leave":
