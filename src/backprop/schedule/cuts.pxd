@@ -17,6 +17,12 @@ cdef inline Py_ssize_t rows_of_chunk(const Shape* shape, Py_ssize_t n_kept) noex
     A network whose gradient is small is cut into up to four chunks from 256 samples on, since threads divide chunks
     better than strips (2-50-50-50-50-1 at 1000 samples: 1.9 times one thread's rate instead of 1.1). This enters the
     bits, so it depends on the layers and the number of samples alone.
+
+        samples                    255    256    600   1000   1024   1025   2049   3000   1000000
+        small gradient   chunks      1      2      4      4      4      4      4      4       977
+                         rows      255    128    192    256    256    320    576    768      1024
+        any other        chunks      1      1      1      1      1      2      4      4       977
+                         rows      255    256    600   1000   1024    576    576    768      1024
     """
     cdef Py_ssize_t n_chunks = (n_kept + CHUNK_ROWS - 1) // CHUNK_ROWS
     if shape.n_params * shape.itemsize <= SMALL_BYTES:
