@@ -25,7 +25,8 @@ C. Sums over samples have three levels: chains of 64 rows in registers, at most 
 D. Rows whose weights are all 0 are left out when a tile is filled: the sums are those of the reduced problem, bit for
    bit. Then x, y and the weights of a tile are copied.
 E. Both dtypes and all instruction sets share this file: it handles untyped memory, and the kernels of `KernelTable`
-   (kernels/table.pxd) compute. The typed twin at the end states the equations as plain loops.
+   (kernels/table.pxd) compute. Single numbers are read and written by recursion/reals.pxd. The typed twin at the end
+   states the equations as plain loops.
 F. Large x and y of another dtype, byte order or layout are converted by each tile, into buffers of its own.
 
 A sweep, and each function that a sweep calls, returns nonzero if a signal handler raised; then the rest is left out.
@@ -67,7 +68,7 @@ from backprop.process.pool cimport (
     pool_release, pool_run, pool_yield, store_int, store_size, try_lock,
 )
 from backprop.recursion.moderate cimport add_scaled, moderate, scaled_square, times
-from backprop.recursion.reals cimport set_real
+from backprop.recursion.reals cimport get_real, set_real
 from backprop.recursion.request cimport (
     COTANGENT, DIRECTION, DIVIDES, GIVES_LOSS, IN_STRIPS, KEEPS_LINEARIZATION, NEEDS_SECOND, NEEDS_SQUARED_ERROR,
     NO_OPERAND, OF_MEAN, OF_SAMPLE, OF_SUM, READS_PANELS_ONCE, TAKES_MAX_NORM, TAKES_Y, TARGET_GRAD_X, Mode, Request,

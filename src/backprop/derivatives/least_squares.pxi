@@ -70,12 +70,9 @@ cdef int normal_equations_of_tile(Tile* tile, char* grad, bint add) noexcept nog
     for s in range(tile.n_rows):
         for k in range(n_out):
             root = sqrt(weight_of(tile, s, k))
-            if shape.itemsize == 4:
-                difference = (<float*>work.h[L])[s * ld + k] - <double>(<const float*>tile.y)[s * n_out + k]
-                (<float*>work.residual)[s * n_out + k] = <float>(root * difference if root != 0 else 0)
-            else:
-                difference = (<double*>work.h[L])[s * ld + k] - (<const double*>tile.y)[s * n_out + k]
-                (<double*>work.residual)[s * n_out + k] = root * difference if root != 0 else 0
+            difference = (get_real(work.h[L], s * ld + k, shape.itemsize)
+                          - get_real(tile.y, s * n_out + k, shape.itemsize))
+            set_real(work.residual, s * n_out + k, shape.itemsize, root * difference if root != 0 else 0)
         if is_stopped(tile.interrupt, <double>MEMORY_FLOPS * n_out):
             return 1
     for k in range(n_out):

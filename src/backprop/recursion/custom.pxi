@@ -46,16 +46,13 @@ cdef int custom_activation(const Layer* layer, Py_ssize_t itemsize, Derivative w
         else:
             for s in range(p.row, p.row + p.n_rows):
                 for j in range(p.column, p.column + p.n):
-                    value = (<const float*>a)[s * ld + j] if itemsize == 4 else (<const double*>a)[s * ld + j]
+                    value = get_real(a, s * ld + j, itemsize)
                     if changes_mode:  # float32 is converted and rounded outside
                         leave_default_mode(interrupt.callers_mode, &value)
                     value = function(value)
                     if changes_mode:
                         enter_default_mode()
-                    if itemsize == 4:
-                        (<float*>result)[s * ld + j] = <float>value
-                    else:
-                        (<double*>result)[s * ld + j] = value
+                    set_real(result, s * ld + j, itemsize, value)
             enter_default_mode()  # the function has set another one
         if next_piece(&p):
             return 1
@@ -75,10 +72,7 @@ cdef int numpy_activation(const Layer* layer, Py_ssize_t itemsize, Derivative wh
     numbers = <double*>cnp.PyArray_DATA(argument)
     for s in range(n_rows):
         for j in range(n):
-            if itemsize == 4:
-                numbers[s * n + j] = (<const float*>a)[s * ld + j]
-            else:
-                numbers[s * n + j] = (<const double*>a)[s * ld + j]
+            numbers[s * n + j] = get_real(a, s * ld + j, itemsize)
     leave_default_mode(callers_mode, NULL)
     returned = (<object>layer.functions)[<int>which](argument)
     enter_default_mode()
@@ -89,8 +83,5 @@ cdef int numpy_activation(const Layer* layer, Py_ssize_t itemsize, Derivative wh
     numbers = <double*>cnp.PyArray_DATA(value)
     for s in range(n_rows):
         for j in range(n):
-            if itemsize == 4:
-                (<float*>result)[s * ld + j] = <float>numbers[s * n + j]
-            else:
-                (<double*>result)[s * ld + j] = numbers[s * n + j]
+            set_real(result, s * ld + j, itemsize, numbers[s * n + j])
     return 0

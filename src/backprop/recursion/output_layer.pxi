@@ -88,10 +88,9 @@ cdef int output_cotangent(const Tile* tile, Py_ssize_t k, bint with_root_weight)
         return through_output(tile, work.grad_a[L])
     for s in range(tile.n_rows):
         entry = s * shape.layers[L].ld + k
-        if shape.itemsize == 4:
-            (<float*>work.grad_a[L])[entry] *= (<float*>work.a[L])[entry]
-        else:
-            (<double*>work.grad_a[L])[entry] *= (<double*>work.a[L])[entry]
+        # A product of two float32 numbers is exact in float64, so that it is rounded once.
+        set_real(work.grad_a[L], entry, shape.itemsize,
+                 get_real(work.grad_a[L], entry, shape.itemsize) * get_real(work.a[L], entry, shape.itemsize))
     return 0
 
 
