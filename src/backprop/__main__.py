@@ -47,14 +47,14 @@ told, and 2 if the arguments make no network.
 
 
 def _drop(stream: TextIO) -> None:
-    """Forget what is left to be written, which would raise again when the interpreter exits."""
+    """Discard unwritten output: writing it when the interpreter exits would raise again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _print_error(text: str) -> None:
     try:
         print(text, file=sys.stderr)
-    except OSError:  # the exit status has to say it alone
+    except OSError:  # only the exit status can tell it
         _drop(sys.stderr)
 
 
@@ -78,13 +78,13 @@ def _spec(text: str) -> str | tuple[str, float]:
 
 
 def _specs(text: str) -> str | tuple[str, float] | list[str | tuple[str, float]]:
-    """One of these for all layers, or a list with one for each."""
+    """One specification for all layers, or a list with one for each."""
     specs = [_spec(one) for one in text.split(",")]
     return specs if len(specs) > 1 else specs[0]
 
 
 def _figure_file(path: str) -> str:
-    """A file for a figure; NumPy is imported for those who ask for one."""
+    """A file for a figure. NumPy is imported only if a figure is wanted."""
     from backprop.demo import figure_file
 
     return figure_file(path)
@@ -201,7 +201,7 @@ def _check(arguments: argparse.Namespace) -> int:
         rng=rng,
     )
     for b in net.biases:
-        b[...] = rng.uniform(-0.5, 0.5, b.shape)  # at 0, a bias that the forward pass forgot would not be noticed
+        b[...] = rng.uniform(-0.5, 0.5, b.shape)  # with biases of 0, a forgotten bias would go unnoticed
     report = net.check_gradient(*random_problem(net, arguments.samples, rng))
     print(report)
     return OK if report.ok else FAILED
@@ -239,8 +239,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     SystemExit
         From argparse: 0 after ``--help`` and ``--version``, 2 for arguments that it refuses.
     """
-    if sys.stderr is None:  # print would write the errors to standard output instead
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # as long as the process
+    if sys.stderr is None:  # else print writes errors to standard output
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # open until the process ends
     if sys.stdout is None:
         _print_error("error: expected an open standard output, got a closed one")
         return NOT_WRITTEN

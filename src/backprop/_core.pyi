@@ -1,4 +1,4 @@
-# Stubs of the compiled module. Its callers pass arrays that validate.py has accepted, but for the quick calls.
+# Stubs of the compiled module. Except for the quick calls, it is given arrays that Python has accepted.
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -10,9 +10,9 @@ _Array = npt.NDArray[Any]
 
 simd: str
 
-# What Cython 3.3 adds to every module.
+# Cython 3.3 adds these to every module.
 __test__: dict[str, Any]
-__pyx_capi__: dict[str, Any]  # of what _core.pxd declares
+__pyx_capi__: dict[str, Any]  # the functions that _core.pxd declares
 
 def __reduce_cython__(self: Any) -> Any: ...  # noqa: N807
 def __setstate_cython__(self: Any, __pyx_state: Any) -> Any: ...  # noqa: N807

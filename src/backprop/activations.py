@@ -2,8 +2,8 @@
 
 The reference functions take real or complex arrays. For a complex argument they are the analytic continuation of the
 piece that the real part selects, so that ``g(a + 1e-200j).imag / 1e-200`` is g'(a) to rounding: the complex step
-(Squire and Trapp, SIAM Review 40, 1998), with which the tests judge every g' below. None of them forms ``1 - h**2`` or
-``1 + erf``: these lose all digits in the tails.
+(Squire and Trapp, SIAM Review 40, 1998). The tests check every g' below in this way. None of the functions computes
+``1 - h**2`` or ``1 + erf``: these lose all digits in the tails.
 
 At a kink g' is PyTorch's: relu, leaky_relu, elu and selu take the left piece at 0; hardtanh, relu6 and hardsigmoid
 have g' = 0 at both corners; hardswish has 0 at -3 and 1 at 3. g'' is 0 at a kink of g or g'. A NaN argument gives NaN
@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 
 SELU_SCALE = 1.0507009873554804934  # lambda of Klambauer et al., Self-Normalizing Neural Networks, 2017
 SELU_ALPHA = 1.6732632423543772848
-SELU_ALPHA_SCALE = 1.7580993408473768  # lambda alpha from their 30 published digits, rounded once
+SELU_ALPHA_SCALE = 1.7580993408473768  # lambda alpha, from the 30 digits that they give, rounded once
 GELU_TANH_CUBIC = 0.044715  # Hendrycks and Gimpel, Gaussian Error Linear Units, 2016
 
 
@@ -35,7 +35,7 @@ class Activation:
     ----------
     name : str
     code : int
-        The number by which the kernels know it (`ActivationCode` in ``kernels/table.pxd``).
+        The number of the activation in the kernels (`ActivationCode` in ``kernels/table.pxd``).
     formula, formula_prime, formula_second : str
         g(a), g'(a) and g''(a), as printed in the documentation.
     g, g_prime, g_second : callable
@@ -65,7 +65,7 @@ class Activation:
 
 
 def _pieces(a: Array, conditions: list[npt.NDArray[np.bool_]], values: list[Array | float]) -> Array:
-    """The value of the first condition that holds at each entry, the last value where none does; NaN stays NaN."""
+    """At each entry the value of the first condition that holds, the last value if none does; NaN stays NaN."""
     chosen = np.select(conditions, [np.broadcast_to(v, a.shape) for v in values[:-1]], default=values[-1])
     return np.where(np.isnan(a.real), a, chosen)
 
@@ -93,7 +93,7 @@ def _sigmoid_second(a: Array) -> Array:
 
 
 def log1p(t: Array) -> Array:
-    """log(1 + t), to first order in an imaginary part: the real part of NumPy's complex log1p is 0 for tiny t."""
+    """log(1 + t), to first order in the imaginary part: NumPy's complex log1p has real part 0 for tiny t."""
     return np.log1p(t.real) + 1j * t.imag / (1.0 + t.real) if np.iscomplexobj(t) else np.log1p(t)
 
 
@@ -117,7 +117,7 @@ def _normal_distribution(a: Array) -> Array:
 
 
 def _times_vanishing(a: Array, factor: Array) -> Array:
-    """A * factor, and its limit 0 where the factor has vanished (at -inf the product alone would be NaN)."""
+    """A * factor, and its limit 0 where the factor is 0 (at -inf the product would be NaN)."""
     return np.where(factor == 0, 0.0, a) * factor
 
 
@@ -294,4 +294,4 @@ _TABLE = [
 # fmt: on
 
 ACTIVATIONS: dict[str, Activation] = {row.name: row for row in _TABLE}
-SOFTMAX_CODE = 19  # a link, not an activation: a row's outputs depend on one another
+SOFTMAX_CODE = 19  # a link, not an activation: each output depends on all others of its row

@@ -1,4 +1,4 @@
-"""`Activation`: an activation of the user's own, from NumPy functions or from C functions."""
+"""`Activation`: an activation made of the NumPy functions or C functions of a user."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ Array = npt.NDArray[Any]
 
 CUSTOM_CODE = 20  # ActivationCode in kernels/table.pxd
 _SIGNATURE = "double (double)"
-# Arguments of no pattern, so that a kink at a round number is not among them; both signs, and both sides of 1.
+# Arguments without a pattern, so that no kink at a round number is among them; of both signs, on both sides of 1.
 _TEST_POINTS = np.concatenate([sign * np.geomspace(0.0137, 7.31, 23) for sign in (1.0, -1.0)])
-_STEP = 1e-5  # of central differences: their error is then near 1e-10, rounding of g included
+_STEP = 1e-5  # of central differences: their error is near 1e-10, including the rounding of g
 _TOLERANCE = 1e-5
 
 
 class Activation(activations.Activation, shown.Tidy):
-    """An activation of one's own, to be given wherever the name of a built-in one may stand.
+    """An activation of your own. Give it wherever the name of a built-in activation may be given.
 
     Parameters
     ----------
     name : str
-        For messages and the network's repr.
+        For errors and for the repr of the network.
     g, g_prime, g_second : callable or C function
-        g, its first and its second derivative; g_second is needed by the calls of second order alone. Either all are
-        NumPy functions, which take a float64 array and return one of the same shape, elementwise; or all are C
-        functions ``double (*)(double)``: the address as an int, a numba ``cfunc``, a ctypes function, or a
-        ``scipy.LowLevelCallable`` (also ``from_cython``). C functions run without the GIL, on all threads; NumPy
-        functions on the calling thread.
+        g and its first and second derivative; only the calls of second order need g_second. Either all are NumPy
+        functions, which take a float64 array and return an array of the same shape, elementwise. Or all are C functions
+        ``double (*)(double)``: an address as an int, a numba ``cfunc``, a ctypes function, or a
+        ``scipy.LowLevelCallable`` (also ``from_cython``). C functions run without the GIL, on all threads. NumPy
+        functions run on the calling thread.
 
     Raises
     ------
     TypeError
-        Where a function is of neither kind, or the kinds are mixed.
+        If a function is of neither kind, or if the kinds are mixed.
     ValueError
-        Where g_prime or g_second is not the derivative, by finite differences at 46 arguments from -7.3 to 7.3.
+        If finite differences at 46 arguments from -7.3 to 7.3 contradict g_prime or g_second.
 
     Notes
     -----
-    The functions compute in float64; a float32 network rounds their results. The promise of equal bits holds as far as
-    the functions keep it.
+    The functions compute in float64; a float32 network rounds their results. A network has the same bits in each call
+    only if its functions have.
 
     Examples
     --------
@@ -100,10 +100,10 @@ class Activation(activations.Activation, shown.Tidy):
 
     @property
     def takes_complex(self) -> bool:
-        """Whether g continues to complex arguments, of which the complex step of `check_gradient` makes use."""
+        """Whether g accepts complex arguments, which the complex step of `check_gradient` needs."""
         try:
             return np.iscomplexobj(self.g(np.array([0.25 + 0.25j]), 0.0))
-        except Exception:  # whatever a user's function raises
+        except Exception:  # a user's function may raise anything
             return False
 
     @property
@@ -116,7 +116,7 @@ class Activation(activations.Activation, shown.Tidy):
         return f"Activation({name!r}, {', '.join(getattr(f, '__name__', repr(f)) for f in functions if f is not None)})"
 
     def __copy__(self) -> Activation:
-        return self  # it does not change
+        return self  # it never changes
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Activation:
         return self
@@ -125,7 +125,7 @@ class Activation(activations.Activation, shown.Tidy):
         bare = (int, ctypes._CFuncPtr)  # type: ignore[attr-defined]  # ctypes has no public name for it
         if any(isinstance(f, bare) or type(f).__name__ == "LowLevelCallable" for f in self._given[1:]):
             raise pickle.PicklingError(
-                f"{self.name!r}: expected functions that can be pickled, got addresses, which are of this process alone"
+                f"{self.name!r}: expected functions that can be pickled, got addresses, valid only in this process"
             )
         return _again, (type(self), self._given, attributes.added(self, _OWN))
 
@@ -134,14 +134,14 @@ class Activation(activations.Activation, shown.Tidy):
         def __setattr__(self, name: str, value: object) -> None:
             if type(self) is Activation or name in _OWN:
                 raise FrozenInstanceError(f"an Activation does not change once it is made: {name!r} was to be assigned")
-            object.__setattr__(self, name, value)  # a subclass's own
+            object.__setattr__(self, name, value)  # an attribute of a subclass
 
 
 _OWN = frozenset({"_given", "functions", "is_c", *(field.name for field in fields(activations.Activation))})
 
 
 def _again(kind: type[Activation], given: tuple[str, Any, Any, Any], added: attributes.Added | None) -> Activation:
-    """An activation from its pickle; a subclass's `__init__` may take other arguments."""
+    """An activation from its pickle. The `__init__` of a subclass may take other arguments."""
     activation = object.__new__(kind)
     Activation.__init__(activation, *given)
     attributes.restore(activation, added)
@@ -156,7 +156,7 @@ def _no_second(name: str) -> Callable[[Array, float], Array]:
 
 
 def _address(value: Any, key: str) -> int | None:
-    """The address of a C function, None for a Python one."""
+    """The address of a C function, None for a Python function."""
     if isinstance(value, bool):
         raise TypeError(f"{key}: expected a function, got {value!r}")
     if isinstance(value, int):
@@ -189,13 +189,13 @@ def _address_of_low_level(value: Any, key: str) -> int:
 
 
 def _from_c(address: int | None) -> Callable[[Array], Array]:
-    """A C function as one of arrays, for the checks and the NumPy reference."""
+    """A function of arrays that calls a C function, for the checks and the NumPy reference."""
     function = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double)(address or 0)
     return np.vectorize(function, otypes=[np.float64])
 
 
 def _without_mask(function: Callable[[Array], Any], name: str) -> Callable[[Array], Any]:
-    """A function of arrays as it is, but for results that are masked, or hold what is: NumPy would drop the mask."""
+    """The same function of arrays, but masked results, or results with masked items, are refused: NumPy drops masks."""
 
     def checked(a: Array) -> Any:
         result = function(a)
@@ -205,12 +205,12 @@ def _without_mask(function: Callable[[Array], Any], name: str) -> Callable[[Arra
 
 
 def _of_a_copy(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """A NumPy function that may write into its argument, as np.exp(a, out=a) does."""
+    """The same function on a copy of its argument: np.exp(a, out=a) writes to it."""
     return lambda a: function(a.copy())
 
 
 def _check_values(arrays: dict[str, Callable[[Array], Array]]) -> None:
-    """Each function maps an array to one of its shape, elementwise."""
+    """Refuse a function that does not map an array to one of the same shape, elementwise."""
     for key, function in arrays.items():
         flat = np.asarray(function(_TEST_POINTS))
         if flat.shape != _TEST_POINTS.shape or not np.can_cast(flat.dtype, np.float64):

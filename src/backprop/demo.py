@@ -18,11 +18,11 @@ from backprop.network import Network
 Array = npt.NDArray[Any]
 
 SIZES = (64, 128, 10)
-L2 = 1e-3  # of 1e-4, 1e-3 and 5e-3 the best mean accuracy over seeds
+L2 = 1e-3  # the best mean accuracy over seeds, of 1e-4, 1e-3 and 5e-3
 BAR = "{desc} {n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}"
 N_CHECKED = 24  # samples of the gradient check
 
-EXAMPLES = {  # by their files in the repository: the package does not have them
+EXAMPLES = {  # in the repository, not in the package
     "examples/least_squares.py": "least squares with certified results: SciPy, and Levenberg-Marquardt (2 s)",
     "examples/differential_ml.py": "a Black-Scholes surrogate, fitted with and without input gradients (9 s)",
     "examples/private_digits.py": "private training on digits: accuracy against the noise (6 s)",
@@ -46,18 +46,18 @@ class History:
 
 
 def list_demos() -> str:
-    """What there is to run, and how: the demo, and the examples of the repository."""
+    """The demo, the examples of the repository, and how to run them."""
     lines = [f"  python {path} [--plot FILE] [--quick]\n      {about}" for path, about in EXAMPLES.items()]
     return LIST.format(examples="\n".join(lines))
 
 
 def figure_file(path: str) -> str:
-    """The path, if a figure can be written there: looked at before anything is computed.
+    """The path, if a figure can be written there. It is checked before anything is computed.
 
     Parameters
     ----------
     path : str
-        As it stands after ``--plot``, for which this is the type.
+        The argument of ``--plot``.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def figure_file(path: str) -> str:
         from matplotlib.figure import Figure
 
         figure = Figure()
-        figure.text(0.5, 0.5, "x")  # some formats need a program of their own for text
+        figure.text(0.5, 0.5, "x")  # for text, some formats need another program
         figure.savefig(io.BytesIO(), format=ending[1:])
     except ModuleNotFoundError as error:
         raise argparse.ArgumentTypeError(f"a figure needs {error.name}: pip install matplotlib") from error
@@ -96,7 +96,7 @@ def load_digits(seed: int = 0) -> tuple[Array, Array, Array, Array]:
     Parameters
     ----------
     seed : int
-        Of the split.
+        The seed of the split.
 
     Returns
     -------
@@ -117,7 +117,7 @@ def load_digits(seed: int = 0) -> tuple[Array, Array, Array, Array]:
 def train(
     net: Network, x_train: Array, y_train: Array, x_test: Array, y_test: Array, maxiter: int
 ) -> tuple[History, int]:
-    """Minimise the loss with L-BFGS-B; the net's parameters are then those found.
+    """Minimise the loss with L-BFGS-B, and assign the minimum to net.params.
 
     Parameters
     ----------
@@ -125,13 +125,13 @@ def train(
     x_train, y_train, x_test, y_test : arrays
         As `load_digits` returns them.
     maxiter : int
-        At most so many iterations.
+        The most iterations.
 
     Returns
     -------
     history : History
     n_evaluations : int
-        Of loss and gradient.
+        Evaluations of loss and gradient.
     """
     from scipy.optimize import OptimizeResult, minimize
     from tqdm import tqdm
@@ -163,7 +163,7 @@ def draw(path: str, history: History, y_test: Array, y_found: Array) -> None:
         Its ending gives the format.
     history : History
     y_test, y_found : (n_samples,) arrays of labels
-        The held-out labels, and the network's.
+        The held-out labels, and those that the network found.
 
     Raises
     ------
@@ -219,12 +219,12 @@ def run(plot: str | None = None, maxiter: int = 100, seed: int = 0) -> int:
         A file for the figure, as `figure_file` returns it.
     maxiter : int
     seed : int
-        Of the initial weights; the split of the data is always the same.
+        The seed of the initial weights; the split of the data is always the same.
 
     Returns
     -------
     int
-        The exit status: 1 where the gradient is wrong or a package is missing.
+        The exit status: 1 if the gradient is wrong or a package is missing.
 
     Raises
     ------

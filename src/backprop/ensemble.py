@@ -25,30 +25,30 @@ _FIXED = dict.fromkeys(
 
 
 class Ensemble(attributes.Closed, shown.Shown):
-    """k networks of one shape, each with parameters of its own.
+    """k networks of one architecture, each with its own parameters.
 
     Parameters
     ----------
     net : Network
-        The shape, activations, output, loss and dtype of all members.
+        Its sizes, activations, output, loss and dtype are those of all members.
     k : int
         At least 1.
     rng : int, numpy.random.Generator or None
-        For the members' initial weights, which are independent of each other; biases 0.
+        For the initial weights of the members, which are independent of each other. Biases are 0.
 
     Attributes
     ----------
     params : (k, n_params) array
-        One network a row; assigning copies the values in.
+        One network per row. A live view, as `Network.params`; assigning copies the values in.
 
     Raises
     ------
     TypeError, ValueError
-        Where an argument is refused.
+        If an argument is refused.
 
     Notes
     -----
-    A member's loss and gradient have the same bits as those of the network alone.
+    The loss and gradient of a member have the same bits as those of a separate network with its parameters.
 
     Examples
     --------
@@ -79,7 +79,7 @@ class Ensemble(attributes.Closed, shown.Shown):
         self._keep_params(array)
 
     def _keep_params(self, array: Array) -> None:
-        """Let the members' parameters be the rows of an array that nobody else has."""
+        """Use the rows of an array that is used nowhere else as the parameters of the members."""
         self._memory = _core.Parameters(array)
         self._members = [self._net._with_params(row) for row in array]
 
@@ -110,7 +110,7 @@ class Ensemble(attributes.Closed, shown.Shown):
 
     @property
     def params(self) -> Array:
-        """The members' parameters, (k, n_params), in a view made anew at each access; assigning copies values in."""
+        """The parameters of the members, (k, n_params): a live view. Assigning copies the values in."""
         return self._net._plan.vectors(self._memory)
 
     @params.setter
@@ -123,7 +123,7 @@ class Ensemble(attributes.Closed, shown.Shown):
         Parameters
         ----------
         x : (n_samples, n_0) or (k, n_samples, n_0) array_like
-            Shared, or one a member.
+            Shared, or one per member.
         n_threads : int, optional
 
         Returns
@@ -133,7 +133,7 @@ class Ensemble(attributes.Closed, shown.Shown):
         Raises
         ------
         TypeError, ValueError
-            Where an argument is refused.
+            If an argument is refused.
         """
         n_threads = threads.resolve(n_threads)
         x_ = self._samples(x, of_mean=False)
@@ -156,12 +156,12 @@ class Ensemble(attributes.Closed, shown.Shown):
         Parameters
         ----------
         x, y, sample_weight
-            As in `Network.value_and_grad`, shared by all members; or with one dimension more, one a member. Where k,
-            n_samples and n_L are the same number, a shape of two dimensions can have both meanings: such weights, and
-            integer y for cross_entropy, are refused.
+            As in `Network.value_and_grad`, shared by all members; or with one more dimension, one per member. If k,
+            n_samples and n_L are equal, a shape of two dimensions can have both meanings: such weights, and integer y
+            for cross_entropy, are refused.
         out : (k, n_params) array of the networks' dtype, optional
         n_threads : int, optional
-            At most so many threads, over members and over samples.
+            The most threads to use, over members and over samples.
 
         Returns
         -------
@@ -171,7 +171,7 @@ class Ensemble(attributes.Closed, shown.Shown):
         Raises
         ------
         TypeError, ValueError
-            Where an argument is refused.
+            If an argument is refused.
         """
         k, net = len(self), self._net
         if sample_weight is None:
@@ -199,8 +199,8 @@ class Ensemble(attributes.Closed, shown.Shown):
         return losses, grads
 
     def _samples(self, x: npt.ArrayLike, *, of_mean: bool) -> Array:
-        """x, shared or one a member."""
-        array = array_likes.as_array(x, "x")  # once: an object may make another array each time
+        """x, shared or one per member."""
+        array = array_likes.as_array(x, "x")  # once: an object may give a different array each time
         if array.ndim != 3:
             return validate.samples(array, self._net.sizes[0], self._net.dtype, of_mean=of_mean)
         rows = self._one_a_member(array, "x")
@@ -213,7 +213,7 @@ class Ensemble(attributes.Closed, shown.Shown):
         return flat.reshape(rows.shape)
 
     def _weights(self, sample_weight: npt.ArrayLike | None, n_samples: int) -> list[targets.Weights | None] | None:
-        """Weights of each member, accepted."""
+        """The accepted weights of each member."""
         if sample_weight is None:
             return None
         weight = array_likes.as_array(sample_weight, "sample_weight")
@@ -221,8 +221,8 @@ class Ensemble(attributes.Closed, shown.Shown):
         own = weight.ndim == 3 or weight.shape == (k, n_samples)
         if own and loss.name != "cross_entropy" and self._is_shared_too(weight.shape, n_samples):
             raise ValueError(
-                f"sample_weight: expected a shape with one meaning, got {weight.shape}: a weight a sample for each of "
-                f"the {k} networks, or a weight an output for all; the first is written np.repeat(w[:, :, None], "
+                f"sample_weight: expected a shape with one meaning, got {weight.shape}: a weight per sample for each "
+                f"of the {k} networks, or a weight per output for all; the first is written np.repeat(w[:, :, None], "
                 f"{n_out}, axis=2), the second np.broadcast_to(w, {(k, n_samples, n_out)})"
             )
         if not own:
@@ -232,7 +232,7 @@ class Ensemble(attributes.Closed, shown.Shown):
         ]
 
     def _targets(self, y: npt.ArrayLike, n_samples: int, weights: list[targets.Weights | None] | None) -> Array:
-        """y, shared or one a member: looked at member by member where the weights differ."""
+        """y, shared or one per member. A shared y is checked with the weights of each member."""
         n_out, loss, dtype = self._net.sizes[-1], self._net._architecture.loss, self._net.dtype
         array = array_likes.as_array(y, "y")
         own = array.ndim == 3 or (n_out == 1 and array.ndim == 2 and array.shape != (n_samples, 1))
@@ -256,7 +256,7 @@ class Ensemble(attributes.Closed, shown.Shown):
         return np.ascontiguousarray(rows)
 
     def _is_shared_too(self, shape: tuple[int, ...], n_samples: int) -> bool:
-        """Whether what has a row a member could be a row a sample, with other results: k = n_samples = n_L > 1."""
+        """Whether rows per member could also be rows per sample, with other results: k = n_samples = n_L > 1."""
         return n_samples > 1 and shape == (n_samples, self._net.sizes[-1])
 
     def _one_a_member(self, array: Array, name: str) -> Array:

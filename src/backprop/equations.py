@@ -26,13 +26,13 @@ def hidden_gradient(W_next: npt.ArrayLike, grad_a_next: npt.ArrayLike) -> Array:
 
     Returns
     -------
-    (n_samples, n_i) array of the inputs' dtype
+    (n_samples, n_i) array of the same dtype
         grad_h = grad_a_next @ W_next, summed over m in order.
 
     Raises
     ------
     TypeError, ValueError
-        Where the shapes do not fit or the dtypes differ.
+        If the shapes do not fit or the dtypes differ.
     """
     W = validate.matrix(W_next, "W_next")
     grad_a = validate.matrix(grad_a_next, "grad_a_next", W.dtype)
@@ -53,16 +53,16 @@ def preactivation_gradient(grad_h: npt.ArrayLike, a: npt.ArrayLike, activation: 
     grad_h, a : (n_samples, n_i) array_like
         Of the same dtype, float32 or float64.
     activation : str, (str, float) or Activation
-        g, by its name, a pair with its parameter, or one of your own.
+        g: a name, a pair (name, parameter), or one of your own.
 
     Returns
     -------
-    (n_samples, n_i) array of the inputs' dtype
+    (n_samples, n_i) array of the same dtype
 
     Raises
     ------
     TypeError, ValueError
-        Where the shapes or dtypes differ, or the activation is not known.
+        If the shapes or dtypes differ, or if the activation is unknown.
     """
     g, parameter = architecture.activation(activation, "activation")
     preactivations = validate.matrix(a, "a")

@@ -11,7 +11,7 @@ from backprop._version import __version__
 
 
 def configuration() -> dict[str, str | int | list[str]]:
-    """What `show_config` prints, as a dictionary."""
+    """The output of `show_config` as a dictionary."""
     import scipy
 
     return {

@@ -1,10 +1,10 @@
 """The table of losses: name -> code, formula, domain of y, and a NumPy reference of l, dl and H t.
 
 `loss` and `loss_prime` take (z, y, parameter), where z is what the loss acts on: a_L for the losses with a link
-(and hinge), y_hat for the others. z may be complex (the complex step), y is real. Where the loss is a mean over outputs
-both return one term an output, (n_samples, n_out); cross_entropy's `loss` returns one value a row.
-`curvature` takes (z, y, t, parameter): each row of t times H, the second derivatives of that row's terms by z, which is
-l'' (.) t for all losses but cross_entropy. l'' is 0 at a kink of l or dl; a NaN in z or y gives NaN.
+(and hinge), y_hat for the others. z may be complex (the complex step), y is real. If the loss is a mean over outputs,
+both return one term per output, (n_samples, n_out); the `loss` of cross_entropy returns one value per row.
+`curvature` takes (z, y, t, parameter) and returns H t row by row, with H the second derivatives of the terms of the row
+by z. This is l'' (.) t for all losses except cross_entropy. l'' is 0 at a kink of l or dl; a NaN in z or y gives NaN.
 Labels reach the reference of cross_entropy as rows of 0 and 1.
 """
 
@@ -26,7 +26,7 @@ class Loss:
     ----------
     name : str
     code : int
-        The number by which the kernels know it (`LossCode` in ``kernels/table.pxd``).
+        The number of the loss in the kernels (`LossCode` in ``kernels/table.pxd``).
     formula : str
         l for one output, d = y_hat - y, or for a row.
     loss, loss_prime : callable
@@ -34,16 +34,16 @@ class Loss:
     curvature : callable
         ``curvature(z, y, t, parameter)``, H t row by row, H = d2l/dz2.
     acts_on_a : bool
-        True where the loss works on a_L instead of y_hat.
+        True if the loss works on a_L instead of y_hat.
     link : str or None
-        The output function that `forward` applies where the loss works on a_L.
+        The output function that `forward` applies if the loss works on a_L.
     domain : str
-        What y may be, as error messages say it.
+        The values that y may have, in the words of the errors.
     parameter_name : str or None
     parameter_domain : str
     default : float
     has_kink : bool
-        Whether dl/dz jumps where z = y (of hinge, y a = 1 is a = y for y in {-1, 1}).
+        Whether dl/dz jumps at z = y. (For hinge, y a = 1 means a = y, since y is -1 or 1.)
     """
 
     name: str
@@ -125,7 +125,7 @@ def _cross_entropy_prime(a: Array, y: Array, eps: float) -> Array:
 
 
 def _cross_entropy_curvature(a: Array, y: Array, t: Array, eps: float) -> Array:
-    """sum(y') p (.) (t - p.t), with t shifted so that it is 0 where p is largest: there t - p.t would cancel."""
+    """sum(y') p (.) (t - p.t), with t shifted so that it is 0 where p is largest, since t - p.t would cancel there."""
     p = softmax(a)
     shifted = t - np.take_along_axis(t, a.real.argmax(axis=1)[:, None], axis=1)
     return _smoothed(y, eps).sum(axis=1, keepdims=True) * p * (shifted - (p * shifted).sum(axis=1, keepdims=True))
@@ -188,11 +188,11 @@ LOSSES: dict[str, Loss] = {row.name: row for row in _TABLE}
 
 
 def label_rows(labels: Array, n_out: int) -> Array:
-    """Labels as rows of 0 and 1; another thread may write to them, and a label that is none gives a row of zeros."""
+    """Labels as rows of 0 and 1. Another thread may write to them: a label out of range gives a row of zeros."""
     return (labels[:, None] == np.arange(n_out)).astype(float)
 
 
 def link_code(loss: Loss) -> int:
-    """The code of the function that makes y_hat from a_L where the loss works on a_L."""
+    """The code of the function that makes y_hat from a_L, for losses that work on a_L."""
     link = loss.link or "identity"
     return SOFTMAX_CODE if link == "softmax" else ACTIVATIONS[link].code

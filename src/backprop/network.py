@@ -47,14 +47,14 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares):
     sizes : sequence of int
         n_0, n_1, ..., n_L, at least two; two make a network without hidden layers.
     activations : str, (str, float) or list of these
-        One for all hidden layers, or a list with one for each; a pair gives the parameter, as ("leaky_relu", 0.2).
+        One for all hidden layers, or a list with one for each. A pair gives the parameter: ("leaky_relu", 0.2).
     output : str or (str, float)
-        The output function O. With cross_entropy, binary_cross_entropy and poisson, which work on a_L, `forward`
-        applies softmax, sigmoid or exp, and output is "identity" or names just that one.
+        The output function O. The losses cross_entropy, binary_cross_entropy and poisson work on a_L: `forward` applies
+        softmax, sigmoid or exp, and output must be "identity" or the name of that function.
     loss : str or (str, float)
-        Its name, or a pair with its parameter, as ("huber", 0.5).
+        A name, or a pair with its parameter: ("huber", 0.5).
     dtype : {"float64", "float32"}
-        Of everything in the network; inputs of other dtypes are converted.
+        The dtype of everything in the network. Inputs of other dtypes are converted.
     rng : int, numpy.random.Generator or None
         For the initial weights: He normal for the relu family, LeCun normal for selu, else Glorot uniform; biases 0.
 
@@ -68,19 +68,20 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares):
     output : str or (str, float)
     loss_name : str
     params : (n_params,) array
-        W_1 row-major, b_1, W_2, b_2, ...: a writable view, made anew at each access. Assigning copies the values in.
+        W_1 row-major, b_1, W_2, b_2, ...: a live, writable view of the network's memory. ``net.params.copy()`` keeps
+        the values of now. Assigning copies the values in.
     weights, biases : tuple of arrays
         Writable views of the same memory; index 0 is W_1 and b_1.
 
     Raises
     ------
     TypeError, ValueError
-        Where an argument is of the wrong type or value; the message says what was expected.
+        If an argument has a wrong type or value; the error says what was expected.
 
     Notes
     -----
-    Many threads may use one network at once while nobody writes its parameters. The recursion is that of Goodfellow,
-    Bengio and Courville, Deep Learning (2016), algorithms 6.3 and 6.4.
+    Many threads may use one network at the same time, as long as no thread writes its parameters. The recursion is that
+    of Goodfellow, Bengio and Courville, Deep Learning (2016), algorithms 6.3 and 6.4.
 
     Examples
     --------
@@ -123,28 +124,30 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares):
         free: npt.ArrayLike | None = None,
         n_threads: int | None = None,
     ) -> Objective:
-        """Make the function theta -> (loss, gradient) of this network on these data, for `scipy.optimize.minimize`.
+        """The function theta -> (loss, gradient) of this network on these data, for `scipy.optimize.minimize`.
 
         Parameters
         ----------
         x, y, sample_weight, n_threads
             As in `value_and_grad`.
         l2 : float
-            Adds l2/2 times the sum of all squared weights (not biases), not divided by n_samples.
+            Adds l2/2 times the sum of all squared weights, without biases. It is not divided by n_samples. For
+            scikit-learn's alpha use l2 = alpha / n_samples, or alpha / sample_weight.sum() with weights; twice that
+            for squared_error, since scikit-learn halves the squared error.
         free : (n_params,) boolean mask, optional
-            theta and the gradient hold the free parameters alone; the others keep the network's values.
+            theta and the gradient then hold only the free parameters. The others keep their values in the network.
 
         Returns
         -------
         Objective
-            ``fun(theta) -> (float, a fresh float64 array)``, for ``minimize(fun, x0, jac=True)``; also
+            ``fun(theta) -> (float, a new float64 array)``, for ``minimize(fun, x0, jac=True)``. Also
             ``fun.value(theta)`` and ``fun.grad(theta)``, which share their work at the same theta, and
             ``fun.hessp(theta, v)``, the Hessian times v.
 
         Raises
         ------
         TypeError, ValueError
-            Where an argument is refused.
+            If an argument is refused.
         """
         return Objective(self, x, y, sample_weight=sample_weight, l2=l2, free=free, n_threads=n_threads)
 
@@ -167,13 +170,13 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares):
         Returns
         -------
         NonFinite or None
-            None where loss and gradient are finite. Else the first sample, layer, unit and stage ("input", "weight",
-            "activation", "loss", "gradient"), and the value that made it; it prints as a sentence.
+            None if loss and gradient are finite. Else the first sample, layer, unit and stage ("input", "weight",
+            "activation", "loss", "gradient"), and the value that caused it. It prints as a sentence.
 
         Raises
         ------
         TypeError, ValueError
-            Where an argument is refused.
+            If an argument is refused.
         """
         return find_nonfinite(self, x, y, params=params, sample_weight=sample_weight, n_threads=n_threads)
 
@@ -190,13 +193,13 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares):
         Returns
         -------
         GradientReport
-            Prints as a table; ``.ok`` is the verdict, ``.max_error`` the largest relative error. SciPy's check_grad is
-            printed beside it.
+            It prints as a table, with SciPy's check_grad below it. ``.ok`` is the verdict, ``.max_error`` the largest
+            relative error.
 
         Raises
         ------
         TypeError, ValueError
-            Where an argument is refused.
+            If an argument is refused.
         """
         return check_gradient(self, x, y, sample_weight=sample_weight)
 
@@ -206,31 +209,31 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares):
         Parameters
         ----------
         path : str, bytes or path-like
-            A file of that name is replaced in one step: at any moment, also after a crash or on a full disk, the path
-            names the old file or the new one, whole. A symbolic link is followed. A new file has the permissions that
-            the umask gives, one that is replaced keeps them.
+            An old file of that name is replaced in one step. At any moment, also after a crash or on a full disk, the
+            path names either the whole old file or the whole new file. A symbolic link is followed. A new file has the
+            permissions that the umask gives; the permissions of a replaced file stay.
 
         Raises
         ------
         ValueError
-            Where an activation is one of the user's own, which has no name in a file, or where path names a pipe or a
+            If the network has an activation of your own, which has no name in a file, or if path names a pipe or a
             device.
         OSError
-            Where the file cannot be written; what stood there before is untouched.
+            If the file cannot be written. An old file is then untouched.
         ModuleNotFoundError
-            Where the safetensors library is missing: ``pip install safetensors``.
+            If the safetensors library is missing: ``pip install safetensors``.
 
         Notes
         -----
         The tensors are named "0.weight", "0.bias", "2.weight", ..., so that ``load_state_dict`` of
-        ``torch.nn.Sequential(Linear, activation, Linear, ...)`` takes them; ``torch.nn.Identity()`` stands for a hidden
-        activation "identity". The members of an `Ensemble` are networks, and are saved one by one.
+        ``torch.nn.Sequential(Linear, activation, Linear, ...)`` accepts them. A hidden activation "identity" needs
+        ``torch.nn.Identity()`` there. The members of an `Ensemble` are networks; save them one by one.
         """
         safetensors.write(path, self._architecture, self._theta(None))
 
 
 def _let_network_have(*parts: type) -> None:
-    """Let methods say that they are the network's: in Python's messages, in pickles of functions, and in `help`."""
+    """Name the methods of these classes as those of `Network`: in errors, in pickles of functions, and in `help`."""
     for part in parts:
         for name, member in vars(part).items():
             if inspect.isfunction(member) and not name.startswith("_"):

@@ -15,8 +15,8 @@ Array = npt.NDArray[Any]
 
 _HVP = _core.CALLS["hvp"]
 
-# What `hessp` keeps of a theta at most: a process should not grow with its batch. 17,000 samples of 20-100-100-3 in
-# float32 fit; a product with 16,000 takes 0.83 of hvp's time, out of memory, with 1000 0.78, out of the cache.
+# The most that `hessp` keeps for a theta: a process must not grow with its batch. 17,000 samples of 20-100-100-3 in
+# float32 fit. A product takes 0.83 of hvp's time with 16,000 samples, read from memory; 0.78 with 1000, from cache.
 _KEPT_BYTES = 64 << 20
 
 
@@ -42,10 +42,17 @@ class Objective(attributes.Closed, shown.Shown):
 
     Notes
     -----
-    Safe from many threads. The last theta and its results are remembered, so that `value` and `grad` at one theta cost
-    one evaluation; each gradient handed out is an array of its own, since SciPy keeps old ones. After the first `hessp`
-    at a theta, others there do without the forward sweep and the gradient's: what these leave of the first samples is
-    kept, 64 MiB at most. x, y and the weights are not copied where they fit, and must not be changed afterwards.
+    Many threads may use one objective. The last theta and its results are kept, so `value` and `grad` at one theta cost
+    one evaluation. Each returned gradient is a new array, since SciPy keeps old ones. After the first `hessp` at a
+    theta, further products there need no forward sweep and no sweep of the gradient: the results of these sweeps are
+    kept for the first samples, up to 64 MiB. x, y and the weights are not copied if they fit; do not change them.
+
+    Evaluating an objective does not change the network, so after ``result = minimize(fun, net.params, jac=True)`` write
+    ``net.params = result.x`` (with free, ``net.params[free] = result.x``).
+
+    `scipy.optimize.check_grad` and `approx_fprime` need the loss without its gradient:
+    ``check_grad(fun.value, fun.grad, p)``. For a float32 network their steps of 1.5e-8 are lost when theta is rounded:
+    use a float64 network, or `Network.check_gradient`.
     """
 
     __slots__ = (
@@ -109,7 +116,7 @@ class Objective(attributes.Closed, shown.Shown):
         return table._replace(title=title, notes=(table.title,))
 
     def __getstate__(self) -> object:
-        return object.__getstate__(self)  # pickle's protocols 0 and 1 ask for a method where there are slots
+        return object.__getstate__(self)  # with slots, protocols 0 and 1 of pickle need this method
 
     @property
     def n_free(self) -> int:
@@ -128,12 +135,12 @@ class Objective(attributes.Closed, shown.Shown):
         -------
         loss : float
         grad : (n_free,) float64 array
-            A fresh one at each call.
+            A new array at each call.
 
         Raises
         ------
         TypeError, ValueError
-            Where theta is refused.
+            If theta is refused.
         """
         loss, grad = self._evaluate(theta)
         return loss, grad.copy()
@@ -143,7 +150,7 @@ class Objective(attributes.Closed, shown.Shown):
         return self._evaluate(theta)[0]
 
     def grad(self, theta: npt.ArrayLike) -> Array:
-        """The gradient at theta, a fresh (n_free,) float64 array."""
+        """The gradient at theta, a new (n_free,) float64 array."""
         return self._evaluate(theta)[1].copy()
 
     def hessp(self, theta: npt.ArrayLike, v: npt.ArrayLike) -> Array:
@@ -157,18 +164,18 @@ class Objective(attributes.Closed, shown.Shown):
         Returns
         -------
         (n_free,) float64 array
-            A fresh one at each call.
+            A new array at each call.
 
         Raises
         ------
         TypeError, ValueError
-            Where theta or v is refused.
+            If theta or v is refused.
         """
         net = self._net
         net._need_second("hessp")
         full = self._full_params(validate.params(theta, self.n_free, net.dtype, "theta"))
         direction = validate.params(v, self.n_free, net.dtype, "v")
-        if self._free is not None:  # fixed parameters do not move
+        if self._free is not None:  # the direction is 0 for fixed parameters
             whole = np.zeros(net.n_params, net.dtype)
             whole[self._free] = direction
             direction = whole
@@ -180,7 +187,7 @@ class Objective(attributes.Closed, shown.Shown):
         return product if self._free is None else product[self._free]
 
     def _hessian_times(self, params: Array, direction: Array) -> Array:
-        """The Hessian of the loss without l2, in the network's dtype."""
+        """The Hessian of the loss without l2 times a direction, in the dtype of the network."""
         net, kept = self._net, self._linearization
         validate.their_memory(self._x, self._y, self._sample_weight)
         quick: Array | None = net._quick(
@@ -195,11 +202,11 @@ class Objective(attributes.Closed, shown.Shown):
         return product
 
     def _weights_in(self, vector: Array) -> Array:
-        """The weights of a vector with the layout of params in float64, 0 in the places of biases: what l2 acts on."""
+        """A vector with the layout of params in float64, with 0 for biases: l2 acts only on weights."""
         return np.where(self._is_weight, vector, 0.0).astype(np.float64)
 
     def _full_params(self, theta: Array) -> Array:
-        """The parameters of the network, theta in the places that are free."""
+        """The parameters of the network, with theta for the free ones."""
         if self._free is None:
             return theta
         full = self._net.params.copy()
@@ -218,14 +225,15 @@ class Objective(attributes.Closed, shown.Shown):
         loss, net_grad = self._net.value_and_grad(
             self._x, self._y, params=full, sample_weight=self._sample_weight, n_threads=self._n_threads
         )
-        # A line search may step as far as overflow: inf is the answer, no warning.
+        # A line search may step so far that this overflows: inf is then right, without a warning.
         with np.errstate(all="ignore"), _core.DefaultFloatMode():
             grad = net_grad.astype(np.float64)
             if self._l2:
                 W = self._weights_in(full)
-                loss += 0.5 * self._l2 * float(np.square(W).sum())  # no BLAS: the same bits on every machine
+                loss += 0.5 * self._l2 * float(np.square(W).sum())  # no BLAS: the same bits on all machines
                 grad += self._l2 * W
         if self._free is not None:
             grad = grad[self._free]
-        self._last = (full.copy() if self._free is None else full, loss, grad)  # one tuple: no torn reads
+        # One tuple: another thread then reads the three of one theta.
+        self._last = (full.copy() if self._free is None else full, loss, grad)
         return loss, grad

@@ -19,23 +19,23 @@ def load(path: str | bytes | os.PathLike[Any]) -> Network:
     Returns
     -------
     Network
-        Of the architecture, dtype and parameters that were saved, to the bit.
+        With the architecture, dtype and parameters that were saved, to the bit.
 
     Raises
     ------
     ValueError
-        Where the file is not a regular one, or holds no network that is whole; the message names the file, and for
-        many other formats what it is and how its weights are taken over.
+        If the file is not a regular file, or holds no complete network. The error names the file. For many other
+        formats it names the format, and says how to use the weights.
     OSError
-        Where the file is missing, or cannot be read.
+        If the file is missing or cannot be read.
     ModuleNotFoundError
-        Where the safetensors library is missing: ``pip install safetensors``.
+        If the safetensors library is missing: ``pip install safetensors``.
 
     Notes
     -----
-    Files from elsewhere are safe to load: nothing in them is executed, and no more memory is taken than twice their
-    size and a few kilobytes for each layer. A safetensors file without this package's metadata holds tensors alone,
-    which do not say what the activations are: make the `Network`, and assign its weights.
+    Files of unknown origin are safe to load: nothing in them is executed, and the memory used is at most twice their
+    size and a few kilobytes per layer. A safetensors file without the metadata of this package holds only tensors, and
+    does not say which activations to use: make the `Network` and assign its weights.
     """
     architecture, layers = safetensors.read(path)
     net = Network._of(architecture)

@@ -1,4 +1,4 @@
-"""How many threads a call may use: argument > num_threads/set_num_threads > environment > CPUs of this process."""
+"""The number of threads of a call: argument > num_threads/set_num_threads > environment > CPUs of this process."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from contextvars import ContextVar
 
 from backprop.api import scalars
 
-MAX_DIGITS = 9  # of a count in the environment; what is longer is a mistake
-MOST_THREADS = 256  # of the pool, as in schedule/threads.pxi; a larger count is cut to it, so that it fits a C int
+MAX_DIGITS = 9  # of a count in the environment; more digits are a mistake
+MOST_THREADS = 256  # of the pool, as in schedule/threads.pxi; larger counts are cut to it, so that they fit a C int
 
 _in_context: ContextVar[int | None] = ContextVar("backprop_num_threads", default=None)
-_of_process: list[int | None] = [None]  # what set_num_threads set
+_of_process: list[int | None] = [None]  # the value of set_num_threads
 
 
 def available_cpus() -> int:
-    """CPUs that this process may use: its affinity, cut by a cgroup's CPU quota (rounded up)."""
+    """CPUs that this process may use: those of its affinity, at most the CPU quota of its cgroup (rounded up)."""
     n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_quota()
     return max(1, min(n, quota) if quota is not None else n)
@@ -50,7 +50,7 @@ def _from_environment() -> int:
         value = os.environ.get(name, "").strip()
         if not value:
             continue
-        counts = [part.strip() for part in value.split(",")]  # OMP_NUM_THREADS may list one for each nesting level
+        counts = [part.strip() for part in value.split(",")]  # OMP_NUM_THREADS may list one count per nesting level
         if all(part.isascii() and part.isdigit() and len(part) <= MAX_DIGITS and int(part) > 0 for part in counts):
             return min(int(counts[0]), MOST_THREADS)
         warnings.warn(
@@ -72,18 +72,18 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        At least 1; 256 threads are the most. The results have the same bits for every n.
+        At least 1; at most 256 are used. The results have the same bits for every n.
 
     Raises
     ------
     TypeError, ValueError
-        Where n is not a positive integer.
+        If n is not a positive integer.
     """
     _of_process[0] = _count(n, "n")
 
 
 def limit_num_threads(n: int) -> None:
-    """Set what `get_num_threads` returns here: a `num_threads` block's own count within one, else the process's."""
+    """Set the value that `get_num_threads` returns here: in a `num_threads` block that of the block."""
     if _in_context.get() is None:
         set_num_threads(n)
     else:
@@ -100,7 +100,7 @@ def get_num_threads() -> int:
 
 @contextmanager
 def num_threads(n: int) -> Iterator[None]:
-    """Use n threads within a ``with`` block, in this thread or task alone.
+    """Use n threads within a ``with`` block. This applies to the current thread or asyncio task only.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def num_threads(n: int) -> Iterator[None]:
     Raises
     ------
     TypeError, ValueError
-        Where n is not a positive integer.
+        If n is not a positive integer.
     """
     token = _in_context.set(_count(n, "n"))
     try:
@@ -120,5 +120,5 @@ def num_threads(n: int) -> Iterator[None]:
 
 
 def resolve(n_threads: int | None) -> int:
-    """The number of threads of one call, from its argument."""
+    """The number of threads of one call with this argument."""
     return get_num_threads() if n_threads is None else _count(n_threads, "n_threads")

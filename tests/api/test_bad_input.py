@@ -655,7 +655,7 @@ def test_output_of_a_loss_on_a(loss, output):
 
 @pytest.mark.parametrize("loss", ["squared_error", "absolute_error", "huber", "quantile"])
 def test_softmax_is_for_cross_entropy_alone(loss):
-    with pytest.raises(ValueError, match=rf"^output: expected 'softmax' with .*'cross_entropy' alone, got .*{loss}"):
+    with pytest.raises(ValueError, match=rf"^output: expected 'softmax' only with .*'cross_entropy', got .*{loss}"):
         Network([2, 3, 2], loss=loss, output="softmax")
 
 

@@ -63,7 +63,7 @@ def test_our_own_names_in_other_spellings(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_of_other_functions_lead_nowhere(kind):
-    hint = {"activation": "made by backprop.Activation", "loss": "its gradient at y_hat: net.vjp"}[kind]
+    hint = {"activation": "makes an activation of your own functions", "loss": "by y_hat to net.vjp"}[kind]
     for name in KINDS[kind][1]:
         message = refuse(kind, name)
         assert "did you mean" not in message
@@ -109,7 +109,7 @@ def test_no_hint_where_nothing_is_certain(kind, name):
 
 
 def test_softmax_is_an_output():
-    assert refuse("activation", "Softmax").endswith("; softmax is an output alone, of the loss 'cross_entropy'")
+    assert refuse("activation", "Softmax").endswith("; softmax is only an output, with the loss 'cross_entropy'")
     with pytest.raises(ValueError, match=r"^output: .*; did you mean 'softmax'\?$"):
         Network([2, 3, 2], loss="cross_entropy", output="Softmax")
 

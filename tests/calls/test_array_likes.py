@@ -124,7 +124,7 @@ def test_no_mask_is_dropped(call, how):
 
 
 def test_a_mask_that_hides_nothing_is_refused_too():
-    with pytest.raises(TypeError, match="got a masked one in a list; give sample_weight 0"):
+    with pytest.raises(TypeError, match="got a masked one in a list; give missing entries sample_weight 0"):
         make().forward([np.ma.masked_array(row) for row in X])
 
 

@@ -1,1 +1,1 @@
-"""Python decides: what is accepted, what an error says, and which compiled call is run."""
+"""Python accepts or refuses arguments, words the errors, and chooses the compiled call."""

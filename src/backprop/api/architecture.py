@@ -1,6 +1,6 @@
-"""`Architecture`: a network except for its parameters, as a user writes it and back.
+"""`Architecture`: everything of a network except its parameters.
 
-Names and pairs become rows of the tables of activations and losses.
+The names and pairs that a user writes become rows of the tables of activations and losses, and are written back.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DTYPES = ["float32", "float64"]
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network except for its parameters.
+    """Everything of a network except its parameters.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class Architecture:
 
     @classmethod
     def of(cls, sizes: object, activations: object, output: object, loss: object, dtype: object) -> Architecture:
-        """The architecture that the arguments of `Network` describe; what does not fit is refused."""
+        """The architecture that the arguments of `Network` describe; wrong arguments are refused."""
         sizes_ = _sizes(sizes)
         hidden = _hidden_activations(activations, len(sizes_) - 2)
         row, parameter, output_name, last = _loss_and_output(loss, output)
@@ -81,7 +81,7 @@ class Architecture:
 
     @property
     def arguments(self) -> str:
-        """The arguments of the call that makes such a network."""
+        """The arguments of the call that makes this network, as text."""
         different = list(dict.fromkeys(self.activations)) or ["relu"]
         activations = different[0] if len(different) == 1 else list(self.activations)
         return (
@@ -90,7 +90,7 @@ class Architecture:
         )
 
     def table(self, what: str) -> shown.Table:
-        """The layers of a network, under a title that begins with what it is."""
+        """The table of the layers; its title begins with what."""
         functions = [_in_words(*layer) for layer in self.layers]
         functions[-1] = f"{self.loss.link or functions[-1]} (output)"
         rows = [("0", f"{self.sizes[0]:,}", "(input)", "", "")]
@@ -101,9 +101,9 @@ class Architecture:
         return shown.Table(f"{what}{n_params}, loss {loss}, {self.dtype.name}", header, rows, align=">><>>")
 
     def to_dict(self) -> dict[str, Any]:
-        """The architecture in lists, names and numbers, as JSON has them; activations of the user's own stay objects.
+        """The architecture in lists, names and numbers, as JSON has them; activations of the user stay objects.
 
-        Every parameter is written out, so that no default of a later release changes a network.
+        Every parameter is written out: a new default in a later release then changes no network.
         """
         return {
             "sizes": list(self.sizes),
@@ -115,7 +115,7 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Architecture:
-        """The architecture of which `to_dict` made such values; they may come from anywhere, and may be hostile."""
+        """The inverse of `to_dict`. The values may come from a hostile file; what does not fit is refused."""
         expected = {"sizes", "activations", "output", "loss", "dtype"}
         if values.keys() != expected:
             raise ValueError(f"expected an architecture of {sorted(expected)}, got {describe(sorted(values))}")
@@ -128,7 +128,7 @@ class Architecture:
 
 
 def _as_written(row: Activation | Loss, parameter: float) -> Any:
-    """The name; the pair if the parameter is not the default; or the activation itself if it is the user's own."""
+    """The name; a pair if the parameter is not the default; an activation of the user stays as it is."""
     if isinstance(row, Custom):
         return row
     return row.name if row.parameter_name is None or parameter == row.default else (row.name, parameter)
@@ -139,17 +139,17 @@ def _in_words(row: Activation | Loss, parameter: float) -> str:
 
 
 def _written_out(row: Activation | Loss, parameter: float) -> Any:
-    """The name, or a list of the name and the parameter; or the activation itself if it is the user's own."""
+    """The name, or a list of the name and the parameter; an activation of the user stays as it is."""
     if isinstance(row, Custom):
         return row
     return row.name if row.parameter_name is None else [row.name, parameter]
 
 
-# What a user writes --------------------------------------------------------------------------------------------------
+# From what a user writes ---------------------------------------------------------------------------------------------
 
 
 def _sizes(value: object) -> tuple[int, ...]:
-    """At least two positive integers, n_0, ..., n_L, whose parameters can be counted."""
+    """At least two positive integers n_0, ..., n_L, of a network that memory could hold."""
     if isinstance(value, str | bytes | dict | set | frozenset) or not isinstance(value, Iterable):
         raise TypeError(f"sizes: expected a sequence of at least two positive integers, got {describe(value)}")
     result = tuple(positive_integer(n, f"sizes[{i}]") for i, n in enumerate(value))
@@ -165,7 +165,7 @@ def _dtype(value: object) -> np.dtype[Any]:
     """float32 or float64, in native byte order."""
     result: np.dtype[Any] | None
     try:
-        result = np.dtype(value)  # type: ignore[call-overload]  # it raises where value is none
+        result = np.dtype(value)  # type: ignore[call-overload]  # it raises if value is no dtype
     except (TypeError, ValueError, SyntaxError):
         result = None
     if value is None or result is None or result not in (np.dtype("float32"), np.dtype("float64")):
@@ -174,7 +174,7 @@ def _dtype(value: object) -> np.dtype[Any]:
 
 
 def _name_and_parameter(value: object, argument: str, known: Iterable[str]) -> tuple[str, object]:
-    """Split a name, or a (name, parameter) pair, and refuse a name that is not known."""
+    """Read a name or a pair (name, parameter), and refuse unknown names."""
     parameter: object = None
     name = value
     if isinstance(value, tuple | list):
@@ -190,11 +190,11 @@ def _name_and_parameter(value: object, argument: str, known: Iterable[str]) -> t
     if name not in names:
         hint = other_names.hint(name, kind, names)
         raise ValueError(f"{argument}: expected one of {', '.join(names)}, got {name!r}{hint}")
-    return str(name), parameter  # a plain one, also for the repr
+    return str(name), parameter  # a plain string, also of a subclass of str
 
 
 def _parameter(value: object, row: Activation | Loss, argument: str) -> float:
-    """The parameter as a float, the default where none was given."""
+    """The parameter as a float; the default if none was given."""
     if value is None:
         return row.default
     if row.parameter_name is None:
@@ -214,7 +214,7 @@ def _parameter(value: object, row: Activation | Loss, argument: str) -> float:
 
 
 def activation(value: object, argument: str) -> tuple[Activation, float]:
-    """A row of the table and its parameter, from a name or a (name, parameter) pair; or an activation of one's own."""
+    """A row of the table and its parameter, from a name or a pair (name, parameter); or an activation of the user."""
     if isinstance(value, Activation):
         return value, 0.0
     name, parameter = _name_and_parameter(value, argument, ACTIVATIONS)
@@ -254,5 +254,5 @@ def _loss_and_output(loss: object, output: object) -> tuple[Loss, float, str, tu
             )
         return row, loss_parameter, output_name, (ACTIVATIONS["identity"], 0.0)
     if output_name == "softmax" and not isinstance(output, Activation):
-        raise ValueError(f"output: expected 'softmax' with the loss 'cross_entropy' alone, got it with {name!r}")
+        raise ValueError(f"output: expected 'softmax' only with the loss 'cross_entropy', got it with {name!r}")
     return row, loss_parameter, output_name, activation(output, "output")

@@ -1,8 +1,8 @@
-"""From what a user gives to a plain array of numbers: lists, objects, frames of columns; and what is none of these.
+"""Lists, objects and frames become plain arrays of numbers, or are refused.
 
-Where NumPy looks into an object it drops masks, and makes NaN of missing values, without a word: in a list, behind
-`__array__`, in the columns of a frame. So this file looks first. pandas, Polars and pyarrow are known by the interface
-of their objects; none of them is imported here.
+NumPy drops masks and turns missing values into NaN without a warning: in lists, behind `__array__`, and in the columns
+of frames. So this file looks at objects before NumPy does. Objects of pandas, Polars and pyarrow are recognised by
+their interface; none of these libraries is imported here.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Result = TypeVar("Result")
 
-_MOST_DIMENSIONS = 64  # of a NumPy array: what is nested deeper is left to NumPy, which refuses it
+_MOST_DIMENSIONS = 64  # the most of a NumPy array; NumPy refuses what is nested deeper
 _SCALARS = (int, float, complex, str, bytes, NoneType, np.generic)
 _LISTS = frozenset([list, tuple])
-_NOT_MASKED = frozenset([float, int, np.ndarray, np.float64, np.float32, np.int64])  # what lists are mostly made of
+_NOT_MASKED = frozenset([float, int, np.ndarray, np.float64, np.float32, np.int64])  # the usual content of lists
 _PROTOCOLS = ("__array__", "__array_interface__", "__array_struct__")
 
 
 def describe(value: object) -> str:
-    """What came, in a few words."""
+    """A value in a few words, for an error."""
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape} and dtype {value.dtype}"
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # of an object that cannot even be shown: its type is what there is to say
+    except Exception:  # the repr of the object fails: show its type only
         text = "without a repr"
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
 def as_array(value: object, name: str) -> Array:
-    """An array of real numbers, of the dtype that it has; nothing is copied where it is one."""
+    """An array of real numbers, with its own dtype. An array is not copied."""
     array = value if type(value) is np.ndarray else _ask(np.asarray, plain(value, name), name)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name}: expected {_what_came(value, array, name)}")
-    return array.view()  # one of the call's own: another thread, or a handler, may give the caller's another shape
+    return array.view()  # another thread, or a signal handler, may reshape the array of the caller
 
 
 def _ask(function: Callable[[Any], Result], value: object, name: str) -> Result:
-    """What a function makes of an object; what the object's own code raises becomes an error that names the argument.
+    """Apply a function to an object; an error in the object's own code becomes one that names the argument.
 
-    That may be anything: a PyTorch tensor that requires a gradient raises RuntimeError.
+    Such code may raise anything: a PyTorch tensor that requires a gradient raises RuntimeError.
     """
     try:
         return function(value)
@@ -63,12 +63,12 @@ def _ask(function: Callable[[Any], Result], value: object, name: str) -> Result:
 
 
 def plain(value: object, name: str, depth: int = 0) -> object:
-    """What NumPy converts without losing a mask or a missing value: an array, a scalar, or a list of these."""
+    """An array, a scalar or a list of these, which NumPy converts without losing a mask or a missing value."""
     kind = type(value)
     if kind in (list, tuple) and _holds_nothing_masked(value):
         return value
-    if isinstance(value, np.ma.MaskedArray):  # or what says that it is one, as a proxy does
-        hint = "; give sample_weight 0 to what is missing" if name in ("x", "y") else ""
+    if isinstance(value, np.ma.MaskedArray):  # a proxy of one counts too
+        hint = "; give missing entries sample_weight 0" if name in ("x", "y") else ""
         raise TypeError(f"{name}: expected a plain array, got a masked one{' in a list' if depth else ''}{hint}")
     if issubclass(kind, (np.ndarray, *_SCALARS)) or depth > _MOST_DIMENSIONS:
         return value
@@ -87,7 +87,7 @@ def plain(value: object, name: str, depth: int = 0) -> object:
 
 
 def _holds_nothing_masked(value: Any) -> bool:
-    """Whether nested lists hold scalars and plain arrays alone: one look at each type in C, level by level."""
+    """Whether nested lists hold only scalars and plain arrays: the types are compared in C, level by level."""
     level = value
     for _ in range(_MOST_DIMENSIONS):
         kinds = set(map(type, level))
@@ -100,7 +100,7 @@ def _holds_nothing_masked(value: Any) -> bool:
 
 
 def _is_sequence(value: Any) -> bool:
-    """Whether NumPy would take it item by item: a deque, a range, a sequence of the user's own."""
+    """Whether NumPy would read it item by item: a deque, a range, or a sequence class of the user."""
     kind = type(value)
     if not (hasattr(kind, "__len__") and hasattr(kind, "__getitem__")) or issubclass(kind, dict):
         return False
@@ -118,7 +118,7 @@ def _is_sequence(value: Any) -> bool:
 
 
 def _what_came(value: object, array: Array, name: str) -> str:
-    """What was expected and came instead of real numbers, with the cure where there is one."""
+    """The end of an error for what is not real numbers: what was expected, what came, and the cure if there is one."""
     unique = f"; names become labels by np.unique({name}, return_inverse=True)[1]" if name == "y" else ""
     if array.dtype.kind in "US":
         return f"real numbers, got dtype {array.dtype}{unique}"
@@ -146,14 +146,14 @@ class _Column(NamedTuple):
     """A column of a frame, or a series."""
 
     label: object
-    dtype: object  # as its library calls it
+    dtype: object  # in the words of its library
     array: Array
     is_numeric: bool
-    missing: int  # the first row without a value, or -1; NaN among NumPy's floats is a value
+    missing: int  # the first row without a value, or -1; NaN in NumPy's floats is a value
 
 
 def _is_frame(kind: type) -> bool:
-    """Whether it is a table of columns: pandas', Polars', pyarrow's, or of the same interface."""
+    """Whether it is a table of columns: of pandas, Polars, pyarrow, or with the same interface."""
     return (
         (hasattr(kind, "iloc") and hasattr(kind, "dtypes") and hasattr(kind, "items") and not _is_column(kind))
         or hasattr(kind, "iter_columns")
@@ -169,7 +169,7 @@ def _is_column(kind: type) -> bool:
 
 
 def _columns_of(frame: Any) -> list[tuple[object, Any]] | None:
-    """The labels and columns of a frame; None where NumPy alone makes numbers of it, which is faster."""
+    """The labels and columns of a frame; None if NumPy converts the whole frame correctly, which is faster."""
     if hasattr(type(frame), "iter_columns"):
         return [(column.name, column) for column in frame.iter_columns()]
     if hasattr(type(frame), "itercolumns"):
@@ -179,7 +179,7 @@ def _columns_of(frame: Any) -> list[tuple[object, Any]] | None:
 
 
 def _from_frame(frame: Any, name: str) -> Array:
-    """A frame of numbers and booleans as one array, of the dtype that holds all columns."""
+    """A frame of numbers and booleans as one array, with a dtype that holds all columns."""
     columns = _ask(_columns_of, frame, name)
     if not columns:
         return _ask(np.asarray, frame, name)
@@ -191,7 +191,7 @@ def _from_frame(frame: Any, name: str) -> Array:
 
 
 def _read_column(column: Any) -> _Column:
-    """Ask a column for its numbers, and for what is missing."""
+    """Read the numbers of a column, and which are missing."""
     label = getattr(column, "name", None)
     if hasattr(type(column), "isna"):  # pandas
         dtype = column.dtype
@@ -213,7 +213,7 @@ def _read_column(column: Any) -> _Column:
 
 
 def _numbers_of(column: _Column, label: object, name: str) -> Array:
-    """The numbers of a column, or an error that names it: label is that of the frame, if it is one's."""
+    """The numbers of a column, or an error that names it. label is the one in the frame, None for a series."""
     label = column.label if label is None else label
     what = "a column" if label is None or label == "" else f"the column {label!r}"
     if not column.is_numeric or column.array.ndim != 1:

@@ -1,8 +1,8 @@
-"""Attributes of the public objects: which assignments are refused, and what a user's subclass adds.
+"""Attributes of the public objects: which assignments are refused, and what the subclass of a user adds.
 
-What the library keeps lies in slots. An object of its own classes takes nothing else, but for a function in the place
-of a method, as a test or a profiler puts it there. A user's subclass takes everything, in its ``__dict__`` or in slots
-of its own: what lies there goes into copies and pickles.
+The library keeps its own attributes in slots. Objects of its classes accept no others, except for a function in place
+of a method, which tests and profilers assign. The subclass of a user accepts everything, in its ``__dict__`` or in
+slots of its own, and copies and pickles keep it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from backprop.api.array_likes import describe
 from backprop.api.shown import is_own
 
-Added = tuple[dict[str, Any], dict[str, Any]]  # what lies in the __dict__, and in slots
+Added = tuple[dict[str, Any], dict[str, Any]]  # attributes in the __dict__, and in slots
 
 
 class Closed:
-    """A class of the library; one that derives from it names its attributes, and ``__dict__``, in ``__slots__``."""
+    """A class of the library. A class that derives from it names its attributes, and ``__dict__``, in ``__slots__``."""
 
     __slots__ = ()
     _fixed: ClassVar[dict[str, str]] = {}  # what to do instead of assigning, by name
@@ -41,7 +41,7 @@ class Closed:
 
 
 def _refuse(it: Closed, name: str, value: object) -> None:
-    """Raise an error that names the right attribute and a cure, where the class does not take this one."""
+    """Raise an error with the right attribute and a cure, if the class does not accept this one."""
     kind = type(it)
     found = next((cls for cls in kind.__mro__ if name in vars(cls)), None)
     attribute = None if found is None else vars(found)[name]
@@ -61,28 +61,28 @@ def _refuse(it: Closed, name: str, value: object) -> None:
             text += f" {near[0]} {it._fixed[near[0]]}" if near[0] in it._fixed else ""
         else:
             text += "; a subclass may have attributes of its own"
-    raise AttributeError(text)  # without its name argument: Python would print another hint beside this one
+    raise AttributeError(text)  # without its name argument, for which Python would print a second hint
 
 
 def _takes(attribute: object, value: object) -> bool:
-    """Whether something that a class has may be assigned."""
+    """Whether an attribute of a class may be assigned."""
     if isinstance(attribute, property):
         return attribute.fset is not None
     return hasattr(type(attribute), "__set__") or callable(value)
 
 
 def added(it: object, own: Collection[str]) -> Added | None:
-    """What a user's subclass has added to the attributes of the library's class, or None."""
+    """The attributes that a subclass of the user has added, or None."""
     if is_own(type(it)):
         return None
-    state: Any = object.__getstate__(it)  # not a subclass's
+    state: Any = object.__getstate__(it)  # not that of the subclass
     entries, slots = state if isinstance(state, tuple) else (state, None)
     entries, slots = ({k: v for k, v in (part or {}).items() if k not in own} for part in (entries, slots))
     return (entries, slots) if entries or slots else None
 
 
 def restore(it: object, of_subclass: Added | None) -> None:
-    """Give an object what `added` has found."""
+    """Give an object the attributes that `added` has found."""
     if of_subclass is None:
         return
     entries, slots = of_subclass

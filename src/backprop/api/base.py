@@ -1,4 +1,4 @@
-"""What stands below `Network`: its shape and parameters, copies and pickles, and the recursion forward and back."""
+"""The base of `Network`: its architecture and parameters, copies and pickles, and the recursion forward and back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FORWARD = _core.CALLS["forward"]
 
 
 class Base(Calls, shown.Shown):
-    """What every network is and can do, whatever else is built on it: its shape, its parameters, loss and gradient."""
+    """A network with its architecture, parameters, loss and gradient. All else is built on this."""
 
     __slots__ = ()
 
@@ -38,10 +38,10 @@ class Base(Calls, shown.Shown):
         return net
 
     def _allocate(self, architecture: Architecture) -> None:
-        """Take an architecture, with an empty vector of parameters.
+        """Take an architecture, with parameters of 0.
 
-        In this order: the plan's offsets and rows are products of the sizes, which overflow where parameters of these
-        sizes fit into no memory.
+        The parameters are allocated before the plan is made: its offsets are products of the sizes, and overflow for
+        sizes whose parameters fit into no memory.
         """
         self._architecture = architecture
         try:
@@ -58,7 +58,7 @@ class Base(Calls, shown.Shown):
         self._keep_params(array)
 
     def _keep_params(self, array: Array) -> None:
-        """Let the parameters be those of an array that nobody else has, for Python's calls and for C's."""
+        """Use an array that is used nowhere else as the parameters, for the calls from Python and from C."""
         self._memory = _core.Parameters(array)
         architecture = self._architecture
         self._handle = _core.Handle(
@@ -88,17 +88,21 @@ class Base(Calls, shown.Shown):
 
     @property
     def output(self) -> ActivationSpec:
-        """The output function O, as it was given."""
+        """The output function O, as the user wrote it."""
         return self._architecture.output
 
     @property
     def loss_name(self) -> str:
-        """The loss's name."""
+        """The name of the loss."""
         return self._architecture.loss.name
 
     @property
     def params(self) -> Array:
-        """The flat vector of parameters: W_1 row-major, b_1, W_2, b_2, ...; assigning copies the values in."""
+        """The flat vector of parameters: W_1 row-major, b_1, W_2, b_2, ...
+
+        It is live: a view of the network's memory, which later changes of the parameters also change. To keep old
+        values, write ``net.params.copy()``. Assigning copies the values in.
+        """
         return self._theta(None)
 
     @params.setter
@@ -140,13 +144,13 @@ class Base(Calls, shown.Shown):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         other = type(self).__new__(type(self))
-        memo[id(self)] = other  # a subclass's attributes may lead back here
+        memo[id(self)] = other  # attributes of a subclass may refer to this network
         state = self.__getstate__()
         other.__setstate__({name: v if name == "params" else copy.deepcopy(v, memo) for name, v in state.items()})
         return other
 
     def _with_params(self, array: Array) -> Self:
-        """A network of the same shape on the parameters in an array that nobody else has; both share the plan."""
+        """A network of the same architecture, on parameters in an array of its own. Both share the plan."""
         other = type(self).__new__(type(self))
         for name in Calls.__slots__:
             setattr(other, name, getattr(self, name))
@@ -155,7 +159,7 @@ class Base(Calls, shown.Shown):
         return other
 
     def unflatten(self, vector: Array) -> list[tuple[Array, Array]]:
-        """Views [(W_1, b_1), ...] of any vector with the layout of params, as of a gradient.
+        """Views [(W_1, b_1), ...] of any vector with the layout of params, for instance of a gradient.
 
         Parameters
         ----------
@@ -169,7 +173,7 @@ class Base(Calls, shown.Shown):
         Raises
         ------
         TypeError, ValueError
-            Where vector is not an array of that shape.
+            If vector is not an array of that shape.
         """
         if not isinstance(vector, np.ndarray):
             raise TypeError(f"vector: expected a numpy array, got {array_likes.describe(vector)}")
@@ -189,40 +193,47 @@ class Base(Calls, shown.Shown):
         sample_weight: npt.ArrayLike | None = None,
         n_threads: int | None = None,
     ) -> tuple[float, Array]:
-        """Loss and its gradient by all parameters.
+        """The loss and its gradient by all parameters.
 
         Parameters
         ----------
         x : (n_samples, n_0) array_like
-            At least one sample. Calls by sample, and sums over samples, take none too.
+            At least one sample. (Calls by sample, and sums over samples, also accept no samples.)
         y : (n_samples, n_L) array_like
-            Or (n_samples,) where n_L is 1. For cross_entropy integer labels (n_samples,), or probabilities; one-hot
-            rows and, of two classes, labels may be booleans.
+            (n_samples,) is enough if n_L is 1; y_hat is (n_samples, 1) all the same, so ``net.forward(x) - y`` needs
+            ``y[:, None]``. For cross_entropy: integer labels (n_samples,), or probabilities (n_samples, n_L). One-hot
+            rows, and labels of two classes, may be booleans.
         *excess
-            Nothing: it is here to name `objective` to who gives this method to SciPy, which calls it as f(theta, x, y).
+            No argument is accepted here. If SciPy calls this method as f(theta, x, y), the error names `objective`.
         params : (n_params,) array_like, optional
             Parameters to use instead of the network's own.
         out : (n_params,) array of the network's dtype, optional
             For the gradient: contiguous, writable, apart from all inputs. Never converted.
         sample_weight : (n_samples,) or (n_samples, n_L) array_like, optional
-            Finite, >= 0, not all 0. The loss is then the weighted mean; an entry of weight 0 contributes nothing, even
-            where y is NaN. By output for all losses but cross_entropy.
+            Finite, >= 0, not all 0. The loss is then the weighted mean. An entry of weight 0 contributes nothing, even
+            if y is NaN. Weights by output, (n_samples, n_L), are for all losses except cross_entropy.
         n_threads : int, optional
-            At most so many threads; the result has the same bits for each number.
+            The most threads to use. The result has the same bits for every number.
 
         Returns
         -------
         loss : float
-            The mean of the samples' losses, from float64 sums.
+            The mean of the losses of the samples, from sums in float64.
         grad : (n_params,) array of the network's dtype
-            out, where it was given.
+            out, if it was given.
 
         Raises
         ------
         TypeError, ValueError
-            Where an argument is refused: params and out are then as they were.
+            If an argument is refused. params and out are then unchanged.
         MemoryError, KeyboardInterrupt
-            params are as they were, out is unspecified.
+            params are unchanged, out is unspecified.
+
+        Notes
+        -----
+        PyTorch's ``BCEWithLogitsLoss`` divides by the number of entries even if it has a ``weight`` or a
+        ``pos_weight``; this loss divides by the sum of the weights. For targets of 0 and 1 and
+        ``w = np.where(y == 1, pos_weight, 1.0)``, PyTorch's loss is ``w.mean() * net.loss(x, y, sample_weight=w)``.
         """
         if excess:
             validate.refuse_excess("value_and_grad", x, excess, self.n_params)
@@ -246,7 +257,7 @@ class Base(Calls, shown.Shown):
         sample_weight: npt.ArrayLike | None = None,
         n_threads: int | None = None,
     ) -> float:
-        """Return the loss alone, with the arguments and errors of `value_and_grad`, and the same bits."""
+        """The loss without its gradient: the same arguments, errors and bits as in `value_and_grad`."""
         if excess:
             validate.refuse_excess("loss", x, excess, self.n_params)
         result: float | None = self._quick(_LOSS, x, y, params, sample_weight, None, n_threads)
@@ -268,12 +279,13 @@ class Base(Calls, shown.Shown):
         Returns
         -------
         (n_samples, n_L) array of the network's dtype
-            Softmax, sigmoid or exp of a_L with cross_entropy, binary_cross_entropy or poisson; a_L with hinge.
+            Also (n_samples, 1) if n_L is 1. With cross_entropy, binary_cross_entropy and poisson: softmax, sigmoid and
+            exp of a_L. With hinge: a_L.
 
         Raises
         ------
         TypeError, ValueError
-            Where an argument is refused.
+            If an argument is refused.
         """
         return self._call(_FORWARD, x, None, params, None, None, n_threads)
 
@@ -288,13 +300,13 @@ class Base(Calls, shown.Shown):
     ) -> LayerGradients:
         """Every quantity of the recursion, layer by layer.
 
-        The arguments and errors are those of `value_and_grad`, whose loss these are the gradients of: a row of grad_a
-        and grad_h carries its sample's share, 1/n_samples or its weight over the sum of weights.
+        The arguments and errors are those of `value_and_grad`, and these are the gradients of its loss: a row of grad_a
+        and grad_h carries the share of its sample, which is 1/n_samples or its weight divided by the sum of weights.
 
         Returns
         -------
         LayerGradients
-            Lists indexed by the layer's number, so that ``grad_h[i] == grad_a[i+1] @ W_{i+1}`` reads as it is written.
+            Lists are indexed by the number of the layer: ``grad_h[i] == grad_a[i+1] @ W_{i+1}``, as in the equations.
         """
         y_, x_, theta, weights = self._inputs(x, y, params, sample_weight, whole=True)
         n_threads = threads.resolve(n_threads)
@@ -312,7 +324,7 @@ class Base(Calls, shown.Shown):
         return LayerGradients(
             loss=loss,
             a=a,
-            h=[x_, *(rows for rows in h[1:] if rows is not None)],  # all of them are there
+            h=[x_, *(rows for rows in h[1:] if rows is not None)],  # none of them is None
             grad_a=grad_a,
             grad_h=grad_h,
             grad_W=[None, *(W for W, _ in layers)],
@@ -321,7 +333,7 @@ class Base(Calls, shown.Shown):
 
 
 def _plan_of_layer(layer: Activation, parameter: float) -> tuple[Any, ...]:
-    """What the compiled plan needs of an activation."""
+    """An activation as the compiled plan takes it."""
     if isinstance(layer, Custom):
         return layer.code, parameter, layer.functions, layer.is_c
     return layer.code, parameter

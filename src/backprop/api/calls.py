@@ -1,7 +1,7 @@
-"""What the calls of `Network` share: from a user's arguments to a line of the compiled table of calls and back.
+"""What all calls of `Network` share: from the arguments of a user to one row of the compiled table of calls, and back.
 
-Arguments that need neither conversion nor an error message go straight to `Plan.quick`, which returns None and has
-written nothing where anything is out of the ordinary. Then validate.py accepts and converts, or refuses.
+Arguments that need neither conversion nor an error go straight to `Plan.quick`. If an argument needs more, it returns
+None and has written nothing. Then `validate.py` and `targets.py` convert the arguments or refuse them.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from backprop.custom import Activation as Custom
 
 Array = npt.NDArray[Any]
 
-_BLOCK_ROWS = 4096  # where rows of weight 0 are left out, so many are copied at a time
+_BLOCK_ROWS = 4096  # rows copied at a time when rows of weight 0 are left out
 
 
 class Calls(attributes.Closed):
-    """The part of `Network` that accepts arguments and runs calls; and the attributes of a network."""
+    """The part of `Network` that accepts arguments and runs calls, with the attributes of a network."""
 
     __slots__ = ("_architecture", "_handle", "_memory", "_plan")
 
@@ -49,7 +49,7 @@ class Calls(attributes.Closed):
         operand: npt.ArrayLike | None = None,
         further: object = None,
     ) -> Any:
-        """What the call returns, or None where an argument is out of the ordinary."""
+        """The result of the call, or None if an argument needs conversion or is wrong."""
         return self._plan.quick(
             call,
             self._memory,
@@ -75,7 +75,7 @@ class Calls(attributes.Closed):
         n_threads: int | None,
         v: npt.ArrayLike | None = None,
     ) -> Array:
-        """Run a call with one array as its result, which takes no more than a direction beside samples and targets."""
+        """Run a call whose result is one array, and which takes at most a direction besides samples and targets."""
         result: Array | None = self._quick(call, x, y, params, sample_weight, out, n_threads, v)
         if result is None:
             return self._checked(call, x, y, params, sample_weight, out, n_threads, v)
@@ -93,7 +93,7 @@ class Calls(attributes.Closed):
         v: npt.ArrayLike | None = None,
         max_norm: float = 0.0,
     ) -> Array:
-        """The same for arguments of any kind."""
+        """The same for arguments of all kinds."""
         if call.needs_second:
             self._need_second(call.name)
         if call.needs_squared_error:
@@ -109,7 +109,8 @@ class Calls(attributes.Closed):
         shape = self._plan.result_shape(call, x_.shape[0])
         result = self._result(out, shape, {**others, "v": (v, direction)})
         if call.is_by_sample and y_ is not None and weights is not None and weights.n_kept < x_.shape[0]:
-            self._rows_with_weight(call, theta, x_, y_, result[...], weights, n_threads)  # out in its shape of now
+            rows = result[...]  # another thread may reshape out
+            self._rows_with_weight(call, theta, x_, y_, rows, weights, n_threads)
         else:
             self._plan.run(call, theta, x_, y_, result, weights, n_threads, operand=direction, max_norm=max_norm)
         return result
@@ -124,7 +125,7 @@ class Calls(attributes.Closed):
         weights: targets.Weights,
         n_threads: int,
     ) -> None:
-        """Run a call by sample on the rows that have a weight; the others are 0 in the result, whatever they hold."""
+        """Run a call by sample on the rows with a weight; the other rows of the result are 0, whatever x holds."""
         loss, n_out, dtype = self._architecture.loss, self._architecture.sizes[-1], self._architecture.dtype
         width = max(x[0].size, y[0].size, result[0].size)
         n_rows = min(_BLOCK_ROWS, max(1, conversion.BLOCK // width))
@@ -132,7 +133,7 @@ class Calls(attributes.Closed):
             block = slice(start, start + n_rows)
             result[block] = 0
             some = weights.array[block]
-            with _core.DefaultFloatMode():  # NumPy, too, may take a subnormal weight for 0
+            with _core.DefaultFloatMode():  # in other modes NumPy may take a subnormal weight for 0
                 kept = some.reshape(some.shape[0], -1).any(axis=1)
             if not kept.any():
                 continue
@@ -148,7 +149,7 @@ class Calls(attributes.Closed):
         return validate.samples(x, n_in, dtype, n_params=self.n_params, of_mean=of_mean)
 
     def _theta(self, params: npt.ArrayLike | None) -> Array:
-        """The parameters given, or a fresh view of the network's own."""
+        """The parameters that were given, or a fresh view of those of the network."""
         if params is None:
             return self._plan.vector(self._memory)
         return validate.params(params, self.n_params, self._architecture.dtype)
@@ -163,9 +164,9 @@ class Calls(attributes.Closed):
         of_mean: bool = True,
         whole: bool = False,
     ) -> tuple[Array, Array, Array, targets.Weights | None]:
-        """The arguments that the calls with a loss share, accepted and converted: y, x, params, weights.
+        """The arguments of all calls with a loss, accepted and converted: y, x, params, weights.
 
-        What is large in x and y stays to be converted by tiles, unless the whole is needed.
+        Large x and y are converted by the compiled call, tile by tile, unless the whole is needed.
         """
         x_ = self._samples(x, of_mean=of_mean)
         loss, n_out, dtype = self._architecture.loss, self._architecture.sizes[-1], self._architecture.dtype
@@ -177,7 +178,7 @@ class Calls(attributes.Closed):
         return y_, x_, theta, weights
 
     def _result(self, out: Array | None, shape: tuple[int, ...], others: dict[str, Sequence[object]]) -> Array:
-        """The caller's array, checked, or a new one."""
+        """The array out of the caller, checked, or a new array."""
         if out is None:
             try:
                 return np.empty(shape, self._architecture.dtype)
@@ -186,7 +187,7 @@ class Calls(attributes.Closed):
         return validate.out(out, shape, self._architecture.dtype, {"params": (self._theta(None),), **others})
 
     def _need_second(self, call: str) -> None:
-        """Refuse an activation of the user's own that has no g''."""
+        """Refuse an activation of the user without g''."""
         for i, (layer, _) in enumerate(self._architecture.layers, start=1):
             if isinstance(layer, Custom) and not layer.has_second:
                 raise ValueError(f"{call}: expected a g_second in the activation {layer.name!r} of layer {i}, got none")

@@ -1,7 +1,7 @@
-"""First derivatives of `Network` beside its gradient: along directions, by input and by sample.
+"""First derivatives of `Network` besides its gradient: along directions, by input and by sample.
 
-In the calls by sample l_s is a sample's own loss, w_s l_s or sum_j w_sj l_sj / n_L: never divided by n_samples or by
-the sum of the weights, or else a row would depend on its batch.
+In the calls by sample, l_s is the loss of one sample: w_s l_s, or sum_j w_sj l_sj / n_L. It is never divided by
+n_samples or by the sum of the weights: a row must not depend on its batch.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class FirstOrder(Calls):
         params: npt.ArrayLike | None = None,
         n_threads: int | None = None,
     ) -> tuple[Array, Array]:
-        """Gradients of sum_sk cotangent_sk y_hat_sk: for a loss of one's own, cotangent is its gradient by y_hat.
+        """Gradients of sum_sk cotangent_sk y_hat_sk by the parameters and by x.
+
+        For a loss of your own, cotangent is the gradient of that loss by y_hat.
 
         Parameters
         ----------
@@ -61,7 +63,7 @@ class FirstOrder(Calls):
         Raises
         ------
         TypeError, ValueError
-            Where an argument is refused.
+            If an argument is refused.
         """
         result: tuple[Array, Array] | None = self._quick(_VJP, x, None, params, None, None, n_threads, cotangent)
         if result is not None:
@@ -102,7 +104,7 @@ class FirstOrder(Calls):
         Raises
         ------
         TypeError, ValueError
-            Where an argument is refused.
+            If an argument is refused.
         """
         return self._call(_JVP, x, None, params, None, out, n_threads, v)
 
@@ -118,7 +120,7 @@ class FirstOrder(Calls):
         out: Array | None = None,
         n_threads: int | None = None,
     ) -> Array:
-        """dl_s/dx_s, the gradient of each sample's own loss by its input.
+        """dl_s/dx_s, the gradient of the loss of each sample by its input.
 
         Parameters
         ----------
@@ -133,7 +135,7 @@ class FirstOrder(Calls):
         Raises
         ------
         TypeError, ValueError
-            Where an argument is refused.
+            If an argument is refused.
         """
         return self._call(_INPUT_GRADIENT, x, y, params, sample_weight, out, n_threads)
 
@@ -161,7 +163,7 @@ class FirstOrder(Calls):
         Raises
         ------
         TypeError, ValueError
-            Where an argument is refused.
+            If an argument is refused.
         """
         return self._call(_INPUT_JACOBIAN, x, None, params, None, out, n_threads)
 
@@ -191,7 +193,7 @@ class FirstOrder(Calls):
         Raises
         ------
         TypeError, ValueError
-            Where an argument is refused.
+            If an argument is refused.
         """
         return self._call(_JACOBIAN, x, None, params, None, out, n_threads)
 
@@ -205,7 +207,7 @@ class FirstOrder(Calls):
         out: Array | None = None,
         n_threads: int | None = None,
     ) -> Array:
-        """dl_s/dparams, one gradient a sample.
+        """dl_s/dparams, one gradient per sample.
 
         Parameters
         ----------
@@ -216,12 +218,12 @@ class FirstOrder(Calls):
         Returns
         -------
         (n_samples, n_params) array
-            Their mean is the gradient of `value_and_grad`, where there are no weights.
+            Without weights, their mean is the gradient of `value_and_grad`.
 
         Raises
         ------
         TypeError, ValueError
-            Where an argument is refused.
+            If an argument is refused.
         """
         return self._call(_PER_SAMPLE_GRADIENTS, x, y, params, sample_weight, out, n_threads)
 
@@ -246,12 +248,12 @@ class FirstOrder(Calls):
         Returns
         -------
         (n_samples,) array
-            inf where a norm is beyond the dtype's range, though its squares may well be.
+            Squares may leave the range of the dtype; only a norm that leaves it itself is inf.
 
         Raises
         ------
         TypeError, ValueError
-            Where an argument is refused.
+            If an argument is refused.
 
         References
         ----------
@@ -277,7 +279,7 @@ class FirstOrder(Calls):
         x, y, params, sample_weight, n_threads
             As in `value_and_grad`.
         max_norm : float
-            > 0. The factor is 1 where g_s is 0.
+            > 0. The factor is 1 if g_s is 0.
         out : (n_params,) array of the network's dtype, optional
 
         Returns
@@ -287,12 +289,13 @@ class FirstOrder(Calls):
         Raises
         ------
         TypeError, ValueError
-            Where an argument is refused.
+            If an argument is refused.
 
         Notes
         -----
-        No sample's part is longer than max_norm, to rounding: also where ||g_s|| or the factor is beyond the dtype's
-        range, as long as the sample's h and dL/da are within it. Where one of these is not finite, the sum shows it.
+        The part of each sample is at most max_norm long, to rounding. This holds even if ||g_s|| or the factor is
+        outside the range of the dtype, as long as h and dL/da of the sample are inside it. If one of these is not
+        finite, the sum is not finite either.
 
         References
         ----------

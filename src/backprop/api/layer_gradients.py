@@ -15,7 +15,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, repr=False)
 class LayerGradients(shown.Shown):
-    """Every quantity of the recursion; lists are indexed by the layer's number in the equations, 0..L.
+    """Every quantity of the recursion; lists are indexed by the number of the layer in the equations, 0..L.
 
     Printed, it is a table of shapes, norms and largest entries.
 
@@ -27,8 +27,8 @@ class LayerGradients(shown.Shown):
     y_hat : (n_samples, n_L) array
         The array ``h[L]``.
     grad_a, grad_h : list of (n_samples, n_i) arrays
-        dL/da_i and dL/dh_i; a row carries its sample's share of the loss. ``grad_h[0]`` is dL/dx; ``grad_a[0]`` is
-        None, and so is ``grad_h[L]`` where the loss works on a_L.
+        dL/da_i and dL/dh_i; a row carries the share of its sample in the loss. ``grad_h[0]`` is dL/dx; ``grad_a[0]`` is
+        None, and so is ``grad_h[L]`` if the loss works on a_L.
     grad_W, grad_b : list of arrays
         Shapes (n_i, n_{i-1}) and (n_i,); entry 0 is None.
     """

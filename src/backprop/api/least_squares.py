@@ -1,4 +1,4 @@
-"""What networks with squared errors have beside the rest: least squares, and values fitted with input gradients."""
+"""Calls for networks with squared errors: least squares, and fits of values together with input gradients."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LeastSquares(Calls):
         Parameters
         ----------
         x, y, sample_weight, n_threads
-            As in `value_and_grad`; the loss has to be squared_error.
+            As in `value_and_grad`; the loss must be squared_error.
 
         Returns
         -------
@@ -53,7 +53,7 @@ class LeastSquares(Calls):
         Raises
         ------
         TypeError, ValueError
-            Where an argument is refused, or the loss is another one.
+            If an argument is refused, or if the loss is another one.
         """
         if excess:
             validate.refuse_excess("residuals", x, excess, self.n_params)
@@ -84,22 +84,22 @@ class LeastSquares(Calls):
         Parameters
         ----------
         x, y, params, sample_weight, n_threads
-            As in `value_and_grad`; the loss has to be squared_error.
+            As in `value_and_grad`; the loss must be squared_error.
 
         Returns
         -------
         JTJ : (n_params, n_params) array
             Symmetric to the last bit.
         JTr : (n_params,) array
-            Half the gradient of the sum of squares. An entry is right to rounding where r and its column of J are
-            within the dtype's range, whatever the weights.
+            Half the gradient of the sum of squares. An entry is right to rounding if r and its column of J are within
+            the range of the dtype, whatever the weights are.
 
         Raises
         ------
         TypeError, ValueError
-            Where an argument is refused, or the loss is another one.
+            If an argument is refused, or if the loss is another one.
         MemoryError
-            Where the result does not fit into memory.
+            If the result does not fit into memory.
         """
         both = self._call(_NORMAL_EQUATIONS, x, y, params, sample_weight, None, n_threads)
         JTJ = both[:-1]
@@ -120,18 +120,18 @@ class LeastSquares(Calls):
         out: Array | None = None,
         n_threads: int | None = None,
     ) -> tuple[float, Array]:
-        """Loss and gradient where values and input gradients are fitted together.
+        """Loss and gradient for fitting values and input gradients together.
 
         sum_s w_s [mean_j (y_hat_j - y_j)^2 + mean_ji weight_ji (dy_hat_j/dx_i - grad_x_ji)^2] / sum w.
 
         Parameters
         ----------
         x, y, params, n_threads
-            As in `value_and_grad`; the loss has to be squared_error.
+            As in `value_and_grad`; the loss must be squared_error.
         grad_x : (n_samples, n_L, n_0) array_like
-            Or (n_samples, n_0) where n_L is 1: the input gradients to fit.
+            The input gradients to fit. (n_samples, n_0) is enough if n_L is 1.
         weight : float or (n_L, n_0) array_like
-            >= 0. Where it is 0, grad_x is not looked at.
+            >= 0. Entries of grad_x with weight 0 are ignored.
         sample_weight : (n_samples,) array_like, optional
         out : (n_params,) array of the network's dtype, optional
 
@@ -143,7 +143,7 @@ class LeastSquares(Calls):
         Raises
         ------
         TypeError, ValueError
-            Where an argument is refused, or the loss is another one.
+            If an argument is refused, or if the loss is another one.
 
         References
         ----------
@@ -190,7 +190,7 @@ class LeastSquares(Calls):
 
 @dataclass(frozen=True, eq=False)
 class _Residuals:
-    """What `LeastSquares.residuals` hands out: methods, since functions within a function cannot be pickled."""
+    """`residuals` returns two methods of this class: nested functions cannot be pickled."""
 
     net: LeastSquares
     x: Array  # of the rows that count
@@ -202,7 +202,7 @@ class _Residuals:
     n_threads: int | None
 
     def fun(self, theta: npt.ArrayLike) -> Array:
-        """R at theta."""
+        """The residuals r at theta."""
         net = self.net
         point = validate.params(theta, net.n_params, net._architecture.dtype, "theta")
         validate.their_memory(self.x)
@@ -214,7 +214,7 @@ class _Residuals:
             return (self.root * r).astype(net._architecture.dtype).ravel()
 
     def jac(self, theta: npt.ArrayLike) -> Array:
-        """Its Jacobian."""
+        """The Jacobian of r at theta."""
         net = self.net
         point = validate.params(theta, net.n_params, net._architecture.dtype, "theta")
         validate.their_memory(self.x)

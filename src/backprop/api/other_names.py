@@ -1,8 +1,8 @@
-"""What other libraries call our activations, losses and arguments: for the hints of error messages, and for the docs.
+"""Names that other libraries use for our activations, losses and arguments: for hints in errors, and for the docs.
 
-A hint is given where it is certain: where the name, but for case and separators, is one of these or one of ours, or is
-one slip of the keyboard (two in a long name) away from the names of one function alone. The names of functions that are
-none of ours stand here too, so that "PReLU" is not taken for a misspelt relu.
+An error gives a hint only if it is certain. The name, apart from case and separators, must be one of these or one of
+ours; or it must be one typing mistake (two in a long name) away from the names of exactly one function. Names of
+functions that we lack are listed too, so that "PReLU" is not taken for a misspelt relu.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LIBRARIES = ("PyTorch", "Keras", "scikit-learn", "JAX, optax", "MATLAB", "elsewhere")
-_LONGEST = 100  # of a name that is looked at: what comes from a file may be of any length
+_LONGEST = 100  # longest name that is looked at; a name in a file may be of any length
 
 
 class Row(NamedTuple):
     """The names of one function of ours."""
 
     ours: str
-    theirs: tuple[str, ...]  # one text a library, in their order; names with spaces between
-    note: str = ""  # part of the hint: where the two are not quite the same
+    theirs: tuple[str, ...]  # one text per library, in the order of LIBRARIES; spaces separate names
+    note: str = ""  # part of the hint: how the two differ
 
 
 # fmt: off
@@ -66,7 +66,7 @@ LOSSES = [
     )),
     Row("huber", ("HuberLoss huber_loss", "huber Huber", "huber", "huber_loss", "huber", "")),
     Row("huber", ("SmoothL1Loss smooth_l1_loss", "", "", "", "", ""),
-        '("huber", beta) is beta times the smooth L1 loss; the same where beta is 1'),
+        '("huber", beta) is beta times the smooth L1 loss; the same if beta is 1'),
     Row("quantile", (
         "", "", "quantile pinball_loss mean_pinball_loss", "", "", "pinball quantile_loss check_loss tilted_loss",
     ), 'a pair with its quantile: ("quantile", 0.9)'),
@@ -89,7 +89,7 @@ LOSSES = [
         "SparseCategoricalCrossentropy", "", "", "crossentropy", "negative_log_likelihood nll",
     ), "it works on a_L: leave output as it is, and forward applies softmax"),
     Row("cross_entropy", ("", "", "log_loss log deviance", "", "", "logloss"),
-        "of classes; 'binary_cross_entropy' where each output is a probability of its own"),
+        "of classes; 'binary_cross_entropy' if each output is a separate probability"),
 ]
 NO_ACTIVATIONS = """
 PReLU RReLU CReLU CELU GLU SwiGLU GEGLU ReGLU LogSigmoid LogSoftmax Softmin Softmax2d Softshrink Hardshrink Tanhshrink
@@ -110,11 +110,11 @@ binary_focal_crossentropy dice mse_log r2 msereg mse_with_regularization tukey c
 """.split()  # noqa: SIM905
 # fmt: on
 _OF_ONES_OWN = {
-    "activation": "; a function of one's own is made by backprop.Activation",
-    "loss": "; a loss of one's own goes by its gradient at y_hat: net.vjp",
+    "activation": "; backprop.Activation makes an activation of your own functions",
+    "loss": "; for a loss of your own, give its gradient by y_hat to net.vjp",
 }
 
-# Our argument for each of other names, or a sentence where there is none.
+# Our argument for each of their names, or a sentence if we have none.
 _OF_NETWORK = {
     "activations": "activation hidden_activation hidden_activations activation_function activation_fn nonlinearity act",
     "output": "output_activation final_activation last_activation out_activation output_function",
@@ -154,13 +154,13 @@ ARGUMENTS = {
 
 
 def normal(name: str) -> str:
-    """A name without case, separators and what it belongs to: "nn.LeakyReLU" is "leakyrelu"."""
+    """A name without case, separators and module: "nn.LeakyReLU" becomes "leakyrelu"."""
     return re.sub(r"[^a-z0-9]", "", name.rpartition(".")[2].lower())
 
 
 @cache
 def _meanings(kind: str) -> dict[str, Row | None]:
-    """By normal name: ours, or None where it is the name of another function. The first row of a name counts."""
+    """Our row by normal name; None if the name is of a function that we lack. The first row with a name counts."""
     rows, others = (LOSSES, NO_LOSSES) if kind == "loss" else (ACTIVATIONS, NO_ACTIVATIONS)
     meanings: dict[str, Row | None] = {normal(name): None for name in others}
     for row in reversed(rows):
@@ -169,16 +169,16 @@ def _meanings(kind: str) -> dict[str, Row | None]:
 
 
 def hint(name: str, kind: str, ours: Iterable[str]) -> str:
-    """What an error message adds for an unknown name, from the semicolon on; nothing where nothing is certain.
+    """The hint that an error adds for an unknown name, from its semicolon on; empty if no hint is certain.
 
-    kind is "activation" or "loss"; ours are the names that are accepted.
+    kind is "activation" or "loss"; ours are the accepted names.
     """
     key = normal(name) if len(name) <= _LONGEST else ""
     if not key:
         return ""
     meanings = {normal(own): Row(own, ()) for own in ours} | _meanings(kind)
     if key == "softmax" and key not in meanings:
-        return "; softmax is an output alone, of the loss 'cross_entropy'"
+        return "; softmax is only an output, with the loss 'cross_entropy'"
     if key in meanings and meanings[key] is None:
         return _OF_ONES_OWN[kind]
     rows = [meanings[other] for other in ([key] if key in meanings else _nearest(key, meanings))]
@@ -190,10 +190,10 @@ def hint(name: str, kind: str, ours: Iterable[str]) -> str:
 
 
 def hint_of_object(value: object, kind: str, ours: Iterable[str]) -> str:
-    """The same for a function, a class or a layer of another library, as np.tanh or torch.nn.ReLU()."""
+    """The same for a function, a class or a layer of another library, such as np.tanh or torch.nn.ReLU()."""
     try:
         name = value.__name__ if callable(value) else type(value).__name__  # type: ignore[attr-defined]
-    except Exception:  # of a layer, or what an object of any kind raises
+    except Exception:  # a layer has no name, and other objects may raise anything
         name = type(value).__name__
     ours = list(ours)
     meanings = {normal(own) for own in ours} | {key for key, row in _meanings(kind).items() if row}
@@ -201,7 +201,7 @@ def hint_of_object(value: object, kind: str, ours: Iterable[str]) -> str:
 
 
 def _nearest(key: str, known: Iterable[str]) -> list[str]:
-    """The names that are nearest, if they are near: all that are equally so."""
+    """The nearest names, if they are near enough; several if they are equally near."""
     limit = (len(key) >= 4) + (len(key) >= 8)
     distances = {other: _distance(key, other) for other in known if abs(len(other) - len(key)) <= limit}
     least = min(distances.values(), default=limit + 1)
@@ -209,7 +209,7 @@ def _nearest(key: str, known: Iterable[str]) -> list[str]:
 
 
 def _distance(a: str, b: str) -> int:
-    """Slips between two words: letters left out, added, changed, or two beside each other swapped."""
+    """The number of typing mistakes between two words: letters left out, added, changed, or swapped with the next."""
     before: list[int] = []
     row = list(range(len(b) + 1))
     for i, letter in enumerate(a, start=1):
@@ -225,7 +225,7 @@ def _distance(a: str, b: str) -> int:
 
 
 def checks_names(function: Callable[P, R]) -> Callable[P, R]:
-    """Refuse keywords that the function does not know, with the right one where that is certain."""
+    """Refuse unknown keywords; the error names the right one if it is certain."""
     known = inspect.signature(function).parameters
     of = function.__qualname__.replace(".__init__", "").rpartition(".")[2]
 

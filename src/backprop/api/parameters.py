@@ -30,7 +30,7 @@ def unflatten(vector: npt.NDArray[Any], sizes: Sequence[int]) -> list[tuple[npt.
     Returns
     -------
     list of (W_i, b_i)
-        W_i has shape (n_i, n_{i-1}), b_i (n_i,); both share the vector's memory.
+        W_i has shape (n_i, n_{i-1}), b_i (n_i,). Both share the memory of the vector.
     """
     layers = []
     start = 0
@@ -44,7 +44,7 @@ def unflatten(vector: npt.NDArray[Any], sizes: Sequence[int]) -> list[tuple[npt.
 def initialize(
     vector: npt.NDArray[Any], sizes: Sequence[int], activations: Sequence[Activation], rng: np.random.Generator
 ) -> None:
-    """Write initial weights into the vector: He normal, LeCun normal or Glorot uniform by the layer's activation.
+    """Write initial weights into the vector: He normal, LeCun normal or Glorot uniform, by the activation of the layer.
 
     He, Zhang, Ren, Sun 2015 (variance 2/n_in); LeCun et al. 1998 (1/n_in); Glorot and Bengio 2010
     (uniform within sqrt(6/(n_in + n_out))). Biases are 0.

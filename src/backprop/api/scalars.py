@@ -1,4 +1,4 @@
-"""Numbers that a user gives: each is accepted, or refused with an error that names the argument."""
+"""Numbers of a user: each is accepted, or refused with an error that names the argument."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backprop.api.array_likes import describe
 
 
 def positive_integer(value: object, name: str) -> int:
-    """An integer >= 1; bool is none."""
+    """An integer >= 1; a bool is not accepted."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral | np.integer):
         if isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_):
             raise ValueError(f"{name}: expected a positive integer, got {value!r}")
@@ -22,7 +22,7 @@ def positive_integer(value: object, name: str) -> int:
 
 
 def as_float(value: numbers.Real) -> float:
-    """The nearest float; inf for an integer or fraction that is beyond all floats."""
+    """The nearest float; inf for an integer or a fraction that is larger than all floats."""
     try:
         return float(value)
     except OverflowError:
@@ -33,7 +33,7 @@ def non_negative(value: object, name: str) -> float:
     """A finite number >= 0."""
     if isinstance(value, bool | np.bool_ | str) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a finite number >= 0, got {describe(value)}")
-    with _core.DefaultFloatMode():  # else a subnormal number may pass for 0, here and below
+    with _core.DefaultFloatMode():  # in other modes a subnormal number may count as 0, here and below
         result = as_float(value)
         is_accepted = 0 <= result < np.inf
     if not is_accepted:
@@ -42,7 +42,7 @@ def non_negative(value: object, name: str) -> float:
 
 
 def positive(value: object, name: str) -> float:
-    """A number > 0; inf is one."""
+    """A number > 0; inf is accepted."""
     if isinstance(value, bool | np.bool_ | str) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number > 0, got {describe(value)}")
     with _core.DefaultFloatMode():

@@ -38,7 +38,7 @@ class SecondOrder(Calls):
         out: Array | None = None,
         n_threads: int | None = None,
     ) -> Array:
-        """Hessian of `value_and_grad`'s loss times v, exact: the R-operator runs through the recursion.
+        """The Hessian of the loss of `value_and_grad` times v, exact: the R-operator runs through the recursion.
 
         Parameters
         ----------
@@ -54,7 +54,7 @@ class SecondOrder(Calls):
         Raises
         ------
         TypeError, ValueError
-            Where an argument is refused.
+            If an argument is refused.
 
         References
         ----------
@@ -73,7 +73,7 @@ class SecondOrder(Calls):
         out: Array | None = None,
         n_threads: int | None = None,
     ) -> Array:
-        """J^T H J v with H the Hessian of the mean loss where it acts: by a_L for the losses on a_L, else by y_hat.
+        """J^T H J v. H is the Hessian of the mean loss by a_L for the losses on a_L, else by y_hat.
 
         Parameters
         ----------
@@ -89,7 +89,7 @@ class SecondOrder(Calls):
         Raises
         ------
         TypeError, ValueError
-            Where an argument is refused.
+            If an argument is refused.
 
         References
         ----------
@@ -107,7 +107,7 @@ class SecondOrder(Calls):
         out: Array | None = None,
         n_threads: int | None = None,
     ) -> Array:
-        """Hessian of `value_and_grad`'s loss, for small networks: it has n_params^2 entries.
+        """The Hessian of the loss of `value_and_grad`, for small networks: it has n_params^2 entries.
 
         Parameters
         ----------
@@ -123,12 +123,12 @@ class SecondOrder(Calls):
         Raises
         ------
         TypeError, ValueError
-            Where an argument is refused.
+            If an argument is refused.
         MemoryError
-            Where it does not fit into memory.
+            If the result does not fit into memory.
         """
         H = self._call(_HESSIAN, x, y, params, sample_weight, out, n_threads)
-        # A row is computed from its own layer on. Whatever shape another thread has given out by now, it has that size.
+        # Each row is computed from its own layer on, so the other half is copied. Another thread may have reshaped out.
         _core.mirror(H.reshape(self.n_params, self.n_params))
         return H
 
@@ -146,8 +146,8 @@ class SecondOrder(Calls):
         Parameters
         ----------
         x, y, params, sample_weight, n_threads
-            As in `value_and_grad`: converted once, and not copied where they fit. Without params it follows the
-            network's own, as they are when it is applied.
+            As in `value_and_grad`: converted once, and not copied if they fit. Without params, the operator uses
+            the parameters that the network has when the operator is applied.
 
         Returns
         -------
@@ -179,10 +179,10 @@ class SecondOrder(Calls):
         sample_weight: npt.ArrayLike | None,
         n_threads: int | None,
     ) -> LinearOperator:
-        """A symmetric LinearOperator of the method that product names."""
+        """A symmetric LinearOperator that calls the method of that name."""
         from scipy.sparse.linalg import LinearOperator
 
-        y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)  # refused now, not later
+        y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)  # refused now, not at a product
         threads.resolve(n_threads)
         weight = None if weights is None else weights.array
         apply = _Product(self, product, x_, y_, None if params is None else theta, weight, n_threads)
@@ -192,7 +192,7 @@ class SecondOrder(Calls):
 
 @dataclass(frozen=True, eq=False)
 class _Product:
-    """v -> net.product(x, y, v) on fixed data; unlike a function within a function it can be pickled."""
+    """v -> net.product(x, y, v) on fixed data: a class, since a nested function cannot be pickled."""
 
     net: SecondOrder
     product: str

@@ -1,4 +1,4 @@
-"""Targets, labels and weights: what each loss takes, and what an error says of the rest.
+"""Targets, labels and weights: which each loss accepts, with the errors for all others.
 
 Targets are converted to the network's dtype, labels to intp, weights to float64.
 """
@@ -18,7 +18,7 @@ from backprop.losses import Loss
 
 Array = npt.NDArray[Any]
 
-_BLOCK_ROWS = 4096  # of targets that are looked at together
+_BLOCK_ROWS = 4096  # rows of targets that are checked together
 PROBABILITY_TOLERANCE = {"float32": 1e-4, "float64": 1e-6}
 
 
@@ -28,17 +28,17 @@ class Weights(NamedTuple):
     array: Array  # float64, (n_samples,) or (n_samples, n_out)
     scale: float  # a power of two that brings the largest weight near 1
     total: float  # the sum of the scaled weights
-    n_kept: int  # rows that have a weight other than 0
+    n_kept: int  # rows with a weight other than 0
 
 
 def _labels(array: Array, n_samples: int, n_out: int, weight: Array | None) -> Array:
-    """Integer labels 0..n_out-1, of any integer dtype; or booleans, which are labels of two classes."""
+    """Integer labels 0..n_out-1 of any integer dtype, or booleans as labels of two classes."""
     if array.dtype.kind == "b" and n_out != 2:
         raise TypeError(f"y: expected integer labels, got booleans, which are labels of 2 classes, not of {n_out}")
     if array.shape != (n_samples,):
         raise ValueError(f"y: expected {n_samples} labels, one for each row of x, got shape {array.shape}")
     labels = (converted if array.dtype.kind == "b" else by_tiles)(array, np.intp, "y")
-    for start, part, part_weight in _blocks(labels, np.intp, weight):  # uint64 beyond intp wraps below 0: refused
+    for start, part, part_weight in _blocks(labels, np.intp, weight):  # too large a uint64 becomes negative
         row = _core.first_bad_label(part, n_out, part_weight)
         if row >= 0:
             raise ValueError(f"y: expected labels from 0 to {n_out - 1}, got {array[start + row]} in row {start + row}")
@@ -46,7 +46,7 @@ def _labels(array: Array, n_samples: int, n_out: int, weight: Array | None) -> A
 
 
 def _blocks(array: Array, dtype: npt.DTypeLike, weight: Array | None) -> Iterator[tuple[int, Array, Array | None]]:
-    """The first row, the converted rows and the weights of each block: one block where nothing is to be converted."""
+    """The first row, the converted rows and the weights of each block; one block if nothing has to be converted."""
     is_converted = array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned
     n_rows = max(1, array.shape[0]) if is_converted else _BLOCK_ROWS
     for start in range(0, array.shape[0], n_rows):
@@ -55,9 +55,9 @@ def _blocks(array: Array, dtype: npt.DTypeLike, weight: Array | None) -> Iterato
 
 
 def targets(value: object, loss: Loss, n_samples: int, n_out: int, dtype: np.dtype, weights: Weights | None) -> Array:
-    """y: (n_samples, n_out) of the network's dtype, or labels (n_samples,) as intp; within the loss's domain.
+    """y: (n_samples, n_out) of the dtype of the network, or labels (n_samples,) as intp, in the domain of the loss.
 
-    Of another dtype or layout where it is large.
+    A large y may keep another dtype or layout: the compiled call converts it.
     """
     array = as_array(value, "y")
     weight = None if weights is None else weights.array
@@ -86,7 +86,7 @@ def targets(value: object, loss: Loss, n_samples: int, n_out: int, dtype: np.dty
             raise ValueError(f"y: expected {n_samples} rows, as x has, got {array.shape[0]} (shape {array.shape})")
         raise ValueError(f"y: expected shape {' or '.join(map(str, shapes))}, got {array.shape}")
     given = array.reshape(n_samples, n_out)
-    # The compiled calls take integers for labels: one-hot rows of them are converted here.
+    # The compiled calls take integers for labels, so one-hot rows of integers are converted here.
     is_one_hot = loss.name == "cross_entropy" and array.dtype.kind != "f"
     y = (converted if is_one_hot else by_tiles)(given, dtype, "y")
     if loss.domain != "real numbers":
@@ -96,7 +96,7 @@ def targets(value: object, loss: Loss, n_samples: int, n_out: int, dtype: np.dty
 
 
 def _refuse_foreign_targets(loss: Loss, start: int, y: Array, weight: Array | None, given: Array) -> None:
-    """Refuse targets outside the loss's domain; these are the ones from row `start` on, given as they came."""
+    """Refuse targets outside the domain of the loss. y starts at row `start`; given is y before its conversion."""
     bad = _core.first_bad_target(loss.code, y, weight)
     if bad is not None:
         row, j = bad
@@ -113,13 +113,13 @@ def _refuse_foreign_targets(loss: Loss, start: int, y: Array, weight: Array | No
 
 
 def refuse_targets(loss: Loss, n_out: int, dtype: np.dtype[Any], y: Array, weight: Array | None) -> None:
-    """Raise what is wrong with targets and weights that came from C, where that is known to be something."""
+    """Raise the error for targets or weights that the C API has already found invalid."""
     weights = sample_weight(weight, loss, y.shape[0], n_out)
     targets(y, loss, y.shape[0], n_out, dtype, weights)
 
 
 def sample_weight(value: object, loss: Loss, n_samples: int, n_out: int) -> Weights | None:
-    """Weights by sample, or by sample and output where the loss is a mean over outputs."""
+    """Weights by sample, or by sample and output if the loss is a mean over outputs."""
     if value is None:
         return None
     array = as_array(value, "sample_weight")

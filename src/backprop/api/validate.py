@@ -1,6 +1,6 @@
-"""Arrays that a user gives, except for targets and weights: each is accepted and converted, or refused.
+"""Arrays of a user, except targets and weights: each is accepted and converted for the compiled calls, or refused.
 
-The compiled calls take what is returned here. Lists, frames and other objects become arrays in `array_likes.py`.
+Lists, frames and other objects become arrays in `array_likes.py`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _FOR_SCIPY = (
 def samples(
     value: object, n_in: int, dtype: np.dtype, name: str = "x", *, n_params: int = -1, of_mean: bool = False
 ) -> Array:
-    """x: (n_samples, n_0), of another dtype or layout where it is large; of a mean at least one sample.
+    """x: (n_samples, n_0). A large x may keep another dtype or layout. A mean needs at least one sample.
 
-    By n_params a theta is known that SciPy gives for x.
+    n_params serves to recognise a theta that SciPy gives in place of x.
     """
     array = as_array(value, name)
     if of_mean and array.shape[:1] == (0,):
@@ -51,7 +51,7 @@ def samples(
 
 
 def refuse_excess(call: str, x: object, excess: Sequence[object], n_params: int) -> NoReturn:
-    """Raise that more came by position than x and y: mostly from SciPy, which puts theta before its args."""
+    """Raise the error for more arguments by position than x and y. Mostly SciPy gives them: theta, then its args."""
     hint = "give all others by name"
     if isinstance(x, np.ndarray) and x.shape == (n_params,):
         hint = f"the first has the shape of params; {_FOR_SCIPY}"
@@ -67,7 +67,7 @@ def params(value: object, n_params: int, dtype: np.dtype, name: str = "params") 
 
 
 def rows(value: object, n_samples: int, shape: tuple[int, ...], dtype: np.dtype, name: str) -> Array:
-    """An array with a row of the given shape for each sample."""
+    """An array with one row of that shape per sample."""
     array = as_array(value, name)
     if array.shape != (n_samples, *shape):
         raise ValueError(f"{name}: expected shape {(n_samples, *shape)}, got {array.shape}")
@@ -75,7 +75,7 @@ def rows(value: object, n_samples: int, shape: tuple[int, ...], dtype: np.dtype,
 
 
 def input_gradients(value: object, n_samples: int, shape: tuple[int, int], dtype: np.dtype) -> Array:
-    """grad_x: (n_samples, n_L, n_0), or (n_samples, n_0) where n_L is 1."""
+    """grad_x: (n_samples, n_L, n_0), or (n_samples, n_0) if n_L is 1."""
     array = as_array(value, "grad_x")
     if shape[0] == 1 and array.ndim == 2:
         array = array[:, None, :]
@@ -96,16 +96,16 @@ def gradient_weight(value: object, shape: tuple[int, int]) -> Array:
 
 
 def out(value: object, shape: tuple[int, ...], dtype: np.dtype, others: dict[str, Sequence[object]]) -> Array:
-    """The caller's array for the result, which is never converted.
+    """The array of the caller for the result. It is never converted.
 
-    It must not overlap the others: by name, what the caller gave and what it was converted to (of a buffer that is no
-    array only the latter shows the memory).
+    It must not overlap the others. These are, by name, each argument before and after its conversion: a buffer that is
+    no array shows its memory only after it.
     """
     if not isinstance(value, np.ndarray):
         raise TypeError(f"out: expected a numpy array, got {describe(value)}")
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError("out: expected a plain array, got a masked one, whose mask would hide results")
-    array = np.asarray(value)  # a subclass may say of itself what it likes: this is the memory that is written
+    array = np.asarray(value)  # attributes of a subclass may be wrong; this is the memory that is written
     if array.dtype != dtype or not array.dtype.isnative:
         raise ValueError(
             f"out: expected dtype {dtype}, got {array.dtype.newbyteorder('=').name}"
@@ -136,7 +136,7 @@ def inputs(
     weight: object,
     weights: Weights | None,
 ) -> dict[str, Sequence[object]]:
-    """What a call's `out` must not overlap, by name: each argument as it came, and as it was accepted."""
+    """What `out` must not overlap, by name: each argument before and after its conversion."""
     return {
         "the params given": (params, theta),
         "x": (x, x_),
@@ -146,7 +146,7 @@ def inputs(
 
 
 def matrix(value: object, name: str, dtype: np.dtype | None = None) -> Array:
-    """A 2-D array of floats that keeps its dtype: float32 or float64 (integers become float64)."""
+    """A 2-D array of floats that keeps its dtype, float32 or float64; others become float64."""
     array = as_array(value, name)
     if array.ndim != 2:
         raise ValueError(f"{name}: expected a 2-D array, got shape {array.shape}")
@@ -175,7 +175,7 @@ def free_mask(value: object, n_params: int) -> npt.NDArray[np.bool_] | None:
 
 
 def their_memory(x: Array, y: Array | None = None, weight: Array | None = None, params: Array | None = None) -> None:
-    """Refuse kept views of a user's arrays whose memory is gone: ``resize(refcheck=False)`` may have freed it."""
+    """Refuse kept views of arrays whose memory ``resize(refcheck=False)`` may have freed."""
     for name, array in (("x", x), ("y", y), ("sample_weight", weight), ("params", params)):
         if array is not None and not _core.is_in_its_owner(array):
             raise ValueError(

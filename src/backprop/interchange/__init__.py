@@ -1,1 +1,1 @@
-"""Networks as files, and as objects of other libraries."""
+"""Networks as files."""

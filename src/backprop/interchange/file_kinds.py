@@ -1,4 +1,4 @@
-"""What a file is that `load` cannot read, and how its weights come into a network: by its content, else by its name."""
+"""Files that `load` cannot read: what they are, by content or else by name, and how to use their weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 from typing import NamedTuple
 
-N_HEAD = 4096  # bytes at the beginning of a file that are looked at; all formats below are told apart by fewer
+N_HEAD = 4096  # first bytes of a file that are looked at; all formats below differ within fewer
 
 
 class _Kind(NamedTuple):
@@ -17,7 +17,7 @@ class _Kind(NamedTuple):
     endings: str = ""  # of names, with spaces between them
 
 
-# Each line takes parameters of dense layers alone, in the order W_1, b_1, W_2, ... of net.params.
+# Each cure is for files with only the parameters of dense layers, in the order W_1, b_1, W_2, ... of net.params.
 _ASSIGN = "make the Network of the same layers, then "
 _TENSORS = _ASSIGN + "net.params = np.concatenate([{} for {}])"
 _TORCH = (
@@ -32,10 +32,10 @@ _JSON = _ASSIGN + "net.params = json.load(open(path)), if this is a list of its 
 _TRUST = "joblib.load(path) or pickle.load(open(path, 'rb')), if you trust the file: it may run any code; "
 _SKLEARN = _TENSORS.format("t.T.ravel()", "pair in zip(m.coefs_, m.intercepts_) for t in pair")
 
-_ZIP = rb"PK\x03\x04.{26}"  # what follows is the name of the first file in the archive
+_ZIP = rb"PK\x03\x04.{26}"  # followed by the name of the first file in the archive
 _PICKLE = rb"\x80[\x02-\x05]"
 
-# The first that fits: an archive is looked into before it is called a zip file.
+# The first that fits is used. So the content of an archive comes before the kind "zip file".
 _KINDS = [
     _Kind("an empty file of 0 bytes", "it was cut while it was written or copied: save or copy it again", rb"\Z"),
     _Kind("the pointer that Git LFS keeps instead of a file", "run git lfs pull", rb"version https://git-lfs\."),
@@ -73,7 +73,7 @@ _SAFETENSORS = rb".{5}\0\0\0\{"  # the length of a header, and its beginning
 
 
 def what_else(head: bytes, name: str) -> str | None:
-    """A file that is no saved network: what it is and what to do; None for the safetensors format, or if unknown.
+    """What a file is that is no saved network, and what to do; None for the safetensors format, or if unknown.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def what_else(head: bytes, name: str) -> str | None:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether these bytes are text, as they are for UTF-8 or after a mark of UTF-16; the last may be cut."""
+    """Whether these bytes are text, in UTF-8, or in UTF-16 after its mark. The last character may be cut."""
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return True
     try:

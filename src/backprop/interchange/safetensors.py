@@ -1,23 +1,24 @@
 """Networks as files of the safetensors format: what `Network.save` writes and `load` reads.
 
 The tensors are named "0.weight", "0.bias", "2.weight", ... as ``torch.nn.Sequential(Linear, activation, Linear, ...)``
-names them: W_i and b_i belong to module 2 (i - 1), whatever the activations are. A module without parameters stands
-for each hidden activation, ``torch.nn.Identity()`` for "identity"; what follows the last Linear has no part in names.
+names them: W_i and b_i belong to module 2 (i - 1), whatever the activations are. Each hidden activation takes the place
+of one module without parameters, "identity" that of ``torch.nn.Identity()``. Modules after the last Linear do not
+change the names.
 
 The metadata hold the architecture as JSON under the key "backprop", for instance
 
     {"format": 1, "sizes": [2, 8, 1], "activations": [["leaky_relu", 0.2]], "output": "identity",
      "loss": ["huber", 0.5], "dtype": "float64"}
 
-with every parameter of an activation or a loss written out, so that no default of a later release changes a network.
+with every parameter of an activation or a loss written out: a new default in a later release then changes no network.
 
 Writing. `atomic_file.py` puts the new file in the place of the old one in one step.
 
-Reading. A file may hold anything. (a) Nothing is built that its size does not back: a header is matched with the
-grammar of one before it is parsed, and tensors are read where their bytes are those that the architecture asks for.
-(b) The safetensors library judges the offsets. What it lets pass is refused here: tensors named twice (it takes the
-last), fields that the format does not know, and all that the architecture does not ask for. (c) The bytes are read
-once: a file that is cut meanwhile is an error, where one that is mapped into memory ends the process (SIGBUS).
+Reading. A file may hold anything. (a) A small file never causes large objects: a header must match the grammar before
+it is parsed, and tensors are read only if their sizes are those of the architecture. (b) The safetensors library checks
+the offsets. What it accepts by mistake is refused here: tensors named twice (it takes the last), unknown fields, and
+tensors that the architecture does not have. (c) The bytes are read once. If the file is cut meanwhile, that is an
+error; with a file mapped into memory, it would end the process (SIGBUS).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ Array = npt.NDArray[Any]
 FORMAT = 1
 KEY = "backprop"
 DTYPES = {"float32": "F32", "float64": "F64"}
-# A layer takes some 170 bytes of header, so this is enough for 6,000 layers. Matched in about 10 ms.
+# A layer takes some 170 bytes, so this is enough for 6,000 layers. It is matched in about 10 ms.
 MAX_HEADER = 2**20
 
 
@@ -66,7 +67,7 @@ def write(path: str | bytes | os.PathLike[Any], architecture: Architecture, thet
         raise ValueError(f"net: expected layers that {MAX_HEADER} bytes describe, got {n_layers} layers")
     try:
         _read_header(data[8 : 8 + n_header], len(data) - 8 - n_header)
-    except ValueError as error:  # the old file stays: what `load` would refuse never takes its place
+    except ValueError as error:  # the old file stays: a file that `load` would refuse never replaces it
         raise ValueError(
             f"net: expected a network that `load` reads from a file, got Network({architecture.arguments}): {error}"
         ) from error
@@ -95,7 +96,7 @@ def read(path: str | bytes | os.PathLike[Any]) -> tuple[Architecture, Iterator[t
 
 
 def _safetensors() -> ModuleType:
-    """The library, imported where it is used, as json is: `import backprop` takes no longer for them."""
+    """The library. Like json, it is imported when it is used, so that `import backprop` stays quick."""
     try:
         import safetensors.numpy
     except ModuleNotFoundError as error:
@@ -109,12 +110,12 @@ def _safetensors() -> ModuleType:
 
 
 def _to_metadata(architecture: Architecture) -> dict[str, Any]:
-    """What the metadata say of a network."""
+    """The metadata of a network."""
     for i, (layer, _) in enumerate(architecture.layers, start=1):
         if isinstance(layer, Custom):
             raise ValueError(
                 f"net: expected built-in activations, which have names, got {layer!r} in layer {i}; "
-                "an activation of one's own cannot be saved"
+                "an activation of your own cannot be saved"
             )
     return {"format": FORMAT, **architecture.to_dict()}
 
@@ -128,7 +129,7 @@ def _from_metadata(values: dict[str, Any]) -> Architecture:
     if version > FORMAT:
         raise ValueError(f"expected format {FORMAT}, got format {version}, which a newer release of backprop wrote")
     architecture = Architecture.from_dict(rest)
-    if architecture.to_dict() != rest:  # a default would be this release's, not the writer's
+    if architecture.to_dict() != rest:  # a default would be that of this release, not of the writer
         raise ValueError(f"expected the parameter of each activation and loss, got {array_likes.describe(rest)}")
     return architecture
 
@@ -145,14 +146,14 @@ def _tensor_shapes(sizes: tuple[int, ...]) -> dict[str, list[int]]:
 
 
 def _open_at_once(name: str, flags: int) -> int:
-    """Open a file without waiting: a pipe that nobody writes to would block."""
-    for flag in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):  # a system has the first two or the last
+    """Open a file without waiting: a pipe without a writer would block."""
+    for flag in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):  # a system has either the first two or the last
         flags |= getattr(os, flag, 0)
     return os.open(name, flags)
 
 
 def _read(file: BinaryIO, size: int, library: ModuleType) -> tuple[Architecture, Iterator[tuple[Array, Array]]]:
-    """The same of an open file of that size; ValueError or TypeError where there is none."""
+    """The same from an open file of that size; ValueError or TypeError if it holds no network."""
     prefix = file.read(8)
     n_header = int.from_bytes(prefix, "little")
     n_data = size - 8 - n_header
@@ -191,7 +192,7 @@ def _read_header(header: bytes, n_data: int) -> Architecture:
         )
     text = metadata[KEY].encode()
     n_tensors = header.count(b'"data_offsets"')
-    if len(text) > 512 + 64 * n_tensors:  # a size and an activation take at most 62 bytes, and are of two tensors
+    if len(text) > 512 + 64 * n_tensors:  # a size and an activation take at most 62 bytes per layer
         raise ValueError(f"expected the architecture of {n_tensors} tensors, got one of {len(text)} bytes")
     if grammar.architecture.fullmatch(text) is None:
         raise ValueError(f"expected the architecture as an object of JSON, got {text[:40]!r}")
@@ -202,7 +203,7 @@ def _read_header(header: bytes, n_data: int) -> Architecture:
         raise ValueError(f"expected {2 * n_layers} tensors, two for each layer, got {n_tensors}")
     if n_data != n_bytes:
         raise ValueError(f"expected {n_bytes} bytes of parameters, got {n_data}")
-    tensors = _parse(header)  # with what else stands there, which the library will refuse
+    tensors = _parse(header)  # with all other fields, which the library will refuse
     for name, shape in _tensor_shapes(architecture.sizes).items():
         if name not in tensors:
             raise ValueError(f"expected a tensor {name!r}, got none of that name")
@@ -214,10 +215,10 @@ def _read_header(header: bytes, n_data: int) -> Architecture:
 
 
 def _parse(text: bytes) -> dict[str, Any]:
-    """An object of JSON whose grammar has been matched; ValueError where it names anything twice."""
+    """A JSON object that has matched the grammar; ValueError if a name occurs twice."""
     import json
 
-    with _core.DefaultFloatMode():  # else 0.1 is another number where the caller rounds upwards
+    with _core.DefaultFloatMode():  # 0.1 is another number if the caller has set the mode to round upwards
         parsed: dict[str, Any] = json.loads(text.decode(), object_pairs_hook=_object_of_pairs)
     return parsed
 
@@ -231,13 +232,13 @@ def _object_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-_METADATA = '"__metadata__"'  # the one name in a header that is no tensor's
+_METADATA = '"__metadata__"'  # the only name in a header that is not a tensor
 
 
 class _Grammar(NamedTuple):
-    """What is parsed must match these first, for json would build whatever a hostile text spells.
+    """Texts must match these before they are parsed: json would build whatever a hostile text describes.
 
-    There is no nesting in them but that of the format, no number of a million digits, no NaN. Possessive quantifiers
+    They allow only the nesting of the format, no number of a million digits, and no NaN. Possessive quantifiers
     keep a match linear in the text, and its memory constant. (Before Python 3.11.5 they let some texts through that
     are none of JSON, gh-106052; json refuses those.)
     """

@@ -1,1 +1,1 @@
-"""What judges a network: whether its gradient is right, and where a NaN comes from."""
+"""Checks of a network: whether its gradient is right, and where a NaN comes from."""

@@ -39,19 +39,19 @@ class GradientReport(shown.Shown):
     check_grad : float
         `scipy.optimize.check_grad` of the same gradient: its distance from finite differences of the float64 loss.
     gradient_norm : float
-        The 2-norm of the gradient, with which check_grad compares; along a random direction where along is True.
+        The 2-norm of the gradient, for comparison with check_grad; along a random direction if along_direction is True.
     along_direction : bool
         Whether check_grad looked along one random direction, as it does for large networks.
     every_entry : bool
-        Whether every parameter was checked by itself, or the blocks along random directions.
+        Whether every parameter was checked by itself; else the blocks were checked along random directions.
     n_samples, n_left_out : int
-        Samples used; samples left out because they lie within rounding of a kink.
+        Samples used, and samples left out because they are within rounding of a kink.
     title : str
         What was checked.
     doubts : tuple of str
-        Why it cannot be told whether the gradient is right; empty where it can.
+        Why the report cannot tell whether the gradient is right; empty if it can.
     remarks : tuple of str
-        Kinks of activations of one's own at which g' is either side's slope, or one between them.
+        Kinks of the user's activations at which g' is the slope of either side, or one in between.
     """
 
     ok: bool
@@ -112,7 +112,7 @@ def check_gradient(
     Parameters
     ----------
     net : Network
-        Its own `value_and_grad` is judged, be it a subclass's.
+        The `value_and_grad` of this object is checked, also if a subclass defines it.
     x : (n_samples, n_0) array_like
     y : (n_samples, n_L) array_like, or labels (n_samples,)
     sample_weight : (n_samples,) or (n_samples, n_L) array_like, optional
@@ -125,17 +125,17 @@ def check_gradient(
     Raises
     ------
     TypeError, ValueError
-        Where an argument is refused, or where `value_and_grad` returns a gradient of the wrong shape.
+        If an argument is refused, or if `value_and_grad` returns a gradient of the wrong shape.
 
     Notes
     -----
     The complex step: Squire and Trapp, Using complex variables to estimate derivatives of real functions, SIAM Review
     40 (1998). The reference runs in float64 at the very parameters and inputs of the network, rounded to its dtype.
 
-    The g' of an activation of one's own is judged by differences of its g too, which need no complex numbers. At a kink
-    of g every slope between those of its two sides is right.
+    The g' of a user's activation is also checked by differences of its g, which need no complex numbers. At a kink of
+    g, every slope between those of its two sides is right.
     """
-    with _core.DefaultFloatMode():  # what is judged, the judge and SciPy's differences alike
+    with _core.DefaultFloatMode():  # for the network, the reference and SciPy's differences
         return _report(net, x, y, sample_weight)
 
 
@@ -144,7 +144,7 @@ def _report(net: Base, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.Ar
     weight = None if weights is None else weights.array * weights.scale
     used = np.ones(x_.shape[0], bool) if weight is None else (weight > 0).reshape(x_.shape[0], -1).any(axis=1)
     problem = _problem_of(net, theta, x_[used], y_[used], None if weight is None else weight[used])
-    rng = np.random.default_rng(0)  # one seed: the same network and samples give the same report
+    rng = np.random.default_rng(0)  # one seed: a network and samples always give the same report
     tolerance = TOLERANCE[net.dtype.name]
     n_left_out = 0
     doubts: tuple[str, ...] = ()
@@ -199,7 +199,7 @@ def _report(net: Base, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.Ar
 def _not_finite(
     net: Base, problem: Problem, theta: Array, x: npt.ArrayLike, y: npt.ArrayLike, weight: npt.ArrayLike | None
 ) -> str:
-    """The parameter or number on the way by which no gradient can be expected; empty where one can be."""
+    """The parameter or intermediate number that is not finite, in words; empty if there is none."""
     parameter = find_in_weights(net, theta)
     if parameter is not None:
         return str(parameter)
@@ -215,7 +215,7 @@ def _all_at_kinks(n_samples: int, kinks: list[str]) -> str:
 
 
 def random_problem(net: Base, n_samples: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Random samples and targets that fit a network's loss.
+    """Random samples and targets that fit the loss of a network.
 
     Parameters
     ----------
@@ -243,7 +243,7 @@ def random_problem(net: Base, n_samples: int, rng: np.random.Generator) -> tuple
 
 
 def _problem_of(net: Base, theta: Array, x: Array, y: Array, weight: Array | None) -> Problem:
-    """The reference's arguments; targets of weight 0 become 0, since it multiplies by the weight."""
+    """The arguments of the reference. Targets of weight 0 become 0, since it multiplies by the weight."""
     targets = label_rows(y, net._architecture.sizes[-1]) if y.ndim == 1 else y.astype(np.float64)
     if weight is not None and weight.ndim == 2:
         targets[weight == 0] = 0.0
@@ -262,9 +262,9 @@ def _problem_of(net: Base, theta: Array, x: Array, y: Array, weight: Array | Non
 
 
 def _check_grad(problem: Problem, gradient: Array, every_entry: bool) -> tuple[float, bool]:
-    """`scipy.optimize.check_grad` with the float64 reference loss, and whether it went along one direction only.
+    """`scipy.optimize.check_grad` of the float64 reference loss, and whether it went along one direction only.
 
-    Differences of a float32 loss would say nothing: at SciPy's step of 1.5e-8 it does not change at all.
+    Differences of a float32 loss are useless: a step of 1.5e-8, SciPy's, does not change it at all.
     """
     import inspect
 

@@ -1,20 +1,21 @@
-"""The judge of gradient checks: blocks of a gradient against the complex step of the NumPy reference.
+"""The check of gradients: blocks of a gradient against the complex step of the NumPy reference.
 
-A. The judge is the complex step of g and of the loss (`recursion.complex_step`), which has no step size to choose and
-   no cancellation, and takes the side of every kink on which the number lies, as the analytic derivative does. The
-   products between them are linear, and carry derivatives exactly. What no complex step can say of an activation of
-   the user's own, `differences.py` says.
+A. The truth is the complex step of g and of the loss (`recursion.complex_step`). It has no step size to choose and no
+   cancellation, and at a kink it takes the side on which the number lies, as the analytic derivative does. The
+   products between them are linear, and carry derivatives exactly. For activations of the user for which no complex
+   step works, `differences.py` gives the slope.
 B. The error of a block (W_i or b_i) is max |g - reference| / scale. A gradient may nearly cancel between samples, or
-   between y_hat and y, and |g| would then be no measure of what rounding may do to it. So the scale is the largest
-   entry of M + S: M = |grad_a|^T |h| adds the samples' contributions without their signs, S is the change of the
-   gradient by a relative change of all parameters and inputs at random, per unit of that change.
-C. Small networks are checked entry by entry. In large ones each block is checked along random directions, whose
-   entries are all between 0.5 and 1.5 in magnitude so that no single wrong entry can hide, and at a sample of entries.
-   A direction's error is |g . v - reference| / ||M + S||_2. Where it fails, halving the direction finds a wrong entry.
-D. Rounding can put a preactivation on the other side of a kink than the reference has it, and g' then jumps. Where a
-   check fails, it is made once more without the samples for which this is possible, and the report says so. Where this
-   is possible for all of them, the check is made with the slopes of the sides on which the network's own forward pass
-   has them. A gradient that fails then too is wrong if these sides are the reference's, else nothing can be told of it.
+   between y_hat and y; then |g| does not measure what rounding may do to it. So the scale is the largest entry of
+   M + S. M = |grad_a|^T |h| adds the contributions of the samples without their signs. S is the change of the gradient
+   under random relative changes of all parameters and inputs, per unit of that change.
+C. Small networks are checked entry by entry. In large ones, each block is checked along random directions and at some
+   of its entries. The entries of a direction are all between 0.5 and 1.5 in magnitude, so no single wrong entry can
+   hide. The error of a direction is |g . v - reference| / ||M + S||_2. If a direction fails, halving it finds a wrong
+   entry.
+D. By rounding, a preactivation may be on the other side of a kink than in the reference, and g' then jumps. If a check
+   fails, it is repeated without the samples for which this is possible, and the report says so. If it is possible for
+   all samples, the check is repeated with the slopes of the sides that the network's own forward pass has taken. A
+   gradient that still fails is wrong if the reference has taken the same sides; else the report cannot tell.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ from backprop.reference import recursion
 
 Array = npt.NDArray[Any]
 
-# Largest errors of right gradients, over 1200 random networks of 1 to 8 layers with all activations and losses, some
-# of them with y_hat almost y: 7.1e-14 in float64, 7.1e-7 in float32; nearly all are below 1e-15 and 4e-7. (Without one
-# that took the sine of 1e17 in float32, and networks that overflow.)
+# The largest errors of right gradients were 7.1e-14 in float64 and 7.1e-7 in float32; nearly all were below 1e-15 and
+# 4e-7. Of 1200 random networks of 1 to 8 layers, with all activations and losses, and some with y_hat close to y. (Not
+# counted: one that took the sine of 1e17 in float32, and networks that overflow.)
 TOLERANCE = {"float64": 1e-12, "float32": 2e-6}
 N_DIRECTIONS = 3
 N_SAMPLED_ENTRIES = 16
 MAX_COST_OF_ALL_ENTRIES = 3e8  # multiply-adds: one or two seconds
-CALL_COST = 2e4  # what a call of the reference costs beside its products, in the same unit
+CALL_COST = 2e4  # cost of a call of the reference besides its products, in the same unit
 N_PERTURBATIONS = 4
 
 
@@ -57,7 +58,7 @@ class BlockCheck:
         "W_1", "b_1", "W_2", ...
     shape : tuple of int
     error : float
-        The largest error found, relative to the block's scale; inf where the gradient or the reference is not finite.
+        The largest error found, relative to the block's scale; inf if the gradient or the reference is not finite.
     worst : str
         The entry with the largest error of those looked at, as "W_2[3, 5]".
     gradient, reference : float
@@ -82,14 +83,14 @@ class NearKinks:
 
     @property
     def rows(self) -> Array:
-        """A mask of the rows in which that is."""
+        """A mask of the rows with such a number."""
         rows: Array = np.any([mask.any(axis=1) for mask in [*self.a, self.z]], axis=0)
         return rows
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What the reference needs, in float64: rows without weight dropped, labels as rows of 0 and 1."""
+    """The arguments of the reference, in float64: rows without weight are dropped, labels are rows of 0 and 1."""
 
     sizes: tuple[int, ...]
     layers: Sequence[tuple[Activation, float]]
@@ -98,7 +99,7 @@ class Problem:
     x: Array
     y: Array
     weight: Array | None
-    sides: tuple[list[Array], Array] | None = None  # where slopes of g are taken, a_1..a_L, and those of the loss
+    sides: tuple[list[Array], Array] | None = None  # at these a_1..a_L, and z of the loss, slopes are taken
 
     def value(self, theta: Array) -> float:
         """The loss."""
@@ -152,13 +153,13 @@ class Problem:
         return recursion.loss_along(self.sizes, self.loss, self.theta, direction, result, self.y, self.share)
 
     def derivative_at(self, indices: Array, values: Array | float) -> float:
-        """The derivative along a direction that is 0 but for some entries."""
+        """The derivative along a direction that is 0 except at some entries."""
         direction = np.zeros(self.theta.shape)
         direction[indices] = values
         return self.derivative(direction)
 
     def on_sides_of(self, near: NearKinks, a: list[Any], y_hat: Array) -> tuple[Problem, bool]:
-        """The problem on the sides of kinks on which a forward pass has its numbers; whether it was there before."""
+        """The problem on the sides of kinks that a forward pass has taken, and whether these are the sides it had."""
         (loss, parameter), reference = self.loss, self.reference
         z, z_seen = (reference.a[-1], a[-1]) if loss.acts_on_a else (reference.h[-1], y_hat)
         z_moved = np.where(near.z, z_seen, z)
@@ -179,7 +180,7 @@ class Problem:
 
 
 def _perturbations(problem: Problem, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
-    """Directions of parameters and inputs: relative changes at random, of which no two are equal."""
+    """Directions of parameters and inputs: random relative changes, all different."""
     for _ in range(N_PERTURBATIONS):
         yield (
             problem.theta * rng.standard_normal(problem.theta.shape),
@@ -207,7 +208,7 @@ def _scale(problem: Problem, rng: np.random.Generator) -> Array:
 
 
 def near_kinks(problem: Problem, dtype: np.dtype[Any], rng: np.random.Generator) -> NearKinks:
-    """Where rounding in dtype may move a number of the reference's across a kink."""
+    """Where rounding in dtype may move a number of the reference across a kink."""
     # 60 random networks of up to 12 layers had errors of a up to 4.8 eps times the bands below, in float32.
     unit = 16.0 * np.finfo(dtype).eps
     reference, loss = problem.reference, problem.loss[0]
@@ -246,7 +247,7 @@ def near_kinks(problem: Problem, dtype: np.dtype[Any], rng: np.random.Generator)
 
 
 def _ratio(difference: float, scale: float) -> float:
-    """A relative error; inf where it is not a number."""
+    """A relative error; inf if it is not a number."""
     error = abs(difference) / scale
     return float(error) if np.isfinite(error) else np.inf
 
@@ -254,14 +255,14 @@ def _ratio(difference: float, scale: float) -> float:
 def check_blocks(
     problem: Problem, gradient: Array, dtype: np.dtype[Any], rng: np.random.Generator
 ) -> tuple[tuple[BlockCheck, ...], bool]:
-    """The check of every block, and whether each entry was looked at."""
+    """The check of every block, and whether every entry was checked."""
     if not isinstance(gradient, np.ndarray) or gradient.shape != problem.theta.shape:
         shape = getattr(gradient, "shape", type(gradient).__name__)
         raise ValueError(f"value_and_grad: expected a gradient of shape {problem.theta.shape}, got {shape}")
     n_params = problem.theta.shape[0]
     every_entry = n_params * (n_params * problem.x.shape[0] + CALL_COST) <= MAX_COST_OF_ALL_ENTRIES
     tolerance = TOLERANCE[dtype.name]
-    scale = _scale(problem, rng) + np.finfo(dtype).tiny / tolerance  # what underflows is right
+    scale = _scale(problem, rng) + np.finfo(dtype).tiny / tolerance  # an entry that underflows is right
     blocks = []
     start = 0
     for i, (W, b) in enumerate(parameters.unflatten(gradient.astype(np.float64), problem.sizes), start=1):
@@ -315,7 +316,7 @@ class _Block:
         checked = [self.entry(int(k)) for k in np.union1d(largest, others)]
         error = 0.0
         everywhere = np.arange(size)
-        largest_scale = self.scale.max()  # divided out, since squares may underflow
+        largest_scale = self.scale.max()  # divided out: squares may underflow
         norm = float(largest_scale * np.linalg.norm(self.scale / largest_scale))
         for _ in range(N_DIRECTIONS):
             direction = rng.choice([-1.0, 1.0], size) * rng.uniform(0.5, 1.5, size)
@@ -327,7 +328,7 @@ class _Block:
         return max(error, worst[0]), worst[1], worst[2]
 
     def bisect(self, direction: Array) -> int:
-        """An entry that makes the direction fail: the half with the larger difference, again and again."""
+        """An entry that makes the direction fail, by repeatedly taking the half with the larger difference."""
         entries = np.arange(self.gradient.size)
         while entries.size > 1:
             halves = np.array_split(entries, 2)

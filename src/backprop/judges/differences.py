@@ -1,15 +1,15 @@
-"""What g' of an activation of the user's own should be: by differences of g, and where they cannot say.
+"""The slope that g' of a user's activation should give, by differences of g, and where differences cannot tell.
 
-The complex step alone would not do: a user's g may take no complex numbers, or take them and be no analytic function of
-them, as |a|, and max(0, a), which sorts by the real part first.
+The complex step is not enough. The g of a user may refuse complex numbers, or accept them without being analytic: |a|
+is not, nor is NumPy's max(0, a), which sorts by the real part first.
 
-A. Differences to the right of a and to its left, over steps that shrink by 4, are extrapolated three times (Richardson;
-   Ridders, Advances in Engineering Software 4, 1982). For each entry and side the step with the least estimate of the
-   error counts. So a kink beside a does no harm, and one at a shows: the sides differ by more than their errors.
-B. Where the sides agree, g' is checked against them. The slope that counts is the complex step where it agrees with
-   them too, since it has more digits; else g' itself if it agrees, and the differences if it does not.
-C. At a kink every g' between the slopes of the two sides is right, and counts; another is replaced by the nearest.
-D. Where the differences do not settle, as at a jump, g' counts, and the caller is told that it could not be judged.
+A. Differences to the right and to the left of a, over steps that shrink by 4, are extrapolated three times (Richardson;
+   Ridders, Advances in Engineering Software 4, 1982). For each entry and side, the step with the smallest estimated
+   error is used. So a kink near a does no harm, and a kink at a is seen: the sides differ by more than their errors.
+B. If the sides agree, g' is checked against them. The slope used is the complex step if it agrees too, since it has
+   more digits. Else it is g' if g' agrees, and the differences if it does not.
+C. At a kink, every g' between the slopes of the two sides is right, and is used. Any other is replaced by the nearest.
+D. If the differences do not converge, as at a jump, g' is used, and the caller is told that it could not be checked.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from backprop.custom import Activation as Custom
 from backprop.reference import recursion
 
 _STEPS = [4.0**-k for k in range(2, 16)]  # relative to max(1, |a|)
-_SAFETY = 10.0  # of the estimates of errors
-_LEAST_ERROR = 1e-9  # relative to the slope: what differences may be trusted with
+_SAFETY = 10.0  # a factor on the estimates of errors
+_LEAST_ERROR = 1e-9  # relative to the slope; differences are trusted to this
 _SETTLED = 1e-3
 
 
 class Slopes(NamedTuple):
-    """The slopes of a layer's g, with a mask of its kinks and one of the entries that could not be judged."""
+    """The slopes of g in a layer, with masks of its kinks and of the entries that could not be checked."""
 
     slope: Array
     at_kink: Array
@@ -40,7 +40,7 @@ def slopes(activation: Custom, a: Array) -> Slopes:
     """The slope that g has at every entry of a (notes A to D)."""
     claimed = np.asarray(activation.g_prime(a, 0.0), float)
     (right, right_error), (left, left_error) = (_one_sided(activation, a, sign) for sign in (1.0, -1.0))
-    # Where g ends beside a, as a square root does, the other side is all there is.
+    # If g is not defined on one side of a, as a square root at 0, the other side is used for both.
     right, right_error = np.where(np.isfinite(right), (right, right_error), (left, left_error))
     left, left_error = np.where(np.isfinite(left), (left, left_error), (right, right_error))
     error = np.maximum(right_error, left_error)
@@ -61,7 +61,7 @@ def slopes(activation: Custom, a: Array) -> Slopes:
 
 
 def _one_sided(activation: Custom, a: Array, sign: float) -> tuple[Array, Array]:
-    """The slope of g on one side of a, and an estimate of its error, inf where there is none."""
+    """The slope of g on one side of a, and an estimate of its error; inf if there is no slope."""
     g = activation.g(a, 0.0)
     unit = np.maximum(1.0, np.abs(a))
     columns: list[list[Array]] = [[], [], [], []]  # Richardson's, the last of the highest order
@@ -84,9 +84,9 @@ def _one_sided(activation: Custom, a: Array, sign: float) -> tuple[Array, Array]
 
 
 def row_of(activation: Activation) -> Activation:
-    """The activation with a g'' that is always there: of a user's own by differences of g', for scales alone.
+    """The activation with a g'' in any case; for a user's activation, of differences of g', good enough for scales.
 
-    The smaller of the differences on both sides counts: g'' is 0 at a kink, as it is for those of the table.
+    The smaller of the differences on the two sides is used: so g'' is 0 at a kink, as in the table.
     """
     if not isinstance(activation, Custom):
         return activation
@@ -103,7 +103,7 @@ def row_of(activation: Activation) -> Activation:
 
 
 def jumps_within(activation: Custom, a: Array, band: Array) -> Array:
-    """Where g' of a user's own changes so much within a - band and a + band that a kink must be there."""
+    """Where g' of a user's activation changes so much between a - band and a + band that a kink must be there."""
     left, middle, right = (np.asarray(activation.g_prime(a + d, 0.0), float) for d in (-band, 0.0, band))
     size = np.maximum(1.0, np.abs(middle))
     # A smooth g' changes by g'' times the band, and the band is some eps.

@@ -17,7 +17,7 @@ from backprop.losses import label_rows
 Array = npt.NDArray[Any]
 
 BLOCK_ROWS = 1024  # samples whose layers are kept at a time
-LARGE_BLOCK_ROWS = 65536  # samples of which a gradient says first that nothing is wrong with them
+LARGE_BLOCK_ROWS = 65536  # samples that one gradient can clear at once
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,15 @@ class NonFinite(shown.Shown):
     Attributes
     ----------
     sample : int or None
-        Row of x: for a weight, which all samples meet, the first one; None for a sum over samples.
+        The row of x. For a weight, which all samples meet, the first row; None for a sum over samples.
     layer : int
         0 for the input, else the layer's number 1..L in the equations.
     unit : int
-        Of that layer.
+        The unit in that layer.
     stage : {"input", "weight", "activation", "loss", "gradient"}
     value : float
-        What made it: the input or weight itself; a_i where g(a_i) is not finite, or a_i itself; the y_hat or a_L whose
-        loss is not finite, or the target; the entry of the gradient.
+        The number that caused it: the input or weight; a_i, if it or g(a_i) is not finite; the y_hat or a_L whose loss
+        is not finite, or the target; the entry of the gradient.
     sentence : str
     """
 
@@ -57,7 +57,7 @@ class NonFinite(shown.Shown):
 
 
 class Given(NamedTuple):
-    """The arguments as they came, before they were converted to the network's dtype."""
+    """The arguments before their conversion to the dtype of the network."""
 
     x: object
     y: object
@@ -73,23 +73,23 @@ def find_nonfinite(
     sample_weight: npt.ArrayLike | None = None,
     n_threads: int | None = None,
 ) -> NonFinite | None:
-    """Look for it, with the arguments of `Network.find_nonfinite`.
+    """Find the first number that is not finite; the arguments are those of `Network.find_nonfinite`.
 
-    The order is that of the computation for each sample: input, weights, layer by layer a and h, loss, and gradients
-    from the last layer back; the first sample counts whose own part of loss or gradient is not finite. Rows of weight 0
-    are left out.
+    The first sample is reported whose own part of the loss or of the gradient is not finite. Within a sample the order
+    is that of the computation: input, weights, a and h layer by layer, loss, and gradients from the last layer back.
+    Rows of weight 0 are left out.
     """
     y_, x_, theta, weights = net._inputs(x, y, params, sample_weight)
-    weight = None if weights is None else weights.array.copy()  # another thread may write to the caller's
+    weight = None if weights is None else weights.array.copy()  # another thread may write to the array of the caller
     given = Given(x, y, params)
     search = _Search(net, x_, y_, theta, weight, threads.resolve(n_threads), given)
     loss, grad = search.value_and_grad(slice(None))
     if np.isfinite(loss) and np.isfinite(grad).all():
         return None
-    with _core.DefaultFloatMode():  # here and below: what overflows, and what is 0, depends on the mode
+    with _core.DefaultFloatMode():  # here and below: overflow, and what counts as 0, depend on the mode
         rows = np.arange(x_.shape[0]) if weight is None else np.flatnonzero(weight.reshape(x_.shape[0], -1).any(axis=1))
     of_weights = find_in_weights(net, theta, given.params)
-    if of_weights is not None:  # every sample meets it: only an input of the very first one comes before
+    if of_weights is not None:  # all samples meet it: only an input of the first sample comes before it
         first = int(rows[0])
         unit = _finite_first(conversion.at_once(x_[first : first + 1], net.dtype, "x"))
         return replace(of_weights, sample=first) if unit is None else search.input(first, unit)
@@ -97,13 +97,13 @@ def find_nonfinite(
 
 
 def _finite_first(array: Array) -> int | None:
-    """The index of the first entry that is not finite, None where there is none."""
+    """The index of the first entry that is not finite, None if there is none."""
     bad = ~np.isfinite(array)
     return int(bad.argmax()) if bad.any() else None
 
 
 def find_in_weights(net: Base, theta: Array, given: object = None) -> NonFinite | None:
-    """The first parameter that is not finite; given is theta as it came, None for the network's own."""
+    """The first parameter that is not finite. given is theta before its conversion, None for that of the network."""
     for i, (W, b) in enumerate(parameters.unflatten(theta, net.sizes), start=1):
         both = np.concatenate([W, b[:, None]], axis=1)
         first = _finite_first(both)
@@ -119,7 +119,7 @@ def find_in_weights(net: Base, theta: Array, given: object = None) -> NonFinite 
 
 
 class _Search(NamedTuple):
-    """What is looked through, and how the caller gave it."""
+    """The accepted arguments, and the same before their conversion."""
 
     net: Base
     x: Array
@@ -146,10 +146,10 @@ class _Search(NamedTuple):
         return bool(np.isfinite(loss) and np.isfinite(grad).all())
 
     def among(self, rows: Array, size: int) -> NonFinite | None:
-        """Where the first of some rows that is to blame has such a number; looked at in blocks, then in smaller ones.
+        """The first number that is not finite in some rows, which are searched in blocks, then in smaller blocks.
 
-        The gradient of a block says quickly that nothing is wrong with it. What it says of a block of finite samples
-        may be wrong, as their sum may overflow.
+        The gradient of a block is quick, and clears the block if it is finite. If it is not, all samples may still be
+        finite: their sum may overflow.
         """
         for start in range(0, len(rows), size):
             block = rows[start : start + size]
@@ -162,7 +162,7 @@ class _Search(NamedTuple):
         return None
 
     def in_block(self, rows: Array, span: slice) -> NonFinite | None:
-        """The first sample of a block of rows that meets a number that is not finite, and where."""
+        """The first number that is not finite in the samples of a block."""
         x, y, options = self.part(span)
         x, y = conversion.at_once(x, self.net.dtype, "x"), conversion.at_once(y, self.net.dtype, "y")
         layers = self.net.layer_gradients(x, y, **options)
@@ -174,12 +174,12 @@ class _Search(NamedTuple):
             if array is not None:
                 bad |= ~np.isfinite(array).all(axis=1)
         for sample in map(int, rows[bad[rows - span.start]]):
-            if not self.is_finite(slice(sample, sample + 1)):  # an infinite a may end in a g of 1 and a g' of 0
+            if not self.is_finite(slice(sample, sample + 1)):  # an infinite a may give a g of 1 and a g' of 0
                 return self.in_sample(layers, terms, y, sample - span.start, sample)
         return None
 
     def in_sample(self, layers: LayerGradients, terms: Array, y: Array, s: int, sample: int) -> NonFinite | None:
-        """The stage at which the first such number of a sample arises: row s of its block."""
+        """The first number that is not finite in a sample, which is row s of its block."""
         net, L = self.net, len(self.net.sizes) - 1
         unit = _finite_first(layers.h[0][s])
         if unit is not None:
@@ -212,13 +212,13 @@ class _Search(NamedTuple):
         return None
 
     def input(self, sample: int, unit: int) -> NonFinite:
-        """The sentence for an input."""
+        """The finding for an input."""
         value = conversion.at_once(self.x[sample : sample + 1], self.net.dtype, "x")[0, unit]
         text = conversion.as_it_came(array_likes.as_array(self.given.x, "x")[sample, unit], value)
         return NonFinite(sample, 0, unit, "input", float(value), f"sample {sample}: input {unit} is {text}")
 
     def of_loss(self, layers: LayerGradients, terms: Array, y: Array, s: int, sample: int, unit: int) -> NonFinite:
-        """The sentence for a loss that is not finite though a and h are."""
+        """The finding for a loss that is not finite, though a and h are."""
         L = len(self.net.sizes) - 1
         z = layers.a[L] if self.net._architecture.loss.acts_on_a else layers.h[L]
         assert z is not None
@@ -235,7 +235,7 @@ class _Search(NamedTuple):
 
 
 def _drop_outputs(net: Base, layers: LayerGradients, weight: Array | None) -> None:
-    """What counts for nothing in loss and gradient becomes 0: outputs of weight 0, and y_hat where a_L is all there is.
+    """Set to 0 what has no part in loss and gradient: outputs of weight 0, and y_hat if the loss works on a_L.
 
     Without it a sample is found that has nothing to be named.
     """
@@ -251,7 +251,7 @@ def _drop_outputs(net: Base, layers: LayerGradients, weight: Array | None) -> No
 
 
 def _loss_terms(net: Base, layers: LayerGradients, y: Array, weight: Array | None) -> Array:
-    """The loss's terms, one an output, or one a row for cross_entropy; 0 where the weight is 0."""
+    """The terms of the loss, one per output, or one per row for cross_entropy; 0 if the weight is 0."""
     L, function = len(net.sizes) - 1, net._architecture.loss
     z = layers.a[L] if function.acts_on_a else layers.h[L]
     assert z is not None
@@ -267,7 +267,7 @@ def _loss_terms(net: Base, layers: LayerGradients, y: Array, weight: Array | Non
 
 
 def _in_sum(net: Base, loss: float, grad: Array) -> NonFinite:
-    """All samples are finite on their own: a sum over them overflows, or a product of one in the gradient."""
+    """The finding if every sample is finite by itself: a sum over samples overflows, or a product in the gradient."""
     L = len(net.sizes) - 1
     if not np.isfinite(loss):
         return NonFinite(None, L, 0, "loss", float(loss), f"the sum of the losses is {loss}, though each is finite")

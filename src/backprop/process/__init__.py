@@ -1,1 +1,1 @@
-"""The process around this package: its interpreter, and other libraries in it."""
+"""What this package does in its process besides computing: imports, interpreters, other libraries."""

@@ -1,8 +1,8 @@
 """Act on another library as soon as something imports it, and not before.
 
-A finder at the head of ``sys.meta_path`` lets Python look the library up once more, without this finder, and wraps the
-loader that is found. Whatever goes wrong in our part, the library is imported as it would be without us: scikit-learn
-imports threadpoolctl, and must not fail because of this package.
+A finder at the head of ``sys.meta_path`` lets Python find the library with the other finders, and wraps the loader that
+they give. If anything goes wrong in this file, the library is imported as usual: scikit-learn imports threadpoolctl,
+and must not fail because of this package.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Action = Callable[[ModuleType], object]
 
 
 class _Loader:
-    """The library's own loader, and the action after it.
+    """The loader of the library, with the action after it.
 
-    An object of its own, since the library's loader may serve other modules too, as that of a zip file does.
+    It is a separate object, since a loader may serve other modules too, as that of a zip file does.
     """
 
     def __init__(self, loader: Any, action: Action) -> None:
@@ -32,7 +32,7 @@ class _Loader:
         return getattr(self._loader, name)
 
     def exec_module(self, module: ModuleType) -> None:
-        with suppress(Exception):  # from now on the module looks as if we had not been there
+        with suppress(Exception):  # the module looks as if it had been imported as usual
             module.__loader__ = self._loader
             if module.__spec__ is not None:
                 module.__spec__.loader = self._loader
@@ -44,13 +44,13 @@ class _Loader:
 class _Finder:
     """Finds the library as all other finders together do.
 
-    A MetaPathFinder by its method alone: importlib.abc takes a tenth of the time that NumPy takes to import. It stays
-    for good, since a library can be imported anew, and reloaded.
+    It does not derive from MetaPathFinder: importing importlib.abc takes a tenth of NumPy's import time. It is never
+    removed, since a library can be imported again, or reloaded.
     """
 
     def __init__(self, library: str, action: Action) -> None:
         self.library, self.action = library, action
-        self._searching: set[int] = set()  # threads, by number
+        self._searching: set[int] = set()  # numbers of threads
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -66,7 +66,7 @@ class _Finder:
             if spec is not None and not isinstance(spec.loader, _Loader) and hasattr(spec.loader, "exec_module"):
                 spec.loader = _Loader(spec.loader, self.action)  # type: ignore[assignment]
                 return spec
-        except Exception:  # the finders after this one are asked next, and say what they have to say
+        except Exception:  # Python asks the other finders next
             return None
         finally:
             self._searching.discard(thread)
@@ -74,9 +74,9 @@ class _Finder:
 
 
 def register(library: str, action: Action) -> None:
-    """Call the action with a library's module after each import of it, and now if it is imported already.
+    """Call the action with the module of a library after each import of it, and now if it is imported already.
 
-    threadpoolctl takes longer to import than this package, which therefore does not import it by itself.
+    This package does not import threadpoolctl itself, since that takes longer than importing this package.
     """
     with suppress(Exception):  # sys.meta_path may be anything
         if not any(isinstance(finder, _Finder) and finder.library == library for finder in sys.meta_path):

@@ -1,7 +1,7 @@
 """Refuse subinterpreters, before anything compiled is loaded.
 
-NumPy supports the main interpreter alone, and modules made by Cython belong to the first one that imports them: an
-import in a subinterpreter, where it went through, would lock the main one out.
+NumPy supports only the main interpreter, and modules made by Cython belong to the first interpreter that imports them.
+If an import in a subinterpreter succeeded, the main interpreter could no longer import them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib
 
 
 def is_main() -> bool:
-    """Whether this is the main interpreter; True where Python was built without the module that knows."""
+    """Whether this is the main interpreter; True if Python was built without the module that could tell."""
     for name in ("_interpreters", "_xxsubinterpreters"):  # from Python 3.13 on, and before
         try:
             module = importlib.import_module(name)

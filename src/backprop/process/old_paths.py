@@ -1,6 +1,6 @@
 """Modules that have moved are found under their old names too: pickles and programs name them.
 
-The finder stands at the end of ``sys.meta_path``. Python asks it only if no other finder knows the name, so it costs
+The finder stands at the end of ``sys.meta_path``. Python asks it only if no other finder finds the name, so it costs
 nothing until an old name is imported.
 """
 

@@ -1,4 +1,4 @@
-"""A controller for threadpoolctl, so that `threadpool_limits` and `threadpool_info` know this library."""
+"""A controller for threadpoolctl, so that `threadpool_limits` and `threadpool_info` find this library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from backprop._version import __version__
 
 
 class _Controller:
-    """What a LibController of ours adds: the compiled module is found by a symbol that it exports."""
+    """The methods of our LibController. threadpoolctl finds the compiled module by a symbol that it exports."""
 
     user_api = "backprop"
     internal_api = "backprop"
@@ -18,11 +18,11 @@ class _Controller:
     check_symbols = ("backprop_worker_threads",)
 
     def get_num_threads(self) -> int:
-        """What a call without ``n_threads`` may use."""
+        """The number of threads that a call without ``n_threads`` may use."""
         return threads.get_num_threads()
 
     def set_num_threads(self, num_threads: int) -> None:
-        """Set it where `get_num_threads` has it from; threadpoolctl puts the old value back."""
+        """Set the value that `get_num_threads` returns; threadpoolctl restores the old one."""
         threads.limit_num_threads(num_threads)
 
     def get_version(self) -> str:
@@ -30,12 +30,12 @@ class _Controller:
         return __version__
 
     def set_additional_attributes(self) -> None:
-        """The instruction set beside the number of threads."""
+        """Add the instruction set to the report."""
         self.simd: Any = _core.simd
 
 
 def add_controller(threadpoolctl: ModuleType) -> None:
-    """Add the controller to an imported threadpoolctl, once; those before 3.2 take none from outside."""
+    """Add the controller to an imported threadpoolctl, once. Releases before 3.2 accept no controllers."""
     if hasattr(threadpoolctl, "register") and hasattr(threadpoolctl, "LibController"):
         base = threadpoolctl.LibController
         if not any(issubclass(controller, _Controller) for controller in base.__subclasses__()):

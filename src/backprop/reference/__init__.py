@@ -1,1 +1,1 @@
-"""The recursion in plain NumPy, real or complex: it says what is right, and is never optimised."""
+"""The recursion in plain NumPy, real or complex: the definition of what is right, never optimised."""

@@ -1,19 +1,19 @@
-"""The recursion in plain NumPy: the executable specification, and the oracle of the tests. Never optimised.
+"""The recursion in plain NumPy: the specification as a program, and the oracle of the tests. Never optimised.
 
     h_0 = x,   a_i = W_i h_{i-1} + b_i,   h_i = g_i(a_i),   y_hat = h_L
     grad_{h_i} L = W_{i+1}^T grad_{a_{i+1}} L        grad_{a_i} L = grad_{h_i} L (.) g'(a_i)
     grad_{W_i} L = grad_{a_i} L h_{i-1}^T            grad_{b_i} L = grad_{a_i} L
 
-Everything is float64, or complex128 where params or x are complex (Goodfellow, Bengio, Courville, Deep Learning,
+Everything is float64, or complex128 if params or x are complex (Goodfellow, Bengio, Courville, Deep Learning,
 section 6.5, for the recursion).
 
-`complex_step` judges all of this. It takes the step where a function of one number is evaluated, in g and in the loss,
-and carries the derivative from layer to layer as a number of its own. A step of the parameters, carried as an imaginary
-part, would not do: W h of two complex numbers has a real part of the step squared, which is all there is of a
-preactivation that is 0, and picks the side of a kink there.
+`complex_step` checks all of this. It takes a step at each function of one number, that is, in g and in the loss, and
+carries the derivative from layer to layer as a separate number. A step of the parameters, carried as an imaginary part,
+would be wrong: the product W h of two complex numbers has a real part of the step squared. If a preactivation is 0,
+this is its whole real part, and it selects the side of a kink.
 
-The products with second derivatives take the directional derivative R{.} of each line, along V_i, v_i in the place of
-W_i, b_i (Pearlmutter, Neural Computation 6, 1994); H is the second derivative of the loss by what it acts on:
+The products with second derivatives take the directional derivative R{.} of each line, with V_i, v_i as the direction
+of W_i, b_i (Pearlmutter, Neural Computation 6, 1994). H is the second derivative of the loss by what it acts on:
 
     R{h_0} = 0,   R{a_i} = W_i R{h_{i-1}} + V_i h_{i-1} + v_i,   R{h_i} = g_i'(a_i) (.) R{a_i}
     R{grad_{a_L} L} = H R{a_L},   or R{grad_{y_hat} L} = H R{y_hat}
@@ -34,12 +34,12 @@ from backprop.activations import ACTIVATIONS, Activation, Array
 from backprop.api import parameters
 from backprop.losses import Loss, softmax
 
-STEP = 1e-20  # its square vanishes beside 1, and it leaves room above the subnormals for g' as small as 1e-280
+STEP = 1e-20  # its square is nothing compared with 1, and g' as small as 1e-280 stays above the subnormals
 
 
 @dataclass
 class Reference:
-    """The quantities of one call; lists are indexed by the layer's number 0..L, None where there is no such thing."""
+    """The quantities of one call. Lists are indexed by the number of the layer, 0..L; None if a layer has none."""
 
     loss: float | complex = 0.0
     a: list[Any] = field(default_factory=list)
@@ -67,14 +67,14 @@ def forward(sizes: Sequence[int], activations: Sequence[tuple[Activation, float]
 
 
 def with_slopes(activations: Sequence[tuple[Activation, float]], result: Reference) -> Reference:
-    """The result of `forward` with g'(a_i) by the formulas of g'."""
+    """The result of `forward`, with g'(a_i) from the formulas of g' added."""
     slopes = [g.g_prime(a, parameter) for (g, parameter), a in zip(activations, result.a[1:], strict=True)]
     result.slopes = [None, *slopes]
     return result
 
 
 def _entry_weights(weight: Array | None, function: Loss, y: Array) -> Array:
-    """One weight a term of the loss: a row's for cross_entropy, else one an output."""
+    """One weight per term of the loss: per row for cross_entropy, else per output."""
     entry_weight = np.ones(y.shape[0]) if weight is None else np.asarray(weight, dtype=float)
     if entry_weight.ndim == 1 and function.name != "cross_entropy":
         entry_weight = np.repeat(entry_weight[:, None], y.shape[1], axis=1)
@@ -82,7 +82,7 @@ def _entry_weights(weight: Array | None, function: Loss, y: Array) -> Array:
 
 
 def shares(weight: Array | None, function: Loss, y: Array) -> Array:
-    """1/n, or a weight's part of all weights."""
+    """1/n, or a weight divided by the sum of all weights."""
     entry_weight = _entry_weights(weight, function, y)
     return entry_weight / entry_weight.sum()
 
@@ -93,7 +93,7 @@ def by_row(share: Array) -> Array:
 
 
 def backward(sizes: Sequence[int], theta: Array, result: Reference, grad_z: Array, function: Loss) -> None:
-    """Every gradient into a result that has its slopes, from grad_z by what the loss acts on: a_L, or y_hat."""
+    """Add every gradient to a result that has slopes. grad_z is the gradient by what the loss acts on: a_L or y_hat."""
     n_layers = len(sizes) - 1
     for name in ("grad_a", "grad_h", "grad_W", "grad_b"):
         setattr(result, name, [None] * (n_layers + 1))
@@ -132,14 +132,14 @@ def value_and_grad(
 
 
 def slope(activation: Activation, parameter: float, a: Array) -> Array:
-    """g'(a) by the complex step of g, on the piece of g on which a lies: g_prime has no part in it."""
+    """g'(a) by the complex step of g, on the piece of g on which a lies. g_prime is not used."""
     return activation.g(a + 1j * STEP, parameter).imag / STEP
 
 
 def forward_along(
     sizes: Sequence[int], theta: Array, direction: Array, result: Reference, R_x: Array | None = None
 ) -> tuple[list[Any], list[Array]]:
-    """R{a_i} and R{h_i} of every layer, from a result that has its slopes; R{x} is 0 unless it is given."""
+    """R{a_i} and R{h_i} of every layer, from a result that has slopes; R{x} is 0 unless it is given."""
     R_a: list[Any] = [None]  # as in Reference
     R_h = [np.zeros_like(result.h[0]) if R_x is None else R_x]
     layers = zip(parameters.unflatten(theta, sizes), parameters.unflatten(direction, sizes), strict=True)
@@ -158,7 +158,7 @@ def loss_along(
     y: Array,
     share: Array,
 ) -> float:
-    """The derivative of the loss along direction, by the complex step of the loss and the slopes that result has."""
+    """The derivative of the loss along direction, by the complex step of the loss and the slopes of the result."""
     function, parameter = loss
     R_a, R_h = forward_along(sizes, theta, direction, result)
     z, R_z = (result.a[-1], R_a[-1]) if function.acts_on_a else (result.h[-1], R_h[-1])
@@ -179,7 +179,7 @@ def complex_step(
     y: Array,
     weight: Array | None = None,
 ) -> float:
-    """The derivative of the loss along direction, from g and the loss alone."""
+    """The derivative of the loss along direction, computed only from g and the loss."""
     result = forward(sizes, activations, theta, x)
     result.slopes = [None, *(slope(g, p, a) for (g, p), a in zip(activations, result.a[1:], strict=True))]
     return loss_along(sizes, loss, theta, direction, result, y, shares(weight, loss[0], y))
@@ -193,7 +193,7 @@ def jvp(
     direction: Array,
     x: Array,
 ) -> Array:
-    """The derivative of y_hat along direction, (n_samples, n_out); the loss has a say by its link alone."""
+    """The derivative of y_hat along direction, (n_samples, n_out). Of the loss, only its link counts."""
     function, _ = loss
     result = with_slopes(activations, forward(sizes, activations, theta, x))
     R_a, R_h = forward_along(sizes, theta, direction, result)
@@ -216,7 +216,7 @@ def gradient_along(
     share: Array,
     R_x: Array | None = None,
 ) -> Array:
-    """R{} of the whole gradient, flat as theta, from a result of forward and backward; R{x} is 0 unless given."""
+    """R{} of the whole gradient, flat like theta, from a result of forward and backward; R{x} is 0 unless given."""
     function, loss_parameter = loss
     n_layers = len(sizes) - 1
     R_a, R_h = forward_along(sizes, theta, direction, result, R_x)
@@ -252,7 +252,7 @@ def hvp(
     y: Array,
     weight: Array | None = None,
 ) -> Array:
-    """The Hessian of `value_and_grad`'s loss times direction, flat as theta."""
+    """The Hessian of the loss of `value_and_grad` times direction, flat like theta."""
     result = value_and_grad(sizes, activations, loss, theta, x, y, weight)
     return gradient_along(sizes, activations, loss, theta, direction, result, y, shares(weight, loss[0], y))
 
