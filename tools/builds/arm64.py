@@ -11,7 +11,7 @@ of NumPy, SciPy and pytest. What follows `--` goes to pytest. Emulated code take
 from __future__ import annotations
 
 import argparse
-import ast
+import json
 import os
 import shlex
 import shutil
@@ -21,9 +21,11 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-SOURCE = ROOT / "src" / "backprop"
+import built_copy
+from built_copy import ROOT
+
 FOLDER = ROOT / "build" / "arm64"
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 SYSTEM = ["python3.11", "libpython3.11-dev", "libstdc++6", "libgfortran5"]
@@ -39,8 +41,13 @@ def missing() -> str:
     return "" if (FOLDER / "ready").exists() else "no sysroot: python tools/builds/arm64.py --prepare makes it"
 
 
-def run(*command: object) -> None:
-    subprocess.run([str(part) for part in command], check=True)
+def run(*command: object, **keywords: Any) -> str:
+    """Run a command, and return what it printed; if it fails, show that and stop."""
+    words = [str(part) for part in command]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, **keywords)
+    if done.returncode:
+        sys.exit(f"{done.stdout}{done.stderr}\nfailed: {' '.join(words)}")
+    return done.stdout
 
 
 def prepare() -> None:
@@ -71,52 +78,38 @@ def prepare() -> None:
     (FOLDER / "ready").touch()
 
 
-def flags() -> list[str]:
-    """FLAGS of setup.py."""
-    for node in ast.parse((ROOT / "setup.py").read_text()).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "FLAGS":
-            return list(ast.literal_eval(node.value))
-    raise LookupError("setup.py: expected an assignment to FLAGS")
+# Run setup.py as on arm64, let Cython write the C files, and print what it would compile instead of compiling it.
+EXTENSIONS = """
+import json, platform, runpy, setuptools
+platform.machine = lambda: "aarch64"
+found = {}
+setuptools.setup = lambda **options: found.update(options)
+runpy.run_path("setup.py")
+print(json.dumps([
+    [e.name, e.sources, e.include_dirs, e.define_macros, e.extra_compile_args] for e in found["ext_modules"]
+]))
+"""
 
 
-def make_c_files(folder: Path) -> None:
-    """Let Cython write the C files."""
-    folder.mkdir(exist_ok=True)
-    for pyx in (SOURCE / "_core.pyx", SOURCE / "kernels" / "_kernels.pyx"):
-        run(sys.executable, "-m", "cython", "-3", "-I", ROOT / "src", pyx, "-o", folder / f"{pyx.stem}.c")
-
-
-def compilations(c_files: Path) -> Iterator[tuple[str, list[object]]]:
-    """Each module's name with its macros, include folders and sources, as setup.py has them for other machines."""
-    include = [f"-I{SOURCE}", f"-I{SOURCE / 'kernels'}"]
-    for dtype, float64 in (("f4", 0), ("f8", 1)):
-        name = f"_kernels_generic_{dtype}"
-        macros = ["-DBP_SIMD=0", f"-DBP_FLOAT64={float64}", f"-DPyInit__kernels=PyInit_{name}"]
-        inline = "-DCYTHON_INLINE=inline __attribute__((always_inline))"
-        yield name, [*flags(), *include, *macros, inline, c_files / "_kernels.c"]
-    macros = ["-DNPY_NO_DEPRECATED_API=NPY_2_0_API_VERSION", "-DNPY_TARGET_VERSION=NPY_1_25_API_VERSION"]
-    yield "_core", [*flags(), *include, *macros, c_files / "_core.c", SOURCE / "pool" / "pool.c"]
+def compilations(tree: Path) -> Iterator[tuple[str, list[str]]]:
+    """The name of each extension module, and the words that compile it in a copy of the tree, as setup.py has them."""
+    shutil.rmtree(tree, ignore_errors=True)
+    built_copy.copy(tree)
+    printed = run(sys.executable, "-c", EXTENSIONS, cwd=tree, env={**os.environ, "BACKPROP_BUILD_SIMD": ""})
+    for name, sources, include, macros, flags in json.loads(printed.splitlines()[-1]):
+        defined = [f"-D{macro}={value}" for macro, value in macros if macro != "Py_LIMITED_API"]  # 3.11 has none
+        yield name.removeprefix("backprop."), [*flags, *(f"-I{folder}" for folder in include), *defined, *sources]
 
 
 def build() -> Path:
     """Compile the package; return its parent folder."""
-    package = FOLDER / "package" / "backprop"
-    shutil.rmtree(package, ignore_errors=True)
-    shutil.copytree(SOURCE, package, ignore=shutil.ignore_patterns("*.so", "*.c"))
-    make_c_files(FOLDER / "c")
-    include = [FOLDER / "root" / "usr" / "include" / "python3.11", FOLDER / "include"]
-    include.append(FOLDER / "site" / "numpy" / "_core" / "include")
-    for name, words in compilations(FOLDER / "c"):
-        run(
-            COMPILER,
-            "-shared",
-            "-fPIC",
-            *(f"-I{folder}" for folder in include),
-            *words,
-            "-o",
-            package / (name + SUFFIX),
-        )
-    return package.parent
+    tree = FOLDER / "tree"
+    headers = [FOLDER / "root" / "usr" / "include" / "python3.11", FOLDER / "include"]
+    headers.append(FOLDER / "site" / "numpy" / "_core" / "include")  # before this machine's
+    for name, words in compilations(tree):
+        target = tree / "src" / "backprop" / (name + SUFFIX)
+        run(COMPILER, "-shared", "-fPIC", *(f"-I{folder}" for folder in headers), *words, "-o", target, cwd=tree)
+    return tree / "src"
 
 
 def emulated(*words: object) -> int:
@@ -132,14 +125,12 @@ def short() -> int:
     """Compile and compute something there; without the emulator, have this machine's compiler read the same code."""
     if not missing():
         return emulated("-c", "from backprop import Network; print(Network([2, 3, 1], rng=0).forward([[1.0, 2.0]]))")
-    import numpy as np
-
     compiler = shlex.split(os.environ.get("CC", "cc"))
-    include = [f"-I{sysconfig.get_path('include')}", f"-I{np.get_include()}"]
     with tempfile.TemporaryDirectory() as name:
-        make_c_files(Path(name))
-        for _, words in compilations(Path(name)):
-            run(*compiler, "-fsyntax-only", *include, *words)
+        tree = Path(name, "tree")
+        for module, words in compilations(tree):
+            run(*compiler, "-fsyntax-only", f"-I{sysconfig.get_path('include')}", *words, cwd=tree)
+            print(f"{module}: {' '.join(words)}")
     print(f"{compiler[0]} accepts what arm64 compiles; not compiled for arm64, and not run: {missing()}")
     return 0
 
