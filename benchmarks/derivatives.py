@@ -7,10 +7,9 @@
 It is `run.py --derivatives`, and takes the options of run.py. README.md in this folder says what each column means.
 """
 
-import re
-import subprocess
 import sys
 
+import memory
 import numpy as np
 import report
 from derivative_cases import CASES, QUICK, TARGETS, by_name
@@ -21,27 +20,15 @@ BY_HAND = ("hand_torch", "hand_jax")
 OF_LIMIT = 65.0  # per cent; the target is met then, if no peer is faster
 MEMORY_MIB = 16.0  # most that norms and clipped gradients may add to the process at a million samples
 
-MEMORY_PROGRAM = """
-import re, sys
-from pathlib import Path
-import numpy as np
-import backprop
-def status(field):
-    return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-net = backprop.Network([20, 64, 64, 1], activations="tanh", dtype=sys.argv[2], rng=0)
-rng = np.random.default_rng(0)
-n_samples = int(sys.argv[4])
-x = rng.standard_normal((n_samples, 20)).astype(net.dtype)
-y = rng.standard_normal((n_samples, 1)).astype(net.dtype)
-norms, grad = np.ones(len(x), net.dtype), np.ones_like(net.params)
-Path("/proc/self/clear_refs").write_text("5")
-before = status("VmRSS")
-if sys.argv[1] == "per_sample_gradient_norms":
-    net.per_sample_gradient_norms(x, y, out=norms, n_threads=int(sys.argv[3]))
-else:
-    net.clipped_gradient(x, y, 0.1, out=grad, n_threads=int(sys.argv[3]))
-print(status("VmHWM") - before)
+MEMORY_SETUP = """
+net = Network([20, 64, 64, 1], activations="tanh", dtype="{dtype}", rng=0)
+x = rng.standard_normal(({n_samples}, 20)).astype(net.dtype)
+y = rng.standard_normal(({n_samples}, 1)).astype(net.dtype)
 """
+MEMORY_CALLS = {
+    "per_sample_gradient_norms": "net.per_sample_gradient_norms(x, y, n_threads={n})",
+    "clipped_gradient": "net.clipped_gradient(x, y, 0.1, n_threads={n})",
+}
 
 
 def complete(cell):
@@ -114,15 +101,16 @@ def measure_memory(dtypes, threads, n_samples):
     """Peak resident memory that norms and the clipped gradient add: rows for JSON, and lines."""
     title = f"MiB of peak resident memory that a first call adds, 20-64-64-1 at {n_samples:,} samples, tanh"
     rows, lines = [], [f"\n{title}"]
-    for call in ("per_sample_gradient_norms", "clipped_gradient"):
+    for call, code in MEMORY_CALLS.items():
         for dtype in dtypes:
             for n_threads in threads:
-                arguments = [sys.executable, "-c", MEMORY_PROGRAM, call, dtype, str(n_threads), str(n_samples)]
-                done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-                if done.returncode != 0 or not re.match(r"[\d.]+", done.stdout):
-                    lines.append(f"  {call}, {dtype}: ERROR {done.stderr.strip().splitlines()[-1:]}")
+                try:
+                    added, _, _ = memory.measure(
+                        MEMORY_SETUP.format(dtype=dtype, n_samples=n_samples), code.format(n=n_threads)
+                    )
+                except RuntimeError as error:
+                    lines.append(f"  {call}, {dtype}: ERROR {str(error).strip().splitlines()[-1:]}")
                     continue
-                added = float(done.stdout)
                 rows.append({"call": call, "dtype": dtype, "threads": n_threads, "added": added})
                 mark = " *" if added > MEMORY_MIB else ""
                 lines.append(f"  {call}, {dtype}, {n_threads} thr.: {added:.1f} (at most {MEMORY_MIB:.0f}){mark}")

@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 
 import machine
+import memory
 import numpy as np
 from cases import Case, make_problem
 from peers import make_ours
@@ -36,24 +37,10 @@ SWEEP_TITLES = {
     "depth": "layers of 100, tanh, 256 samples, 2 to 64 layers",
 }
 
-# Peak memory is the kernel's high-water mark, which writing 5 to clear_refs sets back to the present size.
-MEMORY_PROGRAM = """
-import re, sys
-from pathlib import Path
-import numpy as np
-import backprop
-def status(field):
-    return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-n_samples, n_threads = int(sys.argv[1]), int(sys.argv[2])
-net = backprop.Network([30, 100, 100, 1], activations="tanh", dtype="float32", rng=0)
-rng = np.random.default_rng(0)
-x = rng.standard_normal((n_samples, 30), np.float32)
-y = rng.standard_normal((n_samples, 1), np.float32)
-grad = np.empty_like(net.params)
-Path("/proc/self/clear_refs").write_text("5")
-before = status("VmRSS")
-net.value_and_grad(x, y, out=grad, n_threads=n_threads)
-print(before, status("VmHWM") - before, (x.nbytes + y.nbytes) / 2**20)
+MEMORY_SETUP = """
+net = Network([30, 100, 100, 1], activations="tanh", dtype="float32", rng=0)
+x = rng.standard_normal(({n_samples}, 30), np.float32)
+y = rng.standard_normal(({n_samples}, 1), np.float32)
 """
 IMPORT_PROGRAM = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 
@@ -134,10 +121,11 @@ def measure_memory(n_threads, is_short=False):
     print("\nMemory against samples: 30-100-100-1, tanh, float32; MiB of peak resident memory that a first call adds")
     for threads in sorted({1, n_threads}):
         for n_samples in counts:
-            done = child([MEMORY_PROGRAM, str(n_samples), str(threads)])
-            before, added, inputs = map(float, done.split())
+            call = f"net.value_and_grad(x, y, n_threads={threads})"
+            added, _, _ = memory.measure(MEMORY_SETUP.format(n_samples=n_samples), call)
+            inputs = n_samples * 31 * 4 / 2**20
             results.append({"threads": threads, "samples": n_samples, "added": added, "inputs": inputs})
-            row = f"x and y {inputs:>6.1f}, process {before:>6.1f}, added by the call {added:>5.2f}"
+            row = f"x and y {inputs:>6.1f}, added by the call {added:>5.2f}"
             print(f"  {threads} thr. {n_samples:>9,} samples: {row}", flush=True)
         chosen = [row for row in results if row["threads"] == threads and row["samples"] >= 10_000]
         growth = chosen[-1]["added"] - chosen[0]["added"]
