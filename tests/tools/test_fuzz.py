@@ -1,4 +1,4 @@
-"""A few thousand argument sets of tools/fuzz/fuzz.py, always the same ones, and whether it sees what is wrong."""
+"""A few thousand argument sets of tools/fuzz/fuzz.py, always the same ones; and errors that it must find."""
 
 import warnings
 import weakref
@@ -36,7 +36,7 @@ def test_arguments_at_random(first):
 
 
 def is_found(part, n_rounds=64):
-    """Whether a round reports it; which one does changes with every name in the tables that are drawn from."""
+    """Whether some round reports it. Which round does changes with every new name in the tables it draws from."""
     return any(part in outcome for seed in range(n_rounds) for outcome in outcomes(seed) if isinstance(outcome, str))
 
 
@@ -48,7 +48,7 @@ def test_a_wrong_result_is_found(monkeypatch):
 
 @pytest.mark.parametrize("name", ["forward", "input_gradient", "jacobian", "hessian"])
 def test_one_wrong_entry_is_found(monkeypatch, name):
-    """An entry of middling size off by 1 %, in a result of any size."""
+    """An error of 1 % in an entry of medium size, in a result of any size."""
     right = getattr(Network, name)
 
     def wrong(*args, **options):
@@ -78,7 +78,7 @@ def test_zeros_instead_of_a_tiny_result_are_found(monkeypatch, name):
 
 
 def test_a_sample_of_its_own_size_is_found(monkeypatch):
-    """1 % of the smallest row, beside rows that are larger by far."""
+    """An error of 1 % in the smallest row, among rows that are much larger."""
     right = Network.per_sample_gradient_norms
 
     def wrong(*args, **options):
