@@ -3,15 +3,15 @@
 import ctypes
 import importlib
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 from kernel_functions import kernel_functions
+from places import ROOT
 
 from backprop import _core
 
-TABLE = Path(__file__).resolve().parents[2] / "src" / "backprop" / "kernels" / "table.pxd"
+TABLE = ROOT / "src" / "backprop" / "kernels" / "table.pxd"
 DTYPES = {"float32": "f4", "float64": "f8"}
 
 
@@ -21,7 +21,7 @@ def declared_entries():
     struct = re.sub(r"#.*", "", struct)
     found = re.findall(r"(\w+) \(\*(\w+)\)\(([^)]*)\) noexcept nogil", struct)
     for result, name, arguments in found:
-        types = [re.sub(r"\w+$", "", " ".join(one.split())).replace(" ", "") for one in arguments.split(",")]
+        types = [re.sub(r"\w+$", "", one.strip()).replace(" ", "") for one in arguments.split(",") if one.strip()]
         yield name, result, [{"bint": "bool"}.get(one, one) for one in types]
 
 

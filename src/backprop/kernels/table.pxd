@@ -1,14 +1,19 @@
-# The interface between the recursion (_core.pyx) and the kernels (kernels/_kernels.pyx): codes, and one table of functions.
+# The interface between the recursion (_core.pyx) and the kernels: codes, and one table of functions.
+# Needs: nothing.
+# Gives: the codes, and `KernelTable`, which each build of _kernels.pyx (an instruction set and a dtype) exports in a
+# capsule. `entries` of such a module holds name, C type and address of each function, for calls by name.
 #
-# Each build of kernels/_kernels.pyx (one per instruction set and dtype) exports such a table in a capsule. Arrays are untyped
-# here, since the recursion is one code for both dtypes: `const void*` points to reals of the network's dtype.
-# Strides (`ld_...`) count reals. Rows of tiles (a, h, grad_a) are padded to a multiple of 64 bytes.
+# How to read an entry. IN is read, OUT is written; what is IN and OUT is overwritten by the result. Buffers must not
+# overlap unless the entry allows it. `void*` points to reals of the network's dtype, since the recursion is one code
+# for both dtypes. (n, m; ld) is a matrix of n rows and m columns whose rows lie ld reals apart; without ld its rows
+# follow each other. Tile rows (a, h, grad_a) are padded to a multiple of 64 bytes; kernels may read the padding, but
+# no result depends on it.
 
 cdef enum:
     CHAIN_ROWS = 64          # rows summed in one register chain; in a trial 1.41e-7 against 2.9e-7 for 128
     CHUNK_ROWS = 1024        # 16 chains are added in the network's dtype, then a wide accumulator takes over
     ROW_BYTES = 64           # tile rows are whole cache lines, one vector of the widest instruction set
-    FAR_BYTES = 2048         # from rows so long on panels are copied before use; below, copies cost more than they save
+    FAR_BYTES = 2048         # panels of rows from here on are copied before use; of shorter rows a copy costs too much
 
 cdef enum ActivationCode:    # as in activations.py
     IDENTITY = 0
@@ -31,7 +36,7 @@ cdef enum ActivationCode:    # as in activations.py
     SIN = 17
     EXP = 18
     SOFTMAX = 19             # a link only: y_hat of cross_entropy
-    CUSTOM = 20              # the user's own, which no kernel knows (recursion/custom.pxi)
+    CUSTOM = 20              # a user's own, for which there is no kernel (recursion/custom.pxi)
 
 cdef enum LossCode:          # as in losses.py
     SQUARED_ERROR = 0
@@ -49,92 +54,198 @@ cdef enum WeightKind:
     WEIGHT_PER_ENTRY = 2
 
 cdef enum Packing:
-    PACKED                   # W^T stands in its panels
+    PACKED                   # the panels hold W^T already
     PACK_AND_KEEP            # pack on the way; later tiles find the panels
     PACK_ONCE                # pack on the way, each panel into the memory of the last one, which is still in the cache
 
-cdef enum Epilogue:          # of a product A B, to what C holds
+cdef enum Epilogue:          # what a product A B does to what C holds
     OVERWRITE                # C = A B
     ADD                      # C = C + A B
     TIMES                    # C = G (.) A B: G is g'(a), in C itself or elsewhere, and C becomes grad_a
-    CONTINUE                 # C = A B, whose chains go on from what C holds: of a sum over rows that come in parts
+    CONTINUE                 # C = A B, and its chains go on from what C holds: for a sum over rows that come in parts
 
 cdef struct KernelTable:
     const char* simd
     Py_ssize_t itemsize
 
-    # a = h W^T + b, or without b where that is NULL; a = a + h W^T where the epilogue is ADD, and b is NULL. `packed`
-    # holds W^T in panels, filled by `pack` or on the way.
+    # Reals in `packed`.
     Py_ssize_t (*packed_size)(Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil
-    void (*pack)(Py_ssize_t n_in, Py_ssize_t n_out, const void* W, void* packed,
-                 Py_ssize_t j_start, Py_ssize_t j_end) noexcept nogil
+
+    # The panels of W^T that start at outputs j_start..j_end-1, ready for forward_product.
+    void (*pack)(
+        Py_ssize_t n_in, Py_ssize_t n_out,
+        const void* W,                                    # IN (n_out, n_in)
+        void* packed,                                     # OUT (packed_size)
+        Py_ssize_t j_start, Py_ssize_t j_end,
+    ) noexcept nogil
+
+    # Reals in `scratch`, for a layer.
     Py_ssize_t (*scratch_size)(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil
-    void (*forward_product)(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
-                            const void* h, Py_ssize_t ld_h, const void* W, void* packed, int packing,
-                            const void* b, void* a, Py_ssize_t ld_a, int epilogue) noexcept nogil
 
-    # h = g(a); where with_prime is set, a is overwritten by g'(a).
-    void (*activate)(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n,
-                     void* a, void* h, Py_ssize_t ld, bint with_prime) noexcept nogil
+    # a = h W^T + b; with ADD, a = a + h W^T, and b is NULL. `packing` is one of Packing.
+    void (*forward_product)(
+        Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
+        const void* h, Py_ssize_t ld_h,                   # IN (n_rows, n_in; ld_h)
+        const void* W,                                    # IN (n_out, n_in)
+        void* packed, int packing,                        # IN with PACKED, else OUT (packed_size)
+        const void* b,                                    # IN (n_out), or NULL
+        void* a, Py_ssize_t ld_a,                         # OUT (n_rows, n_out; ld_a); IN and OUT with ADD
+        int epilogue,                                     # OVERWRITE or ADD
+    ) noexcept nogil
 
-    # grad_h = grad_a_next W_next, for n columns of W_next; with TIMES it is multiplied by g'(a), of row length ld too,
-    # and is grad_a. g_prime may be grad_h.
-    void (*hidden_sum)(Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next, const void* grad_a_next, Py_ssize_t ld_next,
-                       const void* W_next, Py_ssize_t ld_W, const void* g_prime, void* grad_h, Py_ssize_t ld,
-                       int epilogue, void* scratch) noexcept nogil
+    # h = g(a); with with_prime, a becomes g'(a).
+    void (*activate)(
+        int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n,
+        void* a,                                          # IN (n_rows, n; ld); IN and OUT with with_prime
+        void* h,                                          # OUT (n_rows, n; ld)
+        Py_ssize_t ld, bint with_prime,
+    ) noexcept nogil
 
-    # g_prime = grad_h (.) g_prime, elementwise: the result is grad_a.
-    void (*g_prime_product)(Py_ssize_t n_rows, Py_ssize_t n, const void* grad_h, Py_ssize_t ld_grad_h,
-                            void* g_prime, Py_ssize_t ld) noexcept nogil
+    # grad_h = grad_a_next W_next, for n columns of W_next; with TIMES it is multiplied by g'(a), and is grad_a.
+    void (*hidden_sum)(
+        Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next,
+        const void* grad_a_next, Py_ssize_t ld_next,      # IN (n_rows, n_next; ld_next)
+        const void* W_next, Py_ssize_t ld_W,              # IN (n_next, n; ld_W)
+        const void* g_prime,                              # IN (n_rows, n; ld) with TIMES; may be grad_h
+        void* grad_h, Py_ssize_t ld,                      # OUT (n_rows, n; ld); IN and OUT with ADD
+        int epilogue,                                     # OVERWRITE, ADD or TIMES
+        void* scratch,                                    # OUT (scratch_size), of no use afterwards
+    ) noexcept nogil
 
-    # grad_W = grad_a^T h, grad_b = column sums of grad_a, in chains of 64 rows; overwrites, or adds where `add` is set:
-    # CONTINUE goes on with a chain that is there, of which these rows are no more than the rest.
-    # grad_W's rows lie ld_W apart. Where divisor is not 0 this is the end of the sum, and it is divided.
-    void (*weight_gradient)(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a, Py_ssize_t ld_a,
-                            const void* h, Py_ssize_t ld_h, void* grad_W, Py_ssize_t ld_W,
-                            int add, double divisor, void* scratch) noexcept nogil
-    void (*bias_gradient)(Py_ssize_t n_rows, Py_ssize_t n_out, const void* grad_a, Py_ssize_t ld_a,
-                          void* grad_b, int add, double divisor) noexcept nogil
+    # grad_a = grad_h (.) g'(a), entry by entry, in the place of g'(a).
+    void (*g_prime_product)(
+        Py_ssize_t n_rows, Py_ssize_t n,
+        const void* grad_h, Py_ssize_t ld_grad_h,         # IN (n_rows, n; ld_grad_h)
+        void* g_prime, Py_ssize_t ld,                     # IN and OUT (n_rows, n; ld)
+    ) noexcept nogil
 
-    # Row losses in float64, times their weights times weight_scale; z becomes grad_z.
-    void (*loss)(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out, void* z, Py_ssize_t ld,
-                 const void* y_hat, const void* y, const Py_ssize_t* labels, int weight_kind, const double* weight,
-                 double weight_scale, double* row_loss, bint with_gradient) noexcept nogil
-    void (*fill_with_ones)(Py_ssize_t n, void* out) noexcept nogil
+    # grad_W = grad_a^T h, and grad_b = the column sums of grad_a, in chains of 64 rows. `add` is OVERWRITE, ADD, or
+    # CONTINUE: these rows are the rest of a chain that the result holds. A divisor other than 0 says that the sum ends
+    # here, and divides it.
+    void (*weight_gradient)(
+        Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
+        const void* grad_a, Py_ssize_t ld_a,              # IN (n_rows, n_out; ld_a)
+        const void* h, Py_ssize_t ld_h,                   # IN (n_rows, n_in; ld_h)
+        void* grad_W, Py_ssize_t ld_W,                    # OUT (n_out, n_in; ld_W); IN and OUT with ADD, CONTINUE
+        int add, double divisor,
+        void* scratch,                                    # OUT (scratch_size), of no use afterwards
+    ) noexcept nogil
+    void (*bias_gradient)(
+        Py_ssize_t n_rows, Py_ssize_t n_out,
+        const void* grad_a, Py_ssize_t ld_a,              # IN (n_rows, n_out; ld_a)
+        void* grad_b,                                     # OUT (n_out); IN and OUT with ADD, CONTINUE
+        int add, double divisor,
+    ) noexcept nogil
 
-    # Sums over chunks: wide += partial (float64, or a two-term sum), then out = wide / divisor, rounded once.
-    void (*accumulate)(Py_ssize_t n, const void* partial, double* wide, double* wide_error, bint first) noexcept nogil
-    void (*finish_wide)(Py_ssize_t n, const double* wide, const double* wide_error, double divisor,
-                        void* out) noexcept nogil
-    void (*finish)(Py_ssize_t n, const void* partial, double divisor, void* out) noexcept nogil
+    # Losses of rows in float64, times weight times weight_scale; z becomes grad_z. If y_hat is NULL the loss acts on z.
+    # Otherwise it acts on y_hat, and z holds g'(a_L).
+    void (*loss)(
+        int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out,
+        void* z, Py_ssize_t ld,                           # IN (n_rows, n_out; ld); IN and OUT with with_gradient
+        const void* y_hat,                                # IN (n_rows, n_out; ld), or NULL
+        const void* y,                                    # IN (n_rows, n_out), or NULL for labels
+        const Py_ssize_t* labels,                         # IN (n_rows), or NULL
+        int weight_kind, const double* weight,            # IN (n_rows) or (n_rows, n_out), or NULL: weight_kind says
+        double weight_scale,
+        double* row_loss,                                 # OUT (n_rows)
+        bint with_gradient,
+    ) noexcept nogil
+    void (*fill_with_ones)(
+        Py_ssize_t n,
+        void* out,                                        # OUT (n)
+    ) noexcept nogil
 
-    # Row by row: the row's own grad_W = grad_a h^T, plus grad_a_2 h_2^T where these are not NULL, with grad_b = grad_a
-    # behind it, the rows' gradients ld reals apart; a copy that goes past the caches; the sum of squares in float64; a
-    # times a factor.
-    void (*outer_products)(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a, Py_ssize_t ld_a,
-                           const void* h, Py_ssize_t ld_h, const void* grad_a_2, const void* h_2, void* gradients,
-                           Py_ssize_t ld) noexcept nogil
-    void (*stream)(Py_ssize_t n, const void* source, void* target) noexcept nogil
-    void (*square_sums)(Py_ssize_t n_rows, Py_ssize_t n, const void* a, Py_ssize_t ld, double* sums) noexcept nogil
-    void (*scale_rows)(Py_ssize_t n_rows, Py_ssize_t n, void* a, Py_ssize_t ld, const double* factor) noexcept nogil
+    # Sums over chunks: wide = wide + partial (float64, or a sum of two float64), then out = wide / divisor, rounded
+    # once.
+    void (*accumulate)(
+        Py_ssize_t n,
+        const void* partial,                              # IN (n)
+        double* wide,                                     # IN and OUT (n); OUT with first
+        double* wide_error,                               # likewise, for float64 networks; else not used
+        bint first,
+    ) noexcept nogil
+    void (*finish_wide)(
+        Py_ssize_t n,
+        const double* wide,                               # IN (n)
+        const double* wide_error,                         # IN (n), for float64 networks; else not used
+        double divisor,
+        void* out,                                        # OUT (n)
+    ) noexcept nogil
+    void (*finish)(
+        Py_ssize_t n,
+        const void* partial,                              # IN (n)
+        double divisor,
+        void* out,                                        # OUT (n); may be partial
+    ) noexcept nogil
 
-    # out = factor x (.) y, elementwise, with a power of two for the factor; all have row length ld.
-    void (*scaled_product)(Py_ssize_t n_rows, Py_ssize_t n, double factor, const void* x, const void* y,
-                           void* out, Py_ssize_t ld) noexcept nogil
+    # For each row its own grad_W = grad_a h^T with grad_b = grad_a behind it. If grad_a_2 and h_2 are not NULL,
+    # grad_a_2 h_2^T is added to grad_W.
+    void (*outer_products)(
+        Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
+        const void* grad_a, Py_ssize_t ld_a,              # IN (n_rows, n_out; ld_a)
+        const void* h, Py_ssize_t ld_h,                   # IN (n_rows, n_in; ld_h)
+        const void* grad_a_2,                             # IN (n_rows, n_out; ld_a), or NULL
+        const void* h_2,                                  # IN (n_rows, n_in; ld_h), or NULL
+        void* gradients, Py_ssize_t ld,                   # OUT (n_rows, n_out (n_in + 1); ld)
+    ) noexcept nogil
 
-    # out = g''(a), where a and out may be the same buffer; both have row length ld.
-    void (*second_derivative)(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n,
-                              const void* a, void* out, Py_ssize_t ld) noexcept nogil
+    # A copy that goes past the caches.
+    void (*stream)(
+        Py_ssize_t n,
+        const void* source,                               # IN (n)
+        void* target,                                     # OUT (n)
+    ) noexcept nogil
 
-    # Each row of t, of row length ld as z, becomes w H t: H = d2l/dz2 of the row's loss where it acts, on a_L or y_hat,
-    # as a sum over outputs; w is weight times weight_scale. An entry of weight 0 gives 0. y is NULL for labels.
-    void (*loss_curvature)(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out, const void* z,
-                           Py_ssize_t ld, const void* y, const Py_ssize_t* labels, int weight_kind,
-                           const double* weight, double weight_scale, void* t) noexcept nogil
+    # The sum of squares of each row, in float64.
+    void (*square_sums)(
+        Py_ssize_t n_rows, Py_ssize_t n,
+        const void* a, Py_ssize_t ld,                     # IN (n_rows, n; ld)
+        double* sums,                                     # OUT (n_rows)
+    ) noexcept nogil
 
-    # t becomes p (.) (t - p.t) for each row, in float64.
-    void (*softmax_product)(Py_ssize_t n_rows, Py_ssize_t n, const void* p, void* t, Py_ssize_t ld) noexcept nogil
+    # Each row times its factor.
+    void (*scale_rows)(
+        Py_ssize_t n_rows, Py_ssize_t n,
+        void* a, Py_ssize_t ld,                           # IN and OUT (n_rows, n; ld)
+        const double* factor,                             # IN (n_rows)
+    ) noexcept nogil
 
-    # t = g (.) t + s (.) x, elementwise, by fma; all have row length ld.
-    void (*multiply_add)(Py_ssize_t n_rows, Py_ssize_t n, const void* s, const void* x, const void* g,
-                         void* t, Py_ssize_t ld) noexcept nogil
+    # out = factor x (.) y, entry by entry; the factor is a power of two.
+    void (*scaled_product)(
+        Py_ssize_t n_rows, Py_ssize_t n, double factor,
+        const void* x, const void* y,                     # IN (n_rows, n; ld)
+        void* out, Py_ssize_t ld,                         # OUT (n_rows, n; ld); may be x or y
+    ) noexcept nogil
+
+    # out = g''(a).
+    void (*second_derivative)(
+        int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n,
+        const void* a,                                    # IN (n_rows, n; ld)
+        void* out, Py_ssize_t ld,                         # OUT (n_rows, n; ld); may be a
+    ) noexcept nogil
+
+    # Each row of t becomes w H t. H = d2l/dz2 of the row's loss at z, which the loss acts on: a_L or y_hat. If the
+    # loss is a mean over outputs, H belongs to their sum. w is weight times weight_scale; an entry of weight 0 gives 0.
+    void (*loss_curvature)(
+        int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out,
+        const void* z, Py_ssize_t ld,                     # IN (n_rows, n_out; ld)
+        const void* y,                                    # IN (n_rows, n_out), or NULL for labels
+        const Py_ssize_t* labels,                         # not used: H does not depend on a label
+        int weight_kind, const double* weight,            # IN (n_rows) or (n_rows, n_out), or NULL: weight_kind says
+        double weight_scale,
+        void* t,                                          # IN and OUT (n_rows, n_out; ld)
+    ) noexcept nogil
+
+    # Each row of t becomes p (.) (t - p.t), in float64.
+    void (*softmax_product)(
+        Py_ssize_t n_rows, Py_ssize_t n,
+        const void* p,                                    # IN (n_rows, n; ld)
+        void* t, Py_ssize_t ld,                           # IN and OUT (n_rows, n; ld)
+    ) noexcept nogil
+
+    # t = g (.) t + s (.) x, entry by entry, by fma.
+    void (*multiply_add)(
+        Py_ssize_t n_rows, Py_ssize_t n,
+        const void* s, const void* x, const void* g,      # IN (n_rows, n; ld)
+        void* t, Py_ssize_t ld,                           # IN and OUT (n_rows, n; ld)
+    ) noexcept nogil

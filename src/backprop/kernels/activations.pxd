@@ -1,11 +1,35 @@
-# The activations: h = g(a) and g'(a), one function for each, in vectors.
+# cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
+# The activations, h = g(a) and g'(a): one function for each, in vectors.
+# Needs: elementary, pairs, softmax, vector.
+# Gives: the table's activate; `Parameters` and `between` for g''.
 #
-# g' never comes from h: 1 - h^2 and s (1 - s) lose every digit in the tails. Each function forms it from the
-# exponential that g needs anyway, t = exp(-|a|) or alike (kernels/elementary.pxi). At kinks g' is PyTorch's, as
-# activations.py lists them. NaN in gives NaN out: where_less takes its last argument where a NaN is compared.
+# g' never comes from h: 1 - h^2 and s (1 - s) lose every digit in the tails. Each function forms g' from the
+# exponential that g needs anyway, t = exp(-|a|) or a similar one. At kinks g' is PyTorch's; activations.py lists the
+# kinks. NaN in gives NaN out: `where_less` takes its last argument if a NaN is compared.
 #
-# A function takes a and its parameters (a scale and alpha times it, as pairs), returns h and writes g'. Where only h is
-# wanted the compiler drops what only g' needs.
+# A function takes a and its parameters (IN), returns h and writes g' (OUT). If only h is wanted, the compiler drops
+# what only g' needs. The range of each function is every a, from -inf to inf. "Error in ulp" is explained in
+# elementary.pxd, E. In brackets stands the absolute error near a zero of g', in u = 2^-24 (float32) or 2^-53 (float64).
+
+from backprop.kernels.table cimport (
+    ELU, EXP, GELU, GELU_TANH, HARDSIGMOID, HARDSWISH, HARDTANH, IDENTITY, LEAKY_RELU, MISH, RELU, RELU6, SELU, SIGMOID,
+    SILU, SIN, SOFTPLUS, SOFTSIGN, TANH,
+)
+from backprop.kernels.vector cimport (
+    LANES, at_most, broadcast, clamp, load_first, real, store_first, vabs, vec, vfma, where_equal, where_less,
+    with_sign,
+)
+from backprop.kernels.pairs cimport (
+    make_pair, over_square, pair, pair_of, pair_plus, pair_product, pair_scale, pair_sum, pair_two_sum, pair_where_less,
+    quotient, quotient_pair, scale, two_product,
+)
+from backprop.kernels.elementary cimport (
+    ATANH_DEGREE, ATANH_P, CUBIC, EXP_LOWEST, Exponential, GATE_BOUND, GATE_BOUND_CUBIC, GELU_BOUND, Growth, HUGE,
+    INV_SQRT_2PI, LARGEST, SELU_ALPHA_SCALE, SELU_SCALE, SOFTSIGN_BOUND, SQRT_8_OVER_PI, TANH_TINY, UNSHIFT, excess,
+    exp_minus_one_reduced, exp_reduced, exp_rounded, expm1_pair, exponential, gated, growth, mills, minus_abs, one_plus,
+    poly, sin_and_cos,
+)
+from backprop.kernels.softmax cimport softmax_row
 
 cdef struct Parameters:
     pair scale
@@ -14,31 +38,38 @@ cdef struct Parameters:
 ctypedef vec (*ActivationFunction)(vec a, const Parameters* p, vec* g_prime) noexcept nogil
 
 
-cdef inline vec g_identity(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
-    g_prime[0] = where_equal(a, a, broadcast(1), a)
-    return a
-
-
 cdef inline vec between(vec a, real low, real high, vec inside, vec below, vec above) noexcept nogil:
-    """Below where a <= low, above where a >= high, else inside; inside must hand on a NaN."""
+    """`below` if a <= low, `above` if a >= high, else `inside`, which must hand on a NaN."""
     inside = where_less(broadcast(low), a, inside, where_equal(a, a, below, a))
     return where_less(a, broadcast(high), inside, where_equal(a, a, above, a))
 
 
+cdef inline vec g_identity(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    """a and 1."""
+    g_prime[0] = where_equal(a, a, broadcast(1), a)
+    return a
+
+
 cdef inline vec g_relu(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    """max(a, 0)."""
     cdef vec zero = broadcast(0)
     g_prime[0] = where_less(zero, a, broadcast(1), where_equal(a, a, zero, a))
     return where_less(a, zero, zero, a)
 
 
 cdef inline vec g_leaky_relu(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    """a right of 0, alpha a left of it. The product with alpha is rounded once."""
     cdef vec zero = broadcast(0)
     g_prime[0] = where_less(zero, a, broadcast(1), where_equal(a, a, p.alpha.hi, a))
     return where_less(zero, a, a, vfma(p.alpha.hi, a, p.alpha.lo * clamp(a, -LARGEST, LARGEST)))
 
 
 cdef inline vec g_elu(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
-    """scale (a if a > 0 else alpha (exp(a) - 1)): elu with scale 1, and selu."""
+    """scale (a if a > 0 else alpha (exp(a) - 1)): elu with scale 1, and selu.
+
+    Error in ulp, elu: g 0.952, g' 0.797 in float32; g 0.948, g' 0.776 in float64.
+    Error in ulp, selu: g 1.000, g' 0.804 in float32; g 0.971, g' 0.807 in float64.
+    """
     cdef vec zero = broadcast(0)
     cdef vec n
     cdef pair m = exp_minus_one_reduced(make_pair(where_less(zero, a, zero, a), zero), &n)
@@ -52,10 +83,12 @@ cdef inline vec g_elu(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
 
 
 cdef inline vec g_gelu(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
-    """a Phi(a); Phi(-x) = phi(x) M(x) with the Mills ratio M, Phi(x) = 1 - Phi(-x).
+    """a Phi(a). Phi(-x) = phi(x) M(x) with the Mills ratio M; Phi(x) = 1 - Phi(-x).
 
-    g' = Phi(a) + a phi(a), which is phi (M - x) left of 0 (M - x vanishes at the zero of g' alone), 1 - phi (M - x)
-    right of it, x = |a|.
+    g' = Phi(a) + a phi(a). With x = |a| this is phi (M - x) left of 0 (M - x vanishes only at the zero of g'), and
+    1 - phi (M - x) right of 0.
+
+    Error in ulp: g 1.278, g' 1.374 (0.28 u) in float32; g 1.091, g' 1.151 (0.21 u) in float64.
     """
     cdef vec zero = broadcast(0)
     cdef vec x = clamp(vabs(a), 0, GELU_BOUND)
@@ -78,7 +111,10 @@ cdef inline vec g_gelu(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
 
 
 cdef inline vec g_gelu_tanh(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
-    """a sigma(2u), 2u = sqrt(8/pi) (a + 0.044715 a^3): the form with tanh, 1 + tanh(u), cancels for negative a."""
+    """a sigma(2u), 2u = sqrt(8/pi) (a + 0.044715 a^3). The form with tanh, 1 + tanh(u), cancels for negative a.
+
+    Error in ulp: g 1.117, g' 1.999 (0.44 u) in float32; g 0.889, g' 1.955 (0.38 u) in float64.
+    """
     cdef vec bounded = clamp(a, -GATE_BOUND_CUBIC, GATE_BOUND_CUBIC)
     cdef pair square = two_product(bounded, bounded)
     cdef pair cubic = pair_product(square, make_pair(broadcast(CUBIC[0]), broadcast(CUBIC[1])))
@@ -92,7 +128,10 @@ cdef inline vec g_gelu_tanh(vec a, const Parameters* p, vec* g_prime) noexcept n
 
 
 cdef inline vec g_silu(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
-    """a sigma(a)."""
+    """a sigma(a).
+
+    Error in ulp: g 0.920, g' 1.715 (0.20 u) in float32; g 0.833, g' 1.719 (0.20 u) in float64.
+    """
     cdef pair bounded = make_pair(clamp(a, EXP_LOWEST, GATE_BOUND), broadcast(0))
     return gated(a, bounded.hi, bounded, bounded, False, g_prime)
 
@@ -101,6 +140,8 @@ cdef inline vec g_mish(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
     """a w, w = tanh(log1p(e^a)) = e (e + 2)/(e (e + 2) + 2), and w + a w' with w' = 4 e (1 + e)/(e (e + 2) + 2)^2.
 
     Right of 0 both are ratios in t = exp(-a) instead: (1 + 2t)/(1 + 2t + 2t^2) and 4 t^2 (1 + t)/(1 + 2t + 2t^2)^2.
+
+    Error in ulp: g 0.897, g' 0.908 (0.02 u) in float32; g 0.857, g' 1.042 (0.03 u) in float64.
     """
     cdef vec zero = broadcast(0)
     cdef vec bounded = clamp(a, EXP_LOWEST, -EXP_LOWEST)
@@ -125,7 +166,10 @@ cdef inline vec g_mish(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
 
 
 cdef inline vec g_softplus(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
-    """max(a, 0) + log1p(t), t = exp(-|a|): log1p(t) = 2 atanh(s), s = t/(2 + t) = 1/(1 + 2 exp(|a|)); g' = sigma(a)."""
+    """max(a, 0) + log1p(t), t = exp(-|a|). log1p(t) = 2 atanh(s), s = t/(2 + t) = 1/(1 + 2 exp(|a|)). g' = sigma(a).
+
+    Error in ulp: g 0.815, g' 0.815 in float32; g 0.922, g' 0.834 in float64.
+    """
     cdef vec zero = broadcast(0)
     cdef Growth e = growth(at_most(-EXP_LOWEST, vabs(a)), zero, 1, False)
     cdef pair d = one_plus(&e)
@@ -146,6 +190,10 @@ cdef inline vec g_softplus(vec a, const Parameters* p, vec* g_prime) noexcept no
 
 
 cdef inline vec g_softsign(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    """a/(1 + |a|); g' = 1/(1 + |a|)^2.
+
+    Error in ulp: g 0.500, g' 1.925 in float32; g 0.500, g' 1.906 in float64.
+    """
     cdef vec x = vabs(a)
     cdef vec bounded = clamp(x, 0, SOFTSIGN_BOUND)
     cdef pair d = pair_two_sum(broadcast(1), bounded)
@@ -158,7 +206,10 @@ cdef inline vec g_softsign(vec a, const Parameters* p, vec* g_prime) noexcept no
 
 
 cdef inline vec g_tanh(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
-    """(d - 2)/d with d = 1 + exp(2|a|), a itself near 0, where 2^-SHIFT 2a underflows; g' = 4 (c - c^2), c = 1/d."""
+    """(d - 2)/d with d = 1 + exp(2|a|); a itself near 0, where 2^-SHIFT 2a underflows. g' = 4 (c - c^2), c = 1/d.
+
+    Error in ulp: g 0.855, g' 1.480 in float32; g 0.981, g' 1.446 in float64.
+    """
     cdef vec x = vabs(a)
     cdef Growth e = growth(at_most(-EXP_LOWEST, x + x), broadcast(0), 1, False)
     cdef pair d = one_plus(&e)
@@ -176,7 +227,10 @@ cdef inline vec g_tanh(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
 
 
 cdef inline vec g_sigmoid(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
-    """c = 1/(1 + exp(|a|)) left of 0, 1 - c right of it; g' = c - c^2."""
+    """c = 1/(1 + exp(|a|)) left of 0, 1 - c right of it. g' = c - c^2.
+
+    Error in ulp: g 0.815, g' 1.480 in float32; g 0.834, g' 1.485 in float64.
+    """
     cdef Growth e = growth(at_most(-EXP_LOWEST, vabs(a)), broadcast(0), 1, False)
     cdef pair d = one_plus(&e)
     cdef vec r = broadcast(1) / d.hi
@@ -187,6 +241,7 @@ cdef inline vec g_sigmoid(vec a, const Parameters* p, vec* g_prime) noexcept nog
 
 
 cdef inline vec g_hardtanh(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    """a, clamped to -1..1."""
     g_prime[0] = between(a, -1, 1, broadcast(1), broadcast(0), broadcast(0))
     return clamp(a, -1, 1)
 
@@ -198,36 +253,49 @@ cdef inline vec sixth(pair a) noexcept nogil:
 
 
 cdef inline vec g_hardsigmoid(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    """(a + 3)/6, clamped to 0..1.
+
+    Error in ulp: g 0.500, g' 0.333 in float32; g 0.500, g' 0.333 in float64.
+    """
     g_prime[0] = between(a, -3, 3, broadcast(1) / broadcast(6), broadcast(0), broadcast(0))
     return between(a, -3, 3, sixth(pair_two_sum(a, broadcast(3))), broadcast(0), broadcast(1))
 
 
 cdef inline vec g_hardswish(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    """a (a + 3)/6 from -3 to 3, 0 left of it, a right of it.
+
+    Error in ulp: g 0.500, g' 0.500 in float32; g 0.500, g' 0.500 in float64.
+    """
     cdef pair product = pair_product(make_pair(a, broadcast(0)), pair_two_sum(a, broadcast(3)))
     g_prime[0] = between(a, -3, 3, sixth(pair_two_sum(a + a, broadcast(3))), broadcast(0), broadcast(1))
     return between(a, -3, 3, sixth(product), broadcast(0), a)
 
 
 cdef inline vec g_relu6(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    """a, clamped to 0..6."""
     g_prime[0] = between(a, 0, 6, broadcast(1), broadcast(0), broadcast(0))
     return clamp(a, 0, 6)
 
 
 cdef inline vec g_sin(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    """sin(a) and cos(a): `sin_and_cos` has the error and the range."""
     return sin_and_cos(a, g_prime)
 
 
 cdef inline vec g_exp(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
+    """exp(a), which is g' too: `exp_rounded` has the error and the range."""
     g_prime[0] = exp_rounded(a)
     return g_prime[0]
 
 
 cdef inline void over_rows(const ActivationFunction g, const Parameters* p, Py_ssize_t n_rows, Py_ssize_t n,
-                           real* a, real* h, Py_ssize_t ld, const bint with_prime) noexcept nogil:
-    """h = g(a) over a tile, a becoming g'(a) where with_prime is set; g is a constant, so it is inlined."""
-    cdef Py_ssize_t s, j
+                           real* a,                                             # IN; OUT too with with_prime
+                           real* h,                                             # OUT
+                           Py_ssize_t ld, const bint with_prime) noexcept nogil:
+    """h = g(a) for a tile; a becomes g'(a) if with_prime is set. g is a constant, so it is inlined."""
+    cdef Py_ssize_t _s, j
     cdef vec g_prime
-    for s in range(n_rows):
+    for _s in range(n_rows):
         j = 0
         while j < n:
             store_first(h + j, g(load_first(a + j, n - j), p, &g_prime), n - j)
@@ -240,28 +308,24 @@ cdef inline void over_rows(const ActivationFunction g, const Parameters* p, Py_s
 
 cdef inline void over_tile(const ActivationFunction g, const Parameters* p, Py_ssize_t n_rows, Py_ssize_t n,
                            real* a, real* h, Py_ssize_t ld, bint with_prime) noexcept nogil:
-    """The same with with_prime turned into a constant."""
+    """`over_rows` with with_prime turned into a constant."""
     if with_prime:
         over_rows(g, p, n_rows, n, a, h, ld, True)
     else:
         over_rows(g, p, n_rows, n, a, h, ld, False)
 
 
-cdef inline pair split(double value) noexcept nogil:
-    """A float64 as a pair of reals."""
-    cdef real high = <real>value
-    return make_pair(broadcast(high), broadcast(<real>(value - <double>high)))
-
-
-cdef void activate(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n,
-                   void* a_, void* h_, Py_ssize_t ld, bint with_prime) noexcept nogil:
-    """h = g(a); with_prime: a becomes g'(a), which the backward sweep needs at that very place."""
+cdef inline void g_of_rows(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n,
+                           void* a_,                                            # IN; OUT too with with_prime
+                           void* h_,                                            # OUT
+                           Py_ssize_t ld, bint with_prime) noexcept nogil:
+    """h = g(a); with with_prime a becomes g'(a), which the backward sweep needs at that very place."""
     cdef real* a = <real*>a_
     cdef real* h = <real*>h_
     cdef Parameters p
     cdef Py_ssize_t s
-    p.scale = split(1)
-    p.alpha = split(parameter)
+    p.scale = pair_of(1)
+    p.alpha = pair_of(parameter)
     if code == SELU:
         p.scale = make_pair(broadcast(SELU_SCALE[0]), broadcast(SELU_SCALE[1]))
         p.alpha = make_pair(broadcast(SELU_ALPHA_SCALE[0]), broadcast(SELU_ALPHA_SCALE[1]))

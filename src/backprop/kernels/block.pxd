@@ -1,13 +1,25 @@
-# The register block that all matrix products run on: C = A B with A broadcast and B a panel of vectors.
+# cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
+# C = A B for one panel of columns, in registers. A is broadcast, B is a panel of vectors.
+# Needs: vector; rows.h for the division at the end of a sum.
+# Gives: `next_panel`, which cuts a matrix into panels, and `blocks_of_panel`, on which all matrix products run.
+
+from backprop.kernels.table cimport ADD, OVERWRITE, TIMES
+from backprop.kernels.vector cimport (
+    BLOCK_ROWS, BLOCK_VECTORS, HAS_HALF, LANES, broadcast, half, half_broadcast, half_fma, half_load, half_load_whole,
+    half_store, load, load_first, lower_half, real, store, store_first, vec, vfma,
+)
+
+cdef extern from "kernels/rows.h" nogil:
+    void divide_rows "bp_divide_rows"(int n_rows, Py_ssize_t n, real* C, Py_ssize_t c_row, double divisor) noexcept
 
 cdef enum:
-    BY_BLOCK = -1            # as a_k: the k's of A lie as far apart as the block has rows
+    BY_BLOCK = -1            # as a_k: from one k of A to the next are as many reals as the block has rows
 
 
 cdef enum Tail:              # of a panel
     WHOLE                    # all its vectors are whole
-    PARTIAL                  # the last one has fewer columns in memory than lanes
-    HALF                     # after the vectors comes half a vector
+    PARTIAL                  # the last vector has fewer columns in memory than lanes
+    HALF                     # half a vector follows the vectors
 
 
 cdef struct Panel:
@@ -15,11 +27,28 @@ cdef struct Panel:
     int n_vectors            # whole or partial
     int tail
     int width                # columns, rounded up to vectors or half vectors
-    Py_ssize_t n_last        # lanes of the last one that lie within the matrix
+    Py_ssize_t n_last        # lanes of the last vector that lie within the matrix
+
+
+cdef struct Product:
+    # C = A B for one panel: the places of the operands, in reals.
+    Py_ssize_t n_rows, K
+    Py_ssize_t chain_length      # k's of a chain; a longer sum is several chains, added to C one after another
+    const real* A                # IN
+    Py_ssize_t a_row, a_k        # from a row of a block to the next, from a k to the next (or BY_BLOCK)
+    Py_ssize_t a_block           # a block whose first row is r starts at A + r a_block
+    const real* B                # IN
+    Py_ssize_t b_k
+    const real* bias             # IN: the chains start from it, or from 0 if it is NULL
+    real* C                      # OUT; IN too with ADD
+    Py_ssize_t c_row
+    int epilogue                 # OVERWRITE, ADD or TIMES
+    const real* factor           # IN with TIMES: laid out as C, or C itself
+    double divisor               # of C after the last chain, or 0
 
 
 cdef inline Panel next_panel(Py_ssize_t n_left) noexcept nogil:
-    """The panel where n_left columns are left; a rest of up to 4 vectors is cut in two, not into three and a stump."""
+    """The next panel, if n_left columns are left. Up to 4 vectors are cut in two, not into three and a stump."""
     cdef Panel p
     cdef Py_ssize_t unit = LANES // 2 if HAS_HALF else LANES
     cdef Py_ssize_t most = 2 * BLOCK_VECTORS if HAS_HALF else BLOCK_VECTORS
@@ -42,21 +71,26 @@ cdef inline Panel next_panel(Py_ssize_t n_left) noexcept nogil:
 
 
 cdef inline int next_rows(Py_ssize_t n_left) noexcept nogil:
-    """Rows of the next block where n_left are left; a remainder is split evenly, 8 + 1 becomes 5 + 4."""
+    """Rows of the next block, if n_left are left. A remainder is split evenly: 8 + 1 becomes 5 + 4."""
     if n_left >= 2 * BLOCK_ROWS or n_left == BLOCK_ROWS:
         return BLOCK_ROWS
     return <int>n_left if n_left < BLOCK_ROWS else <int>((n_left + 1) // 2)
 
 
-cdef inline void block(const int n_rows, const int n_vectors, const int tail, Py_ssize_t K,
-                       const real* A, Py_ssize_t a_row, Py_ssize_t a_k, const real* B, Py_ssize_t b_k,
-                       Py_ssize_t n_last, const real* bias, const real* factor, real* C, Py_ssize_t c_row,
-                       const int epilogue) noexcept nogil:
-    """n_rows x (vectors of the panel) chains in registers: C[r][c] from sum_k A[r][k] B[k][c], from the bias or 0.
+cdef inline void block(
+    const int n_rows, const int n_vectors, const int tail, Py_ssize_t K,
+    const real* A, Py_ssize_t a_row, Py_ssize_t a_k,    # IN
+    const real* B, Py_ssize_t b_k,                      # IN
+    Py_ssize_t n_last,
+    const real* bias, const real* factor,               # IN, or NULL; factor may be C
+    real* C, Py_ssize_t c_row,                          # OUT; IN too with ADD
+    const int epilogue,
+) noexcept nogil:
+    """n_rows x (vectors of the panel) chains in registers: C[r][c] from sum_k A[r][k] B[k][c], in the order of k.
 
-    k goes in order. n_rows, n_vectors and tail are constants to the compiler. Of the last vector (or half vector) of C
-    and of the bias only n_last lanes lie in memory; those of B can all be read. A masked load within the loop over k
-    would make GCC 12 keep the chains on the stack.
+    n_rows, n_vectors and tail are constants to the compiler. The last vector (or half vector) of C and of the bias has
+    only n_last lanes in memory; all lanes of B can be read. A masked load within the loop over k would make GCC 12 keep
+    the chains on the stack.
     """
     cdef vec chain[8][4]
     cdef half half_chain[8]
@@ -115,28 +149,11 @@ cdef inline void block(const int n_rows, const int n_vectors, const int tail, Py
             half_store(C_half + r * c_row, half_chain[r], n_last)
 
 
-cdef struct Product:
-    # C = A B for one panel: where the operands lie, in reals.
-    Py_ssize_t n_rows, K
-    Py_ssize_t chain_length      # k's of a chain; longer sums are chains that are added to C one after another
-    const real* A
-    Py_ssize_t a_row, a_k        # from a row of a block to the next, from a k to the next (or BY_BLOCK)
-    Py_ssize_t a_block           # times the number of its first row: where a block starts
-    const real* B
-    Py_ssize_t b_k
-    const real* bias             # where the chains start, or NULL
-    real* C
-    Py_ssize_t c_row
-    int epilogue
-    const real* factor           # of TIMES: as C, or C itself
-    double divisor               # of C after the last chain, or 0
-
-
 cdef inline void block_of_rows(int n_rows, const int n_vectors, const int tail, Py_ssize_t K,
                                const real* A, Py_ssize_t a_row, Py_ssize_t a_k, const real* B, Py_ssize_t b_k,
                                Py_ssize_t n_last, const real* bias, const real* factor, real* C,
                                Py_ssize_t c_row, const int epilogue) noexcept nogil:
-    """The block with n_rows = 1..BLOCK_ROWS turned into a constant."""
+    """`block` with n_rows = 1..BLOCK_ROWS turned into a constant."""
     if n_rows == 8 and BLOCK_ROWS >= 8:
         block(8, n_vectors, tail, K, A, a_row, a_k, B, b_k, n_last, bias, factor, C, c_row, epilogue)
     elif n_rows == 7 and BLOCK_ROWS >= 7:
@@ -158,9 +175,9 @@ cdef inline void block_of_rows(int n_rows, const int n_vectors, const int tail, 
 cdef inline void blocks_of_panel(Product t, const int n_vectors, const int tail, Py_ssize_t n_last) noexcept nogil:
     """All rows of a panel, block by block; n_vectors and tail are constants.
 
-    The loop over blocks has to stand in this function, around `block`: GCC 12 unrolls inner loops early, before it
-    turns arrays into registers, and outermost ones late. With the loop outside, the chains went through the stack on
-    their way in and out, which took a tenth of a sum over 64 rows (86 instead of 94 % of the peak).
+    The loop over blocks stands in this function, around `block`, for this reason: GCC 12 unrolls inner loops early,
+    before it turns arrays into registers, and outermost loops late. With the loop outside, the chains went through the
+    stack on their way in and out, which took a tenth of a sum over 64 rows (86 instead of 94 % of the peak).
     """
     cdef Py_ssize_t r = 0, k, K, a_k
     cdef const real* A
@@ -188,55 +205,3 @@ cdef inline void blocks_of_panel(Product t, const int n_vectors, const int tail,
             divide_rows(n_rows, (n_vectors - (1 if tail != HALF else 0)) * LANES + n_last, C, t.c_row, t.divisor)
         C += n_rows * t.c_row
         r += n_rows
-
-
-cdef void panel_product(const Product* t, const Panel* p) noexcept nogil:
-    """C = A B for a panel, its number of vectors and its tail turned into constants."""
-    if p.tail == WHOLE:
-        if p.n_vectors == 3 and BLOCK_VECTORS >= 3:
-            blocks_of_panel(t[0], 3, WHOLE, p.n_last)
-        elif p.n_vectors == 2:
-            blocks_of_panel(t[0], 2, WHOLE, p.n_last)
-        else:
-            blocks_of_panel(t[0], 1, WHOLE, p.n_last)
-    elif p.tail == PARTIAL:
-        if p.n_vectors == 3 and BLOCK_VECTORS >= 3:
-            blocks_of_panel(t[0], 3, PARTIAL, p.n_last)
-        elif p.n_vectors == 2:
-            blocks_of_panel(t[0], 2, PARTIAL, p.n_last)
-        else:
-            blocks_of_panel(t[0], 1, PARTIAL, p.n_last)
-    elif HAS_HALF:
-        if p.n_vectors == 2:
-            blocks_of_panel(t[0], 2, HALF, p.n_last)
-        elif p.n_vectors == 1:
-            blocks_of_panel(t[0], 1, HALF, p.n_last)
-        else:
-            blocks_of_panel(t[0], 0, HALF, p.n_last)
-
-
-cdef void divide_rows(int n_rows, Py_ssize_t n, real* C, Py_ssize_t c_row, double divisor) noexcept nogil:
-    """C = C / divisor for some rows, which the cache still holds.
-
-    A power of two, as with one sample, needs no float64 on the way: 784-128-10 at one sample 23 us, not 35.
-    """
-    cdef double reciprocal = 1 / divisor
-    cdef vec factor = broadcast(<real>reciprocal)
-    cdef Py_ssize_t j
-    cdef int r
-    if is_power_of_two(divisor):
-        for r in range(n_rows):
-            j = 0
-            while j + LANES <= n:
-                store(C + r * c_row + j, load(C + r * c_row + j) * factor)
-                j += LANES
-            if j < n:
-                store_first(C + r * c_row + j, load_first(C + r * c_row + j, n - j) * factor, n - j)
-        return
-    for r in range(n_rows):
-        j = 0
-        while j + LANES <= n:
-            store(C + r * c_row + j, divide(load(C + r * c_row + j), divisor, reciprocal))
-            j += LANES
-        if j < n:
-            store_first(C + r * c_row + j, divide(load_first(C + r * c_row + j, n - j), divisor, reciprocal), n - j)

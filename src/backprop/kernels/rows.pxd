@@ -1,22 +1,29 @@
-# What the derivatives by sample do with the rows of a tile, each on its own.
+# cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
+# What the derivatives by sample need: the gradient of each row, copies past the caches, sums of squares of rows.
+# Needs: vector; rows.h.
+# Gives: the table's outer_products, stream and square_sums.
 
-cdef extern from "rows.h" nogil:
+from backprop.kernels.vector cimport LANES, broadcast, load, load_first, real, store, store_first, vec, vfma
+
+cdef extern from "kernels/rows.h" nogil:
     void stream_reals "bp_stream"(Py_ssize_t n, const real* source, real* target) noexcept
-    void square_sums_of_rows "bp_square_sums"(int n_rows, Py_ssize_t n, const real* a, Py_ssize_t ld,
-                                              double* sums) noexcept
+    void add_squares "bp_square_sums"(int n_rows, Py_ssize_t n, const real* a, Py_ssize_t ld, double* sums) noexcept
 
 cdef enum:
     KEPT_VECTORS = 4         # of a row of h, in registers while its products with grad_a are stored
 
 
-cdef inline void outer_product(const int n_vectors, const bint is_sum, Py_ssize_t n_in, Py_ssize_t n_out,
-                               const real* grad_a, const real* h, const real* grad_a_2, const real* h_2,
-                               real* gradient) noexcept nogil:
-    """One sample's grad_W, row by row, and grad_b behind it; h has n_vectors vectors, the last of them perhaps partial.
+cdef inline void outer_product(
+    const int n_vectors, const bint is_sum, Py_ssize_t n_in, Py_ssize_t n_out,
+    const real* grad_a, const real* h,            # IN
+    const real* grad_a_2, const real* h_2,        # IN if is_sum
+    real* gradient,                               # OUT
+) noexcept nogil:
+    """grad_W of one sample, row by row, and grad_b behind it.
 
-    What the last vector spills over a row's end, the next row or grad_b overwrites: masked stores take longer. Where it
-    would spill over the end of grad_b, nothing is written there. n_vectors is a constant, or 0 where h has more than
-    KEPT_VECTORS.
+    h has n_vectors vectors, the last of them perhaps partial; n_vectors is a constant, or 0 if h has more than
+    KEPT_VECTORS. The last store of a row may run past the row's end; the next row, or grad_b, overwrites the excess:
+    masked stores take longer. Nothing is written past the end of grad_b.
     """
     cdef Py_ssize_t whole = (n_in - 1) // LANES * LANES  # where the last vector of a row starts
     cdef Py_ssize_t n_left = n_out * (n_in + 1)          # reals from here to the end of grad_b
@@ -65,11 +72,13 @@ cdef inline void outer_product(const int n_vectors, const bint is_sum, Py_ssize_
         j += LANES
 
 
-cdef inline void outer_products_of_width(const int n_vectors, Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
-                                         const real* grad_a, Py_ssize_t ld_a, const real* h, Py_ssize_t ld_h,
-                                         const real* grad_a_2, const real* h_2, real* gradients,
-                                         Py_ssize_t ld) noexcept nogil:
-    """`outer_products` with the number of vectors turned into a constant."""
+cdef inline void outer_products_of_width(
+    const int n_vectors, Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
+    const real* grad_a, Py_ssize_t ld_a, const real* h, Py_ssize_t ld_h,    # IN
+    const real* grad_a_2, const real* h_2,                                  # IN, or NULL
+    real* gradients, Py_ssize_t ld,                                         # OUT
+) noexcept nogil:
+    """`outer_products_of_rows` with the number of vectors turned into a constant."""
     cdef Py_ssize_t s
     if grad_a_2 == NULL:
         for s in range(n_rows):
@@ -81,12 +90,15 @@ cdef inline void outer_products_of_width(const int n_vectors, Py_ssize_t n_rows,
                           h_2 + s * ld_h, gradients + s * ld)
 
 
-cdef void outer_products(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const void* grad_a_, Py_ssize_t ld_a,
-                         const void* h_, Py_ssize_t ld_h, const void* grad_a_2_, const void* h_2_, void* gradients_,
-                         Py_ssize_t ld) noexcept nogil:
-    """grad_W[u][j] = grad_a[u] h[j] of each row, and grad_b = grad_a behind it; the gradients lie ld apart.
+cdef inline void outer_products_of_rows(
+    Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
+    const void* grad_a_, Py_ssize_t ld_a, const void* h_, Py_ssize_t ld_h,    # IN
+    const void* grad_a_2_, const void* h_2_,                                  # IN, or NULL
+    void* gradients_, Py_ssize_t ld,                                          # OUT
+) noexcept nogil:
+    """grad_W[u][j] = grad_a[u] h[j] of each row, and grad_b = grad_a behind it. The gradients lie ld apart.
 
-    Where they are not NULL, grad_a_2[u] h_2[j] is added to grad_W by fma.
+    If grad_a_2 and h_2 are not NULL, grad_a_2[u] h_2[j] is added to grad_W by fma.
     """
     cdef const real* grad_a = <const real*>grad_a_
     cdef const real* h = <const real*>h_
@@ -105,46 +117,22 @@ cdef void outer_products(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, c
         outer_products_of_width(0, n_rows, n_in, n_out, grad_a, ld_a, h, ld_h, grad_a_2, h_2, gradients, ld)
 
 
-cdef void stream(Py_ssize_t n, const void* source, void* target) noexcept nogil:
+cdef inline void copy_past_caches(Py_ssize_t n,
+                                  const void* source,                   # IN
+                                  void* target) noexcept nogil:         # OUT
     """A copy to memory that is far larger than the caches."""
     stream_reals(n, <const real*>source, <real*>target)
 
 
-cdef void square_sums(Py_ssize_t n_rows, Py_ssize_t n, const void* a_, Py_ssize_t ld, double* sums) noexcept nogil:
-    """sums[s] = sum_j a[s][j]^2, in float64, in an order that depends on n alone."""
+cdef inline void square_sums_of_rows(Py_ssize_t n_rows, Py_ssize_t n,
+                                     const void* a_, Py_ssize_t ld,     # IN
+                                     double* sums) noexcept nogil:      # OUT
+    """sums[s] = sum_j a[s][j]^2 in float64, in an order that depends on n alone."""
     cdef const real* a = <const real*>a_
     cdef Py_ssize_t s = 0
     while s + 4 <= n_rows:
-        square_sums_of_rows(4, n, a + s * ld, ld, sums + s)
+        add_squares(4, n, a + s * ld, ld, sums + s)
         s += 4
     while s < n_rows:
-        square_sums_of_rows(1, n, a + s * ld, ld, sums + s)
+        add_squares(1, n, a + s * ld, ld, sums + s)
         s += 1
-
-
-cdef void scale_rows(Py_ssize_t n_rows, Py_ssize_t n, void* a_, Py_ssize_t ld, const double* factor) noexcept nogil:
-    """a[s][j] = factor[s] a[s][j], rounded once."""
-    cdef real* a = <real*>a_
-    cdef Py_ssize_t s, j
-    for s in range(n_rows):
-        if factor[s] != 1:
-            for j in range(n):
-                a[s * ld + j] = <real>(factor[s] * a[s * ld + j])
-
-
-cdef void scaled_product(Py_ssize_t n_rows, Py_ssize_t n, double factor, const void* x_, const void* y_, void* out_,
-                         Py_ssize_t ld) noexcept nogil:
-    """out = factor x (.) y, rounded once where the factor is a power of two."""
-    cdef const real* x = <const real*>x_
-    cdef const real* y = <const real*>y_
-    cdef real* out = <real*>out_
-    cdef vec f = broadcast(<real>factor)
-    cdef Py_ssize_t s, j
-    for s in range(n_rows):
-        j = 0
-        while j < n:
-            store_first(out + j, f * load_first(x + j, n - j) * load_first(y + j, n - j), n - j)
-            j += LANES
-        x += ld
-        y += ld
-        out += ld

@@ -1,0 +1,75 @@
+# cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
+# Products and sums entry by entry, in the dtype of the network.
+# Needs: vector.
+# Gives: the table's g_prime_product, scaled_product, multiply_add, scale_rows and fill_with_ones.
+
+from backprop.kernels.vector cimport LANES, broadcast, load_first, real, store_first, vec, vfma
+
+cdef inline void multiply(Py_ssize_t n_rows, Py_ssize_t n,
+                          const void* x_, Py_ssize_t ld_x,             # IN
+                          void* t_, Py_ssize_t ld) noexcept nogil:     # IN and OUT
+    """t = x (.) t."""
+    cdef const real* x = <const real*>x_
+    cdef real* t = <real*>t_
+    cdef Py_ssize_t s, j
+    for s in range(n_rows):
+        for j in range(n):
+            t[s * ld + j] = t[s * ld + j] * x[s * ld_x + j]
+
+
+cdef inline void scaled_product(Py_ssize_t n_rows, Py_ssize_t n, double factor,
+                                const void* x_, const void* y_,                     # IN
+                                void* out_, Py_ssize_t ld) noexcept nogil:          # OUT
+    """out = factor x (.) y, rounded once if the factor is a power of two."""
+    cdef const real* x = <const real*>x_
+    cdef const real* y = <const real*>y_
+    cdef real* out = <real*>out_
+    cdef vec f = broadcast(<real>factor)
+    cdef Py_ssize_t _s, j
+    for _s in range(n_rows):
+        j = 0
+        while j < n:
+            store_first(out + j, f * load_first(x + j, n - j) * load_first(y + j, n - j), n - j)
+            j += LANES
+        x += ld
+        y += ld
+        out += ld
+
+
+cdef inline void multiply_add(Py_ssize_t n_rows, Py_ssize_t n,
+                              const void* s_, const void* x_, const void* g_,       # IN
+                              void* t_, Py_ssize_t ld) noexcept nogil:              # IN and OUT
+    """t = g (.) t + s (.) x: the product s x is rounded, then the sum."""
+    cdef const real* s = <const real*>s_
+    cdef const real* x = <const real*>x_
+    cdef const real* g = <const real*>g_
+    cdef real* t = <real*>t_
+    cdef Py_ssize_t row, j, start, rest
+    for row in range(n_rows):
+        j = 0
+        while j < n:
+            start = row * ld + j
+            rest = n - j
+            store_first(t + start, vfma(load_first(g + start, rest), load_first(t + start, rest),
+                                        load_first(s + start, rest) * load_first(x + start, rest)), rest)
+            j += LANES
+
+
+cdef inline void scale_rows(Py_ssize_t n_rows, Py_ssize_t n,
+                            void* a_, Py_ssize_t ld,                                # IN and OUT
+                            const double* factor) noexcept nogil:                   # IN
+    """a[s][j] = factor[s] a[s][j], rounded once."""
+    cdef real* a = <real*>a_
+    cdef Py_ssize_t s, j
+    for s in range(n_rows):
+        if factor[s] != 1:
+            for j in range(n):
+                a[s * ld + j] = <real>(factor[s] * a[s * ld + j])
+
+
+cdef inline void fill_with_ones(Py_ssize_t n, void* out_) noexcept nogil:    # OUT out
+    """out[p] = 1."""
+    cdef real* out = <real*>out_
+    cdef Py_ssize_t p
+    for p in range(n):
+        out[p] = 1

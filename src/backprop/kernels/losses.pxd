@@ -1,0 +1,311 @@
+# cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
+# The loss of each row, and its first and second derivatives by what the loss acts on: a_L, or y_hat.
+# Needs: elementary (exp and log1p in float64), softmax, vector.
+# Gives: the table's loss and loss_curvature.
+#
+# Everything here is float64; grad_z, and the product with a tangent, are rounded once at the end. The caller divides by
+# n_samples or by the sum of weights. If the weight of an entry is 0, y is not looked at: it may be NaN.
+
+from libc.math cimport fabs
+
+from backprop.kernels.table cimport (
+    ABSOLUTE_ERROR, BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HINGE, HUBER, POISSON, QUANTILE, SQUARED_ERROR,
+    WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE,
+)
+from backprop.kernels.vector cimport real
+from backprop.kernels.elementary cimport exp, exp_differences, log1p
+from backprop.kernels.softmax cimport ROW_BLOCK, top_of_row
+
+
+cdef inline double sigmoid_from_t(double a, double t) noexcept nogil:
+    """sigma(a) from t = exp(-|a|)."""
+    return (t if a < 0 else 1) / (1 + t)
+
+
+cdef inline double entry_loss(const int code, double parameter, double z, double y, double* slope) noexcept nogil:
+    """l and dl/dz (OUT) of one output. A NaN in z or y gives NaN in both."""
+    cdef double d, t
+    if code == SQUARED_ERROR:
+        d = z - y
+        slope[0] = 2 * d
+        return d * d
+    if code == ABSOLUTE_ERROR:
+        d = z - y
+        slope[0] = 1 if d > 0 else -1 if d < 0 else d
+        return fabs(d)
+    if code == HUBER:
+        d = z - y
+        if d > parameter or d < -parameter:
+            slope[0] = parameter if d > 0 else -parameter
+            return parameter * (fabs(d) - 0.5 * parameter)
+        slope[0] = d
+        return 0.5 * d * d
+    if code == QUANTILE:
+        d = z - y
+        slope[0] = 1 - parameter if d > 0 else -parameter if d < 0 else d
+        return (1 - parameter) * d if d > 0 else -parameter * d
+    if code == HINGE:
+        d = 1 - y * z
+        slope[0] = -y if d > 0 else 0 if d <= 0 else d
+        return d if not d <= 0 else 0
+    if code == POISSON:
+        t = exp(z)
+        slope[0] = t - y
+        return t - (y * z if y != 0 else 0)  # at z = -inf and y = 0 the loss is 0
+    # binary cross-entropy: max(z, 0) - y z + log1p(exp(-|z|)) without the difference, which cancels
+    t = exp(-fabs(z))
+    slope[0] = (1 - y) * sigmoid_from_t(z, t) - y * sigmoid_from_t(-z, t)
+    if z > 0:
+        return (0 if y == 1 else (1 - y) * z) + log1p(t)
+    return (0 if y == 0 else -y * z) + log1p(t)
+
+
+cdef inline void entry_losses(
+    const int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out,
+    real* z, Py_ssize_t ld,                                                          # IN and OUT
+    const real* y_hat, const real* y,                                                # IN; y_hat may be NULL
+    int weight_kind, const double* weight, double weight_scale,                      # IN
+    double* row_loss, bint with_gradient,                                            # OUT
+) noexcept nogil:
+    """`loss_of_rows` for the losses that are means over outputs; the code is a constant to the compiler."""
+    cdef Py_ssize_t s, j
+    cdef double w = weight_scale, slope, total
+    for s in range(n_rows):
+        if weight_kind == WEIGHT_PER_SAMPLE:
+            w = weight[s] * weight_scale
+        total = 0
+        for j in range(n_out):
+            if weight_kind == WEIGHT_PER_ENTRY:
+                w = weight[s * n_out + j] * weight_scale
+            if w == 0:
+                slope = 0
+            elif y_hat == NULL:
+                total = total + w * entry_loss(code, parameter, z[s * ld + j], y[s * n_out + j], &slope)
+                slope = w * slope
+            else:
+                total = total + w * entry_loss(code, parameter, y_hat[s * ld + j], y[s * n_out + j], &slope)
+                slope = w * slope * z[s * ld + j]
+            if with_gradient:
+                z[s * ld + j] = <real>slope
+        row_loss[s] = total
+
+
+cdef inline double cross_entropy_row(Py_ssize_t n,
+                                     real* a,                                        # IN; OUT too with with_gradient
+                                     const real* y, Py_ssize_t label, double eps,    # IN
+                                     double weight, bint with_gradient) noexcept nogil:
+    """-sum_k y'_k log p_k, y' = (1 - eps) y + eps/n, p = softmax(a); a becomes weight (p_k sum(y') - y'_k).
+
+    y is NULL for a label. With M = max a and R = sum of exp(a_k - M) over all k except the place of M,
+    -log p_k = (M - a_k) + log1p(R): both terms are >= 0, so nothing cancels.
+    """
+    cdef double e[ROW_BLOCK]
+    cdef Py_ssize_t k, size, start = 0, top = top_of_row(n, a)
+    cdef double a_top = a[top], others = 0, target_sum = 0, total, log_total, target, p, off_label = 0, row_loss = 0
+    while start < n:
+        size = min(n - start, <Py_ssize_t>ROW_BLOCK)
+        exp_differences(size, a + start, a_top, e)
+        for k in range(size):
+            if start + k != top:
+                others = others + e[k]
+        start += size
+    total = 1 + others
+    if a_top - a_top != 0:  # inf or NaN at the top: all that follows is NaN, as in SciPy and PyTorch
+        total = a_top - a_top
+        others = total
+        off_label = total  # the sum of the others' p is empty where n is 1
+    log_total = log1p(others)
+    if y == NULL and eps == 0:
+        row_loss = (a_top - a[label]) + log_total
+    else:
+        for k in range(n):
+            target = eps / n + (1 - eps) * (<double>y[k] if y != NULL else 1 if k == label else 0)
+            target_sum = target_sum + target
+            if target != 0:
+                row_loss = row_loss + target * ((a_top - a[k]) + log_total)
+    if not with_gradient:
+        return row_loss
+    start = 0
+    while start < n:
+        size = min(n - start, <Py_ssize_t>ROW_BLOCK)
+        if n > ROW_BLOCK:
+            exp_differences(size, a + start, a_top, e)
+        for k in range(size):
+            p = e[k] / total
+            if y != NULL:
+                a[start + k] = <real>(weight * (p * target_sum - (eps / n + (1 - eps) * y[start + k])))
+            elif start + k != label:
+                off_label = off_label + p
+                a[start + k] = <real>(weight * (p - eps / n))
+        start += size
+    if y == NULL:
+        a[label] = <real>(weight * ((eps - eps / n) - off_label))  # p - y' = (1 - y') - sum of the others' p
+    return row_loss
+
+
+cdef inline void cross_entropy(
+    double eps, Py_ssize_t n_rows, Py_ssize_t n_out,
+    real* z, Py_ssize_t ld,                                                          # IN and OUT
+    const real* y, const Py_ssize_t* labels,                                         # IN; one of them is NULL
+    const double* weight, double weight_scale,                                       # IN; weight may be NULL
+    double* row_loss, bint with_gradient,                                            # OUT
+) noexcept nogil:
+    """`loss_of_rows` for cross-entropy, whose rows have one weight each."""
+    cdef const real* probabilities = y
+    cdef Py_ssize_t s, label = 0
+    cdef double w = weight_scale
+    for s in range(n_rows):
+        if weight != NULL:
+            w = weight[s] * weight_scale
+        if labels != NULL:
+            label = labels[s]
+            if not 0 <= label < n_out:  # another thread wrote to the labels during the call: stay within the row
+                label = 0
+        else:
+            probabilities = y + s * n_out
+        row_loss[s] = w * cross_entropy_row(n_out, z + s * ld, probabilities, label, eps, w, with_gradient)
+
+
+cdef inline void loss_of_rows(
+    int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out,
+    void* z_, Py_ssize_t ld,                                                         # IN; OUT too with with_gradient
+    const void* y_hat_, const void* y_, const Py_ssize_t* labels,                    # IN, or NULL
+    int weight_kind, const double* weight, double weight_scale,                      # IN; weight may be NULL
+    double* row_loss,                                                                # OUT
+    bint with_gradient,
+) noexcept nogil:
+    """The weighted losses of rows; z becomes grad_z. If y_hat is NULL, the loss acts on z itself.
+
+    Otherwise it acts on y_hat, and z holds g'(a_L): z becomes dL/dy_hat g'(a_L), which is grad_a_L.
+    """
+    cdef real* z = <real*>z_
+    cdef const real* y_hat = <const real*>y_hat_
+    cdef const real* y = <const real*>y_
+    if code == CROSS_ENTROPY:
+        cross_entropy(parameter, n_rows, n_out, z, ld, y, labels, weight, weight_scale, row_loss, with_gradient)
+    elif code == SQUARED_ERROR:
+        entry_losses(SQUARED_ERROR, parameter, n_rows, n_out, z, ld, y_hat, y, weight_kind, weight, weight_scale,
+                     row_loss, with_gradient)
+    elif code == ABSOLUTE_ERROR:
+        entry_losses(ABSOLUTE_ERROR, parameter, n_rows, n_out, z, ld, y_hat, y, weight_kind, weight, weight_scale,
+                     row_loss, with_gradient)
+    elif code == HUBER:
+        entry_losses(HUBER, parameter, n_rows, n_out, z, ld, y_hat, y, weight_kind, weight, weight_scale,
+                     row_loss, with_gradient)
+    elif code == QUANTILE:
+        entry_losses(QUANTILE, parameter, n_rows, n_out, z, ld, y_hat, y, weight_kind, weight, weight_scale,
+                     row_loss, with_gradient)
+    elif code == HINGE:
+        entry_losses(HINGE, parameter, n_rows, n_out, z, ld, y_hat, y, weight_kind, weight, weight_scale,
+                     row_loss, with_gradient)
+    elif code == POISSON:
+        entry_losses(POISSON, parameter, n_rows, n_out, z, ld, y_hat, y, weight_kind, weight, weight_scale,
+                     row_loss, with_gradient)
+    elif code == BINARY_CROSS_ENTROPY:
+        entry_losses(BINARY_CROSS_ENTROPY, parameter, n_rows, n_out, z, ld, y_hat, y, weight_kind, weight, weight_scale,
+                     row_loss, with_gradient)
+
+
+# Second derivatives, times a tangent ---------------------------------------------------------------------------------
+
+cdef inline double entry_curvature(const int code, double parameter, double z, double y) noexcept nogil:
+    """d2l/dz2 of one output; 0 at a kink. A NaN in z or y gives NaN."""
+    cdef double d = z - y, t
+    if code == POISSON:
+        return exp(z)
+    if code == BINARY_CROSS_ENTROPY:
+        t = exp(-fabs(z))
+        return t / ((1 + t) * (1 + t))  # sigma(z) sigma(-z)
+    if d != d:
+        return d
+    if code == SQUARED_ERROR:
+        return 2
+    return 1 if code == HUBER and fabs(d) < parameter else 0
+
+
+cdef inline void entry_curvatures(
+    const int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out,
+    const real* z, Py_ssize_t ld, const real* y,                                     # IN
+    int weight_kind, const double* weight, double weight_scale,                      # IN
+    real* t,                                                                         # IN and OUT
+) noexcept nogil:
+    """`curvature_of_rows` for the losses that are means over outputs."""
+    cdef Py_ssize_t s, j
+    cdef double w = weight_scale
+    for s in range(n_rows):
+        if weight_kind == WEIGHT_PER_SAMPLE:
+            w = weight[s] * weight_scale
+        for j in range(n_out):
+            if weight_kind == WEIGHT_PER_ENTRY:
+                w = weight[s * n_out + j] * weight_scale
+            if w == 0:
+                t[s * ld + j] = 0
+            else:
+                t[s * ld + j] = <real>(w * (entry_curvature(code, parameter, z[s * ld + j], y[s * n_out + j]) *
+                                            <double>t[s * ld + j]))
+
+
+cdef inline void cross_entropy_curvature(Py_ssize_t n,
+                                         const real* a, double factor,               # IN
+                                         real* t) noexcept nogil:                    # IN and OUT
+    """t becomes factor p (.) (t - p.t), p = softmax(a).
+
+    p sums to 1, so t may be shifted: it is shifted to be 0 at the largest logit. If p of that entry is near 1, t - p.t
+    would be the difference of two almost equal numbers; now it is minus the sum of the small p_j (t_j - t_top).
+    """
+    cdef double e[ROW_BLOCK]
+    cdef Py_ssize_t k, size, start = 0, top = top_of_row(n, a)
+    cdef double a_top = a[top], t_top = t[top], others = 0, total, mean = 0
+    while start < n:
+        size = min(n - start, <Py_ssize_t>ROW_BLOCK)
+        exp_differences(size, a + start, a_top, e)
+        for k in range(size):
+            if start + k != top:
+                others = others + e[k]
+                mean = mean + e[k] * (t[start + k] - t_top)
+        start += size
+    total = 1 + others
+    if a_top - a_top != 0:  # inf or NaN at the top: all is NaN, as in the loss
+        total = a_top - a_top
+    mean = mean / total
+    start = 0
+    while start < n:
+        size = min(n - start, <Py_ssize_t>ROW_BLOCK)
+        if n > ROW_BLOCK:
+            exp_differences(size, a + start, a_top, e)
+        for k in range(size):
+            t[start + k] = <real>(factor * (e[k] / total * ((t[start + k] - t_top) - mean)))
+        start += size
+
+
+cdef inline void curvature_of_rows(
+    int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out,
+    const void* z_, Py_ssize_t ld, const void* y_, const Py_ssize_t* labels,         # IN; y is NULL for labels
+    int weight_kind, const double* weight, double weight_scale,                      # IN; weight may be NULL
+    void* t_,                                                                        # IN and OUT
+) noexcept nogil:
+    """Each row of t becomes w H t, with H = d2l/dz2 at z, which the loss acts on. If l is a mean over outputs, H sums.
+
+    An entry of weight 0 gives 0, whatever z, y and t hold. H does not depend on a label.
+    """
+    cdef const real* z = <const real*>z_
+    cdef const real* y = <const real*>y_
+    cdef real* t = <real*>t_
+    cdef Py_ssize_t s, k
+    cdef double w = weight_scale, target_sum
+    if code != CROSS_ENTROPY:
+        entry_curvatures(code, parameter, n_rows, n_out, z, ld, y, weight_kind, weight, weight_scale, t)
+        return
+    for s in range(n_rows):
+        if weight_kind == WEIGHT_PER_SAMPLE:
+            w = weight[s] * weight_scale
+        if w == 0:
+            for k in range(n_out):
+                t[s * ld + k] = 0
+            continue
+        target_sum = 1
+        if y != NULL:
+            target_sum = 0
+            for k in range(n_out):
+                target_sum = target_sum + (parameter / n_out + (1 - parameter) * y[s * n_out + k])
+        cross_entropy_curvature(n_out, z + s * ld, w * target_sum, t + s * ld)

@@ -1,0 +1,112 @@
+"""What the source of the kernels says about itself: floors, names and errors in ulp."""
+
+import json
+import re
+
+import pytest
+from places import ROOT
+
+PACKAGE = ROOT / "src" / "backprop"
+KERNELS = PACKAGE / "kernels"
+CIMPORT = re.compile(r"^from backprop\.kernels\.(\w+) cimport (?:\(([^)]*)\)|(.*))$", re.MULTILINE)
+FUNCTION = re.compile(r"^(?:cdef|cpdef|def) [^\n=(]*?(\w+)\(", re.MULTILINE)
+PARTS = {path.stem: path.read_text(encoding="utf-8") for path in KERNELS.glob("*.p*")}
+LABELS = ("g", "g'", "g''")
+
+
+def code_of(text):
+    """A source without strings in triple quotes, comments and lists of imports."""
+    return re.sub(r'"""(?:.|\n)*?"""|#.*', "", CIMPORT.sub("", text))
+
+
+def test_a_part_uses_only_parts_above_it():
+    """In the order of the list in _kernels.pyx, and nothing that it does not use."""
+    listed = re.findall(r"^    (\w+) {2,}\S", PARTS["_kernels"].partition('"""')[2].partition("\nA. ")[0], re.MULTILINE)
+    below = ["table", "two_sum", *listed]
+    assert sorted(below) == sorted(PARTS)
+    for part, text in PARTS.items():
+        for source, many, one in CIMPORT.findall(text):
+            assert below.index(source) < below.index(part), f"{part} uses {source}"
+            for name in re.findall(r"\w+", many or one):
+                assert re.search(rf"\b{name}\b", code_of(text)), f"{part} imports {name} and does not use it"
+
+
+def test_each_pxd_with_code_has_the_directives():
+    """A .pxd does not take them from the file that imports it: without them a quotient is Python's."""
+    line = (PACKAGE / "_core.pyx").read_text(encoding="utf-8").partition("\n")[0]
+    directives = set(line.removeprefix("# cython: ").split(", "))
+    assert "cdivision=True" in directives
+    for path in [*PACKAGE.glob("*/*.pxd"), KERNELS / "_kernels.pyx"]:
+        text = path.read_text(encoding="utf-8")
+        if re.search(r"^cdef inline ", text, re.MULTILINE):
+            first = text.partition("\n")[0].removeprefix("# cython: ")
+            assert set(first.split(", ")) == directives, path.name
+
+
+def test_kernels_and_core_have_no_function_name_in_common():
+    """The fields of the table have the core's names; the functions behind them say what they compute."""
+    core = {
+        name: path.name
+        for path in [PACKAGE / "_core.pyx", *PACKAGE.glob("*/*.p[xy]*")]
+        if path.parent != KERNELS and path.suffix != ".py"
+        for name in FUNCTION.findall(path.read_text(encoding="utf-8"))
+    }
+    assert {"hidden_sum", "g_prime_product"} <= set(core)
+    kernels = {name: part for part, text in PARTS.items() for name in FUNCTION.findall(text)}
+    assert {"product_AB", "g_of_rows", "panel_product"} <= set(kernels)
+    assert not {name: (kernels[name], core[name]) for name in kernels.keys() & core.keys()}
+
+
+def errors_in(text):
+    """{dtype: [(label, ulp, u near a zero)]} of "g 0.855, g' 1.480 (0.21 u) in float32; ... in float64"."""
+    found = {}
+    for part in text.split("; "):
+        entries, _, dtype = part.rpartition(" in ")
+        found[dtype] = re.findall(r"(\S*?) ?(\d+\.\d{3})(?: \((\d+\.\d\d) u\))?", entries)
+    return found
+
+
+def measured(name, which):
+    """The same from tools/ulp.json."""
+    path = ROOT / "tools" / "ulp.json"
+    if not path.is_file():
+        pytest.skip("tools/ is in the repository alone")
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    of_dtype = {}
+    for dtype in ("float32", "float64"):
+        entries = [kept[dtype][name][1][i] for i in which]
+        labels = [LABELS[i] for i in which] if len(which) > 1 else [""]
+        of_dtype[dtype] = [
+            (label, f"{ulp:.3f}", f"{absolute:.2f}" if absolute else "")
+            for label, (ulp, _, absolute) in zip(labels, entries, strict=True)
+        ]
+    return of_dtype
+
+
+def statements():
+    """(function, activation, text) of each line "Error in ulp" in the source."""
+    for part, which in (("activations", (0, 1)), ("second", (2,)), ("elementary", None)):
+        functions = re.split(r"\n\n\n(?=cdef )", PARTS[part])
+        for function in functions:
+            name = FUNCTION.findall(function)
+            for activation, text in re.findall(r"^    Error in ulp(?:, (\w+))?: (.*)\.$", function, re.MULTILINE):
+                yield part, name[0], activation or re.sub(r"^(g|second)_", "", name[0]), which, text
+
+
+def test_each_function_states_its_measured_errors():
+    """A new measurement changes tools/ulp.json and the source, or this test is red."""
+    stated = {"activations": set(), "second": set(), "elementary": set()}
+    for part, function, activation, which, text in statements():
+        if part == "elementary":
+            continue
+        assert errors_in(text) == measured(activation, which), function
+        stated[part].add(activation)
+    of_elementary = {function: errors_in(text) for part, function, _, _, text in statements() if part == "elementary"}
+    exp, sine, cosine = measured("exp", (0,)), measured("sin", (0,)), measured("sin", (1,))
+    assert of_elementary == {
+        "exp_rounded": exp,
+        "sin_and_cos": {d: [("sin", *sine[d][0][1:]), ("cos", *cosine[d][0][1:])] for d in sine},
+    }
+    kept = json.loads((ROOT / "tools" / "ulp.json").read_text(encoding="utf-8"))["float32"]
+    assert stated["activations"] == set(kept) - {"sin", "exp"}  # which are those of elementary.pxd
+    assert stated["second"] == set(kept) - {"hardsigmoid"}  # whose g'' is 0
