@@ -67,8 +67,8 @@ def errors_in(text):
 
 
 def measured(name, which):
-    """The same from tools/ulp.json."""
-    path = ROOT / "tools" / "ulp.json"
+    """The same from tools/numerics/ulp.json."""
+    path = ROOT / "tools" / "numerics" / "ulp.json"
     if not path.is_file():
         pytest.skip("tools/ is in the repository alone")
     kept = json.loads(path.read_text(encoding="utf-8"))
@@ -94,7 +94,7 @@ def statements():
 
 
 def test_each_function_states_its_measured_errors():
-    """A new measurement changes tools/ulp.json and the source, or this test is red."""
+    """A new measurement changes tools/numerics/ulp.json and the source, or this test is red."""
     stated = {"activations": set(), "second": set(), "elementary": set()}
     for part, function, activation, which, text in statements():
         if part == "elementary":
@@ -107,6 +107,6 @@ def test_each_function_states_its_measured_errors():
         "exp_rounded": exp,
         "sin_and_cos": {d: [("sin", *sine[d][0][1:]), ("cos", *cosine[d][0][1:])] for d in sine},
     }
-    kept = json.loads((ROOT / "tools" / "ulp.json").read_text(encoding="utf-8"))["float32"]
+    kept = json.loads((ROOT / "tools" / "numerics" / "ulp.json").read_text(encoding="utf-8"))["float32"]
     assert stated["activations"] == set(kept) - {"sin", "exp"}  # which are those of elementary.pxd
     assert stated["second"] == set(kept) - {"hardsigmoid"}  # whose g'' is 0

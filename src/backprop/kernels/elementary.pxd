@@ -11,8 +11,8 @@
 # C. If exp(x) may be subnormal, the power 2^n is applied last, and once: `scale` rounds once.
 # D. NaN passes through every bound and comparison.
 # E. "Error in ulp" is the largest one found over all float32 and over 10^7 float64, for the v4 kernels.
-#    tools/numerics/ulp.py measures it and ulp.json beside it keeps it; a test compares. A function without such a line returns a pair, or a part
-#    of a result: its error is counted in the activations that use it.
+#    tools/numerics/ulp.py measures it, ulp.json beside it keeps it, and a test compares. A function without such a line
+#    returns a pair, or a part of a result: its error is counted in the activations that use it.
 
 from backprop.kernels.vector cimport (
     LANES, any_at_least, at_least, at_most, broadcast, clamp, get_lane, real, set_lane, vabs, vec, vfma, where_less,
