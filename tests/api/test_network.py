@@ -7,10 +7,10 @@ import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
+from places import ROOT
 from scipy import optimize, special
 from slowness import SLOWNESS
 
@@ -611,7 +611,7 @@ def test_public_names():
 )
 def test_the_codes_are_those_of_the_kernels(enum, table, others):
     """Each number once, in any order of the table: a new row takes the next free one."""
-    source = Path(backprop.__file__).with_name("kernels").joinpath("table.pxd").read_text(encoding="utf-8")
+    source = (ROOT / "src" / "backprop" / "kernels" / "table.pxd").read_text(encoding="utf-8")
     _, _, text = source.partition(f"cdef enum {enum}:")
     of_kernels = {
         name: int(code) for name, code in re.findall(r"^ +(\w+) = (\d+)", text.partition("\n\n")[0], re.MULTILINE)
