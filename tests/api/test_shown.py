@@ -73,9 +73,15 @@ class Printer:
 
 
 def pretty(it, stack=(1,)):
-    printer = Printer(stack)
-    it._repr_pretty_(printer, False)
-    return printer.out
+    """What IPython prints: it prefers the __repr__ of a class to the _repr_pretty_ of one that it derives from."""
+    for kind in type(it).__mro__:
+        if "_repr_pretty_" in vars(kind):
+            printer = Printer(stack)
+            it._repr_pretty_(printer, False)
+            return printer.out
+        if "__repr__" in vars(kind):
+            return repr(it)
+    raise AssertionError("object has a __repr__")
 
 
 @pytest.mark.parametrize("it", objects(), ids=lambda it: type(it).__name__)
@@ -89,6 +95,18 @@ def test_every_object_is_a_table(it):
     assert len(html) < 8000
     assert pretty(it) == it._table().text()
     assert pretty(it, (1, 2)) == repr(it)  # in a list
+
+
+def test_a_subclass_with_a_repr_of_its_own():
+    class Mine(Network):
+        def __repr__(self):
+            return "mine"
+
+    class Other(Network):
+        pass
+
+    assert pretty(Mine([2, 1])) == "mine"
+    assert pretty(Other([2, 1])).startswith("Other: 3 parameters")
 
 
 def test_layers_of_a_network():

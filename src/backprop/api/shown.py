@@ -75,6 +75,11 @@ class Shown(Tidy):
 
     __slots__ = ()
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if is_own(cls):  # IPython prefers the __repr__ of a class to the _repr_pretty_ of one that it derives from
+            cls._repr_pretty_ = cls._repr_pretty_  # type: ignore[method-assign]
+
     def _table(self) -> Table:
         raise NotImplementedError
 
