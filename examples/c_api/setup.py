@@ -7,6 +7,8 @@ from setuptools import Extension, setup
 
 # Apple's compiler has no OpenMP: prange runs on one thread there.
 OPENMP = {"darwin": [], "win32": ["/openmp"]}.get(sys.platform, ["-fopenmp"])
+# theta - rate * grad must not become one fma, since NumPy rounds twice. GCC's warning is about a variable of Cython's.
+FLAGS = [] if sys.platform == "win32" else ["-ffp-contract=off", "-Wno-maybe-uninitialized"]
 
 setup(
     name="descents",
@@ -15,8 +17,7 @@ setup(
             Extension(
                 "descents",
                 ["descents.pyx"],
-                # theta - rate * grad must not become one fma: NumPy rounds twice.
-                extra_compile_args=[*OPENMP, *([] if sys.platform == "win32" else ["-ffp-contract=off"])],
+                extra_compile_args=[*OPENMP, *FLAGS],
                 extra_link_args=[] if sys.platform == "win32" else OPENMP,
             )
         ]

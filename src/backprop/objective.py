@@ -50,7 +50,7 @@ class Objective(attributes.Closed, shown.Shown):
     Evaluating an objective does not change the network, so after ``result = minimize(fun, net.params, jac=True)`` write
     ``net.params = result.x`` (with free, ``net.params[free] = result.x``).
 
-    `scipy.optimize.check_grad` and `approx_fprime` need the loss without its gradient:
+    `scipy.optimize.check_grad` and `scipy.optimize.approx_fprime` need the loss without its gradient:
     ``check_grad(fun.value, fun.grad, p)``. For a float32 network their steps of 1.5e-8 are lost when theta is rounded:
     use a float64 network, or `Network.check_gradient`.
     """
