@@ -39,7 +39,7 @@ SPECIMENS = [
 
 
 def run(code):
-    """What code prints in a process of its own, which must succeed."""
+    """What code prints in a new process, which must end with status 0."""
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300 * SLOWNESS)
     assert done.returncode == 0, done.stderr
@@ -249,7 +249,7 @@ def test_params_given_replace_the_networks_own():
 
 
 def test_weights_of_a_wide_layer_are_those_of_this_call():
-    """Panels that an earlier call has packed are not taken for the new weights."""
+    """Panels that an earlier call has packed are not used with new weights."""
     net = Network([3, 20, 2], activations="tanh", rng=0)
     other = Network([3, 20, 2], activations="tanh", rng=1)
     expected = other.value_and_grad(X, Y)
@@ -538,6 +538,7 @@ def test_a_network_shared_by_8_threads(dtype):
 # Signals -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_ctrl_c_during_a_long_call_leaves_params_and_the_next_call_right(n_threads):
     code = f"""

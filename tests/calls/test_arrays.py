@@ -1,10 +1,10 @@
 """Arrays of every layout and dtype: converted once, the right answer bit for bit, never written."""
 
-import tracemalloc
 import warnings
 
 import numpy as np
 import pytest
+from allocations import peak_of_a_call
 
 from backprop import Network, hidden_gradient, preactivation_gradient
 
@@ -25,7 +25,7 @@ def with_stride(array, step):
 
 
 def misaligned(array, offset=1):
-    """The same values at an address that is no multiple of the itemsize."""
+    """The same values at an address that is not a multiple of the itemsize."""
     memory = np.zeros(array.nbytes + offset, np.uint8)
     view = memory[offset:].view(array.dtype).reshape(array.shape)
     view[...] = array
@@ -40,7 +40,7 @@ def read_only(array):
 
 
 class Matrix:
-    """What has `__array__` alone."""
+    """An object that has only `__array__`."""
 
     def __init__(self, array):
         self.array = array
@@ -236,21 +236,6 @@ def test_out_overwrites_whatever_was_there():
             assert np.array_equal(out, expected if n_rows == N_SAMPLES else net.value_and_grad(X[:1], Y[:1])[1])
 
 
-def peak_of_a_call(call):
-    """The bytes that a call allocates beyond what was there, at their highest."""
-    for _ in range(3):
-        call()
-    tracemalloc.start()
-    try:
-        call()
-        tracemalloc.reset_peak()
-        before = tracemalloc.get_traced_memory()[0]
-        call()
-        return tracemalloc.get_traced_memory()[1] - before
-    finally:
-        tracemalloc.stop()
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("n_samples", [1, 1000, 20000])
 @pytest.mark.parametrize("loss", ["squared_error", "binary_cross_entropy", "cross_entropy", "probabilities"])
@@ -272,7 +257,7 @@ def test_a_fitting_array_is_not_copied_and_another_once_where_it_is_small(n_samp
     net = Network([10, 30, 4], rng=0)
     x, y = np.zeros((n_samples, 10)), np.zeros((n_samples, 4))
     out = np.empty(net.n_params)
-    one = x.nbytes if is_copied else 0  # what is large is converted by tiles
+    one = x.nbytes if is_copied else 0  # large arrays are converted tile by tile
     peak = peak_of_a_call(lambda: net.value_and_grad(np.asfortranarray(x), y, out=out))
     assert x.nbytes <= peak
     for other in (np.asfortranarray(x), x.astype(np.float32), x.astype(">f8"), x[::-1], misaligned(x)):

@@ -1,6 +1,6 @@
-"""What is done to an array that was handed out, or given, changes its values at most: sizes are the library's own.
+"""Whatever a user does to a returned or given array changes at most its values: the library keeps the sizes itself.
 
-Changes run in a process of their own, so that a crash there is one failure here.
+Changes run in new processes, so that a crash there is one failure here.
 """
 
 import gc
@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from suites import shortened
 
 from backprop import Activation, Ensemble, Network
 
@@ -104,7 +105,14 @@ NAMES = ["params", "weights", "last weights", "biases", "ensemble's params", "a 
          "a copy's params", "input of layer_gradients"]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    shortened(
+        NAMES,
+        ["params", "last weights", "a member's weights", "input of layer_gradients"],
+        "made by the same functions",
+    ),
+)
 def test_a_new_shape_size_dtype_stride_or_flag_changes_nothing(name):
     run(HANDED_OUT, name)
 
@@ -116,7 +124,7 @@ def test_a_new_shape_size_dtype_stride_or_flag_changes_nothing(name):
      lambda _, ensemble: ensemble[2].weights[0]],
 )  # fmt: skip
 def test_a_view_leads_to_no_array(take):
-    """Each access gives another view of the same memory, whose owner is no array and shows none."""
+    """Each access gives a new view of the same memory; its owner is not an array and gives no access to one."""
     net = Network([2, 3, 1], rng=0)
     ensemble = Ensemble(net, 3, rng=0)
     one, other = take(net, ensemble), take(net, ensemble)
@@ -247,8 +255,12 @@ print("alive")
 
 @pytest.mark.parametrize(
     "call",
-    ["value_and_grad", "loss", "forward", "hvp", "jvp", "vjp", "hessian", "normal_equations", "clipped_gradient",
-     "per_sample_gradients", "rows left out", "layer_gradients", "ensemble"],
+    shortened(
+        ["value_and_grad", "loss", "forward", "hvp", "jvp", "vjp", "hessian", "normal_equations", "clipped_gradient",
+         "per_sample_gradients", "rows left out", "layer_gradients", "ensemble"],
+        ["value_and_grad", "jvp", "normal_equations", "per_sample_gradients", "rows left out", "ensemble"],
+        "the shapes are read at the same place",
+    ),
 )  # fmt: skip
 def test_a_call_keeps_the_shapes_with_which_it_began(call):
     """An activation, or another argument's ``__array__``, changes the shapes of x, y, weights, parameters and out."""
@@ -298,7 +310,7 @@ def test_a_thread_changes_shapes_all_the_time():
 
 
 def kept_data():
-    """A network, with x, y, weights and parameters of the user's, and everything that keeps some of them."""
+    """A network, the user's x, y, weights and parameters, and every object that keeps some of them."""
     rng = np.random.default_rng(0)
     x, y, w = rng.normal(size=(20, 3)), rng.normal(size=(20, 2)), rng.uniform(1, 2, size=20)
     net = Network([3, 4, 2], activations="tanh", rng=0)
@@ -327,7 +339,7 @@ def test_kept_data_keep_their_shapes(name):
     for array in arrays.values():
         array.shape = (1, -1)
         array.setflags(write=False)
-    uses[name](1)  # elsewhere, so that nothing is remembered
+    uses[name](1)  # at another theta, so that nothing kept is used
     for one, other in zip(uses[name](0), right, strict=True):
         assert np.array_equal(one, other)
 
@@ -344,7 +356,7 @@ def test_kept_data_whose_memory_is_gone_are_refused(name):
 
 
 def test_a_slice_keeps_its_owner_in_sight():
-    """A view of a user's own: its memory is the owner's."""
+    """A view that the user makes: its memory belongs to the owner."""
     net, big = Network([3, 2], rng=0), np.ones((100, 3))
     fun = net.objective(big[50:], np.ones((50, 2)))
     before = fun(net.params)
@@ -356,7 +368,7 @@ def test_a_slice_keeps_its_owner_in_sight():
 
 
 def test_an_activation_gets_memory_of_its_own():
-    """What a NumPy function does to the array that it is given, or to one that it returns, stays there."""
+    """A NumPy function may change the array that it is given, or one that it returned, without effect elsewhere."""
     seen = []
 
     def g(a):

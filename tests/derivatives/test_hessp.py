@@ -1,4 +1,4 @@
-"""`hessp` of an objective keeps what does not depend on the direction: with the bits of `hvp`, whatever happens."""
+"""`hessp` of an objective keeps what does not depend on the direction, and always gives the bits of `hvp`."""
 
 import copy
 import pickle
@@ -9,6 +9,7 @@ import pytest
 from derivative_peers import CALLS, random_data
 from derivative_programs import run
 from problems import same_bits
+from suites import shortened
 from systems import needs_fork, needs_proc, needs_signals
 
 from backprop import Activation, Network, objective
@@ -32,7 +33,9 @@ def make(shape, *, weight=None, dtype="float64"):
 
 
 @pytest.mark.parametrize("n_bytes", [64 << 20, 700_000, 0])  # all rows, some of 1300 bytes and more, or none
-@pytest.mark.parametrize("weight", [None, "sample", "entry"])
+@pytest.mark.parametrize(
+    "weight", shortened([None, "sample", "entry"], [None, "entry"], "weights by entry take the same way and more")
+)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_all_products_have_the_bits_of_hvp(shape, dtype, weight, n_bytes, monkeypatch):
@@ -62,7 +65,7 @@ def test_a_theta_changed_in_place_is_another_one():
 
 
 def counting():
-    """An activation of one's own, and the calls of its functions; the call of g_prime whose number is "stop" fails."""
+    """A custom activation, and the number of calls of its functions; g_prime fails at the call numbered "stop"."""
     calls = {"g": 0, "g_prime": 0, "g_second": 0}
 
     def count(name, function):
@@ -106,7 +109,7 @@ def test_a_second_direction_calls_no_activation(kept_share, monkeypatch):
     else:
         assert all(0.5 * first[name] <= second[name] < first[name] for name in first)
     fun(net.params + 1)
-    assert calls_of(lambda: fun.hessp(net.params, directions[2])) == second  # an evaluation elsewhere forgets nothing
+    assert calls_of(lambda: fun.hessp(net.params, directions[2])) == second  # the evaluation forgets nothing
     assert calls_of(lambda: fun.hessp(net.params + 1, directions[3])) == first
 
 
@@ -144,6 +147,7 @@ def test_a_copy_gives_the_same(duplicate):
         assert same_bits(other.hessp(theta, data.v), expected)
 
 
+@pytest.mark.alone
 def test_many_threads_at_several_thetas():
     data = make("many tiles", dtype="float32")
     net, rng = data.problem.net, np.random.default_rng(0)
@@ -170,6 +174,7 @@ def shared_is_right():
 """
 
 
+@pytest.mark.alone
 @needs_signals
 def test_ctrl_c_leaves_whole_tiles_alone():
     out = run("hvp", SHARED + """
@@ -194,6 +199,7 @@ def test_ctrl_c_leaves_whole_tiles_alone():
     assert int(out) == 12
 
 
+@pytest.mark.alone
 @needs_fork
 def test_forks_at_any_moment():
     run("hvp", SHARED + """
@@ -225,6 +231,7 @@ def test_forks_at_any_moment():
     """.replace("\n    ", "\n"))  # fmt: skip
 
 
+@pytest.mark.alone
 @needs_proc
 def test_memory_is_bounded_and_may_be_short():
     out = run("hvp", """
@@ -258,7 +265,7 @@ def test_l2_is_not_rounded_to_float32(l2):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_fixed_parameters_do_not_move(dtype):
-    """A product along free parameters alone, of the Hessian's rows and columns of these."""
+    """A product along the free parameters, with the rows and columns of the Hessian that belong to them."""
     net = Network([2, 3, 1], activations="tanh", dtype=dtype, rng=0)
     x, y = np.arange(8.0).reshape(4, 2) / 8, np.ones(4)
     free = np.arange(net.n_params) % 3 != 1

@@ -1,4 +1,4 @@
-"""Networks on disk: what is saved is loaded to the bit, torch takes the tensors, and no fault leaves half a file."""
+"""Networks on disk: loading gives the saved bits, torch takes the tensors, and no fault leaves half a file."""
 
 import errno
 import json
@@ -21,6 +21,7 @@ from derivative_peers import torch_activation
 from peers import require_peer
 from places import ROOT
 from problems import ACTIVATION_NAMES, LOSS_NAMES, PARAMETERS, same_bits
+from suites import shortened
 from systems import needs_fifo, needs_limits, needs_posix_files, needs_proc
 
 import backprop
@@ -40,7 +41,7 @@ def path(tmp_path):
 
 @contextmanager
 def at_once():
-    """Fail instead of hanging."""
+    """A test that hangs fails instead."""
 
     def fail(*_):
         raise AssertionError("still waiting after 10 s")
@@ -75,7 +76,7 @@ def test_where_directories_have_no_descriptors_the_file_is_replaced_all_the_same
 
 
 def n_open_files():
-    """Of this process; 0 where the system does not say."""
+    """Open files of this process; 0 if the system does not tell."""
     return len(os.listdir("/dev/fd")) if os.path.isdir("/dev/fd") else 0
 
 
@@ -139,7 +140,7 @@ def test_any_bits(path, dtype):
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_at_the_ends_of_what_a_float_can_be(path, name):
-    """Their texts are the longest ones."""
+    """Parameters with the longest texts."""
     ends = [-1.7976931348623157e308, 2.2250738585072014e-308, 5e-324, -0.0, 0.1 + 0.2, 1.0]
     for end in ends:
         where = {"loss": (name, end)} if name in LOSS_NAMES else {"activations": (name, end), "output": (name, end)}
@@ -160,7 +161,7 @@ def test_new_shapes_of_what_was_handed_out(path):
 
 
 def test_a_subclass_that_shows_something_else(path):
-    """A file holds the network, not what a subclass says of it."""
+    """A file holds the network, not what a subclass reports about it."""
 
     class Other(Network):
         weights = biases = sizes = params = dtype = property(lambda self: None)
@@ -174,7 +175,7 @@ def test_a_subclass_that_shows_something_else(path):
 
 
 def test_what_load_would_refuse_does_not_replace_a_file(path, monkeypatch):
-    """A mistake of ours, as a new activation whose metadata the grammar does not know."""
+    """A mistake of this library: a new activation whose metadata the grammar does not know."""
     old = make()
     old.save(path)
     for wrong in ([["tanh"]], "tanh\u2028", {"tanh": 1}, ["tanh", 1.0, 2.0]):
@@ -207,7 +208,7 @@ def metadata_of(path):
 
 
 def test_the_file_says_all_and_nothing_else(path):
-    """A default that changes in a later release must not change a saved network; equal networks are equal files."""
+    """Defaults of a later release must not change a saved network; equal networks give equal files."""
     net = make(activations="leaky_relu", loss="huber", output="elu")
     net.save(path)
     assert metadata_of(path) == {
@@ -454,7 +455,7 @@ def test_the_disk_has_it_before_the_name_has_it(path, monkeypatch):
         recorded(name, getattr(os, name))
     make().save(path)
     assert order[-4:] == ["write", "fsync", "replace", "fsync directory"]
-    assert order[:-4] in ([], ["write", "fsync"])  # the second where the file could not be named
+    assert order[:-4] in ([], ["write", "fsync"])  # the second if the file could not be named
 
 
 SAVE_FOR_EVER = """
@@ -472,7 +473,7 @@ while True:
 
 @contextmanager
 def savers(path, n):
-    """So many processes that save two networks in turn."""
+    """A number of processes, each of which saves two networks in turn."""
     processes = [
         subprocess.Popen([sys.executable, "-c", SAVE_FOR_EVER, path], stdout=subprocess.PIPE) for _ in range(n)
     ]
@@ -508,7 +509,7 @@ def test_kill_in_the_middle(path):
             time.sleep(rng.uniform(0, 0.05))
         assert_one_of_two(path)
     if hasattr(os, "O_TMPFILE"):
-        # A file has no name until it is whole; what is left is one that was killed between two calls of the system.
+        # A file has no name until it is whole; one is left only if the process dies between two system calls.
         assert len(os.listdir(path.parent)) <= 3
 
 
@@ -524,7 +525,7 @@ def test_two_processes_save_at_once(path):
 
 @needs_posix_files
 def test_threads_save_at_once(path):
-    """Each its own network, while another loads: the path names one of them, whole, at any moment."""
+    """Each process saves its own network while another loads: the path always names one whole file."""
     nets = {size: make([20, 50, size]) for size in (1, 2, 3, 4)}
     for size, net in nets.items():
         net.params[...] = size
@@ -727,7 +728,7 @@ HOSTILE_HEADERS = {
 
 
 def refused(path, data, message):
-    """Write the bytes: loading them must fail within a second and their own size of memory."""
+    """Write the bytes: loading them must fail within a second, and within memory of their own size."""
     path.write_bytes(data)
     tracemalloc.start()
     try:
@@ -750,7 +751,7 @@ def hostile_file(what, header, tensors):
 @pytest.mark.parametrize("what", HOSTILE_HEADERS)
 def test_hostile_header(path, what):
     header, tensors = saved(path)
-    assert_same(backprop.load(path), make())  # what is changed is read
+    assert_same(backprop.load(path), make())  # the changed part is read
     refused(path, hostile_file(what, header, tensors), HOSTILE_HEADERS[what][1])
 
 
@@ -786,7 +787,7 @@ def test_what_is_no_header_is_not_built(path, text):
 
 
 def test_a_file_of_other_writers(path):
-    """Space, other orders of names, and metadata beside ours are no reason to refuse a file."""
+    """White space, another order of names and more metadata are no reason to refuse a file."""
     header, tensors = saved(path)
     header["__metadata__"]["author"] = 'a "quoted" \N{SNOWMAN}'
     text = json.dumps(dict(reversed(header.items())), indent=2).encode() + b"   \n"
@@ -805,7 +806,7 @@ def test_a_file_that_is_cut_while_it_is_read(path):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_memory(path, dtype):
-    """Loading takes twice the file at most: no random initial weights, and the bytes are let go in time."""
+    """Loading takes twice the file at most: no random initial weights are made, and the bytes are freed in time."""
     net = make([1000, 1000, 10], dtype)
     net.save(path)
     size = path.stat().st_size
@@ -864,11 +865,12 @@ def test_under_a_limit_of_memory(path):
     assert int(done.stdout) == len(HOSTILE_HEADERS) > 70
 
 
-def test_truncations_flips_and_splices():
-    """The short form of tools/fuzz/saving.py."""
+@pytest.mark.parametrize(
+    "options", shortened(["--short", "--changes=2000"], ["--short"], "every truncation and bit of eight files")
+)
+def test_truncations_flips_and_splices(options):
+    """What tools/fuzz/saving.py finds."""
     script = ROOT / "tools" / "fuzz" / "saving.py"
-    result = subprocess.run(
-        [sys.executable, script, "--changes", "2000"], capture_output=True, text=True, check=False, timeout=300
-    )
+    result = subprocess.run([sys.executable, script, options], capture_output=True, text=True, check=False, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
     assert re.findall(r"(\d+) wrong", result.stdout) == ["0", "0", "0"]

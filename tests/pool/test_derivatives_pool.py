@@ -1,9 +1,15 @@
-"""Every derivative under fire: forks at any moment, crowds of callers, interrupts. Each in a process of its own."""
+"""Every derivative under fire: forks at any moment, crowds of callers, interrupts. Each runs in a new process."""
 
 import pytest
 from derivative_peers import CALLS
 from derivative_programs import run
+from suites import shortened
 from systems import needs_fork, needs_proc, needs_signals
+
+pytestmark = pytest.mark.alone
+
+# A sum, rows, and a matrix. The pool runs tasks and treats all calls alike.
+FEW = shortened(CALLS, ["vjp", "jacobian", "hessian"], "the other calls share the pool")
 
 
 @needs_fork
@@ -49,7 +55,7 @@ def test_forks_and_a_crowd_of_callers(name):
 
 
 @needs_signals
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", FEW)
 def test_ctrl_c(name):
     out = run(name, """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for background jobs
@@ -76,9 +82,9 @@ def test_ctrl_c(name):
 
 
 @needs_fork
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", FEW)
 def test_a_signal_handler_that_forks_and_calls(name):
-    """The child goes on where the parent's call was, and both end with the right bits."""
+    """The child continues the call of its parent, and both get the right bits."""
     run(name, """
     big = make_big()
     right = result(big, 1)
@@ -109,10 +115,14 @@ def test_a_signal_handler_that_forks_and_calls(name):
 @needs_signals
 @pytest.mark.parametrize(
     ("name", "width", "n_samples", "n_threads"),
-    [("hvp", 4096, 512, 1), ("gauss_newton_vp", 4096, 512, 1), ("hvp", 3072, 1088, 2)],
+    shortened(
+        [("hvp", 4096, 512, 1), ("gauss_newton_vp", 4096, 512, 1), ("hvp", 3072, 1088, 2)],
+        [("hvp", 3072, 1088, 2)],
+        "the same parts of a product",
+    ),
 )
 def test_signals_are_heard_within_the_products_of_a_wide_layer(name, width, n_samples, n_threads):
-    """Handlers run all along the call: before its products were cut into parts, half of it passed without one."""
+    """Handlers run all through the call. Before products were cut into parts, none ran in half of the time."""
     out = run(name, f"""
     big = make([32, {width}, {width}, 2], {n_samples})
     times = []

@@ -1,6 +1,6 @@
-"""Faults: memory and threads that are not to be had, forks, crowds and subinterpreters.
+"""Faults: allocations and threads that fail, forks, crowds of callers and subinterpreters.
 
-Each trial runs in a process of its own, with a watchdog that prints where its threads stand after 30 s.
+Each trial runs in a new process, with a watchdog that prints the stacks of its threads after 30 s.
 """
 
 import importlib.util
@@ -16,6 +16,7 @@ import pytest
 from derivative_peers import CALLS, FIRST_PART
 from places import ROOT, SUPPORT
 from slowness import SLOWNESS
+from suites import shortened
 from systems import compile_c, needs_fork, needs_proc, needs_signals
 
 STRESS = ROOT / "tools" / "pool" / "stress.py"
@@ -53,18 +54,18 @@ def injected(faults, *arguments):
     return trials
 
 
-@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("n_threads", shortened([1, 2], [1], "the same allocations on more samples"))
 def test_each_allocation_fails_once_and_for_ever(faults, n_threads):
     trials = injected(faults, "allocations", n_threads)
     assert {*CALLS, *FIRST_PART} <= trials.keys()
     for name, trial in trials.items():
         once, for_ever = trial["failures"]
-        assert once >= 3 or name == "Ensemble", name  # its memory is NumPy's, asked for by Python code
+        assert once >= 3 or name == "Ensemble", name  # Python code allocates its memory through NumPy
         assert for_ever >= min(once, 1), name
 
 
 def test_what_a_call_leaves_behind_is_seen(faults):
-    """Calls that do leave something, by the means of the tests above."""
+    """Calls that do leave something behind are found by the same trials."""
     done = run(SUPPORT / "fault_injection.py", "leaks", LD_PRELOAD=faults)
     wrong = {trial["name"]: " ".join(trial["wrong"]) for trial in map(json.loads, done.stdout.splitlines())}
     assert wrong.pop("nothing") == ""
@@ -72,10 +73,11 @@ def test_what_a_call_leaves_behind_is_seen(faults):
     for name, what in wrong.items():
         if "array" in name:
             assert "leak: 1 blocks left" in what, name
-        elif not sysconfig.get_config_var("Py_GIL_DISABLED"):  # whose allocator may not count behind another one
+        elif not sysconfig.get_config_var("Py_GIL_DISABLED"):  # its allocator cannot count behind another one
             assert "objects left" in what, name
 
 
+@pytest.mark.alone
 def test_each_thread_that_cannot_be_made(faults):
     trials = injected(faults, "threads")
     for name, trial in trials.items():
@@ -89,6 +91,7 @@ def test_each_thread_that_cannot_be_made(faults):
 # Processes and threads ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 @needs_signals
 @pytest.mark.parametrize(
     ("trial", "n"),
@@ -108,7 +111,7 @@ def test_short_forms_of_the_stress_test(trial, n):
     assert f"{trial}: {n_trials} of {n_trials}" in out
     if trial == "interrupts":
         assert f"raised, {n} with parameters untouched and the next call right" in out
-        # Other programs may hold these calls up for any time: they are judged by their own, see tools/pool/stress.py.
+        # Other programs may delay these calls, so their own CPU time is judged; see tools/pool/stress.py.
         assert float(re.search(r"own time longest ([\d.]+) s", out)[1]) <= 0.2 * SLOWNESS
 
 
@@ -131,6 +134,7 @@ sys.exit(2)
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_a_call_that_looks_for_signals_when_the_interpreter_has_gone(n_threads, tmp_path):
     """A daemon thread is inside a call all through the interpreter's end, and the process lives on for 2 s."""

@@ -1,4 +1,4 @@
-"""How exact gradients are: saturated units, sums over many samples, and the memory that a million of them take."""
+"""How exact gradients are: saturated units, sums over many samples; and the memory that a million samples take."""
 
 import math
 import subprocess
@@ -16,8 +16,8 @@ LONGDOUBLE_IS_WIDE = np.finfo(np.longdouble).eps < 1e-18
 
 # Saturated units ------------------------------------------------------------------------------------------------------
 
-# The rounding of a, times its slope, would set a floor of 2e-6 in float32 and 4e-15 in float64 (ten times that at
-# |a| = 40); here the reference takes a as it was rounded, and no magnitude needs more than another.
+# If the reference computed a, its rounding times the slope would be 2e-6 in float32 and 4e-15 in float64 (ten times
+# that at |a| = 40). The reference takes the rounded a of the network, so that one bound holds for all magnitudes.
 SATURATED = {"float32": 1e-6, "float64": 4e-15}
 
 
@@ -120,7 +120,7 @@ def longdouble_gradient(net, x, y):
 
 
 def tiled_gradient(net, x, y, tile=1000):
-    """The same tile by tile: a hundred thousand rows in long double take much memory."""
+    """The same, tile by tile: a hundred thousand rows in long double need much memory."""
     rows = [slice(start, start + tile) for start in range(0, len(x), tile)]
     return sum(longdouble_gradient(net, x[part], y[part]) * len(x[part]) for part in rows) / len(x)
 
@@ -174,7 +174,7 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 n_samples = 1_000_000
-net = backprop.Network([20, 256, 256, 1], dtype="float32", rng=0)
+net = backprop.Network([20, 64, 64, 1], dtype="float32", rng=0)
 x = np.random.default_rng(0).standard_normal((n_samples, 20), np.float32)
 y = np.ones((n_samples, 1), np.float32)
 weight = np.zeros(n_samples)
@@ -190,7 +190,7 @@ print(peak() - before)
 
 
 def measured(code):
-    """The number that a process of its own prints: MiB by which a call raised the peak of its memory."""
+    """The number that a new process prints: by how many MiB a call raised the peak of its memory."""
     pytest.importorskip("resource", reason="peaks of memory are measured with getrusage")
     if sys.platform != "linux":
         pytest.skip("ru_maxrss is in KiB on Linux alone")

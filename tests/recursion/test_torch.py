@@ -19,10 +19,12 @@ from problems import (
 
 from backprop.losses import LOSSES
 
+pytestmark = pytest.mark.long("compared with PyTorch, which the short suite does without")
+
 N_GROUPS, PER_GROUP = 30, 10
 BATCHES = [1, 2, 3, 17, 64, 129, 1000]
-COST = 4e7  # samples times weights: keeps a network to a few hundredths of a second
-LIMIT = 8.0  # |a| stays below: torch's softplus turns into the identity at 20, and its s (1 - s) loses digits
+COST = 4e7  # samples times weights, so that a network takes a few hundredths of a second
+LIMIT = 8.0  # |a| stays below it: torch's softplus is the identity from 20 on, and its s (1 - s) loses digits
 TOLERANCE = {"float64": 1e-11, "float32": 2e-5}
 
 
@@ -34,7 +36,7 @@ def torch():
 
 
 def torch_loss(torch, problem, a, y_hat):
-    """The weighted mean of the loss, from torch's own losses where it has them."""
+    """The weighted mean of the loss, from torch's own losses if it has them."""
     row, parameter = split(problem.loss, LOSSES)
     F = torch.nn.functional
     y = torch.as_tensor(np.array(problem.y_filled))

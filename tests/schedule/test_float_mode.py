@@ -1,4 +1,4 @@
-"""The floating-point unit's modes: calls compute in the default one, and leave the caller's as it was."""
+"""Modes of the floating-point unit: calls compute in the default mode, and restore the caller's."""
 
 import ctypes
 import functools
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from derivative_peers import CALLS, FIRST_PART, random_data
 from fault_injection import bits
+from suites import shortened
 from systems import compile_c, needs_signals
 
 import backprop
@@ -47,7 +48,7 @@ def words(unit):
 
 @contextmanager
 def mode(unit, name):
-    """This thread in a mode, and the control words looked at afterwards."""
+    """Set a mode of this thread; afterwards the control words must be unchanged."""
     if name in MODES and MODES[name] < 4:
         unit.float_round(MODES[name])
     else:
@@ -79,7 +80,7 @@ def with_objective(function):
 
 LONG = np.random.default_rng(0).normal(size=20_000).astype(np.longdouble) / 3
 DOUBLED = Activation("doubled", lambda a: a + a, lambda a: np.full_like(a, 2))  # exact in every mode
-OTHERS = {  # which no peer defines: of net (or an ensemble of it), x, y and the number of threads
+OTHERS = {  # calls without a peer, as functions of net, x, y and the number of threads
     "loss": lambda net, x, y, n: net.loss(x, y, n_threads=n),
     "layer_gradients": lambda net, x, y, n: net.layer_gradients(x, y, n_threads=n),
     "find_nonfinite": lambda net, x, y, n: net.find_nonfinite(not_finite(x), y, n_threads=n),
@@ -109,7 +110,7 @@ OTHERS = {  # which no peer defines: of net (or an ensemble of it), x, y and the
 
 
 def problem(name, dtype, weight, activation="gelu", loss="squared_error"):
-    """Arguments of a call, with subnormal numbers among them; of so many samples every call takes two threads."""
+    """Arguments of a call, some of them subnormal; with so many samples every call uses two threads."""
     call = (FIRST_PART | CALLS).get(name, FIRST_PART["value_and_grad"])
     n_samples = 300 if name == "hessian" else 2500
     rng = np.random.default_rng(0)
@@ -138,7 +139,7 @@ def in_default_mode(name, *arguments):
 
 
 @pytest.mark.parametrize("name", [*FIRST_PART, *CALLS, *OTHERS])
-@pytest.mark.parametrize("how", MODES)
+@pytest.mark.parametrize("how", shortened(MODES, ["up", "flush"], "other values of the same two fields"))
 def test_bits_do_not_depend_on_the_mode(unit, how, name):
     for arguments in [("float32", None), ("float64", "sample", "sin"), ("float32", "entry", "elu")]:
         expected = in_default_mode(name, *arguments)
@@ -234,7 +235,7 @@ def test_import_leaves_the_control_words(unit):
 
 
 def test_errors_leave_the_control_words(unit):
-    """And `mode` looks at them."""
+    """`mode` compares them."""
     net = Network([3, 4, 1], rng=0)
     x = np.ones((2, 3))
     for how in MODES:
@@ -276,7 +277,7 @@ def test_functions_in_c_see_the_callers_mode_on_all_threads(unit):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(4000, 64)), rng.normal(size=(4000, 1))
     expected = bits(net.value_and_grad(x, y, n_threads=2))
-    for how in ("default", *MODES, "default"):  # the last one: nothing of an earlier caller stays
+    for how in ("default", *MODES, "default"):  # "default" again: nothing is left of an earlier caller's mode
         with mode(unit, how) as before:
             unit.float_expect(2)
             result = bits(net.value_and_grad(x, y, n_threads=2))
@@ -302,6 +303,7 @@ def test_a_function_that_changes_the_mode_changes_nothing_else(unit):
 
 
 @needs_signals
+@pytest.mark.alone
 @pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.parametrize("how", MODES)
 def test_signal_handlers_see_the_callers_mode(unit, how, n_threads):
@@ -328,7 +330,7 @@ def test_signal_handlers_see_the_callers_mode(unit, how, n_threads):
 
 
 def test_traps_of_the_caller_do_not_spring(unit):
-    """Lanes that nobody reads, infinities on the way and NaN in x are no reason to end the process."""
+    """Unused lanes, intermediate infinities and NaN in x do not end a process whose exceptions are unmasked."""
     code = f"""if 1:
         import ctypes, sys
         import numpy as np

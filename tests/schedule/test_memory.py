@@ -1,12 +1,13 @@
-"""What a call takes beside its arguments and results, by thread, and what a network keeps of it afterwards.
+"""The memory that a call needs besides its arguments and results, per thread, and what a network keeps afterwards.
 
-Each case has a process of its own, whose high-water mark the kernel keeps; writing 5 to clear_refs sets it back.
+Each case runs in a new process. The kernel keeps its high-water mark; writing 5 to clear_refs resets it.
 """
 
 import sys
 
 import pytest
 from places import use_folder
+from suites import shortened
 
 use_folder("benchmarks")
 
@@ -31,7 +32,7 @@ OF_WIDE_ROWS = {
 }
 
 
-@pytest.mark.parametrize("n_threads", [1, 4])
+@pytest.mark.parametrize("n_threads", shortened([1, 4], [4], "a part of what four threads take"))
 @pytest.mark.parametrize("name", OF_WIDE_ROWS)
 def test_wide_rows(name, n_threads):
     """A row of 1-100000-1 has 1.5 MiB of a and h: 512 of them would take 781, and the 64 of a chain 98."""
@@ -47,9 +48,11 @@ x, y = np.ones(({n}, 10)), np.ones(({n}, 50))
 """
 
 
-@pytest.mark.parametrize(("n_samples", "n_threads"), [(127, 1), (256, 1), (256, 2)])
+@pytest.mark.parametrize(
+    ("n_samples", "n_threads"), shortened([(127, 1), (256, 1), (256, 2)], [(256, 2)], "a part of what two threads take")
+)
 def test_normal_equations(n_samples, n_threads):
-    """J takes 16 MiB a thread, not 100; and where there are chunks, two sums of 8 MiB, one a thread and one more."""
+    """J takes 16 MiB per thread, not 100. With chunks there are also sums of 8 MiB, one per thread and one more."""
     peak, kept, _ = measure(MATRIX.format(n=n_samples), f"net.normal_equations(x, y, n_threads={n_threads})")
     sums = 0 if n_samples < 128 else 16 + (0 if n_threads == 1 else (n_threads + 1) * 8)
     assert peak <= 20 * n_threads + sums
@@ -83,9 +86,9 @@ OF_FILES = {
 }
 
 
-@pytest.mark.parametrize(("dtype", "of", "order"), FILES)
+@pytest.mark.parametrize(("dtype", "of", "order"), shortened(FILES, FILES[:2], "converted by the same function"))
 def test_a_file_of_another_dtype_or_order(dtype, of, order):
-    """Its rows are converted by each tile: as a whole they would take 40 or 80 MB."""
+    """Each tile converts its own rows: all rows at once would take 40 or 80 MB."""
     peak, kept, _ = measure(FILE.format(dtype=dtype, of=of, order=order), OF_FILES["value_and_grad"])
     assert peak <= 4
     assert kept <= 4

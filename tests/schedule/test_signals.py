@@ -1,7 +1,7 @@
-"""Signal handlers run all along every call, and what one raises ends the call.
+"""Signal handlers run during every call, and an exception that a handler raises ends the call.
 
-tools/pool/signals.py has the calls, their worst shapes and the quick ones that are tried here: single tiles or passes
-that took a tenth of a second and more without a look at signals.
+tools/pool/signals.py has the calls, their worst shapes and the smaller shapes of these tests: single tiles or passes
+that once took a tenth of a second and more without a poll for signals.
 """
 
 import ctypes
@@ -15,6 +15,7 @@ import pytest
 from places import use_folder
 from scipy import LowLevelCallable
 from slowness import SLOWNESS
+from suites import shortened
 from systems import needs_signals
 
 from backprop import Activation, Network, _core
@@ -23,8 +24,8 @@ use_folder("tools/pool")
 
 import signals  # noqa: E402
 
-# Seconds of the caller's own time: what is promised. It is 50 ms between polls, and a piece of work, which takes longer
-# beside programs that fill the caches and memory's bandwidth.
+# Seconds of the caller's CPU time, as promised: 50 ms between polls, and one piece of work, which takes longer
+# if other programs use the caches and the memory's bandwidth.
 LONGEST = 0.2 * SLOWNESS
 ROWS = {f"{row.name} {'-'.join(map(str, row.quick[0]))}": row for row in signals.rows()}
 
@@ -32,7 +33,7 @@ pytestmark = needs_signals
 
 
 class Interruption(BaseException):
-    """What a handler raises."""
+    """The exception that a handler raises."""
 
 
 def test_every_call_has_a_row():
@@ -41,6 +42,7 @@ def test_every_call_has_a_row():
     assert set(signals.CALLS) == names
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 def test_handlers_run_all_along(row):
     _, call = signals.prepare(row, quick=True)
@@ -48,7 +50,8 @@ def test_handlers_run_all_along(row):
     assert gap.own < LONGEST, gap
 
 
-@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.alone
+@pytest.mark.parametrize("n_threads", shortened([1, 2], [2], "one thread takes the same way"))
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 def test_what_a_handler_raises_ends_the_call(row, n_threads):
     p, call = signals.prepare(row, quick=True)
@@ -132,8 +135,9 @@ def numbers_in(result):
     return [] if result is None else [np.array(result)]
 
 
+@pytest.mark.alone
 def test_handlers_run_while_the_caller_waits_for_a_worker():
-    """The worker is held up in its first chunk; the caller runs out of places for the sums of later ones."""
+    """The worker is delayed in its first chunk, until the caller has no room for the sums of later ones."""
     caller, slept = threading.get_ident(), []
 
     @ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double)
@@ -153,7 +157,7 @@ def test_handlers_run_while_the_caller_waits_for_a_worker():
 
 
 def test_looks_at_targets_and_weights_let_handlers_run():
-    """Where `_validate` looks; the quick calls look at the same places, and are among the rows."""
+    """The checks of the Python path. The quick path has the same ones, and is among the rows."""
 
     def interrupt(*_):
         raise Interruption
@@ -174,7 +178,7 @@ def test_looks_at_targets_and_weights_let_handlers_run():
                 signal.setitimer(signal.ITIMER_REAL, 0.001)
                 result = look()
                 signal.setitimer(signal.ITIMER_REAL, 0)
-                assert result in (-1, None) or result[0] == -1  # it had ended by the first poll
+                assert result in (-1, None) or result[0] == -1  # the check ended before the first poll
             except Interruption:
                 raised += 1
     finally:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from places import ROOT, use_folder
+from suites import shortened
 from systems import needs_signals
 
 from backprop import Ensemble, Network
@@ -27,7 +28,7 @@ def outcomes(first, n_rounds=1):
         return [outcome for seed in range(first, first + n_rounds) for outcome in Round(seed).run()]
 
 
-@pytest.mark.parametrize("first", range(0, 64, N_ROUNDS))
+@pytest.mark.parametrize("first", shortened(range(0, 64, N_ROUNDS), [0, N_ROUNDS], "more rounds"))
 def test_arguments_at_random(first):
     found = outcomes(first, N_ROUNDS)
     assert [text for text in found if isinstance(text, str)] == []
@@ -62,7 +63,9 @@ def test_one_wrong_entry_is_found(monkeypatch, name):
     assert is_found("off by")
 
 
-@pytest.mark.parametrize("name", ["value_and_grad", "vjp", "input_gradient"])
+@pytest.mark.parametrize(
+    "name", shortened(["value_and_grad", "vjp", "input_gradient"], ["vjp"], "the same comparison of results")
+)
 def test_zeros_instead_of_a_tiny_result_are_found(monkeypatch, name):
     right = getattr(Network, name)
 

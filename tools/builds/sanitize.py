@@ -186,7 +186,8 @@ def main():
     if all(argument.startswith("-") for argument in tests):
         tests += tests_of(arguments.kind, arguments.short)
     left_out = [f"--deselect={built_copy.test_path(test)}" for some in LEFT_OUT.values() for test in some]
-    command = arguments.run or [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *left_out, *tests]
+    one_process = ["-p", "no:xdist", "-p", "no:cacheprovider"]
+    command = arguments.run or [sys.executable, "-m", "pytest", *one_process, "--all", *left_out, *tests]
     with tempfile.TemporaryDirectory() as name:
         tree = arguments.keep.resolve() if arguments.keep else Path(name, "tree")
         logs = tree / "reports"

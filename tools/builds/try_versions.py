@@ -141,7 +141,7 @@ def try_set(work: Path, wheel: Path, name: str) -> list[str]:
     versions = run(own, "-c", VERSIONS.format(SHOWN)).split()
     commands = {IMPORTS.format(order): [own, "-W", "error", "-c", IMPORTS.format(order)] for order in ORDERS}
     commands["all together"] = [own, "-c", TOGETHER]
-    commands["tests"] = [own, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", FEW_OF_THREADS, *tests()]
+    commands["tests"] = [own, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--all", "-k", FEW_OF_THREADS, *tests()]
     failed = []
     last = ""
     for what, command in commands.items():

@@ -161,10 +161,10 @@ def try_wheel(work: Path, sdist: Path, wheel: Path, python: Interpreter, oldest:
     # The tree's own package is in src, which is not on the path.
     numpy, scipy = run(own, "-c", INSTALLED, cwd=work, env=bare).split()
     tests = tests or pages
-    print("$ pytest", *tests, f"({name})", flush=True)
+    print("$ pytest --all", *tests, f"({name})", flush=True)
     log = work / f"{name}.log"
     with log.open("w") as file:
-        command = [own, "-m", "pytest", "-q", *tests]
+        command = [own, "-m", "pytest", "-q", "--all", *tests]
         done = subprocess.run(command, check=False, cwd=tree, env=bare, stdout=file, stderr=file)
     last = log.read_text().rstrip().rsplit("\n", 1)[-1].strip("= ")
     return [wheel.name, f"{wheel.stat().st_size}", python.full, numpy, scipy, last, "" if done.returncode == 0 else "X"]

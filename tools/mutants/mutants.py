@@ -110,7 +110,7 @@ def supported_simd(tree, simd):
 
 def judge(tree, simd, tests):
     """Exit status and output of pytest."""
-    return run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests], tree, simd)
+    return run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--all", *tests], tree, simd)
 
 
 def last_failure(output):
