@@ -1,7 +1,7 @@
 """Every derivative by its definition, in float64, from torch.func and from JAX, and the table of the calls; no test.
 
 `TorchPeer` writes each definition down with torch.func's transformations. `JaxPeer` takes only the derivatives of one
-sample from JAX, in one compiled function, and puts the calls together from them as sums of explicit matrices. The two
+sample from JAX, in compiled functions, and adds them up to the calls' results as explicit matrices. The two
 share the formulas of the losses and nothing else; activations are each library's own.
 """
 
@@ -40,7 +40,7 @@ def torch_activations(torch: ModuleType) -> dict[str, Callable]:
         "tanh": lambda a, p: torch.tanh(a),
         "sigmoid": lambda a, p: torch.sigmoid(a),
         "hardtanh": lambda a, p: F.hardtanh(a),
-        "hardsigmoid": lambda a, p: torch.clamp(a + 3, 0, 6) / 6,  # F.hardsigmoid' in float64 is float32's 1/6
+        "hardsigmoid": lambda a, p: torch.clamp(a + 3, 0, 6) / 6,  # F.hardsigmoid has float32's 1/6 in float64
         "hardswish": lambda a, p: F.hardswish(a),
         "relu6": lambda a, p: F.relu6(a),
         "sin": lambda a, p: torch.sin(a),
@@ -56,7 +56,7 @@ def torch_activation(torch: ModuleType, spec: str | tuple[str, float]) -> Callab
 
 
 def jax_activations(jax: ModuleType) -> dict[str, Callable]:
-    """A share of them, JAX's own: every kind of g'', few enough to compile in seconds."""
+    """Some of JAX's own activations: every kind of g'', and few enough to compile in seconds."""
     nn, jnp = jax.nn, jax.numpy
     return {
         "identity": lambda a, p: a,
@@ -128,13 +128,13 @@ class Data:
 
     @property
     def keywords(self):
-        """sample_weight, where there is one."""
+        """sample_weight, if there is one."""
         weight = self.problem.weight
         return {} if weight is None else {"sample_weight": weight}
 
 
 class Peer:
-    """What both peers have: the data as float64 arrays, and the calls that follow from others.
+    """Common to both peers: the data as float64 arrays, and the calls that follow from others.
 
     The methods have the names of `Network`'s and return NumPy arrays: one, or a tuple.
     """
@@ -175,7 +175,7 @@ class Peer:
 
 
 class TorchPeer(Peer):
-    """Each definition in the words of torch.func."""
+    """Each definition by the transformations of torch.func."""
 
     def __init__(self, torch: ModuleType, data: Data) -> None:
         super().__init__(torch, data)
@@ -183,7 +183,7 @@ class TorchPeer(Peer):
         self.theta, self.x, self.y, self.w = map(torch.as_tensor, (self.theta, self.x, self.y, self.w))
 
     def z(self, theta, x):
-        """What the loss works on, a_L or y_hat, (n_L,), of one sample."""
+        """The argument of the loss for one sample, a_L or y_hat: (n_L,)."""
 
         def activate(i, a):
             row, parameter = self.layers[i]
@@ -207,7 +207,7 @@ class TorchPeer(Peer):
         return self.l_of_z(self.z(theta, x), y, w)
 
     def all_rows(self, function, theta, *arrays):
-        """function(theta, row, ...) of each row of the arrays."""
+        """function(theta, row, ...) for each row of the arrays."""
         return self.func.vmap(lambda *row: function(theta, *row))(*arrays)
 
     def mean_loss(self, theta):
@@ -283,12 +283,12 @@ class TorchPeer(Peer):
         return value(self.theta).numpy(), self.func.grad(value)(self.theta).numpy()
 
 
-JAX_ROWS = 64  # JAX compiles for each shape: batches go through in pieces of so many rows, the last one filled up
+JAX_ROWS = 64  # JAX compiles for each shape: batches are cut into pieces of so many rows, the last one filled up
 
 
 @lru_cache
-def jax_functions(jax: ModuleType, sizes: tuple[int, ...]) -> tuple[Callable, Callable]:
-    """Everything of a sample, and its Sobolev loss and gradient, for a batch of JAX_ROWS; compiled at their first call.
+def jax_functions(jax: ModuleType, sizes: tuple[int, ...]) -> dict[str, Callable]:
+    """Derivatives of each sample, for a batch of JAX_ROWS; each function compiles at its first call.
 
     Activations and losses are chosen at run time, by numbers: one compilation serves all networks of these sizes.
     """
@@ -306,25 +306,25 @@ def jax_functions(jax: ModuleType, sizes: tuple[int, ...]) -> tuple[Callable, Ca
     def l_s(theta, x, y, w, spec):
         return l_of_z(z_of(theta, x, spec), y, w, spec)
 
-    def sample(theta, x, y, w, spec):
+    def first(theta, x, y, w, spec):
+        z_theta, z_x = jax.jacrev(z_of, (0, 1))(theta, x, spec)
+        loss, (l_theta, l_x) = jax.value_and_grad(l_s, (0, 1))(theta, x, y, w, spec)
         z = z_of(theta, x, spec)
-        return {
-            "z": z,
-            "z_theta": jax.jacrev(z_of, 0)(theta, x, spec),
-            "z_x": jax.jacrev(z_of, 1)(theta, x, spec),
-            "l": l_s(theta, x, y, w, spec),
-            "l_theta": jax.grad(l_s, 0)(theta, x, y, w, spec),
-            "l_x": jax.grad(l_s, 1)(theta, x, y, w, spec),
-            "l_theta_theta": jax.jacfwd(jax.grad(l_s))(theta, x, y, w, spec),
-            "l_z_z": jax.hessian(l_of_z)(z, y, w, spec),
-        }
+        return {"z": z, "z_theta": z_theta, "z_x": z_x, "l": loss, "l_theta": l_theta, "l_x": l_x}
 
     def sobolev(theta, x, y, w, slopes, weight, spec):
         slope_error = jax.jacrev(z_of, 1)(theta, x, spec) - slopes
         return w[0] * (((z_of(theta, x, spec) - y) ** 2).mean() + (weight * slope_error**2).mean())
 
-    by_row = jax.vmap(sample, (None, 0, 0, 0, None))
-    return jax.jit(by_row), jax.jit(jax.vmap(jax.value_and_grad(sobolev), (None, 0, 0, 0, 0, None, None)))
+    def compiled(function, *in_axes):
+        return jax.jit(jax.vmap(function, in_axes))
+
+    return {
+        "first": compiled(first, None, 0, 0, 0, None),
+        "l_z_z": compiled(jax.hessian(l_of_z), 0, 0, 0, None),
+        "l_theta_theta": compiled(jax.jacfwd(jax.grad(l_s)), None, 0, 0, 0, None),
+        "sobolev": compiled(jax.value_and_grad(sobolev), None, 0, 0, 0, 0, None, None),
+    }
 
 
 class JaxPeer(Peer):
@@ -332,7 +332,7 @@ class JaxPeer(Peer):
 
     def __init__(self, jax: ModuleType, data: Data) -> None:
         super().__init__(jax, data)
-        self.sample, self.sobolev = jax_functions(jax, self.sizes)
+        self.functions = jax_functions(jax, self.sizes)
         self.spec = {
             "codes": np.array([JAX_ACTIVATIONS.index(row.name) for row, _ in self.layers]),
             "parameters": np.array([parameter for _, parameter in self.layers], float),
@@ -340,21 +340,21 @@ class JaxPeer(Peer):
             "loss_parameter": float(self.loss_parameter),
         }
 
-    def pieces(self, function, arrays, *rest):
+    def pieces(self, name, arrays, *rest, before=()):
         """The results of a compiled function for the rows of the arrays, JAX_ROWS at a time."""
-        results = []
+        function, results = self.functions[name], []
         for start in range(0, self.n, JAX_ROWS):
             rows = [array[start : start + JAX_ROWS] for array in arrays]
             n_rows = len(rows[0])
             filled = [np.concatenate([part, np.zeros((JAX_ROWS - n_rows, *part.shape[1:]))]) for part in rows]
-            result = function(self.theta, *filled, *rest, self.spec)
+            result = function(*before, *filled, *rest, self.spec)
             results.append(self.library.tree.map(lambda part, n=n_rows: np.asarray(part)[:n], result))
         return self.library.tree.map(lambda *parts: np.concatenate(parts), *results)
 
     @cached_property
     def rows(self):
-        """Everything of every sample: a dictionary of arrays."""
-        rows = self.pieces(self.sample, (self.x, self.y, self.w))
+        """Values and first derivatives of every sample: a dictionary of arrays."""
+        rows = self.pieces("first", (self.x, self.y, self.w), before=(self.theta,))
         z, identity = rows["z"], np.eye(self.n_out)
         link = self.loss.link
         if link == "softmax":
@@ -396,21 +396,22 @@ class JaxPeer(Peer):
         return self.rows["l_theta"]
 
     def hessian(self):
-        return self.rows["l_theta_theta"].sum(axis=0) / self.divisor
+        by_sample = self.pieces("l_theta_theta", (self.x, self.y, self.w), before=(self.theta,))
+        return by_sample.sum(axis=0) / self.divisor
 
     def hvp(self):
         return self.hessian() @ np.array(self.data.v, float)
 
     def gauss_newton_vp(self):
-        J = self.rows["z_theta"]
-        return np.einsum("sjp,sjk,sk->p", J, self.rows["l_z_z"], J @ np.array(self.data.v, float)) / self.divisor
+        J, H = self.rows["z_theta"], self.pieces("l_z_z", (self.rows["z"], self.y, self.w))
+        return np.einsum("sjp,sjk,sk->p", J, H, J @ np.array(self.data.v, float)) / self.divisor
 
     def residuals_jac(self):
         return (np.sqrt(self.w)[:, :, None] * self.rows["jacobian"]).reshape(self.n * self.n_out, -1)
 
     def sobolev_value_and_grad(self):
         slopes, weight = self.slopes
-        values, gradients = self.pieces(self.sobolev, (self.x, self.y, self.w, slopes), weight)
+        values, gradients = self.pieces("sobolev", (self.x, self.y, self.w, slopes), weight, before=(self.theta,))
         total = self.w[:, 0].sum()
         return values.sum() / total, gradients.sum(axis=0) / total
 
@@ -429,13 +430,13 @@ class Call:
     peer : str
         The method of `Peer`.
     arguments : tuple of str
-        Its own arguments, beside x.
+        Its own arguments, besides x.
     out : str
-        The shape of the one array that comes back, by the names of the dimensions; "" where there is no out.
+        The shape of the one array that comes back, by the names of the dimensions; "" if the call has no out.
     by_row : tuple of int
         The results (by place) whose row s depends on sample s alone.
     at_theta : bool
-        True where the parameters are an argument theta of a function that the call makes: no params=, no out=.
+        True if the call makes a function of theta, the parameters: no params=, no out=.
     """
 
     run: Callable
@@ -458,7 +459,7 @@ class Call:
 
 
 def _method(name, *arguments, **attributes):
-    """A call on the network with x, then these attributes of the data, and the sample weights where there is a y."""
+    """A call on the network with x, then these attributes of the data, and the sample weights if it takes y."""
 
     def run(net, data, **keywords):
         weights = data.keywords if "y" in arguments else {}
@@ -519,7 +520,7 @@ def random_data(rng, sizes, call, *, activations, n_samples=7, dtype="float64", 
     Parameters
     ----------
     activations : sequence of str
-        What hidden layers and outputs are drawn from; a parameter other than the default in every second.
+        What hidden layers and outputs are drawn from; every second one has a parameter other than the default.
     """
 
     def spec(name):
@@ -545,7 +546,7 @@ def random_data(rng, sizes, call, *, activations, n_samples=7, dtype="float64", 
 
 
 def with_directions(rng, problem, call):
-    """The other arguments of the calls, for a problem; x is NaN in rows whose weights are 0, where y counts."""
+    """The other arguments of the calls, for a problem; if the call takes y, x is NaN in rows whose weights are 0."""
     net, x = problem.net, problem.x
     n_samples, n_out, n_in = len(x), net.sizes[-1], net.sizes[0]
     if problem.weight is not None and call.has_y:
