@@ -1,4 +1,4 @@
-"""The package beside other libraries: imports of theirs go on, whatever becomes of our part in them."""
+"""The package beside other libraries: their imports succeed, even if our part in them fails."""
 
 import importlib
 import importlib.abc
@@ -22,7 +22,7 @@ loader_while_it_runs = type(__loader__).__name__
 value = 1
 """
 
-# What threadpoolctl's releases offer of what the controller needs.
+# Which parts that our controller needs each release of threadpoolctl has.
 OLD = "def threadpool_limits(limits=None, user_api=None): pass\n"  # 2.x, 3.0 and 3.1
 WITHOUT_THE_CLASS = "def register(controller): pass\n"
 REFUSES = "class LibController: pass\ndef register(controller): raise TypeError('another interface')\n"
@@ -58,14 +58,14 @@ class Passes(importlib.abc.MetaPathFinder):
 
 
 class Older:
-    """A finder of the kind that Python 3.11 still asks, and later ones pass over."""
+    """A finder of the old kind: Python 3.11 still asks it, later versions ignore it."""
 
     def find_module(self, fullname, path=None):
         return None
 
 
 class AsksAll:
-    """Asks all the others, as hooks in the wild do, and would ask for ever if they all did."""
+    """A finder that asks all others, as some real hooks do; two of them could ask each other without end."""
 
     def find_spec(self, fullname, path=None, target=None):
         for finder in sys.meta_path:
@@ -77,7 +77,7 @@ class AsksAll:
 
 
 class LooksItUp:
-    """Looks the library up by the public call, with a guard against itself."""
+    """A finder that looks the library up with the public call, and guards against calling itself."""
 
     def __init__(self):
         self.inside = False
@@ -180,7 +180,7 @@ def test_looks_at_whether_it_is_there_are_not_counted(library):
     _after_import.register(LIBRARY, note(library))
     for _ in range(3):
         spec = importlib.util.find_spec(LIBRARY)
-        assert spec.loader.get_source(LIBRARY) == SOURCE  # what the library's loader has, ours has
+        assert spec.loader.get_source(LIBRARY) == SOURCE  # our loader has every attribute of the library's own loader
     assert library == []
     import_it()
     assert len(library) == 1
@@ -199,7 +199,7 @@ def test_a_lazy_import_is_seen_when_it_happens(library):
 
 
 def test_a_loader_that_serves_other_modules_too_is_left_as_it_is(library, tmp_path):
-    """A zip file's loader is one object for all of its modules."""
+    """A zip file has one loader object for all of its modules."""
     archive = tmp_path / "libraries.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr(f"{LIBRARY}.py", SOURCE)
@@ -261,13 +261,13 @@ def test_a_library_that_a_finder_of_the_older_kind_has(library):
 def test_a_replaced_meta_path(library, monkeypatch, meta_path):
     kept = [importlib.machinery.PathFinder]
     monkeypatch.setattr(sys, "meta_path", kept if isinstance(meta_path, str) else meta_path)
-    _after_import.register(LIBRARY, note(library))  # nothing to put a finder into is no error
+    _after_import.register(LIBRARY, note(library))  # no list of finders to change is not an error
     monkeypatch.setattr(sys, "meta_path", kept)
     assert import_it().value == 1
 
 
 def test_threads_that_import_and_register_at_once(library, tmp_path):
-    """The one that registers meets the library half imported, and waits; the others are given it whole."""
+    """The thread that registers finds the library half imported, and waits; the others get it complete."""
     (tmp_path / f"{LIBRARY}.py").write_text("import threading, time\ntime.sleep(0.3)\nvalue = 1\n")
     start, found = threading.Barrier(6), []
 

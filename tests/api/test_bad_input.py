@@ -1,4 +1,4 @@
-"""What is refused: with ValueError or TypeError, a message that says expected and got, and nothing written."""
+"""Refused arguments: ValueError or TypeError, a message with what was expected and what came, and nothing written."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def changed(array, index, value):
 
 
 def nan_pattern(n, dtype):
-    """NaN with a payload, so that a write of another NaN shows."""
+    """NaN with a payload: a write of another NaN is seen."""
     dtype = np.dtype(dtype)
     bits = {4: 0x7FC0_1234, 8: 0x7FF8_0000_0000_1234}[dtype.itemsize]
     return np.full(n, bits, f"u{dtype.itemsize}").view(dtype)
@@ -239,7 +239,7 @@ BAD_ROW = {
 @pytest.mark.parametrize("case", BAD_ROW)
 def test_no_row_is_left_out(case, row):
     loss, y, value = BAD_ROW[case]
-    for x in (X, X.tolist()):  # looked at in C alone, and in Python before
+    for x in (X, X.tolist()):  # checked in C alone, and in Python before the call
         net, out = make(loss), nan_pattern(make(loss).n_params, "float64")
         with pytest.raises(ValueError, match=rf"^y: expected .*got .* in row {row}\b"):
             net.value_and_grad(x, changed(y, row, value), out=out)
@@ -402,7 +402,7 @@ def misaligned(n):
 
 
 def claiming(shape):
-    """A subclass of arrays that gives another shape than its memory has."""
+    """A subclass of ndarray whose shape differs from that of its memory."""
     return type("Claiming", (np.ndarray,), {"shape": property(lambda self: shape)})
 
 
@@ -744,7 +744,7 @@ def test_preactivation_gradient(grad_h, a, activation, error, argument):
 
 
 class Raising:
-    """An object whose `__array__` raises, and which cannot be shown either."""
+    """An object whose `__array__` raises, and whose repr raises too."""
 
     def __init__(self, error):
         self.error = error
@@ -768,7 +768,7 @@ def test_an_object_whose_array_raises(error):
 
 
 def test_memory_that_is_not_there_is_named():
-    """Broadcast arrays take no memory until they are converted; an object's array may not fit either."""
+    """Broadcast arrays take memory only if they are converted; the array that an object gives may not fit either."""
     endless = np.broadcast_to(np.float64(1), (1 << 50, N_IN))
     y = Y["squared_error"]
     for value in (endless, Raising(MemoryError())):

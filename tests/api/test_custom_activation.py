@@ -1,4 +1,4 @@
-"""An activation of one's own does what the built-in one of the same formula does, from NumPy or from C."""
+"""A custom activation, of NumPy or C functions, does what the built-in one with the same formula does."""
 
 import copy
 import ctypes
@@ -36,7 +36,7 @@ NUMPY_TANH = Activation("my_tanh", np.tanh, tanh_prime, tanh_second)
 
 
 def pair(own, name, dtype="float64", **options):
-    """Two networks with the same parameters, one with one's own activation."""
+    """Two networks with the same parameters, one of them with a custom activation."""
     mine = Network([3, 30, 20, 2], activations=own, dtype=dtype, rng=0, **options)
     built_in = Network([3, 30, 20, 2], activations=name, dtype=dtype, **options)
     built_in.params = mine.params
@@ -168,7 +168,7 @@ def test_the_g_prime_product():
 
 
 def test_addresses_are_copied_but_not_pickled():
-    """They are of this process alone: another one that calls them crashes."""
+    """C functions belong to one process: another process that called them would crash."""
     libm = ctypes.CDLL(ctypes.util.find_library("m"))
     g, g_prime = (ctypes.cast(getattr(libm, name), ctypes.c_void_p).value for name in ("sin", "cos"))
     net = Network([2, 3, 1], activations=Activation("sine", g, g_prime), rng=0)

@@ -1,4 +1,4 @@
-"""A member of an ensemble is the network it would be alone, bit for bit, on any number of threads."""
+"""A member of an ensemble gives the bits of the same network alone, on any number of threads."""
 
 import contextlib
 import itertools
@@ -103,7 +103,7 @@ def test_what_an_ensemble_is_made_of():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kept", [(300, 250), (600, 500), (1000, 610, 130)])
 def test_members_with_other_numbers_of_samples_keep_their_chains(kept, dtype):
-    """Tiles are cut at multiples of 64 rows for each member, however many rows of weight 0 another one has."""
+    """Tiles begin at multiples of 64 rows of each member; rows of weight 0 of another member change nothing."""
     n, k = kept[0], len(kept)
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((n, 300)), rng.standard_normal((n, 1))
@@ -120,7 +120,7 @@ def test_members_with_other_numbers_of_samples_keep_their_chains(kept, dtype):
 
 
 def test_weights_by_member_where_they_could_be_by_output():
-    """k = n_samples = n_out: cross-entropy has no weights by output, so they are by member."""
+    """k = n_samples = n_out: cross-entropy has no weights per output, so the weights are per member."""
     ensemble = Ensemble(Network([2, 3], loss="cross_entropy", rng=0), 3, rng=0)
     x, weight = np.arange(6.0).reshape(3, 2), np.arange(1.0, 10).reshape(3, 3)
     losses, _ = ensemble.value_and_grad(x, [0, 1, 2], sample_weight=weight)
@@ -141,13 +141,13 @@ def test_targets_of_one_output_by_member():
 
 
 def readings(array, k):
-    """What an argument may mean, as a list with one for each member: the same for all, or a row each."""
+    """The possible meanings of an argument, each a list with one entry per member: shared, or one row per member."""
     shared = [[array] * k]
     return shared if array is None or array.shape[0] != k else [*shared, list(array)]
 
 
 def alone(ensemble, x, y, weight):
-    """Losses and gradients of the members alone, as bytes, for each reading that all of them accept."""
+    """Losses and gradients of each member alone, as bytes, for each meaning that all members accept."""
     k, found = len(ensemble), set()
     for xs, ys, weights in itertools.product(*(readings(array, k) for array in (x, y, weight))):
         with contextlib.suppress(TypeError, ValueError):
@@ -161,7 +161,7 @@ def as_bytes(losses, grads):
 
 
 def together(ensemble, x, y, weight):
-    """The same of one call, or the error."""
+    """The same from one call, or its error."""
     try:
         return as_bytes(*ensemble.value_and_grad(x, y, sample_weight=weight))
     except (TypeError, ValueError) as error:
@@ -171,7 +171,7 @@ def together(ensemble, x, y, weight):
 @pytest.mark.parametrize("loss", ["squared_error", "cross_entropy"])
 @pytest.mark.parametrize("sizes", list(itertools.product((1, 2, 3), repeat=3)))
 def test_whatever_the_sizes_members_are_the_networks_alone(loss, sizes):
-    """Every shape that x, y and weights can have: what is accepted has one meaning, what is refused none or two."""
+    """Every shape of x, y and weights: an accepted one has one meaning, a refused one has none or two."""
     k, n, n_out = sizes
     rng = np.random.default_rng(sizes)
     ensemble = Ensemble(Network([2, 3, n_out], loss=loss, rng=0), k, rng=0)
@@ -187,7 +187,7 @@ def test_whatever_the_sizes_members_are_the_networks_alone(loss, sizes):
     for x in (rng.standard_normal((n, 2)), rng.standard_normal((k, n, 2))):
         for y, weight in itertools.product(targets, weights):
             meanings = alone(ensemble, x, y, weight)
-            for arguments in ((x, y), (x.tolist(), y.tolist())):  # by the quick path, where it takes them, and not
+            for arguments in ((x, y), (x.tolist(), y.tolist())):  # by the quick path or not
                 result = together(ensemble, *arguments, weight)
                 if isinstance(result, bytes):
                     assert meanings == {result}
@@ -199,7 +199,7 @@ def test_whatever_the_sizes_members_are_the_networks_alone(loss, sizes):
 
 
 def test_a_shape_with_two_meanings_is_refused():
-    """And the other ways to write it that the message names are taken as it says."""
+    """The message names other ways to write it; they are accepted, and mean what it says."""
     rng = np.random.default_rng(0)
     x, y, w = rng.standard_normal((3, 2)), rng.standard_normal((3, 3)), rng.uniform(1, 2, (3, 3))
     ensemble = Ensemble(Network([2, 3], rng=0), 3, rng=0)

@@ -1,4 +1,4 @@
-"""Labels and one-hot rows of every dtype: taken where they can mean one thing alone."""
+"""Labels and one-hot rows of every dtype: accepted if they have one meaning only."""
 
 import numpy as np
 import pytest

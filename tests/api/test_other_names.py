@@ -1,4 +1,4 @@
-"""Names of other libraries: each hint names what is here, is right, and is given where it is certain alone."""
+"""Names of other libraries: each hint names something that exists, is right, and is given only if it is certain."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_every_name_leads_to_ours(kind, name, ours):
     variants = {name, name.upper(), name.replace("_", "-"), f"nn.{name}", f"torch.nn.functional.{name}"}
     for variant in variants - set(KINDS[kind][2]):
         assert f"; did you mean {first!r}?" in refuse(kind, variant)
-    if first != ours:  # two functions of one name: the commoner counts, or one that says how they differ
+    if first != ours:  # two functions share a name: the more common one, or a hint that says how they differ
         assert (name, first) in {("gelu", "gelu"), ("squared_error", "squared_error")}
 
 

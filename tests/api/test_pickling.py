@@ -1,6 +1,6 @@
-"""Everything that is handed out can be copied and pickled, and what comes back gives the same bits.
+"""Everything that a call returns can be copied and pickled, and the copy gives the same bits.
 
-The calls are found by their names and signatures: a new one that hands out something else fails here.
+The calls are found by their names and signatures: a new one that returns something else fails here.
 """
 
 import copy
@@ -45,7 +45,7 @@ def saved(tmp_path):
     return tmp_path / "net.safetensors"
 
 
-# Arguments by name: of every call that has no default for them.
+# Arguments by name, for all parameters of the calls that have no default.
 ARGUMENTS = {
     "x": X, "y": Y, "v": V, "theta": V, "params": V, "vector": V, "cotangent": Y, "max_norm": 1.0, "weight": 0.5,
     "grad_x": RNG.normal(size=(9, 2, 3)), "sizes": [3, 4, 2], "net": network(), "k": 3, "name": "own", "g": g,
@@ -77,7 +77,7 @@ def public(kind):
 
 
 def bits(it):
-    """What it is worth, for comparison; of something callable what it gives at a point."""
+    """Its value, as something to compare; for a callable its result at a point."""
     if isinstance(it, np.ndarray):
         return it.dtype.str, it.shape, it.tobytes()
     if isinstance(it, tuple | list):
@@ -94,7 +94,7 @@ def bits(it):
         return repr(it), bits(it.g(X, 0.0)), bits(network(output=it).forward(X))
     if dataclasses.is_dataclass(it):
         return type(it).__name__, *(bits(getattr(it, field.name)) for field in dataclasses.fields(it))
-    if callable(it):  # of a method that was handed out, as of the residuals
+    if callable(it):  # for a method that was returned, such as those of the residuals
         return bits(it(V))
     assert it is None or isinstance(it, bool | int | float | str | np.dtype), f"how can a {type(it)} be compared?"
     return repr(it)
@@ -143,7 +143,7 @@ METHODS = [
     for kind in KINDS
     for name in public(KINDS[kind]())
     if not (kind == "float32" and name in ("residuals", "normal_equations", "sobolev_value_and_grad"))
-    if not (kind == "own" and name == "save")  # an activation of one's own has no name in a file
+    if not (kind == "own" and name == "save")  # a custom activation has no name in a file
     if not (kind == "Activation" and name in ("g", "g_prime", "g_second", "functions"))  # the user's own
 ]
 
@@ -152,7 +152,7 @@ METHODS = [
 def test_every_method_and_attribute_gives_what_can_be_pickled(kind, name, tmp_path):
     it = KINDS[kind]()
     attribute = getattr(it, name)
-    if inspect.ismethod(attribute):  # it is handed out too, as SciPy's callback
+    if inspect.ismethod(attribute):  # it is returned too, as SciPy's callback
         again = pickle.loads(pickle.dumps(attribute))
         if name != "save":
             assert bits(call(again, tmp_path)) == bits(call(attribute, tmp_path))
@@ -195,7 +195,7 @@ def test_they_go_to_another_process(tmp_path):
 
 
 class Tagged(Network):
-    """Attributes in its ``__dict__``, of which one leads back to it; and an `__init__` of its own."""
+    """Attributes in its ``__dict__``, one of which refers to the object itself; and an `__init__` of its own."""
 
     def __init__(self, tag, width):
         super().__init__([3, width, 2], activations="tanh", rng=0)
@@ -207,7 +207,7 @@ class Tagged(Network):
 
 
 class Slotted(Network):
-    """Attributes in slots, of which one has a private name and one is empty; and a property beside an entry."""
+    """Attributes in slots, one with a private name and one empty; and a property beside an entry."""
 
     __slots__ = ("__secret", "empty", "mark")
 
@@ -221,7 +221,7 @@ class Slotted(Network):
 
 
 class Stateful(Network):
-    """With `__getstate__` and `__setstate__` of its own, as one wrote them while attributes were dropped."""
+    """With its own `__getstate__` and `__setstate__`, as they were needed when attributes were dropped."""
 
     def __getstate__(self):
         return {**super().__getstate__(), "scale": self.scale}
@@ -323,7 +323,7 @@ def test_objectives_and_activations_of_subclasses(how):
 
 
 def test_a_class_of_main_goes_by_value():
-    """As cloudpickle does it for classes of a notebook."""
+    """As cloudpickle treats classes of a notebook."""
     cloudpickle = pytest.importorskip("cloudpickle")
     code = """
         import sys, cloudpickle
@@ -410,7 +410,7 @@ def test_an_error_of_a_subclass_stays_its_own():
 
 
 def test_a_method_may_be_replaced_on_one_network():
-    """As a test or a profiler does it; copies have the method itself."""
+    """As a test or a profiler replaces a method; copies have the method itself."""
     net = network()
     right = net.forward
     net.forward = lambda x: right(x) + 1

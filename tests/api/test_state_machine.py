@@ -1,6 +1,6 @@
 """Sequences of calls on networks, ensembles, operators and objectives, each result compared with the NumPy reference.
 
-The model is what the user has written: parameters in float64, kept apart. After every step the networks' parameters
+The model holds the parameters that the user has written, in float64. After every step the networks' parameters
 equal it, bit for bit, and after every call so do those of all other networks. The examples are the same in each run;
 ``BACKPROP_EXAMPLES=500`` tries so many others, which Hypothesis then draws anew.
 """
@@ -24,7 +24,7 @@ from state_model import Model, assert_near, spec
 from backprop import Ensemble, Network, get_num_threads, load, num_threads, set_num_threads
 
 EXAMPLES = os.environ.get("BACKPROP_EXAMPLES")
-MOST_PARAMS = 60  # of the calls whose results are matrices
+MOST_PARAMS = 60  # for calls whose results are matrices
 MATRICES = {"hessian", "normal_equations", "residuals.jac", "sobolev_value_and_grad"}
 OPERATORS = {"hvp_operator": "hvp", "gauss_newton_operator": "gauss_newton_vp"}
 CAN_SAVE = find_spec("safetensors") is not None  # the extra `save`, which some Pythons lack
@@ -34,7 +34,7 @@ names = st.sampled_from([name for name in ACTIVATION_NAMES if name not in OVERFL
 counts = st.sampled_from([None, 1, 2, 3, 8])
 layouts = st.sampled_from(LAYOUTS)
 weightings = st.sampled_from([None, "sample", "entry"])
-few_samples = {  # what a call on data takes, of which the slower ones get few
+few_samples = {  # arguments of a call on data; slower calls get fewer samples
     "seed": seeds,
     "n_samples": st.sampled_from([1, 3, 17]),
     "by": weightings,
@@ -93,7 +93,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(model=networks, layer=st.integers(0, 9), seed=seeds, into_bias=st.booleans())
     def write_a_view(self, model, layer, seed, into_bias):
-        """Through weights[i] or biases[i]; the model counts its place in params by itself."""
+        """A write through weights[i] or biases[i]; the model computes the place in params independently."""
         sizes, i = model.net.sizes, layer % (len(model.net.sizes) - 1)
         start = sum(sizes[j + 1] * (sizes[j] + 1) for j in range(i))
         view = (model.net.biases if into_bias else model.net.weights)[i]
@@ -180,7 +180,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(model=networks, with_out=st.booleans(), **few_samples)
     def derivatives(self, model, seed, n_samples, by, layout, n_threads, with_out):
-        """Every other call that the network has."""
+        """Every other call of the network."""
         for name, call in CALLS.items():
             if model.net.loss_name not in call.losses or (name in MATRICES and model.net.n_params > MOST_PARAMS):
                 continue
@@ -219,7 +219,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(model=networks, **few_samples)
     def find_a_nan(self, model, seed, n_samples, by, layout, n_threads):
-        """Nothing at first; then the NaN that is put into a row of x, unless the row's weights are 0."""
+        """At first nothing is found; then the NaN put into a row of x, unless the row's weights are 0."""
         rng = np.random.default_rng(seed)
         problem = model.problem(rng, n_samples, by, layout)
         (x, y), options = problem.arguments()
@@ -256,7 +256,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(it=operators, seed=seeds, n_threads=counts)
     def apply_an_operator(self, it, seed, n_threads):
-        """With params of its own it keeps them, else it follows the network's; the bits are those of the call."""
+        """With params= an operator keeps these, else it follows the network's; it gives the bits of the call."""
         made, name, model, problem, theta = it
         v = np.random.default_rng(seed).normal(size=model.net.n_params).astype(model.net.dtype)
         (x, y), options = problem.arguments()
@@ -277,7 +277,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(target=networks, it=ensembles, i=st.integers(0, 3), seed=seeds)
     def write_a_member(self, it, i, seed):
-        """A member shares its row of the ensemble's parameters; its copy goes on as a network of its own."""
+        """A member shares its row of the ensemble's parameters; its copy is an independent network."""
         made, params, model = it
         i %= len(made)
         theta = np.random.default_rng(seed).normal(0, 0.5, params.shape[1]).astype(params.dtype)
@@ -351,7 +351,7 @@ class Machine(RuleBasedStateMachine):
             self.compare_objective(it, which)
 
     def compare_objective(self, it, which):
-        """theta in the free places, and in the others the network's parameters as they are now."""
+        """theta in the free places, and the network's current parameters in all others."""
         fun, model, problem, l2, free = it
         theta, v = np.random.default_rng(which).normal(0, 0.5, (2, fun.n_free))
         full = model.theta.astype(float)

@@ -1,4 +1,4 @@
-"""Lists and objects as arguments: no mask is dropped, and what is no array of numbers is named with its cure."""
+"""Lists and objects as arguments: no mask is dropped, and the error for anything but numbers names the cure."""
 
 from collections import UserList, deque
 from decimal import Decimal
@@ -25,7 +25,7 @@ def masked(array):
 
 
 class Matrix:
-    """What has `__array__` alone."""
+    """An object that has only `__array__`."""
 
     def __init__(self, array):
         self.array = array
@@ -35,7 +35,7 @@ class Matrix:
 
 
 class Proxy:
-    """What hands on every attribute but those that Python looks up on the type, and says that it is the other."""
+    """A proxy: passes on all attributes but those that Python looks up on the type, and reports another class."""
 
     def __init__(self, value):
         self.__dict__["value"] = value
@@ -47,7 +47,7 @@ class Proxy:
 
 
 class Items:
-    """A sequence of the user's own."""
+    """A sequence class of the user."""
 
     def __init__(self, items):
         self.items = items
@@ -120,7 +120,7 @@ CALLS = {
 def test_no_mask_is_dropped(call, how):
     with pytest.raises(TypeError, match=rf"^{call.split()[0]}: expected a plain array, got a masked one"):
         CALLS[call](MASKED[how])
-    CALLS[call](lambda array: array)  # what it was made of is fine
+    CALLS[call](lambda array: array)  # the object that it was made from is accepted
 
 
 def test_a_mask_that_hides_nothing_is_refused_too():

@@ -1,4 +1,4 @@
-"""Large x and y of every dtype, byte order and layout: converted tile by tile to what NumPy's astype makes of them."""
+"""Large x and y of every dtype, byte order and layout: converted by tiles to the values of NumPy's astype."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def _everything_is_large(monkeypatch):
 
 
 def numbers(shape, dtype, seed=0):
-    """Numbers over the whole range of the dtype, but of a size that a network of this size takes."""
+    """Numbers over the whole range of the dtype, but small enough for sums in a network of this size."""
     rng = np.random.default_rng(seed)
     kind = np.dtype(dtype).kind
     if kind == "b":
@@ -30,7 +30,7 @@ def numbers(shape, dtype, seed=0):
 
 
 def same(results, expected):
-    """Equal to the bit, part by part."""
+    """Each part has equal bits."""
     results, expected = (r if isinstance(r, tuple) else (r,) for r in (results, expected))
     for result, other in zip(results, expected, strict=True):
         np.testing.assert_array_equal(result, other)
@@ -66,7 +66,7 @@ def arranged(array, layout):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("of", DTYPES)
 def test_every_dtype(of, dtype):
-    """All values, by a network that hands x on: y_hat is x, converted."""
+    """All values, through a network that returns x: y_hat is the converted x."""
     net = Network([6, 6], output="identity", dtype=dtype)
     net.weights[0][...] = np.eye(6)
     x = numbers((N, 6), of)
@@ -77,7 +77,7 @@ def test_every_dtype(of, dtype):
 
 @pytest.mark.parametrize(("of", "dtype"), [("f2", "f4"), ("f2", "f8"), ("f4", "f8"), ("f8", "f4"), (">f8", "f8")])
 def test_special_values(of, dtype):
-    """Every half; and inf, NaN, -0, subnormals, ties and what overflows."""
+    """Every float16; and inf, NaN, -0, subnormals, ties and values that overflow."""
     if of == "f2":
         values = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     else:
@@ -144,7 +144,7 @@ WITHOUT_Y = {
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", [*CALLS, *OF_SQUARED_ERROR, *WITHOUT_Y])
 def test_every_call(name, dtype):
-    """A call has the bits that it has with x and y converted before; rows of weight 0 are left out on the way."""
+    """A call gives the bits of one with x and y converted before; rows of weight 0 are left out."""
     call = {**CALLS, **OF_SQUARED_ERROR, **WITHOUT_Y}[name]
     net = networks(dtype)
     n = 700
@@ -158,7 +158,7 @@ def test_every_call(name, dtype):
 
 @pytest.mark.parametrize("loss", ["hinge", "poisson", "binary_cross_entropy", "cross_entropy"])
 def test_targets_with_a_domain(loss):
-    """They are looked at after the conversion, in blocks, and the row that is named is the caller's."""
+    """Targets are checked after the conversion, in blocks, and the error names the caller's row."""
     net = networks("float64", loss=loss)
     x = numbers((9000, 6), "f4")
     y = {"hinge": np.sign(x[:, :2]), "poisson": np.abs(x[:, :2])}.get(loss, (x[:, :2] > 0).astype("f4"))

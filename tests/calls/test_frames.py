@@ -1,6 +1,6 @@
 """Frames and series of pandas, Polars and pyarrow: numbers without loss, or an error with the column and the cure.
 
-The library imports none of the three: each test needs the one it is about.
+The library imports none of the three; each test needs its own one.
 """
 
 import datetime

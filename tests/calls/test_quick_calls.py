@@ -1,4 +1,4 @@
-"""Arguments that need no look in Python: the same bits, the same refusals and the same untouched `out` as with one."""
+"""Arguments that take the quick path: the same bits, errors and unchanged `out` as by the path through Python."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ QUICK = {"quick", "quick_value_and_grad", "quick_ensemble_value_and_grad"}
 
 
 class Watched:
-    """A plan that knows whether a quick call returned something, or one whose quick calls never do."""
+    """A plan that records whether a quick call returned a result, or one whose quick calls never do."""
 
     def __init__(self, plan, *, slow=False):
         self.plan, self.slow, self.taken = plan, slow, False
@@ -42,7 +42,7 @@ class Watched:
 
 
 def outcome(name, data, *, slow, **keywords):
-    """What came back or was raised, what out holds then, and whether it was quick."""
+    """The result or the error, the contents of out, and whether the call was quick."""
     net = data.problem.net
     watched = Watched(net._plan, slow=slow)
     net._plan = watched
@@ -56,7 +56,7 @@ def outcome(name, data, *, slow, **keywords):
 
 
 def assert_same(name, data, **keywords):
-    """The same with and without the quick path; returns whether it was taken."""
+    """The same result with and without the quick path; returns whether it was taken."""
     quick, taken = outcome(name, data, slow=False, **keywords)
     slow, _ = outcome(name, data, slow=True, **keywords)
     assert len(quick) == len(slow)

@@ -1,7 +1,7 @@
-"""Weights and labels that are written during a call: numbers may be of before or after, but nothing crashes.
+"""Weights and labels that are written during a call: results may use old or new values, but nothing crashes.
 
-Each runs in a process of its own, so that a crash there is one failure here. The weights lie in the middle of a longer
-array of which the rest is 0 or foreign: a call that looks for its rows beyond the end walks on to the array's end.
+Each runs in a new process, so that a crash there is one failure here. The weights lie in the middle of a longer
+    array of which the rest is 0 or foreign: a call that looks for its rows beyond the end walks on to the array's end.
 """
 
 import subprocess
@@ -26,7 +26,7 @@ w[:: n // 100] = 1
 before = w.copy()
 """
 
-# An activation of the user's own writes to the weights the first time that it is called within the call.
+# A custom activation writes to the weights the first time that the call evaluates it.
 BY_AN_ACTIVATION = (
     START
     + """
@@ -60,7 +60,7 @@ print("alive")
 """
 )
 
-# Labels stop being labels, or weights become 0, when the activation is called for the k-th time: between any two of the
+# At the k-th call of the activation, labels become invalid or weights become 0: between any two of the
 # calls that one inspection makes.
 BETWEEN_CALLS = (
     START

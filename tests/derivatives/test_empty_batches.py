@@ -1,4 +1,4 @@
-"""Batches of no samples: results by sample are empty, sums are 0, and a mean of nothing is an error that says so."""
+"""Empty batches: results per sample are empty, sums are 0, and a mean over no samples is an error that says so."""
 
 import inspect
 from dataclasses import replace
@@ -34,7 +34,7 @@ def data_of(name, n_out=3, dtype="float64", loss="squared_error", by=None, n_sam
 
 
 def assert_empty(name, results, expected):
-    """As the results of some rows, without the rows; sums are 0."""
+    """The results of some rows with the rows taken out; sums are 0."""
     for place, (result, right) in enumerate(zip(arrays(results), arrays(expected), strict=True)):
         by_row = name in ROWS or place in BOTH.get(name, ())
         assert same_bits(result, right[:0] if by_row else np.zeros_like(right))
@@ -71,7 +71,7 @@ def test_out_is_filled_and_returned(name):
 
 @pytest.mark.parametrize("name", DEFINED)
 def test_other_forms_of_nothing(name):
-    """Empty lists, other dtypes, strides: what has no numbers has none to convert."""
+    """Empty lists, other dtypes, strides: an empty batch needs no conversion."""
     data = data_of(name)
     nothing = rows_of(data, slice(0))
     expected = EVERY[name].run(data.problem.net, data)
@@ -169,7 +169,7 @@ def test_ensembles(shape):
 
 
 def test_a_user_may_go_on_afterwards():
-    """A batch of no samples leaves nothing behind in the buffers of the next."""
+    """A batch of no samples leaves nothing in the buffers of the next call."""
     data = data_of("vjp")
     net = data.problem.net
     before = net.forward(data.x), *net.vjp(data.x, data.cotangent)

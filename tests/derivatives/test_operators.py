@@ -1,4 +1,4 @@
-"""`hvp_operator` and `gauss_newton_operator`: the very products that `hvp` and `gauss_newton_vp` compute, for SciPy."""
+"""`hvp_operator` and `gauss_newton_operator`: SciPy's operators, with the products of `hvp` and `gauss_newton_vp`."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ every_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
 def make(name, dtype, weight=None, **options):
-    """A network, its operator on data, and a function v -> product by the call itself, with options of its own."""
+    """A network, its operator on data, and a function v -> product by the call, with the same options."""
     rng = np.random.default_rng(0)
     problem = random_problem(rng, [3, 5, 2], activations=["tanh"], n_samples=7, dtype=dtype, weight=weight)
     positional, weights = problem.arguments()
@@ -70,13 +70,13 @@ def test_with_params_it_keeps_them(name):
 
 @every_operator
 def test_conjugate_gradients_solve_with_it(name):
-    """Newton's method for a linear regression, where both matrices are the Hessian."""
+    """Newton's method for a linear regression: both matrices are the Hessian there."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(40, 3)), rng.normal(size=(40, 2))
     net = Network([3, 2], rng=0)
     first = np.linalg.norm(net.value_and_grad(x, y)[1])
     operator = getattr(net, name)(x, y)
-    for _ in range(3):  # each to the relative error of 1e-5 that is SciPy's own, under any of its versions' keywords
+    for _ in range(3):  # each to a relative error of 1e-5, SciPy's default, whose keyword differs between versions
         step, status = cg(operator, -net.value_and_grad(x, y)[1], atol=0.0)
         assert status == 0
         net.params = net.params + step

@@ -1,4 +1,4 @@
-"""Hessians, normal equations, Sobolev gradients and outer products against what they are short cuts for."""
+"""Hessians, normal equations, Sobolev gradients and outer products against the products that they are made of."""
 
 import numpy as np
 import pytest
@@ -115,13 +115,13 @@ def test_gradients_by_sample_are_outer_products(rng, n_in, dtype):
     ("sizes", "n_samples"), [([4, 33, 1], 22000), ([9, 40, 70, 3], 1300), ([300, 301, 2], 50), ([17000, 17, 1], 15)]
 )
 def test_large_gradients_by_sample_are_those_of_few_samples(rng, sizes, n_samples, dtype):
-    """From 16 MiB on they go past the caches: rows that end within a line, many in a piece, many pieces in a row."""
+    """Results from 16 MiB on bypass the caches: rows that end within a cache line, several rows or less in a piece."""
     net, x, y = problem(rng, sizes, n_samples, dtype, activations="tanh")
     for call, row in [
         (net.per_sample_gradients, (net.n_params,)),
         (lambda x, y, **keywords: net.jacobian(x, **keywords), (sizes[-1], net.n_params)),
     ]:
-        n = -(-(1 << 24) // (np.prod(row) * np.dtype(dtype).itemsize))  # the fewest samples that are so large
+        n = -(-(1 << 24) // (np.prod(row) * np.dtype(dtype).itemsize))  # the smallest number of samples for that size
         assert n <= n_samples
         out = np.full((n + 2, *row), 7.0, dtype)  # what lies before and behind must stay
         call(x[:n], y[:n], out=out[1:-1], n_threads=2)

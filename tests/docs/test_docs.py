@@ -1,6 +1,6 @@
-"""The documentation names what is there: code, tests and calls; and the examples of the docstrings run.
+"""The documentation names things that exist: code, tests and calls; and the examples of the docstrings run.
 
-The examples of the pages are collected by pytest from docs/ itself.
+Pytest collects the examples of the pages from docs/ itself.
 """
 
 import doctest

@@ -1,4 +1,4 @@
-"""The examples run in their short form, and what they say is true: their tables are read and judged."""
+"""The examples run in their short form, and the numbers in their tables are what the examples claim."""
 
 import re
 import subprocess
@@ -42,7 +42,7 @@ def test_least_squares_finds_the_certified_values(tmp_path):
         assert sum_of_squares >= 10.5
     assert digits["Rat42", "residuals"][0] >= 8.0
     assert digits["MGH17", "residuals"][0] >= 8.0
-    assert digits["ENSO", "residuals"][0] >= 5.5  # SciPy stops where the sum of squares is flat; seen: 6.4
+    assert digits["ENSO", "residuals"][0] >= 5.5  # SciPy stops when the sum of squares is flat; seen: 6.4
 
 
 def test_input_gradients_make_the_surrogate_better(tmp_path):
@@ -67,7 +67,7 @@ def test_privacy_costs_accuracy(tmp_path):
     assert len(sigma) == 7
     assert sigma[0] == 0
     assert accuracy[0] >= 90.0
-    assert (np.diff(accuracy) < 1.0).all()  # it falls; little noise costs less than the seeds differ by
+    assert (np.diff(accuracy) < 1.0).all()  # it falls; a little noise costs less than the seeds differ by
     assert accuracy[-1] < 50.0
     assert (np.diff(epsilon) < 0).all()
     assert accuracy[sigma == 20.0][0] >= 85.0

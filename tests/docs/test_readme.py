@@ -1,4 +1,4 @@
-"""The README's code runs, and its commands are what they are said to be."""
+"""The README's code runs, and its commands have the form that .ci/run relies on."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Files of other formats given to `load`: each is called what it is, and the line that takes its weights over works."""
+"""Files of other formats given to `load`: the message names the format, and its line of code takes the weights over."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""`check_gradient` passes right gradients, however they cancel, and names what is wrong with others."""
+"""`check_gradient` accepts right gradients, also after cancellation, and says what is wrong with others."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ DTYPES = ["float64", "float32"]
 
 
 class Corrupted(Network):
-    """A network whose gradient passes through `corrupt` on its way out."""
+    """A network whose gradient `corrupt` changes before it is returned."""
 
     corrupt = staticmethod(lambda gradient: None)
 
@@ -26,7 +26,7 @@ class Corrupted(Network):
 
 
 class LosesASample(Network):
-    """A network that leaves out the last sample, and divides by n all the same."""
+    """A network that leaves out the last sample, but divides by n."""
 
     def value_and_grad(self, x, y, **options):
         loss, gradient = super().value_and_grad(x[:-1], y[:-1], **options)
@@ -251,7 +251,7 @@ def test_a_sample_that_rounding_moves_across_a_kink_is_left_out():
     net = Network([3, 1, 1], activations="relu", loss="absolute_error", dtype="float32", rng=0)
     net.params = [1.0, 1.0, 1.0, 0.0, 1.0, 0.0]
     near = np.random.default_rng(0).uniform(0.1, 1.0, (500, 3)).astype(np.float32)
-    near[:, 2] = -(near[:, 0] + near[:, 1])  # a_1 is 0 but for rounding
+    near[:, 2] = -(near[:, 0] + near[:, 1])  # a_1 is 0 except for rounding
     a = net.layer_gradients(near, np.zeros((500, 1))).a[1][:, 0]
     moved = near[(a > 0) != (near.astype(float).sum(axis=1) > 0)]
     x = np.vstack([moved[:1], [[1.0, 2.0, 3.0], [1.0, 2.0, 4.0]]])

@@ -1,4 +1,4 @@
-"""`find_nonfinite` names the stage at which one NaN or overflow was put."""
+"""`find_nonfinite` names the stage at which a NaN or an overflow was put in."""
 
 import numpy as np
 import pytest
@@ -208,7 +208,7 @@ def test_a_refusal_shows_a_number_as_it_came():
     with pytest.raises(ValueError, match=r"got 1e\+39, beyond the range of float32, and became inf in row 0, output 0"):
         net.find_nonfinite([[1.0]], [[1e39]])
     weight = np.array([np.finfo(np.longdouble).max])
-    if weight[0] > np.finfo(float).max:  # where long double is wider than double
+    if weight[0] > np.finfo(float).max:  # if long double is wider than double
         with pytest.raises(
             ValueError, match=r"got 1\.\d*e\+4932, beyond the range of float64, and became inf in row 0"
         ):

@@ -40,7 +40,7 @@ ULPS = {
     "sin": (1.0, 1.0),
     "exp": (1.0, 1.0),
 }
-# Where g' crosses 0 between values of order 1, the error is absolute: so many u there.
+# g' crosses 0 in these intervals, between values of order 1: the error is absolute there, in u.
 ABSOLUTE_U = 0.5
 CROSSINGS = {"gelu": (-1.2, -0.4), "gelu_tanh": (-1.2, -0.4), "silu": (-2.2, -0.6), "mish": (-2.0, -0.6)}
 CROSSINGS["hardswish"] = (-3.0, -1.0)
@@ -87,7 +87,7 @@ def test_against_50_digits(name, dtype, which):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_tails_by_hand(dtype):
-    """Values that an implementation by way of 1 - h^2, 1 + erf or exp(a) - 1 gets wrong without a single digit."""
+    """Values of which 1 - h^2, 1 + erf or exp(a) - 1 would give no right digit."""
     rtol = 1e-14 if dtype == "float64" else 3e-7
     kind = np.dtype(dtype).type
 
@@ -161,8 +161,8 @@ def finest_grid(dtype):
     return grid(dtype, 2_000_001)
 
 
-# Where the functions and the kernels change their formulas: kinks, the bounds that arguments are clamped to (half of
-# them for tanh, which clamps 2a), 4 of the ratio of Mills, and what is small or huge to tanh, softsign, elu and selu.
+# Points at which the functions or kernels change their formulas: kinks, the bounds of clamped arguments (half of
+# them for tanh, which clamps 2a), 4 for the ratio of Mills, and the bounds of tiny and huge arguments.
 BRANCHES = {
     "float64": [1, 3, 4, 6, 23, 40, 80, 380, 710, 760, 2.0**-28, 2.0**60, 2.0**1022],
     "float32": [1, 3, 4, 6, 15, 40, 60, 89, 120, 2.0**-13, 2.0**30, 2.0**126],
@@ -203,14 +203,14 @@ BOUNDS = {
 
 @functools.cache
 def minimum(name):
-    """Where g has its minimum, and how low it is."""
+    """The argument of the minimum of g, and its value."""
     with mpmath.workdps(50):
         at = mpmath.findroot(EXACT[name][1], -1.2 if name in {"silu", "mish"} else -0.75)
         return float(at), float(EXACT[name][0](at))
 
 
 def falls(values):
-    """Where a value is less than the one before it; without fma, by more than 2 of its last places."""
+    """Places of values that are less than the one before; without fma, by more than 2 of its last places."""
     before, after = values[:-1], values[1:]
     return np.flatnonzero(after < before - (2 * np.spacing(np.abs(before)) if WITHOUT_FMA else 0))
 
@@ -231,7 +231,7 @@ def test_monotone(name, dtype, points_of):
 def test_monotone_on_both_sides_of_a_minimum(name, dtype, points_of):
     a = points_of(dtype)
     at = -1.5 if name == "hardswish" else minimum(name)[0]
-    flat = 0.25 if points_of is neighbours else 0  # from one float to the next g changes by less there than it rounds
+    flat = 0.25 if points_of is neighbours else 0  # g changes by less than its rounding there
     left, right = a[a < at - flat], a[a > at + flat]
     steps_up, steps_down = falls(-g(name, left)), falls(g(name, right))
     assert steps_up.size == 0, f"g rises after {left[steps_up]}"
@@ -250,7 +250,7 @@ def test_bounds(name, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu", "mish"])
 def test_no_value_is_below_the_minimum(name, dtype):
-    """But for the last place, where the minimum itself is rounded; and next to it g comes as close."""
+    """Except for the last place, in which the minimum itself is rounded; and g comes as close next to it."""
     at, low = (np.dtype(dtype).type(value) for value in minimum(name))
     next_to_it = at + np.arange(-1000, 1001) * np.spacing(at)
     values = g(name, np.concatenate([grid(dtype), neighbours(dtype), next_to_it]))

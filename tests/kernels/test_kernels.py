@@ -135,7 +135,7 @@ def test_deep_network_of_mixed_activations(dtype):
 
 
 def link(problem, a):
-    """y_hat from a_L where the loss acts on a_L."""
+    """y_hat from a_L, for losses that act on a_L."""
     name = LOSSES[problem.net.loss_name].link
     return softmax(a) if name == "softmax" else ACTIVATIONS[name or "identity"].g(a, 0.0)
 
@@ -163,7 +163,7 @@ def test_layer_gradients(loss, weight, dtype):
         np.testing.assert_array_equal(layers.h[0], problem.x)
         if LOSSES[loss].acts_on_a:
             reference.h[L] = link(problem, reference.a[L])
-        tolerance = LOSS_TOLERANCE[dtype]  # a sum over a few samples may be small beside its terms
+        tolerance = LOSS_TOLERANCE[dtype]  # a sum over a few samples may be much smaller than its terms
         for i in range(L + 1):
             for name in ("a", "h", "grad_a", "grad_h", "grad_W", "grad_b"):
                 value, expected = getattr(layers, name)[i], getattr(reference, name)[i]
@@ -173,7 +173,7 @@ def test_layer_gradients(loss, weight, dtype):
                 assert value.dtype == np.dtype(dtype)
                 assert value.shape == expected.shape
                 assert relative_error(value, expected) <= tolerance, (name, i)
-        # the same bits by every way
+        # the same bits from each call
         value, grad = problem.value_and_grad()
         assert layers.loss == value == problem.net.loss(*positional, **keywords)
         for (W, b), grad_W, grad_b in zip(
@@ -245,7 +245,7 @@ def test_a_rows_gradient_has_the_same_bits_in_every_batch(dtype):
 @pytest.mark.parametrize("activation", ACTIVATION_NAMES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_an_activation_does_not_depend_on_the_length(activation, dtype):
-    """Nor on the place in the array: body and tail of a loop are one formula."""
+    """Nor does it depend on the place in the array: body and tail of a loop use one formula."""
     a = np.random.default_rng(12).normal(0, 3, 515).astype(dtype)
     whole = backprop.preactivation_gradient(np.ones_like(a)[None], a[None], activation)[0]
     for n in range(1, 34):
@@ -273,7 +273,7 @@ def test_repeats_and_layouts_have_the_same_bits(loss, dtype):
             again, _ = problem.net.value_and_grad(x, y, sample_weight=w, out=out, n_threads=n_threads)
             assert again == loss_value
             assert same_bits(out, grad)
-    problem.net.value_and_grad(problem.x[:3], problem.y[:3])  # leaves a workspace with other numbers in it
+    problem.net.value_and_grad(problem.x[:3], problem.y[:3])  # leaves other numbers in the workspace
     again, grad_again = problem.net.value_and_grad(
         problem.x, problem.y, sample_weight=weight, params=problem.net.params
     )

@@ -1,4 +1,4 @@
-"""Each loss's value and gradient against values made by hand or with 50 digits, and what sample weights mean."""
+"""Value and gradient of each loss against values made by hand or with 50 digits, and the meaning of weights."""
 
 import math
 
@@ -29,7 +29,7 @@ def loss_at(loss, z, y, dtype="float64", **options):
 
 
 def logits_loss(logits, y, dtype="float64", loss="cross_entropy"):
-    """One row of cross-entropy from logits that stand in the bias, so that inf meets no weight of 0."""
+    """One row of cross-entropy; the logits are the biases, so that inf is not multiplied by a weight of 0."""
     net = backprop.Network([1, len(logits)], loss=loss, dtype=dtype)
     net.params = np.concatenate([np.zeros(len(logits)), np.asarray(logits, dtype)])
     layers = net.layer_gradients(np.zeros((1, 1)), y)
@@ -110,7 +110,7 @@ def test_binary_cross_entropy_against_50_digits(y):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("a", [5.0, 20.0, 40.0, 80.0])
 def test_binary_cross_entropy_slope_at_a_right_label(a, dtype):
-    """-sigma(-a), where sigma(a) - 1 has no digit left."""
+    """-sigma(-a), at an a for which sigma(a) - 1 has no right digit."""
     _, grad = loss_at("binary_cross_entropy", [[a]], [[1.0]], dtype)
     np.testing.assert_allclose(grad[0, 0], -math.exp(-a) / (1 + math.exp(-a)), rtol=4 * RTOL[dtype])
     _, grad = loss_at("binary_cross_entropy", [[-a]], [[0.0]], dtype)
@@ -175,7 +175,7 @@ def test_cross_entropy_probabilities_against_50_digits(eps):
 @pytest.mark.parametrize("eps", [0.0, 0.1])
 @pytest.mark.parametrize("n", [63, 64, 65, 128, 129, 200])
 def test_cross_entropy_of_many_classes(n, eps, dtype):
-    """Up to 64 classes are kept from one pass to the next; top and label stand in the first block and in the last."""
+    """Up to 64 classes stay between the passes; the largest logit and the label are in the first or last block."""
     rng = np.random.default_rng(n)
     probabilities = softmax(rng.normal(size=(1, n)))
     for top in (0, n // 2, n - 1):
@@ -207,7 +207,7 @@ def test_labels_equal_their_rows_of_0_and_1(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_class_alone(dtype):
-    """n_out = 1: the loss is 0 whatever the logit."""
+    """n_out = 1: the loss is 0 for every logit."""
     for logit in (-5.0, 0.0, 30.0):
         loss, grad = logits_loss([logit], [0], dtype)
         assert loss == 0.0
@@ -300,7 +300,7 @@ def tall(loss, dtype, n_samples, seed=7, sizes=(4, 9, 3)):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("loss", EVERY_LOSS)
 def test_rows_of_weight_0_are_not_there(loss, dtype, n_samples):
-    """Bit for bit the reduced problem, whatever stands in the rows left out."""
+    """Bit for bit the problem without the rows of weight 0, whatever these rows hold."""
     problem = tall(loss, dtype, n_samples)
     rng = np.random.default_rng(n_samples)
     keep = rng.random(n_samples) < 0.6
@@ -406,7 +406,7 @@ def test_rows_carry_their_weights_share(loss):
 
 @pytest.mark.parametrize("a", [np.nan, np.inf])
 def test_cross_entropy_of_one_class_hides_no_nan(a):
-    """The gradient at a label is a sum over the other classes: of none here, but of no number either."""
+    """The gradient at a label is a sum over the other classes: an empty sum here, but a is NaN."""
     net = backprop.Network([1, 1], loss="cross_entropy", rng=0)
     loss, grad = net.value_and_grad([[a]], [0])
     assert np.isnan(loss)

@@ -43,7 +43,7 @@ def g_second(name, a, parameter=None):
 # g'' ------------------------------------------------------------------------------------------------------------------
 
 
-# Where g'' crosses 0 between values of order 1; next to that place the error is absolute.
+# g'' crosses 0 in these intervals, between values of order 1: the error is absolute there.
 CROSSINGS = {"gelu": (1.2, 1.6), "gelu_tanh": (1.2, 1.6), "silu": (2.1, 2.7), "mish": (1.2, 2.6)}
 
 
@@ -67,7 +67,7 @@ def test_against_50_digits(name, dtype):
 
 
 def test_float32_against_float64():
-    """A fine grid: about half an ulp, and what exp leaves of its own; twice that where mish has exp(-a)^2."""
+    """A fine grid: about half an ulp, and the error of exp; twice that for mish, which has exp(-a)^2."""
     a = np.concatenate([np.linspace(-20, 20, 100_001), np.linspace(-110, 110, 20_001)]).astype("float32")
     for name in ACTIVATION_NAMES:
         at = domain(name, a)
@@ -94,7 +94,7 @@ def test_reference_is_the_complex_step_of_g_prime(name):
 
 @pytest.mark.parametrize("name", ACTIVATION_NAMES)
 def test_reference_against_50_digits(name):
-    """Relative in the tails, where the complex step of a g' near 1 has no digits."""
+    """The error is relative in the tails, in which the complex step of a g' near 1 has no right digits."""
     a = points(name, "float64")
     a = a[np.abs(a) < 700]
     low, high = CROSSINGS.get(name, (0, 0))
@@ -159,7 +159,7 @@ def test_odd_and_even(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_value_does_not_depend_on_its_place(dtype):
-    """Whole vectors and tails of a row alike, out of place and in place; what is beyond the row stays."""
+    """Whole vectors and the tail of a row, out of place and in place; entries beyond the row do not change."""
     rng = np.random.default_rng(2)
     a = rng.normal(0, 3, (3, 37)).astype(dtype)
     for name in ACTIVATION_NAMES:
@@ -227,7 +227,7 @@ def test_reference_is_the_complex_step_of_loss_prime(loss, labels):
 @pytest.mark.parametrize("n_out", [1, 3, 64, 65, 200])
 @pytest.mark.parametrize("loss", LOSS_NAMES)
 def test_curvature_against_the_reference(loss, n_out, dtype, kind):
-    """Weighted; an entry of weight 0 gives 0 even where z, y and t are NaN."""
+    """With weights; an entry of weight 0 gives 0 even if z, y and t are NaN."""
     row = LOSSES[loss]
     if loss == "cross_entropy" and kind == "entry":
         kind = "sample"
@@ -290,7 +290,7 @@ def true_softmax_product(logits, t):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("gap", [0.0, 5.0, 30.0, 60.0])
 def test_curvature_of_cross_entropy_does_not_cancel(gap, dtype):
-    """Relative at the top, where p nears 1 and t - p.t is the difference of two equal numbers."""
+    """The error is relative at the largest logit, where p is near 1 and t - p.t almost cancels."""
     rng = np.random.default_rng(int(gap))
     z = rng.normal(size=(20, 4)).astype(dtype)
     z[:, 1] += gap

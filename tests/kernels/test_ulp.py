@@ -1,4 +1,4 @@
-"""Largest errors in the active range, in which no function is constant or linear: tools/numerics/ulp.py, in short."""
+"""Largest errors in the range in which no function is constant or linear: tools/numerics/ulp.py on fewer points."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_float64(name):
 
 
 def test_long_double_against_60_digits():
-    """The reference of float64 is right to a twentieth of its last place, but for the tails of gelu_tanh."""
+    """The reference of float64 is right to a twentieth of its last place, except in the tails of gelu_tanh."""
     for name in ulp.EXACT:
         from longdouble import exact_values
 

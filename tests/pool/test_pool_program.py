@@ -1,4 +1,4 @@
-"""The pool without Python, on each way to sleep: futex, condition variables (as on macOS), and Windows' under Wine."""
+"""The pool without Python, with each way to sleep: futex, condition variables (macOS), and Windows' under Wine."""
 
 import shutil
 import subprocess

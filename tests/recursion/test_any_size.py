@@ -1,4 +1,4 @@
-"""Norms, clipped gradients and weights whose squares or products leave the dtype's range, though the result does not.
+"""Norms, clipped gradients and weights: squares or products leave the dtype's range, but the result does not.
 
 The judge is mpmath, from the h and dL/da of `layer_gradients`, which hold the dtype's own rounding.
 """
@@ -24,7 +24,7 @@ def network(rng, sizes, dtype, spread, **options):
 
 
 def gradient(net, x, y, weight=1.0):
-    """A sample's own gradient, exactly from h and dL/da, or None where one of these is not finite."""
+    """The gradient of one sample, exactly from h and dL/da, or None if one of these is not finite."""
     q = net.layer_gradients(x[None], y[None])
     parts = []
     for i in range(1, len(net.sizes)):
@@ -45,7 +45,7 @@ def assert_right(result, exact, scale, dtype):
     info = np.finfo(dtype)
     for got, wanted in zip(np.ravel(result), exact, strict=True):
         if abs(wanted) > float(info.max):
-            assert not np.isfinite(got) or abs(got) >= float(info.max) * (1 - 1e-6)  # NaN where infinities cancel
+            assert not np.isfinite(got) or abs(got) >= float(info.max) * (1 - 1e-6)  # NaN if infinities cancel
         else:
             assert np.isfinite(got)
             assert abs(number(float(got)) - wanted) <= 12 * info.eps * scale + 4 * float(info.smallest_subnormal)
@@ -98,7 +98,7 @@ def test_the_bound_holds_where_factors_underflow():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_other_samples_keep_their_bits_beside_an_extreme_one(dtype):
-    """One whose part of the sum is lost beside theirs: they are multiplied another way."""
+    """A sample whose part of the sum is lost beside the others': the others are multiplied in another way."""
     rng = np.random.default_rng(0)
     net = Network([5, 9, 2], activations="tanh", dtype=dtype, rng=0)
     x, y = rng.normal(size=(31, 5)).astype(dtype), rng.normal(size=(31, 2)).astype(dtype)
@@ -147,7 +147,7 @@ def test_norms(dtype, sizes):
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_weights_of_any_size_by_sample(dtype, sizes, by_output):
-    """Where dL/da leaves the range and a product with x or W_1 does not: one is as small as the other is large."""
+    """dL/da leaves the range, but its product with x or W_1 does not: one is as small as the other is large."""
     rng = np.random.default_rng(0)
     n_finite, most = 0, 30 if dtype == "float32" else 150
     for _ in range(25):
@@ -184,7 +184,7 @@ def assert_right_by_block(net, vector, exact, dtype):
 @pytest.mark.parametrize("call", ["per_sample_gradients", "input_gradient", "per_sample_gradient_norms"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_smallest_and_the_largest_weights(dtype, call, weight):
-    """A power of two that is no double multiplies nothing: 0 stays 0, and what is in the range stays right."""
+    """A power of two beyond double is not used as a factor: 0 stays 0, and results in the range stay right."""
     rng = np.random.default_rng(0)
     net = Network([3, 6, 2], activations="relu", dtype=dtype, rng=0)
     net.params[:] *= 1e-3

@@ -1,4 +1,4 @@
-"""The bits on record, which the builds for x86-64 made, on an emulated arm64: the library itself, with its threads."""
+"""An emulated arm64 gives the bits on record, which builds for x86-64 made, with the whole library and threads."""
 
 import subprocess
 import sys

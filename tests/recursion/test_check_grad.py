@@ -1,4 +1,4 @@
-"""SciPy's check_grad, an outsider, on every activation with every loss, in float64 and away from kinks."""
+"""SciPy's check_grad, an independent judge, on every activation with every loss, in float64 and off the kinks."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ from problems import ACTIVATION_NAMES, LOSS_NAMES, Y_HAT_LOSSES, random_problem
 from scipy.optimize import approx_fprime, check_grad
 
 STEP = 1.5e-8
-MARGIN = 1e-5  # a step moves no preactivation by so much
-TOLERANCE = 2e-6  # forward differences at |g| of order 1; exactness of 1e-13 is test_reference's and test_kernels's
+MARGIN = 1e-5  # a step moves every preactivation by less
+TOLERANCE = 2e-6  # forward differences at |g| of order 1; test_reference and test_kernels demand 1e-13
 
 
 def is_far_from_kinks(problem):
@@ -61,7 +61,7 @@ def test_output_and_loss(output, loss):
 
 
 def test_the_check_sees_a_wrong_gradient():
-    """A factor of 1.001, one component that is off by 1 %, and two that are swapped are all beyond the tolerance."""
+    """The tolerance finds a factor of 1.001, one component that is off by 1 %, and two that are swapped."""
     fun, theta, norm = check(np.random.default_rng(3), activations="tanh", loss="squared_error")
     grad = fun.grad(theta)
     largest = np.abs(grad).argmax()

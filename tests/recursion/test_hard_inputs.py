@@ -1,4 +1,4 @@
-"""Hard inputs: infinities, NaN, saturation, subnormals, labels and layouts that other libraries get silently wrong."""
+"""Hard inputs: infinities, NaN, saturation, subnormals, and labels and layouts that others treat wrongly in silence."""
 
 import numpy as np
 import pytest
@@ -211,7 +211,7 @@ def test_gelu_of_minus_6_and_minus_8(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", LIMITS)
 def test_limits_at_infinity(name, dtype):
-    """Of the parameters, not of x: see test_activations.py for that."""
+    """Parameters that are not finite; for x see test_activations.py."""
     a = np.array([[-INF, INF]], dtype)
     net = Network([1, 2], output=name, dtype=dtype, rng=0)
     net.params = [0.0, 0.0, -INF, INF]
@@ -242,7 +242,7 @@ def test_squared_error_beyond_float32():
     assert type(loss) is float
     np.testing.assert_allclose(loss, 1e40, rtol=1e-7)
     np.testing.assert_allclose(grad[1], 2e20, rtol=1e-7)
-    assert grad[0] == INF  # 2e40 is none of float32
+    assert grad[0] == INF  # 2e40 is not a float32
     loss, grad = net.value_and_grad(np.full((3000, 1), 1e20), np.zeros((3000, 1)))
     np.testing.assert_allclose(loss, 1e40, rtol=1e-7)
     np.testing.assert_allclose(grad[1], 2e20, rtol=1e-6)

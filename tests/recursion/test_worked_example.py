@@ -11,7 +11,7 @@ import pytest
 import backprop
 
 RATE = 0.5
-# Printed there; the updated biases are not, since it leaves them alone.
+# Printed there, except the updated biases: the example does not update them.
 PRINTED_WEIGHTS = {
     "w1": (1, (0, 0), "0.149780716"),
     "w2": (1, (0, 1), "0.19956143"),
@@ -67,7 +67,7 @@ def test_each_updated_weight(name):
 
 
 def test_gradient_descent_goes_on_as_it_should():
-    """Ten thousand such steps, biases left alone, bring the error down to about 0.000035."""
+    """Ten thousand such steps, with fixed biases, reduce the error to about 0.000035."""
     net = mazur_network()
     out = np.full(net.n_params, np.nan)
     is_weight = np.zeros(net.n_params)

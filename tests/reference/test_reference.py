@@ -1,4 +1,4 @@
-"""The reference against the complex step: every derivative in it, before anything is judged by it."""
+"""Every derivative in the reference against the complex step, since other tests are judged by the reference."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from backprop.losses import LOSSES, softmax
 from backprop.reference import recursion as _reference
 
 TOLERANCE = 1e-13
-STEP = 1e-20  # its square vanishes beside 1, and it leaves room above the subnormals for g' as small as 1e-280
+STEP = 1e-20  # its square is lost beside 1, and products with a g' of 1e-280 are not yet subnormal
 
 
 def assert_gradient_is_the_complex_step(problem):
@@ -59,7 +59,7 @@ def grid(name):
 
 @pytest.mark.parametrize("name", ACTIVATION_NAMES)
 def test_g_prime_is_the_complex_step_of_g(name):
-    """Relative, as far as values are normal; absolute only where g' changes sign, and next to that place."""
+    """Relative if values are normal numbers; absolute only next to a change of sign of g'."""
     row = ACTIVATIONS[name]
     a = grid(name)
     for parameter in {row.default, PARAMETERS.get(name, row.default)}:
@@ -83,7 +83,7 @@ def test_g_prime_is_the_complex_step_of_g(name):
 
 @pytest.mark.parametrize("name", ACTIVATION_NAMES)
 def test_g_prime_is_the_complex_step_of_g_at_0_and_at_kinks(name):
-    """There the pieces meet, and g and g' must take the same one."""
+    """Two pieces meet at a kink, and g and g' must use the same one."""
     row = ACTIVATIONS[name]
     a = np.array([0.0, -0.0, *row.kinks])
     for parameter in {row.default, PARAMETERS.get(name, row.default)}:
@@ -136,7 +136,7 @@ def random_direction(rng, problem):
 
 
 def assert_hvp_is_the_complex_step(rng, problem):
-    """Of the reference's own gradient, which the tests above judge."""
+    """The complex step of the reference's gradient, which the tests above check."""
     theta, direction = random_direction(rng, problem)
     hvp = _reference.hvp(*problem.specification, theta, direction, *problem.data)
     step = _reference.value_and_grad(*problem.specification, theta + 1j * STEP * direction, *problem.data)

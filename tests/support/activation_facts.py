@@ -1,4 +1,4 @@
-"""What is known of each activation's values: limits, kinks, and the points at which the tests look."""
+"""Facts about each activation's values: limits, kinks, and the points at which it is tested."""
 
 import math
 
@@ -8,7 +8,7 @@ from problems import domain
 from backprop import _core
 from backprop.activations import SELU_ALPHA_SCALE, SELU_SCALE
 
-WITHOUT_FMA = _core.simd in {"v2", "generic"}  # there each product is rounded before it is added
+WITHOUT_FMA = _core.simd in {"v2", "generic"}  # without fma each product is rounded before it is added
 
 LIMITS = {  # g(-inf), g(inf), g'(-inf), g'(inf)
     "identity": (-np.inf, np.inf, 1, 1),
@@ -84,7 +84,7 @@ def points(name, dtype):
 
 
 def ulp(value, dtype):
-    """The distance of floats next to a true value."""
+    """The distance between neighbouring floats at a true value."""
     rounded = float(value)
     if dtype == "float64":
         return math.ulp(rounded)

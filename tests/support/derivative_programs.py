@@ -1,4 +1,4 @@
-"""Programs that compute one derivative, each in a process of its own."""
+"""Programs that compute one derivative, each in a new process."""
 
 import textwrap
 

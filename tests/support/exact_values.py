@@ -1,4 +1,4 @@
-"""g, g' and g'' of every activation by mpmath, in as many digits as it works with: what is true; no test."""
+"""The exact g, g' and g'' of every activation, by mpmath in its working precision; no test."""
 
 import mpmath
 

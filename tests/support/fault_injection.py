@@ -1,4 +1,4 @@
-"""Calls whose allocations fail, one after another: run by tests/pool/test_faults.py in processes of their own; no test.
+"""Calls in which one allocation after another fails; tests/pool/test_faults.py runs them in new processes. No test.
 
     LD_PRELOAD=... python tests/support/fault_injection.py allocations 2   # calls on two threads
     LD_PRELOAD=... python tests/support/fault_injection.py threads
@@ -42,15 +42,15 @@ from backprop.judges.find_nonfinite import NonFinite
 OURS, INDIRECT, THREADS, INTERPRETER, NUMPY = range(5)  # fault_injection.c
 ALLOCATIONS = 1 << OURS | 1 << INDIRECT
 NUMPY_KEEPS = 1024  # bytes; as there
-MOST_FAILURES = 3000  # of one trial: far more than a call makes allocations
+MOST_FAILURES = 3000  # of one trial: far more allocations than a call makes
 WATCH = 30  # seconds for a trial
-GROWING_ROUNDS = 4  # an object left behind by a failure shows in each; what Python keeps for good, in the first ones
+GROWING_ROUNDS = 4  # objects left behind by failures appear in each round; what Python keeps for good, in the first
 
 # The library ----------------------------------------------------------------------------------------------------------
 
 
 def load():
-    """The preloaded library, which knows from here on who asks for memory."""
+    """The preloaded library; from here on it distinguishes which module allocates memory."""
     faults = ctypes.PyDLL(os.environ["LD_PRELOAD"])
     faults.faults_call.restype = ctypes.py_object
     faults.faults_call.argtypes = [ctypes.py_object, ctypes.c_long, ctypes.c_int, ctypes.c_int, ctypes.c_int]
@@ -82,7 +82,7 @@ def load():
 
 
 def bits(result):
-    """What a call returned, as something that can be compared bit for bit."""
+    """The result of a call in a form that can be compared bit for bit."""
     if result is None or isinstance(result, str | int):
         return result
     if isinstance(result, NonFinite | GradientReport):
@@ -102,7 +102,7 @@ class Trial:
     make : callable
         make() -> a network (or an Ensemble) as the call finds it.
     prepare : callable
-        prepare(net, n_threads) -> the call, without arguments; what it does for that does not fail.
+        prepare(net, n_threads) -> the call, without arguments; no allocation of prepare itself fails.
     """
 
     def __init__(self, make, prepare):
@@ -150,11 +150,11 @@ class Trial:
                 wrong.append(f"no end after {MOST_FAILURES} failures")
 
     def run(self, faults, n_threads):
-        """A round, and another as long as each leaves more objects: a summary."""
+        """Rounds, until one leaves no more objects behind than before; returns a summary."""
         n_failures, wrong, left = [0, 0], [], [0] * GROWING_ROUNDS
         expected = bits(self.prepare(self.make(), 1)())
         for _ in range(2):
-            self.attempt(faults, 0, 0, n_threads, expected)  # nothing fails: what is made once is made
+            self.attempt(faults, 0, 0, n_threads, expected)  # nothing fails here: objects that are made once are made
             before = objects_alive()
         for i in range(GROWING_ROUNDS):
             self.round(faults, n_threads, expected, n_failures, wrong)
@@ -169,14 +169,14 @@ class Trial:
 
 
 def objects_alive():
-    """How many of Python's blocks are in use, of which an object takes one or two, when its own caches are empty."""
+    """The number of Python's memory blocks in use, with empty caches; an object takes one or two."""
     gc.collect()
-    sys._clear_type_cache()  # which keeps the names of attributes that were asked for
+    sys._clear_type_cache()  # it keeps the names of attributes that were looked up
     return sys.getallocatedblocks()
 
 
 def with_out(call, data):
-    """The call into an array of the caller's."""
+    """The call with an array of the caller as out."""
 
     def run(net, n_threads):
         out = np.full(call.out_shape(data), np.nan, net.dtype)
@@ -210,7 +210,7 @@ def minus_sin(a):
 def products(net, x, y, directions, n_threads, *, n_before, n_bytes=64 << 20, **options):
     """`hessp` of one objective at one theta, in one direction after another; before the call in the first n_before.
 
-    These are a twin's, so that the rows that they leave in n_bytes are there, but no workspace of theirs.
+    A twin of the network computes these: it leaves rows in n_bytes, but no workspace.
     """
     twin = pickle.loads(pickle.dumps(net))
     before, fun = (one.objective(x, y, n_threads=n_threads, **options) for one in (twin, net))
@@ -222,7 +222,7 @@ def products(net, x, y, directions, n_threads, *, n_before, n_bytes=64 << 20, **
 
 
 def trials(n_threads):
-    """All calls by name; those on two threads have as much work as two threads take."""
+    """All calls by name; with two threads the work is enough for both."""
     n_samples = 3000 if n_threads > 1 else 60
     rng = np.random.default_rng(0)
     found = {}
@@ -261,7 +261,7 @@ def trials(n_threads):
     add("value_and_grad, strips", wide, lambda net, n_threads: net.value_and_grad(wide_x, wide_y, n_threads=n_threads))
     add("value_and_grad, labels", classifier, lambda net, n_threads: net.value_and_grad(x, labels, n_threads=n_threads))
     add("value_and_grad, lists", net, lambda net, n_threads: net.value_and_grad(x[:9].tolist(), y[:9].tolist()))
-    few = slice(500)  # of Python's functions, which the calling thread runs: each tile has allocations that fail
+    few = slice(500)  # Python functions, which the calling thread runs: each tile has allocations that can fail
     for name, of_own, part in (("own g", own, few), ("own g in C", own_c, slice(None))):
         of_x = lambda net, n_threads, x=x[part], y=y[part]: net.value_and_grad(x, y, n_threads=n_threads)  # noqa: E731
         with_v = lambda net, n_threads, x=x[part], y=y[part]: net.hvp(x, y, v[0], n_threads=n_threads)  # noqa: E731
@@ -323,9 +323,9 @@ def allocations(faults, n_threads):
 
 
 def run_all(faults, found, n_threads):
-    """Trials by name, in a process that has none before."""
+    """Trials by name, in a process without earlier ones."""
     gc.collect()
-    gc.freeze()  # what is there by now stays: no collection looks at it
+    gc.freeze()  # no garbage collection looks at the objects made so far
     faults.faults_hook_python()
     unraisable = []
     sys.unraisablehook = lambda what: unraisable.append(f"{what.exc_type.__name__} in {what.object!r}")
@@ -338,7 +338,7 @@ def run_all(faults, found, n_threads):
 
 
 def leaks(faults):
-    """Trials of calls that do leave something behind: each must be seen."""
+    """Trials of calls that do leave something behind, which must be found."""
     rng = np.random.default_rng(0)
     state = pickle.dumps(Network([5, 19, 7, 2], activations="tanh", rng=1))
     x, y = rng.normal(size=(60, 5)), rng.normal(size=(60, 2))
@@ -367,12 +367,12 @@ def leaks(faults):
 # Threads --------------------------------------------------------------------------------------------------------------
 
 
-ERRORS = {"EAGAIN": errno.EAGAIN, "EINVAL": errno.EINVAL}  # EINVAL: too small a stack, and another is tried
+ERRORS = {"EAGAIN": errno.EAGAIN, "EINVAL": errno.EINVAL}  # EINVAL: the stack is too small, and another size is tried
 N_THREADS = 4
 
 
 def threads(faults):
-    """Creations of threads that fail; each in a child of its own, which has no workers yet."""
+    """Threads that cannot be created; each trial in a forked child, which has no workers yet."""
     rng = np.random.default_rng(0)
     problems = []
     for sizes, n_samples in (([4, 16, 16, 1], 2000), ([64, 128, 128, 8], 200)):  # chunks, strips
@@ -380,7 +380,7 @@ def threads(faults):
         x = rng.normal(size=(n_samples, sizes[0])).astype("float32")
         y = rng.normal(size=(n_samples, sizes[-1])).astype("float32")
         problems.append((net, x, y, bits(net.value_and_grad(x, y, n_threads=1))))
-    faulthandler.register(signal.SIGALRM, chain=True)  # a child that hangs shows where, and dies
+    faulthandler.register(signal.SIGALRM, chain=True)  # a child that hangs prints its stacks and ends
     for from_then_on in (0, 1):
         for error, number in ERRORS.items():
             for k in range(1, N_THREADS + 1):
@@ -401,7 +401,7 @@ def threads(faults):
 
 
 def threads_of_child(faults, problems, k, from_then_on, error):
-    """Calls while the k-th thread is not to be had, and calls after."""
+    """Calls while the k-th thread cannot be created, and calls after that."""
     wrong = []
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])

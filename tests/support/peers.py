@@ -1,4 +1,4 @@
-"""Other libraries, which results are compared with."""
+"""Other libraries, with which results are compared."""
 
 import importlib
 import os
@@ -7,10 +7,10 @@ import pytest
 
 
 def require_peer(name):
-    """Import a library that results are compared with, or that an extra of the package needs.
+    """Import a library that the test compares with, or that an extra of the package needs.
 
-    Where it is missing the test, or the file of tests that calls this at its start, is skipped, or fails where all must
-    be there.
+    If it is missing, the test is skipped, or the whole file if its module calls this. With BACKPROP_REQUIRE_PEERS=1 it
+    fails instead.
     """
     try:
         return importlib.import_module(name)

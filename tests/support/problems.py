@@ -1,4 +1,4 @@
-"""Random problems for the tests: a network, x, y fit for the loss, sample weights, and the reference of the same."""
+"""Random problems for the tests: a network, x, y in the loss's domain, sample weights, and the reference's results."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ ACTIVATION_NAMES = list(ACTIVATIONS)
 LOSS_NAMES = list(LOSSES)
 Y_HAT_LOSSES = [name for name, row in LOSSES.items() if not row.acts_on_a]
 PARAMETERS = {"leaky_relu": 0.2, "elu": 0.7, "huber": 0.5, "quantile": 0.9, "cross_entropy": 0.1}
-# Where g grows faster than its argument: from the largest number of a dtype the argument at which g reaches it.
+# For a g that grows faster than its argument: from the largest number of a dtype, the argument with that g.
 OVERFLOWS = {"exp": np.log}
 LAYOUTS = ["plain", "strided", "reversed", "fortran", "read_only", "misaligned"]
 
@@ -94,7 +94,7 @@ def random_weights(rng, kind, n_samples, n_out):
 
 @dataclass
 class Problem:
-    """A network with data. y_filled is y without the NaN that stand where a weight is 0."""
+    """A network with data. y_filled is y without the NaN in entries whose weight is 0."""
 
     net: backprop.Network
     hidden: list
@@ -170,7 +170,7 @@ def random_problem(
     Parameters
     ----------
     weight : {None, "sample", "entry"}
-        Where a weight by entry is 0, y is NaN; where a row's weight is 0, x and y are NaN (y is -1 for labels).
+        y is NaN in entries of weight 0; x and y are NaN in rows of weight 0 (y is -1 for labels).
     """
     hidden = list(activations) if isinstance(activations, list) else [activations] * (len(sizes) - 2)
     net = backprop.Network(sizes, activations=hidden, output=output, loss=loss, dtype=dtype, rng=rng)

@@ -1,7 +1,7 @@
-"""Every public call by the NumPy reference, in float64: what the state machine and tools/fuzz compare with; no test.
+"""Every public call by the NumPy reference, in float64: the state machine and tools/fuzz compare with it; no test.
 
 The products with second derivatives are `_reference`'s own. All else follows from `_reference.forward` and `backward`
-by definition: gradients by sample are outer products of grad_a and h, Jacobians are one backward sweep an output, a
+by definition: gradients per sample are outer products of grad_a and h, Jacobians take one backward sweep per output, a
 Hessian has the products with unit vectors as columns, and the gradient of the Sobolev loss is its complex step.
 """
 
@@ -14,7 +14,7 @@ from backprop.api import parameters as _params
 from backprop.losses import softmax
 from backprop.reference import recursion as _reference
 
-_STEP = 1e-100  # of the complex step: no difference is formed, so the smaller the better
+_STEP = 1e-100  # of the complex step, which forms no difference: the smaller the better
 
 
 class ReferenceCalls:
@@ -25,7 +25,7 @@ class ReferenceCalls:
     specification : tuple
         Sizes, activations and loss, the first arguments of the functions of `_reference`.
     theta, x, y, weight : arrays
-        float64; y as rows, also of labels; no NaN where a weight is 0.
+        float64; y as rows, also for labels; no NaN, also at weights of 0.
     """
 
     def __init__(self, specification, theta, x, y=None, weight=None):
@@ -85,7 +85,7 @@ class ReferenceCalls:
 
     @cached_property
     def _jacobians(self):
-        """By the parameters and by x."""
+        """The gradients by the parameters and by x."""
         rows = [self._backward(np.broadcast_to(unit, (len(self.x), self.n_out))) for unit in np.eye(self.n_out)]
         by_params = [self._by_sample(row) for row in rows]
         return np.stack(by_params, axis=1), np.stack([row.grad_h[0] for row in rows], axis=1)
@@ -100,7 +100,7 @@ class ReferenceCalls:
 
     @property
     def _whole(self):
-        """What a share of the mean loss has to be multiplied by."""
+        """The factor of one sample's share in the mean loss."""
         total = _reference._entry_weights(self.weight, self.loss, self.y).sum()
         return total if self.loss.name == "cross_entropy" else total / self.n_out
 

@@ -1,4 +1,4 @@
-"""Arguments that every call with them refuses, and data that it takes."""
+"""Arguments that are refused by every call that has them, and data that are accepted."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ def plain_data(n_out=N_OUT, dtype="float64", loss="squared_error"):
 
 
 def nan_pattern(shape, dtype):
-    """NaN with a payload, so that a write of another NaN shows."""
+    """NaN with a payload: a write of another NaN is seen."""
     dtype = np.dtype(dtype)
     bits = {4: 0x7FC0_1234, 8: 0x7FF8_0000_0000_1234}[dtype.itemsize]
     return np.full(shape, bits, f"u{dtype.itemsize}").view(dtype)

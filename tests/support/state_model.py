@@ -1,4 +1,4 @@
-"""What tests/api/test_state_machine.py keeps of each network, and how it compares results; no test."""
+"""The model of a network in tests/api/test_state_machine.py, and how results are compared; no test."""
 
 import numpy as np
 from problems import PARAMETERS, Problem, random_targets, random_weights, with_layout

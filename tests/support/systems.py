@@ -1,4 +1,4 @@
-"""What some systems lack, as marks of the tests that need it; and their C compiler."""
+"""Marks for tests that need something that not all systems have; and the C compiler."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ needs_signals = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc, as Linux has it")
 needs_limits = pytest.mark.skipif(find_spec("resource") is None, reason="needs limits of resources")
 needs_fifo = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-# Windows has other permissions, asks for a right to make links, and replaces no file that is open.
+# Windows has other permissions, needs a privilege to make links, and cannot replace an open file.
 needs_posix_files = pytest.mark.skipif(os.name != "posix", reason="needs files as POSIX has them")
 
 

@@ -14,7 +14,7 @@ Array = npt.NDArray[Any]
 
 
 def main() -> None:
-    """Make each call once, and take what it returns for what it says."""
+    """Make each call once, and use each result as the declared type."""
     net: Network = Network([2, 8, 1], activations="tanh", rng=0)
     x: npt.NDArray[np.float64] = np.eye(2)
     y = np.ones((2, 1))

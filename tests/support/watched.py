@@ -1,4 +1,4 @@
-"""Programs of the tests, each in processes of its own that a watchdog looks after; no test."""
+"""Programs that tests run in new processes, with a watchdog; no test."""
 
 import os
 import signal
@@ -15,8 +15,8 @@ WATCH = 30 * SLOWNESS  # seconds in which nothing moves
 
 HAS_PROC = Path("/proc/self/stat").exists()
 
-# The watchdog sits outside and asks by a signal. A program's own would stand still in forked children, whose threads
-# are gone, and an alarm is what some programs use themselves. The handler is C code that forks inherit: it works
+# The watchdog runs outside and sends a signal. A watchdog inside would not run in forked children, which lose its
+# thread, and some programs use the alarm themselves. The handler is C code, which forked children inherit: it works
 # wherever the interpreter hangs, and then lets the signal end the process.
 SHOW = getattr(signal, "SIGUSR2", 0)  # 0 on Windows, which has no such signals
 FIRST = f"""
@@ -32,9 +32,9 @@ def moved():  # for loops that take long: the watchdog's time starts anew, as it
 
 
 def run_watched(code, *, watch=WATCH):
-    """Run Python code, which must end with status 0 and leave no child behind: what it printed.
+    """Run Python code, which must end with status 0 and leave no child behind; returns what it printed.
 
-    Where nothing moves for so many seconds each of its processes prints where its threads stand, and dies.
+    If it prints nothing and calls no `moved()` for `watch` seconds, each of its processes prints its stacks and ends.
     """
     if not SHOW:
         pytest.skip("needs signals and groups of processes, as POSIX has them")
@@ -53,7 +53,7 @@ def run_watched(code, *, watch=WATCH):
 
 
 def ends(process, out, watch):
-    """Wait for a program and all its children; false where nothing has moved for so many seconds."""
+    """Wait for a program and all its children; false if nothing has moved for so many seconds."""
     start = time.time()
     while process.poll() is None or still_run(process.pid):
         if time.time() - max(start, os.fstat(out.fileno()).st_mtime) > watch:
@@ -63,7 +63,7 @@ def ends(process, out, watch):
 
 
 def end(group):
-    """End the processes of a group that still run, with their stacks: parents first, whom a child's end would wake."""
+    """End the processes of a group that still run, with their stacks; parents first, as a child's end wakes them."""
     for pid in still_run(group):
         os.kill(pid, SHOW)
         deadline = time.monotonic() + 5 * SLOWNESS
@@ -74,14 +74,14 @@ def end(group):
 
 
 def still_run(group):
-    """The processes of a group, the oldest first; without those that have ended and wait for their parent to look.
+    """The processes of a group, the oldest first, without those that have ended but are not yet waited for.
 
-    Where there is no /proc, which lists processes, the group stands for them all: a negative number, as kill takes it.
+    Without /proc, which lists processes, a negative number stands for the whole group, as in `kill`.
     """
     if not HAS_PROC:
         try:
             os.kill(-group, 0)
-        except (ProcessLookupError, PermissionError):  # the second where all have ended
+        except (ProcessLookupError, PermissionError):  # the second if all have ended
             return []
         return [-group]
     found = []

@@ -15,7 +15,7 @@ from systems import needs_posix_files
 
 pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="setup.py is in the repository and the sdist")
 
-# setup.py without Cython's half minute: the sources stay as they are, and no build gets as far as to them.
+# setup.py without Cython, which takes half a minute: no build here gets as far as compiling a source.
 BUILD = """
 import runpy, sys
 import Cython.Build
@@ -23,7 +23,7 @@ Cython.Build.cythonize = lambda sources, **options: sources
 sys.argv = ["setup.py", "-q", "build_ext"]
 runpy.run_path("setup.py", run_name="__main__")
 """
-# Compilers, as programs of the shell, that lack something; "$*" holds the name of the source.
+# Shell programs in place of compilers, which lack something; "$*" holds the name of the source.
 NO_HEADERS = 'for word; do case $word in *.c) grep -q Python.h "$word" && exit 1;; esac; done; exit 0'
 OLD = 'case "$*" in *-fno-trapping-math*) exit 1;; esac; exit 0'
 
@@ -42,7 +42,7 @@ def tree(tmp_path):
 
 
 def last_line(tree, compiler):
-    """What the build says at last, given a compiler that does not do."""
+    """The last line of the build with an unusable compiler."""
     done = subprocess.run(
         [sys.executable, "-c", BUILD],
         cwd=tree,

@@ -8,11 +8,11 @@ import ast
 import re
 import shutil
 import tomllib
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-SOURCE = Path(__file__).parent.parent / "src" / "backprop"
+SOURCE = ROOT / "src" / "backprop"
 FLOORS = tomllib.loads((SOURCE / "floors.toml").read_text(encoding="utf-8"))
 PYTHON = {file: number for number, floor in enumerate(FLOORS["python"]) for file in floor["files"]}
 
