@@ -1,4 +1,4 @@
-"""The equations as plain loops: the hidden sum and the g' product alone, and all of them for a whole network."""
+"""The equations as plain loops: the hidden sum, the g' product, and all equations for a whole network."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def value_and_grad(
 ) -> tuple[float, Array]:
     """The loss and its gradient by equations (1) to (8) as plain loops, one sample after another.
 
-    It is slow, and stands at the end of ``_core.pyx`` to be read beside a textbook. ``net.value_and_grad`` gives the
+    It is slow, and is meant to be read with a textbook: see the end of ``_core.pyx``. ``net.value_and_grad`` gives the
     same numbers to rounding; the tests compare the two.
 
     Parameters
@@ -104,9 +104,9 @@ def value_and_grad(
     net : Network
     x : (n_samples, n_0) array_like
     y : (n_samples, n_L) array_like, or (n_samples,) labels
-        As `Network.value_and_grad` takes them.
+        As in `Network.value_and_grad`.
     params : (n_params,) array_like, optional
-        The network's own by default.
+        Those of the network by default.
     sample_weight : (n_samples,) or (n_samples, n_L) array_like, optional
 
     Returns
@@ -118,7 +118,7 @@ def value_and_grad(
     Raises
     ------
     TypeError, ValueError
-        As `Network.value_and_grad` does.
+        As in `Network.value_and_grad`.
     """
     if not isinstance(net, Calls):
         raise TypeError(f"net: expected a Network, got {type(net).__name__}")

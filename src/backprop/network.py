@@ -45,7 +45,7 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares):
     Parameters
     ----------
     sizes : sequence of int
-        n_0, n_1, ..., n_L, at least two; two make a network without hidden layers.
+        n_0, n_1, ..., n_L: at least two. With two, the network has no hidden layers.
     activations : str, (str, float) or list of these
         One for all hidden layers, or a list with one for each. A pair gives the parameter: ("leaky_relu", 0.2).
     output : str or (str, float)

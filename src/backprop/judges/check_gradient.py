@@ -1,6 +1,6 @@
 """Gradient checks: `value_and_grad` against the complex step of the NumPy reference, layer by layer.
 
-`complex_step.py` judges; SciPy's check_grad stands beside it for the reader and decides nothing.
+`complex_step.py` decides. SciPy's check_grad is reported too, for comparison.
 """
 
 from __future__ import annotations
