@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from backprop import _core
 from backprop.api import scalars
 
 MAX_DIGITS = 9  # of a count in the environment; more digits are a mistake
-MOST_THREADS = 256  # of the pool, as in schedule/threads.pxi; larger counts are cut to it, so that they fit a C int
 
 _in_context: ContextVar[int | None] = ContextVar("backprop_num_threads", default=None)
 _of_process: list[int | None] = [None]  # the value of set_num_threads
@@ -52,7 +52,7 @@ def _from_environment() -> int:
             continue
         counts = [part.strip() for part in value.split(",")]  # OMP_NUM_THREADS may list one count per nesting level
         if all(part.isascii() and part.isdigit() and len(part) <= MAX_DIGITS and int(part) > 0 for part in counts):
-            return min(int(counts[0]), MOST_THREADS)
+            return min(int(counts[0]), _core.most_threads)
         warnings.warn(
             f"{name}: expected a positive integer, got {value!r}; it is ignored", RuntimeWarning, stacklevel=2
         )
@@ -63,7 +63,7 @@ _default = _from_environment()
 
 
 def _count(n: object, name: str) -> int:
-    return min(scalars.positive_integer(n, name), MOST_THREADS)
+    return min(scalars.positive_integer(n, name), _core.most_threads)
 
 
 def set_num_threads(n: int) -> None:

@@ -1,40 +1,42 @@
-/* A small thread pool: claimed tasks, spinning then sleeping workers, safe across fork. (Figures: a virtual machine with
+/* A small thread pool: claimed tasks; workers that spin, then sleep; safe across fork. (Figures: a virtual machine with
    two Zen 4 cores, Linux 6.18.)
 
-   A. Who takes part. The caller of a run is its worker 0 and starts at once. Threads 1, 2, ... are detached, made when a
-      run first has use for them, and never end. A run of t threads and n tasks uses ids below min(t, n) only, so small
-      runs keep to the first few workers, and those stay awake.
-   B. Who owns the pool. `busy` is a lock that is only ever tried. The caller that takes it owns the job's fields,
-      the resetting of `finished`, `caller_asleep`, `alive` and `skip_creation` until it gives it back; everyone else
-      computes alone. So no queue, no waiting for other callers, and never more workers than the largest n_threads - 1.
-   C. Claiming. `claim` = generation * 2^24 + number of tasks that nobody has claimed. The owner publishes a job by one
-      store of it; everyone, the owner too, takes a task by compare-and-swap to claim - 1. A worker that is late, or slept
-      through whole jobs, compares with an old generation or finds nothing left, and costs nobody anything. (It could be
-      fooled only if it were held between its load and its swap for 2^40 jobs: two days of empty ones.)
-   D. Fields without a lock. A worker loads claim (acquire), then the fields, then swaps. If the swap succeeds, the fields
-      were its generation's. Not older: the load acquires the publishing store, whose release sequence the swaps continue
-      (this also makes visible what the caller wrote before the run). Not newer: the owner writes fields only after an
-      acquire load, or swap, that found nothing left; the worker's swap (release) came before that in claim's order, and
-      its reads before its swap. If the swap fails, what was read is thrown away; the fields are atomics, relaxed, so
-      that reading them at any time is no data race.
-   E. The end. A worker that finds nothing left adds the number of its tasks to `finished` (release), once; the owner
-      waits until it equals the tasks claimed less its own (acquire). This is the only wait, and for claimed tasks only.
-   F. Sleep. One handshake, twice: who wants to sleep sets a flag, then looks again for what it waits for; the other side
-      changes that first, then looks at the flag. All four accesses are seq_cst, so at least one of the two sees the
-      other. Flags: `asleep[id]` (worker against claim; who clears it wakes the worker), `caller_asleep` (owner against
-      finished).
-   G. Waking takes the waker 7-10 us and the sleeper 20-50 us, so nobody wakes more than one sleeper before a task of his
-      own: the caller one before its first task, then whoever has claimed a task while others are left. The number of
-      threads awake doubles in each such time.
-   H. fork. The child's handler resets everything, as if no run had been: the words are as another thread left them, and
-      the workers are gone. There is no prepare handler, so fork waits for nothing. A caller whose own poll forked sees
-      `forks` changed, leaves its run and touches nothing of the pool.
+   A. Threads. The caller of a run is its worker 0 and starts at once. Threads 1, 2, ... are detached. A run creates
+      one when it first has use for it, and it never ends. A run of t threads and n tasks uses only ids below min(t,
+      n): so small runs keep to the first few workers, and those stay awake.
+   B. Ownership. `busy` is a try-lock. The caller that takes it owns the job's fields, the reset of `finished`, and
+      `caller_asleep`, `alive` and `skip_creation`, until it releases the lock. Any other caller computes alone. So
+      there is no queue, no caller waits for another, and there are never more workers than the largest n_threads - 1.
+   C. Claiming. `claim` = generation * 2^24 + number of unclaimed tasks. The owner publishes a job by one store of it.
+      Each thread, the owner too, takes a task by compare-and-swap to claim - 1. A late worker sees an old generation
+      or no task left; both are harmless, also if it slept through whole jobs. (A stale swap could succeed only if the
+      worker were held between its load and its swap for 2^40 jobs: two days of empty ones.)
+   D. Fields without a lock. A worker loads claim (acquire), then the fields, then swaps. If the swap succeeds, the
+      fields were those of its generation. They were not older: the load acquires the publishing store, whose release
+      sequence the swaps continue (this also makes visible what the caller wrote before the run). They were not newer:
+      the owner writes fields only after an acquire load, or a swap, that found no task left. The worker's swap
+      (release) came before that in the order of claim, and its reads before its swap. If the swap fails, the worker
+      drops what it read. The fields are relaxed atomics, so that reading them at any time is no data race.
+   E. The end. A worker that finds no task left adds the number of its tasks to `finished` (release), once. The owner
+      waits until `finished` equals the claimed tasks less its own (acquire). This is the only wait, and it is for
+      claimed tasks alone.
+   F. Sleep. The same handshake serves twice. A thread that is about to sleep sets a flag, then looks again for what
+      it waits for. The other side changes that first, then looks at the flag. All four accesses are seq_cst, so at
+      least one of the two sees the other. The flags: `asleep[id]` (worker against claim; the thread that clears it
+      wakes the worker) and `caller_asleep` (owner against finished).
+   G. Waking takes the waker 7-10 us and the sleeper 20-50 us. So a thread wakes at most one sleeper before a task of
+      its own: the caller before its first task, a worker when it has claimed a task while others are left. The number
+      of threads awake doubles in each such time.
+   H. fork. The child's handler resets everything, as if no run had been: the words are as another thread left them,
+      and the workers do not exist there. There is no prepare handler, so fork waits for nothing. A caller whose own
+      poll forked sees `forks` changed, leaves its run and touches nothing of the pool.
    I. Process exit. Nothing is joined, freed or destroyed.
-   J. Placement. Linux often puts a new or woken thread on the waker's CPU though another is idle, and leaves it there:
-      seen with a cache shared by two CPUs only; two threads were no faster than one for the first 4-10 ms of 13 of 16
-      fresh processes, and in 5 of 8 for good when each call found the worker asleep. So a worker goes to sleep with the
-      last caller's CPU taken out of its affinity, checks where it is when it comes up, and has its own affinity back
-      after its first job. With this 8 of 8 ran on two CPUs. It costs an idle thread four system calls a sleep. */
+   J. Placement. Linux often puts a new or woken thread on the waker's CPU although another is idle, and leaves it
+      there. This was seen only if two CPUs share a cache. Two threads were no faster than one for the first 4-10 ms
+      of 13 of 16 fresh processes; and in 5 of 8 they never became faster if each call found the worker asleep. So a
+      worker goes to sleep with the last caller's CPU taken out of its affinity, checks its CPU when it wakes, and
+      gets its own affinity back after its first job. With this, 8 of 8 ran on two CPUs. It costs an idle thread four
+      system calls a sleep. */
 
 #define _GNU_SOURCE  /* sched_yield, sigset_t and syscall under -std=c11 */
 #include "pool/pool.h"
@@ -53,33 +55,33 @@ static int run_alone(ptrdiff_t n_tasks, bp_pool_task task, void *context, int (*
 
 #define TASK_BITS 24
 #define MAX_TASKS (((ptrdiff_t)1 << TASK_BITS) - 1)  /* of one job; a run of more is cut into several jobs */
-/* Spinning: 64 looks of 20 ns take 1.3 us, then one look at the clock, 25 ns. */
+/* Spinning: 64 looks of 20 ns take 1.3 us; then one look at the clock takes 25 ns. */
 #define LOOKS 64
-#define QUIET_NS 10000   /* spin without yielding: calls that follow each other come well within 10 us */
-#define SPIN_NS 100000   /* then yield between looks, and sleep after 100 us: twice what a wake-up costs */
-#define POLL_NS 4000000  /* the caller's sleeps: poll at least every 4 ms */
-/* Runs before creating a thread is tried again after a failure, which takes some 20 us: 20 ns a run. */
+#define QUIET_NS 10000   /* spin without yielding so long: the next of many calls comes well within 10 us */
+#define SPIN_NS 100000   /* then yield between looks; sleep after 100 us, twice the cost of a wake-up */
+#define POLL_NS 4000000  /* the longest sleep of the caller, so that it polls every 4 ms */
+/* After a failure to create a thread, which takes some 20 us, so many runs do not try again: 20 ns a run. */
 #define SKIP_CREATION 1000
 
 static struct {
-    /* The job: written by the owner, one cache line, so that a worker gets all of it by one transfer. */
+    /* The job, written by the owner. It is one cache line, so that a worker gets all of it by one transfer. */
     _Alignas(64) _Atomic uint64_t claim;
     _Atomic(bp_pool_task) task;
     _Atomic(void *) context;
     _Atomic ptrdiff_t end;       /* index of the last task, plus 1: the next index is end - tasks left */
-    _Atomic unsigned x87;        /* the caller's control word of that unit, for functions of a user's own */
-    _Atomic int threads;         /* ids below it may take part */
-    _Atomic int cpu;             /* the caller's, where that is known; else -1 */
+    _Atomic unsigned x87;        /* the caller's control word of that unit, for custom activations */
+    _Atomic int threads;         /* only ids below it take part */
+    _Atomic int cpu;             /* the caller's, or -1 if unknown */
     /* Written by workers. */
     _Alignas(64) _Atomic uint32_t finished;
     _Atomic uint32_t caller_asleep;
-    /* Hardly ever written while runs follow each other, but for busy. */
+    /* Except for busy, hardly ever written while runs follow each other. */
     _Alignas(64) _Atomic uint32_t busy;
-    _Atomic uint32_t registered;  /* the fork handler is there */
+    _Atomic uint32_t registered;  /* the fork handler is installed */
     _Atomic uint32_t forks;
     _Atomic int alive;            /* workers are 1..alive */
     int skip_creation;
-    _Alignas(64) _Atomic uint32_t asleep[MAX_THREADS];
+    _Alignas(64) _Atomic uint32_t asleep[BP_MOST_THREADS];
 } pool;
 
 #define LOAD(word, order) atomic_load_explicit(&pool.word, memory_order_##order)
@@ -90,7 +92,7 @@ static int same_job(uint64_t a, uint64_t b) { return a >> TASK_BITS == b >> TASK
 
 /* ---- Workers ---- */
 
-static int wake_one(int threads)  /* of the sleeping workers below `threads`; 0 if there is none */
+static int wake_one(int threads)  /* wake a sleeping worker with an id below `threads`; 0 if there is none */
 {
     for (int id = 1; id < threads; id++)
         if (LOAD(asleep[id], seq_cst) && atomic_exchange(&pool.asleep[id], 0)) {
@@ -100,7 +102,7 @@ static int wake_one(int threads)  /* of the sleeping workers below `threads`; 0 
     return 0;
 }
 
-/* Claim a task of the job that *claim is of; on success *claim counts it as still left, so its index is end - left. */
+/* Claim a task of the job of *claim. On success *claim still counts it as left: its index is end - left. */
 static int claim_task(uint64_t *claim)
 {
     uint64_t seen = *claim;
@@ -123,7 +125,7 @@ static void work(int id, uint64_t claim)
     uint32_t n_done = 0;
     while (claim_task(&claim)) {
         if (!n_done)
-            bp_set_x87(x87); /* MXCSR has the default mode: workers are made in it, and leave it for such functions */
+            bp_set_x87(x87); /* MXCSR has the default mode already: workers are created in it */
         if (tasks_left(claim) > 1)
             wake_one(threads);
         task(context, end - tasks_left(claim), id);
@@ -166,7 +168,7 @@ static void *worker_main(void *argument)
             int64_t idle = now() - start;
             if (idle < SPIN_NS) {
                 if (idle > QUIET_NS)
-                    yield();  /* a fresh worker may sit on the caller's own CPU while another is idle */
+                    yield();  /* a fresh worker may be on the caller's CPU while another CPU is idle */
                 continue;
             }
             keep_off(&way, LOAD(cpu, relaxed));
@@ -174,7 +176,7 @@ static void *worker_main(void *argument)
             claim = LOAD(claim, seq_cst);
             found = offers_task(claim, id);
             if (found)
-                STORE(asleep[id], 0, relaxed);  /* a waker may have been quicker: a wake-up too many, no harm */
+                STORE(asleep[id], 0, relaxed);  /* a waker may have been quicker: one wake-up too many does no harm */
             else {
                 while (LOAD(asleep[id], acquire))
                     sleep_on(id, &pool.asleep[id], 1, 0);
@@ -200,7 +202,7 @@ static void create_worker(void)
         return;
     }
     STORE(alive, id, relaxed);
-    yield();  /* if it is queued on this CPU, let it run and find another (J); once in its life */
+    yield();  /* if it is queued on this CPU, let it run and move to another (J); once per worker */
 }
 
 /* ---- The caller ---- */
@@ -211,11 +213,11 @@ static void call_help(int threads)
         create_worker();
 }
 
-static void after_fork_in_child(void)  /* one thread in the process: plain order will do */
+static void after_fork_in_child(void)  /* the child has one thread: any memory order will do */
 {
     STORE(claim, LOAD(claim, relaxed) & ~(uint64_t)MAX_TASKS, relaxed);
     STORE(caller_asleep, 0, relaxed);
-    for (int id = 0; id < MAX_THREADS; id++)
+    for (int id = 0; id < BP_MOST_THREADS; id++)
         STORE(asleep[id], 0, relaxed);
     STORE(alive, 0, relaxed);
     pool.skip_creation = 0;
@@ -229,18 +231,18 @@ static int acquire(bp_pool_lease *lease, int n_threads)
     lease->n_threads = 1;
     if (n_threads < 2)
         return 1;
-    /* Before the lock is taken, so that no fork finds it held and no handler. Two callers may both get here: then the
-       handler runs twice, which does no harm. */
+    /* This comes before the lock: a fork must not find the lock held and no handler. If two callers get here at once,
+       the handler is installed twice and runs twice, which does no harm. */
     if (!LOAD(registered, acquire)) {
         if (on_fork(after_fork_in_child))
             return 1;
         STORE(registered, 1, release);
     }
     lease->forks = LOAD(forks, relaxed);
-    if (atomic_exchange_explicit(&pool.busy, 1, memory_order_acquire))  /* acquire: all that the last owner wrote */
+    if (atomic_exchange_explicit(&pool.busy, 1, memory_order_acquire))  /* acquire: what the last owner wrote */
         return 1;
     STORE(cpu, current_cpu(), relaxed);
-    return lease->n_threads = n_threads < MAX_THREADS ? n_threads : MAX_THREADS;
+    return lease->n_threads = n_threads < BP_MOST_THREADS ? n_threads : BP_MOST_THREADS;
 }
 
 int bp_pool_acquire(bp_pool_lease *lease, int n_threads)
@@ -257,7 +259,7 @@ void bp_pool_release(bp_pool_lease *lease)
     lease->n_threads = 1;
 }
 
-/* Wait until workers have ended n tasks. */
+/* Wait until the workers have finished n tasks. */
 static int wait_finished(uint32_t n, unsigned forks, int status, int (*poll)(void *), void *poll_context)
 {
     int64_t start = 0;
@@ -299,7 +301,7 @@ static int run_job(const bp_pool_lease *lease, ptrdiff_t base, ptrdiff_t n, bp_p
     STORE(x87, bp_get_x87(), relaxed);
     STORE(threads, threads, relaxed);
     STORE(cpu, current_cpu(), relaxed);
-    STORE(finished, 0, relaxed);  /* the last job's tasks are all counted, so no worker adds to it now */
+    STORE(finished, 0, relaxed);  /* all tasks of the last job are counted, so no worker adds to it now */
     if (pool.skip_creation)
         pool.skip_creation--;
     uint64_t claim = ((LOAD(claim, relaxed) >> TASK_BITS) + 1) << TASK_BITS | (uint64_t)n;
@@ -319,7 +321,7 @@ static int run_job(const bp_pool_lease *lease, ptrdiff_t base, ptrdiff_t n, bp_p
     }
     if (LOAD(forks, relaxed) != lease->forks)
         return BP_POOL_LOST;
-    if (status)  /* drop what nobody has claimed */
+    if (status)  /* drop the unclaimed tasks */
         n -= tasks_left(atomic_fetch_and_explicit(&pool.claim, ~(uint64_t)MAX_TASKS, memory_order_acq_rel));
     return wait_finished((uint32_t)n - n_own, lease->forks, status, poll, poll_context);
 }

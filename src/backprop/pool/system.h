@@ -1,5 +1,5 @@
-/* What the pool needs of the system: pause, clock, threads, placement, sleep. Included by pool/pool.c
-   only. Three ways to sleep: a futex on Linux, WaitOnAddress on Windows, condition variables elsewhere. */
+/* What the pool needs from the system: pause, clock, threads, placement, sleep. Only pool.c includes it. There are
+   three ways to sleep: a futex on Linux, WaitOnAddress on Windows, condition variables elsewhere. */
 #ifndef BP_POOL_SYSTEM_H
 #define BP_POOL_SYSTEM_H
 
@@ -20,7 +20,7 @@
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#if defined(SYS_futex) && defined(FUTEX_PRIVATE_FLAG)  /* not on 32-bit machines that have SYS_futex_time64 only */
+#if defined(SYS_futex) && defined(FUTEX_PRIVATE_FLAG)  /* some 32-bit machines have only SYS_futex_time64 */
 #define USE_FUTEX 1
 #endif
 #endif
@@ -34,9 +34,7 @@
 #define SANITIZED 1
 #endif
 
-/* Threads, callers among them: two sockets of 128 cores. Static, so that no run allocates: 1 KiB. */
-#define MAX_THREADS 256
-/* Bytes of a worker's stack. A task starts 5 KiB below its top (glibc's own data included); sanitizers' frames are
+/* Bytes of a worker's stack. A task starts 5 KiB below its top, glibc's own data included. The frames of sanitizers are
    several times as large. */
 #ifdef SANITIZED
 #define STACK_BYTES ((size_t)8 << 20)
@@ -59,7 +57,7 @@ static void relax(void)
 
 static int64_t now(void)
 {
-    LARGE_INTEGER frequency, t;  /* the frequency is fixed at boot, and reading it is no system call */
+    LARGE_INTEGER frequency, t;  /* the frequency is fixed at boot; reading it needs no system call */
     QueryPerformanceFrequency(&frequency);
     QueryPerformanceCounter(&t);
     return t.QuadPart / frequency.QuadPart * 1000000000 +
@@ -73,7 +71,7 @@ static int on_fork(void (*in_child)(void)) { return (void)in_child, 0; }  /* the
 static void *(*thread_main)(void *);
 static unsigned __stdcall enter_thread(void *argument) { return thread_main(argument) != NULL; }
 
-/* A thread that nobody joins; nonzero where there is none. Windows has no signals that it could take from others. */
+/* Start a detached thread; nonzero if that fails. Windows has no signals to block. */
 static int start_thread(void *(*main)(void *), void *argument)
 {
     thread_main = main;
@@ -108,7 +106,8 @@ static void name_thread(const char *name)
 #endif
 }
 
-static int create_thread(void *(*main)(void *), void *argument, size_t stack_bytes)  /* an errno value, 0 if it runs */
+/* Returns 0 if the thread runs, else an errno value. */
+static int create_thread(void *(*main)(void *), void *argument, size_t stack_bytes)
 {
     pthread_t thread;
     pthread_attr_t attributes;
@@ -123,12 +122,12 @@ static int create_thread(void *(*main)(void *), void *argument, size_t stack_byt
     return status;
 }
 
-/* A thread that nobody joins and that takes no signals from others; nonzero where there is none. */
+/* Start a detached thread that handles no signals of the process; nonzero if that fails. */
 static int start_thread(void *(*main)(void *), void *argument)
 {
     sigset_t blocked, callers;
-    /* The thread inherits this mask. Signals that a thread raises by its own fault stay open: blocked, they would kill
-       the process without the traceback of a handler (Python's faulthandler). */
+    /* The thread inherits this mask. Signals from a thread's own faults stay unblocked: blocked, they would end the
+       process without the traceback of a handler (Python's faulthandler). */
     sigfillset(&blocked);
     sigdelset(&blocked, SIGSEGV);
     sigdelset(&blocked, SIGBUS);
@@ -136,7 +135,7 @@ static int start_thread(void *(*main)(void *), void *argument)
     sigdelset(&blocked, SIGILL);
     pthread_sigmask(SIG_SETMASK, &blocked, &callers);
     int status = create_thread(main, argument, STACK_BYTES);
-    if (status == EINVAL)  /* the libraries of this process keep more thread-local data than such a stack holds */
+    if (status == EINVAL)  /* libraries of this process keep more thread-local data than such a stack holds */
         status = create_thread(main, argument, 0);
     pthread_sigmask(SIG_SETMASK, &callers, NULL);
     return status;
@@ -148,7 +147,7 @@ static int start_thread(void *(*main)(void *), void *argument)
 
 #ifdef __linux__
 
-/* A thread's affinity as it was, and as it is while it keeps off a CPU (pool/pool.c, J). Fails quietly: speed only. */
+/* The affinity of a thread before and while it keeps off a CPU (pool.c, J). Failures cost speed alone: ignored. */
 typedef struct { cpu_set_t before, during; int active; } detour;
 
 static int current_cpu(void) { return sched_getcpu(); }
@@ -156,7 +155,8 @@ static int current_cpu(void) { return sched_getcpu(); }
 static void end_detour(detour *d)
 {
     cpu_set_t set;
-    if (d->active && !sched_getaffinity(0, sizeof set, &set) && CPU_EQUAL(&set, &d->during))  /* else not ours */
+    /* If the affinity is not `during`, another part of the process has set it: leave it. */
+    if (d->active && !sched_getaffinity(0, sizeof set, &set) && CPU_EQUAL(&set, &d->during))
         sched_setaffinity(0, sizeof set, &d->before);
     d->active = 0;
 }
@@ -184,7 +184,8 @@ static void keep_off(detour *d, int cpu) { (void)d, (void)cpu; }
 
 #if defined(_WIN32)
 
-/* Sleep while *word == value, for at most ns if that is not 0; may return early. id: who sleeps, 0 the caller. */
+/* Sleep while *word == value, for at most ns nanoseconds if ns is not 0. May return early. id is the sleeper's, 0 for
+   the caller. */
 static void sleep_on(int id, _Atomic uint32_t *word, uint32_t value, int64_t ns)
 {
     (void)id;
@@ -201,7 +202,8 @@ static void reset_sleep(void) { }
 
 #elif defined(USE_FUTEX)
 
-/* Sleep while *word == value, for at most ns if that is not 0; may return early. id: who sleeps, 0 the caller. */
+/* Sleep while *word == value, for at most ns nanoseconds if ns is not 0. May return early. id is the sleeper's, 0 for
+   the caller. */
 static void sleep_on(int id, _Atomic uint32_t *word, uint32_t value, int64_t ns)
 {
     struct timespec t = {(time_t)(ns / 1000000000), (long)(ns % 1000000000)};
@@ -220,12 +222,12 @@ static void reset_sleep(void) { }
 #else
 
 static pthread_mutex_t sleep_lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t sleep_signal[MAX_THREADS] = {[0 ... MAX_THREADS - 1] = PTHREAD_COND_INITIALIZER};
+static pthread_cond_t sleep_signal[BP_MOST_THREADS] = {[0 ... BP_MOST_THREADS - 1] = PTHREAD_COND_INITIALIZER};
 
 static void sleep_on(int id, _Atomic uint32_t *word, uint32_t value, int64_t ns)
 {
     struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);  /* macOS has no condition variable on another clock */
+    clock_gettime(CLOCK_REALTIME, &t);  /* on macOS, condition variables have no other clock */
     t.tv_nsec += (long)(ns % 1000000000);
     t.tv_sec += (time_t)(ns / 1000000000 + t.tv_nsec / 1000000000);
     t.tv_nsec %= 1000000000;
@@ -242,7 +244,7 @@ static void sleep_on(int id, _Atomic uint32_t *word, uint32_t value, int64_t ns)
 static void wake(int id, _Atomic uint32_t *word)
 {
     (void)word;
-    pthread_mutex_lock(&sleep_lock);  /* the word has changed: who holds the lock sees it, or is in the wait already */
+    pthread_mutex_lock(&sleep_lock);  /* the word has changed: a sleeper with the lock sees it, or waits already */
     pthread_cond_signal(&sleep_signal[id]);
     pthread_mutex_unlock(&sleep_lock);
 }
@@ -250,7 +252,7 @@ static void wake(int id, _Atomic uint32_t *word)
 static void reset_sleep(void)
 {
     pthread_mutex_init(&sleep_lock, NULL);
-    for (int id = 0; id < MAX_THREADS; id++)
+    for (int id = 0; id < BP_MOST_THREADS; id++)
         pthread_cond_init(&sleep_signal[id], NULL);
 }
 

@@ -17,6 +17,7 @@ cdef extern from "pool/pool.h" nogil:
     unsigned int pool_forks "bp_pool_forks"() noexcept
     enum:
         POOL_LOST "BP_POOL_LOST"
+        MOST_THREADS "BP_MOST_THREADS"
 
 
 cdef extern from *:
@@ -44,7 +45,3 @@ cdef extern from *:
     void store_size "bp_store_size"(Py_ssize_t* p, Py_ssize_t v) noexcept nogil
     int try_lock "bp_try_lock"(int* p) noexcept nogil
     void unlock "bp_unlock"(int* p) noexcept nogil  # not for locks whose owner looks at something afterwards
-
-
-cdef enum:
-    MOST_THREADS = 256           # of the pool

@@ -1,5 +1,6 @@
 # Threads: how many a call is worth, and the tasks that the pool hands out to them.
-# Needs: process/pool, interrupt; recursion/shape. Gives: Status, useful_threads, share_out, raise_for.
+# Needs: process/pool, interrupt; recursion/shape. Gives: Status, useful_threads, share_out, raise_for, and to Python
+# worker_threads and most_threads.
 #
 # There are three ways to divide a call, and none changes a bit:
 #
@@ -55,6 +56,9 @@ cdef int useful_threads(const Shape* shape, Py_ssize_t n_samples, int n_threads)
     if flops < 2.0 * FLOPS_A_THREAD or shape.is_serial:
         return 1
     return <int>min(<double>n_threads, flops / FLOPS_A_THREAD)
+
+
+most_threads = <int>MOST_THREADS  # of a call; threads.py cuts larger counts to it
 
 
 def worker_threads():
