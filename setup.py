@@ -28,14 +28,21 @@ LIMITED_API = sys.version_info >= (3, 12) and not sysconfig.get_config_var("Py_G
 API_MACROS = [("Py_LIMITED_API", "0x030C0000")] if LIMITED_API else []
 NUMPY_MACROS = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_1_25_API_VERSION")]
 
-# These undo -ffast-math, -Ofast and the like among the user's CFLAGS: with them a NaN could give a loss that looks right,
-# and a module that is linked with them would turn off subnormals in the whole process.
+# These undo -ffast-math, -Ofast and the like among the user's CFLAGS. With such options a NaN could give a loss that
+# looks right, and a module that is linked with them would turn off subnormals in the whole process.
 STRICT_MATH = ["-O3", "-fno-fast-math", "-fno-unsafe-math-optimizations"]
 # No contraction: the source says where a product and a sum become one fma, so that all instruction sets round alike.
-FLAGS = [*STRICT_MATH, "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-g0", "-fvisibility=hidden"]
-# Without this the inner loop of `outer_product` (kernels/rows.pxd; v3, float64) lay across two cache lines after an
-# unrelated change, and took 1.6 times as long.
-FLAGS += ["-falign-loops=32"]
+# Aligned loops: without this the inner loop of `outer_product` (kernels/rows.pxd; v3, float64) lay across two cache
+# lines after an unrelated change, and took 1.6 times as long.
+FLAGS = [
+    *STRICT_MATH,
+    "-falign-loops=32",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=off",
+    "-g0",
+    "-fvisibility=hidden",
+]
 ALWAYS_INLINE = ("CYTHON_INLINE", "inline __attribute__((always_inline))")  # sizes of register blocks become constants
 SIMD_FLAGS = {
     "v2": ["-march=x86-64-v2", "-DBP_SIMD=2"],
