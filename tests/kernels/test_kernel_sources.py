@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 
 import pytest
 from places import ROOT
@@ -20,15 +21,24 @@ def code_of(text):
 
 
 def test_a_part_uses_only_parts_above_it():
-    """In the order of the list in _kernels.pyx, and nothing that it does not use."""
-    listed = re.findall(r"^    (\w+) {2,}\S", PARTS["_kernels"].partition('"""')[2].partition("\nA. ")[0], re.MULTILINE)
-    below = ["table", "two_sum", *listed]
+    """In the order of floors.toml, which _kernels.pyx repeats with a line on each part; and it uses what it imports."""
+    floors = tomllib.loads((PACKAGE / "floors.toml").read_text(encoding="utf-8"))["kernels"]
+    below = [file.removeprefix("kernels/").partition(".")[0] for floor in floors for file in floor["files"]]
     assert sorted(below) == sorted(PARTS)
+    listed = re.findall(r"^    (\w+) {2,}\S", PARTS["_kernels"].partition('"""')[2].partition("\nA. ")[0], re.MULTILINE)
+    assert listed == below
     for part, text in PARTS.items():
         for source, many, one in CIMPORT.findall(text):
             assert below.index(source) < below.index(part), f"{part} uses {source}"
             for name in re.findall(r"\w+", many or one):
                 assert re.search(rf"\b{name}\b", code_of(text)), f"{part} imports {name} and does not use it"
+
+
+@pytest.mark.parametrize("part", sorted(PARTS.keys() - {"_kernels"}))
+def test_a_part_says_what_it_needs_and_gives(part):
+    header = re.match(r"(?:#.*\n)+", PARTS[part]).group()
+    assert re.search(r"^# Needs: \S", header, re.MULTILINE)
+    assert re.search(r"^# Gives: \S", header, re.MULTILINE)
 
 
 def test_each_pxd_with_code_has_the_directives():

@@ -4,6 +4,8 @@
 
 A part uses only parts above it:
 
+    table         the interface to the recursion
+    two_sum       the exact sum of two float64
     vector        the vector operations of vector.h
     pairs         arithmetic on pairs hi + lo, with twice the digits
     elementary    exp, expm1, sigma, Phi, sin
@@ -17,7 +19,7 @@ A part uses only parts above it:
     block         the register block on which all matrix products run
     packing       copies of their operands
     products      a = h W^T + b, grad_h = grad_a W, grad_W = grad_a^T h
-    _kernels      this file: the table of all that (table.pxd)
+    _kernels      this file: fills the table
 
 A. `real` and `vec` are C macros of the build (vector.h); Cython believes that both are floats. A literal such as 0.5 is
    a double in C: before it meets a `real`, it is cast.

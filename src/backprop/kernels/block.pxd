@@ -78,14 +78,13 @@ cdef inline int next_rows(Py_ssize_t n_left) noexcept nogil:
 
 
 cdef inline void block(
-    const int n_rows, const int n_vectors, const int tail, Py_ssize_t K,
-    const real* A, Py_ssize_t a_row, Py_ssize_t a_k,    # IN
-    const real* B, Py_ssize_t b_k,                      # IN
-    Py_ssize_t n_last,
-    const real* bias, const real* factor,               # IN, or NULL; factor may be C
-    real* C, Py_ssize_t c_row,                          # OUT; IN too with ADD
-    const int epilogue,
-) noexcept nogil:
+        const int n_rows, const int n_vectors, const int tail, Py_ssize_t K,
+        const real* A, Py_ssize_t a_row, Py_ssize_t a_k,  # IN
+        const real* B, Py_ssize_t b_k,                    # IN
+        Py_ssize_t n_last,
+        const real* bias, const real* factor,             # IN, or NULL; factor may be C
+        real* C, Py_ssize_t c_row,                        # OUT; IN too with ADD
+        const int epilogue) noexcept nogil:
     """n_rows x (vectors of the panel) chains in registers: C[r][c] from sum_k A[r][k] B[k][c], in the order of k.
 
     n_rows, n_vectors and tail are constants to the compiler. The last vector (or half vector) of C and of the bias has

@@ -61,12 +61,11 @@ cdef inline double entry_loss(const int code, double parameter, double z, double
 
 
 cdef inline void entry_losses(
-    const int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out,
-    real* z, Py_ssize_t ld,                                                          # IN and OUT
-    const real* y_hat, const real* y,                                                # IN; y_hat may be NULL
-    int weight_kind, const double* weight, double weight_scale,                      # IN
-    double* row_loss, bint with_gradient,                                            # OUT
-) noexcept nogil:
+        const int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out,
+        real* z, Py_ssize_t ld,                                      # IN and OUT
+        const real* y_hat, const real* y,                            # IN; y_hat may be NULL
+        int weight_kind, const double* weight, double weight_scale,  # IN
+        double* row_loss, bint with_gradient) noexcept nogil:        # OUT
     """`loss_of_rows` for the losses that are means over outputs; the code is a constant to the compiler."""
     cdef Py_ssize_t s, j
     cdef double w = weight_scale, slope, total
@@ -144,12 +143,11 @@ cdef inline double cross_entropy_row(Py_ssize_t n,
 
 
 cdef inline void cross_entropy(
-    double eps, Py_ssize_t n_rows, Py_ssize_t n_out,
-    real* z, Py_ssize_t ld,                                                          # IN and OUT
-    const real* y, const Py_ssize_t* labels,                                         # IN; one of them is NULL
-    const double* weight, double weight_scale,                                       # IN; weight may be NULL
-    double* row_loss, bint with_gradient,                                            # OUT
-) noexcept nogil:
+        double eps, Py_ssize_t n_rows, Py_ssize_t n_out,
+        real* z, Py_ssize_t ld,                                # IN and OUT
+        const real* y, const Py_ssize_t* labels,               # IN; one of them is NULL
+        const double* weight, double weight_scale,             # IN; weight may be NULL
+        double* row_loss, bint with_gradient) noexcept nogil:  # OUT
     """`loss_of_rows` for cross-entropy, whose rows have one weight each."""
     cdef const real* probabilities = y
     cdef Py_ssize_t s, label = 0
@@ -167,13 +165,12 @@ cdef inline void cross_entropy(
 
 
 cdef inline void loss_of_rows(
-    int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out,
-    void* z_, Py_ssize_t ld,                                                         # IN; OUT too with with_gradient
-    const void* y_hat_, const void* y_, const Py_ssize_t* labels,                    # IN, or NULL
-    int weight_kind, const double* weight, double weight_scale,                      # IN; weight may be NULL
-    double* row_loss,                                                                # OUT
-    bint with_gradient,
-) noexcept nogil:
+        int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out,
+        void* z_, Py_ssize_t ld,                                       # IN; OUT too with with_gradient
+        const void* y_hat_, const void* y_, const Py_ssize_t* labels,  # IN, or NULL
+        int weight_kind, const double* weight, double weight_scale,    # IN; weight may be NULL
+        double* row_loss,                                              # OUT
+        bint with_gradient) noexcept nogil:
     """The weighted losses of rows; z becomes grad_z. If y_hat is NULL, the loss acts on z itself.
 
     Otherwise it acts on y_hat, and z holds g'(a_L): z becomes dL/dy_hat g'(a_L), which is grad_a_L.
@@ -224,11 +221,10 @@ cdef inline double entry_curvature(const int code, double parameter, double z, d
 
 
 cdef inline void entry_curvatures(
-    const int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out,
-    const real* z, Py_ssize_t ld, const real* y,                                     # IN
-    int weight_kind, const double* weight, double weight_scale,                      # IN
-    real* t,                                                                         # IN and OUT
-) noexcept nogil:
+        const int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out,
+        const real* z, Py_ssize_t ld, const real* y,                 # IN
+        int weight_kind, const double* weight, double weight_scale,  # IN
+        real* t) noexcept nogil:                                     # IN and OUT
     """`curvature_of_rows` for the losses that are means over outputs."""
     cdef Py_ssize_t s, j
     cdef double w = weight_scale
@@ -279,11 +275,10 @@ cdef inline void cross_entropy_curvature(Py_ssize_t n,
 
 
 cdef inline void curvature_of_rows(
-    int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out,
-    const void* z_, Py_ssize_t ld, const void* y_, const Py_ssize_t* labels,         # IN; y is NULL for labels
-    int weight_kind, const double* weight, double weight_scale,                      # IN; weight may be NULL
-    void* t_,                                                                        # IN and OUT
-) noexcept nogil:
+        int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out,
+        const void* z_, Py_ssize_t ld, const void* y_, const Py_ssize_t* labels,  # IN; y is NULL for labels
+        int weight_kind, const double* weight, double weight_scale,               # IN; weight may be NULL
+        void* t_) noexcept nogil:                                                 # IN and OUT
     """Each row of t becomes w H t, with H = d2l/dz2 at z, which the loss acts on. If l is a mean over outputs, H sums.
 
     An entry of weight 0 gives 0, whatever z, y and t hold. H does not depend on a label.

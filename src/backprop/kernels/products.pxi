@@ -75,13 +75,12 @@ cdef void panel_product(const Product* t, const Panel* p) noexcept nogil:
 # A B^T: a_i = W_i h_{i-1} + b_i -------------------------------------------------------------------------------------
 
 cdef void product_ABt(
-    Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
-    const void* h_, Py_ssize_t ld_h, const void* W_,    # IN
-    void* packed_, int packing,                         # IN with PACKED, else OUT
-    const void* b_,                                     # IN, or NULL
-    void* a_, Py_ssize_t ld_a,                          # OUT; IN too with ADD
-    int epilogue,
-) noexcept nogil:
+        Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
+        const void* h_, Py_ssize_t ld_h, const void* W_,  # IN
+        void* packed_, int packing,                       # IN with PACKED, else OUT
+        const void* b_,                                   # IN, or NULL
+        void* a_, Py_ssize_t ld_a,                        # OUT; IN too with ADD
+        int epilogue) noexcept nogil:
     """a = h W^T + b: for each panel of outputs (packed just before its first use), all blocks of rows."""
     cdef const real* h = <const real*>h_
     cdef const real* W = <const real*>W_
@@ -113,10 +112,9 @@ cdef void product_ABt(
 
 
 cdef inline void dot_block(
-    const int n_rows, const int n_units, Py_ssize_t n_in,
-    const real* h, Py_ssize_t ld_h, const real* W, const real* b,    # IN; b may be NULL
-    real* a, Py_ssize_t ld_a, bint add,                              # OUT; IN too with add
-) noexcept nogil:
+        const int n_rows, const int n_units, Py_ssize_t n_in,
+        const real* h, Py_ssize_t ld_h, const real* W, const real* b,  # IN; b may be NULL
+        real* a, Py_ssize_t ld_a, bint add) noexcept nogil:            # OUT; IN too with add
     """a[s][j] = b[j] + sum_k W[j][k] h[s][k] for few outputs: 64 bytes of lanes over k, then one fixed tree."""
     cdef vec chain[4][2][PARTS]
     cdef vec w[2]
@@ -150,10 +148,9 @@ cdef inline void dot_block(
 
 
 cdef void dot_form(
-    Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
-    const real* h, Py_ssize_t ld_h, const real* W, const real* b,    # IN; b may be NULL
-    real* a, Py_ssize_t ld_a, bint add,                              # OUT; IN too with add
-) noexcept nogil:
+        Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
+        const real* h, Py_ssize_t ld_h, const real* W, const real* b,  # IN; b may be NULL
+        real* a, Py_ssize_t ld_a, bint add) noexcept nogil:            # OUT; IN too with add
     """The forward product of a narrow layer. W and h are read as stored."""
     cdef Py_ssize_t s = 0, j
     cdef const real* b_j = NULL
@@ -185,13 +182,12 @@ cdef Py_ssize_t scratch_size(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_ou
 
 
 cdef void product_AB(
-    Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next,
-    const void* grad_a_next_, Py_ssize_t ld_next, const void* W_next_, Py_ssize_t ld_W,    # IN
-    const void* g_prime_,                                                                  # IN with TIMES: may be C
-    void* grad_h_, Py_ssize_t ld,                                                          # OUT; IN too with ADD
-    int epilogue,
-    void* scratch_,                                                                        # overwritten
-) noexcept nogil:
+        Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next,
+        const void* grad_a_next_, Py_ssize_t ld_next, const void* W_next_, Py_ssize_t ld_W,  # IN
+        const void* g_prime_,                                                                # IN with TIMES: may be C
+        void* grad_h_, Py_ssize_t ld,                                                        # OUT; IN too with ADD
+        int epilogue,
+        void* scratch_) noexcept nogil:                                                      # overwritten
     """dL/dh_{i,j} = sum_m dL/da_{i+1,m} W_{i+1,m,j}. With TIMES it is multiplied by g'(a) and is dL/da_{i,j}."""
     cdef const real* grad_a_next = <const real*>grad_a_next_
     cdef const real* W_next = <const real*>W_next_
@@ -267,12 +263,11 @@ cdef void continue_chains(Py_ssize_t n_rows, Py_ssize_t n_out, Py_ssize_t n,
 
 
 cdef void product_AtB_of_few_columns(
-    Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
-    const real* grad_a, Py_ssize_t ld_a, const real* h, Py_ssize_t ld_h,    # IN
-    real* grad_W, Py_ssize_t ld_W, int add,                                 # OUT; IN too with add
-    double divisor,
-    real* sums,                                                             # overwritten
-) noexcept nogil:
+        Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
+        const real* grad_a, Py_ssize_t ld_a, const real* h, Py_ssize_t ld_h,  # IN
+        real* grad_W, Py_ssize_t ld_W, int add,                               # OUT; IN too with add
+        double divisor,
+        real* sums) noexcept nogil:                                           # overwritten
     """The same chains with lanes over units, for few inputs: sums[j][u], then added to grad_W[u][j]."""
     cdef Py_ssize_t u = 0, v, j, s, chain
     cdef Product t
@@ -302,12 +297,11 @@ cdef void product_AtB_of_few_columns(
 
 
 cdef void product_AtB(
-    Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
-    const void* grad_a_, Py_ssize_t ld_a, const void* h_, Py_ssize_t ld_h,    # IN
-    void* grad_W_, Py_ssize_t ld_W, int add,                                  # OUT; IN too with ADD and CONTINUE
-    double divisor,
-    void* scratch_,                                                           # overwritten
-) noexcept nogil:
+        Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
+        const void* grad_a_, Py_ssize_t ld_a, const void* h_, Py_ssize_t ld_h,  # IN
+        void* grad_W_, Py_ssize_t ld_W, int add,                                # OUT; IN too with ADD and CONTINUE
+        double divisor,
+        void* scratch_) noexcept nogil:                                         # overwritten
     """grad_W[u][j] = sum_s grad_a[s][u] h[s][j]: chains of 64 rows, added to grad_W one after another.
 
     With CONTINUE the rows are the rest of a chain that grad_W holds. divisor is 0, or what the sum is divided by after

@@ -14,11 +14,10 @@ cdef enum:
 
 
 cdef inline void outer_product(
-    const int n_vectors, const bint is_sum, Py_ssize_t n_in, Py_ssize_t n_out,
-    const real* grad_a, const real* h,            # IN
-    const real* grad_a_2, const real* h_2,        # IN if is_sum
-    real* gradient,                               # OUT
-) noexcept nogil:
+        const int n_vectors, const bint is_sum, Py_ssize_t n_in, Py_ssize_t n_out,
+        const real* grad_a, const real* h,      # IN
+        const real* grad_a_2, const real* h_2,  # IN if is_sum
+        real* gradient) noexcept nogil:         # OUT
     """grad_W of one sample, row by row, and grad_b behind it.
 
     h has n_vectors vectors, the last of them perhaps partial; n_vectors is a constant, or 0 if h has more than
@@ -73,11 +72,10 @@ cdef inline void outer_product(
 
 
 cdef inline void outer_products_of_width(
-    const int n_vectors, Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
-    const real* grad_a, Py_ssize_t ld_a, const real* h, Py_ssize_t ld_h,    # IN
-    const real* grad_a_2, const real* h_2,                                  # IN, or NULL
-    real* gradients, Py_ssize_t ld,                                         # OUT
-) noexcept nogil:
+        const int n_vectors, Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
+        const real* grad_a, Py_ssize_t ld_a, const real* h, Py_ssize_t ld_h,  # IN
+        const real* grad_a_2, const real* h_2,                                # IN, or NULL
+        real* gradients, Py_ssize_t ld) noexcept nogil:                       # OUT
     """`outer_products_of_rows` with the number of vectors turned into a constant."""
     cdef Py_ssize_t s
     if grad_a_2 == NULL:
@@ -91,11 +89,10 @@ cdef inline void outer_products_of_width(
 
 
 cdef inline void outer_products_of_rows(
-    Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
-    const void* grad_a_, Py_ssize_t ld_a, const void* h_, Py_ssize_t ld_h,    # IN
-    const void* grad_a_2_, const void* h_2_,                                  # IN, or NULL
-    void* gradients_, Py_ssize_t ld,                                          # OUT
-) noexcept nogil:
+        Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
+        const void* grad_a_, Py_ssize_t ld_a, const void* h_, Py_ssize_t ld_h,  # IN
+        const void* grad_a_2_, const void* h_2_,                                # IN, or NULL
+        void* gradients_, Py_ssize_t ld) noexcept nogil:                        # OUT
     """grad_W[u][j] = grad_a[u] h[j] of each row, and grad_b = grad_a behind it. The gradients lie ld apart.
 
     If grad_a_2 and h_2 are not NULL, grad_a_2[u] h_2[j] is added to grad_W by fma.
