@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from places import ROOT
 
 README = ROOT / "README.md"
@@ -19,6 +20,16 @@ def test_python_blocks_run_in_order(capsys, tmp_path, monkeypatch):
         exec(compile(block, f"README.md, python block {number}", "exec"), namespace)
     assert len(found) == 10
     assert "right: largest relative error" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md", "benchmarks/README.md"]
+)
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?://)([^)#]+)[^)]*\)", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S))
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
+    assert links or page != "README.md"
 
 
 def test_two_commands_of_one_line_each():
