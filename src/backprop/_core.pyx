@@ -40,17 +40,25 @@ cimport cython
 cimport numpy as cnp
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport INFINITY, fabs, frexp, isfinite, isinf, ldexp, signbit, sqrt
+from libc.math cimport INFINITY, fabs, frexp, isinf, ldexp, sqrt
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memset, strlen
+from libc.string cimport memcmp, memcpy, memset
 
-from backprop.kernels.table cimport (
-    ADD, BINARY_CROSS_ENTROPY, CHAIN_ROWS, CONTINUE, CROSS_ENTROPY, CUSTOM, FAR_BYTES, HINGE, NO_WEIGHT, OVERWRITE,
-    PACKED, PACK_AND_KEEP, POISSON, ROW_BYTES, SOFTMAX, SQUARED_ERROR, TIMES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE,
-    KernelTable,
+from backprop.calls.inspect cimport Targets, WeightSums, rule_of_targets, rule_of_weights, tolerance_of_sums
+from backprop.calls.request cimport (
+    set_operand, set_results, set_source, set_targets, set_weights, start_request, targets_of,
 )
-from backprop.kernels.two_sum cimport two_sum
+from backprop.calls.rules cimport (
+    BAD_LABEL, BAD_SUM, BAD_TARGET, BAD_WEIGHT, HAS_EMPTY_ROWS, IS_NULL, KEPT, MISALIGNED, MOST_AXES,
+    NO_WEIGHT_ABOVE_0, OTHER_FORM, OVERLAPS, axes_of_operand, dtype_of, entries_of, rule_of_address, rule_of_array,
+    rule_of_count, rule_of_data, rule_of_form, rule_of_grad_weight, rule_of_max_norm, rule_of_network, rule_of_out,
+    rule_of_plain, rule_of_result, set_axes, share_bytes,
+)
+from backprop.kernels.table cimport (
+    ADD, CHAIN_ROWS, CONTINUE, CROSS_ENTROPY, CUSTOM, FAR_BYTES, NO_WEIGHT, OVERWRITE, PACKED, PACK_AND_KEEP, ROW_BYTES,
+    SOFTMAX, TIMES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
+)
 from backprop.process.float_mode cimport (
     DEFAULT_X87, enter_default_mode, get_x87, is_default_mode, leave_default_mode, set_x87,
 )
@@ -72,11 +80,11 @@ from backprop.recursion.reals cimport get_real, set_real
 from backprop.recursion.request cimport (
     COTANGENT, DIRECTION, DIVIDES, GIVES_LOSS, IN_STRIPS, KEEPS_LINEARIZATION, NEEDS_SECOND, NEEDS_SQUARED_ERROR,
     NO_OPERAND, OF_MEAN, OF_SAMPLE, OF_SUM, READS_PANELS_ONCE, TAKES_MAX_NORM, TAKES_Y, TARGET_GRAD_X, Mode, Request,
-    Source, Tile, is_by_sample,
+    Tile, is_by_sample,
 )
 from backprop.recursion.shape cimport MAX_TILE_ROWS, Layer, Shape, has_curve_of_h, lay_out_layers, ld_of_input
 from backprop.recursion.tile cimport (
-    a_of, code_of, fill_tile, has_weight, input_of, new_tile, output_of, packing_of, part_of, weight_of,
+    a_of, fill_tile, has_weight, input_of, new_tile, output_of, packing_of, part_of, weight_of,
     weights_per_row,
 )
 from backprop.recursion.workspace cimport (
@@ -460,10 +468,11 @@ include "schedule/strips.pxi"
 include "schedule/rows.pxi"
 include "schedule/run.pxi"
 include "schedule/ensemble.pxi"
-include "calls/request.pxi"
 include "calls/inspect.pxi"
 include "calls/parameters.pxi"
 include "calls/quick.pxi"
+include "calls/accepted.pxi"
+include "calls/ensemble.pxi"
 include "calls/plan.pxi"
 include "calls/c_api.pxi"
 include "calls/elementwise.pxi"

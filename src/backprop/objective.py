@@ -190,8 +190,18 @@ class Objective(attributes.Closed, shown.Shown):
         """The Hessian of the loss without l2 times a direction, in the dtype of the network."""
         net, kept = self._net, self._linearization
         validate.their_memory(self._x, self._y, self._sample_weight)
-        quick: Array | None = net._quick(
-            _HVP, self._x, self._y, params, self._sample_weight, None, self._n_threads, direction, kept
+        quick: Array | None = net._plan.quick(
+            _HVP,
+            net._memory,
+            params,
+            self._x,
+            self._y,
+            self._sample_weight,
+            None,
+            self._n_threads,
+            threads.get_num_threads,
+            operand=direction,
+            linearization=kept,
         )
         if quick is not None:
             return quick

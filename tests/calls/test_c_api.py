@@ -201,6 +201,7 @@ def test_refused_arguments(probe):
     refused("^sample_weight: expected finite weights >= 0, got nan in row 0", weight=np.array([np.nan, 1, 1, 1]))
     refused("^sample_weight: expected at least one weight > 0", weight=np.zeros(4))
     refused("^grad: expected memory of its own", grad=net.params)
+    refused("^grad: expected memory of its own", params=np.zeros(net.n_params), grad=net.params)
     theta = np.zeros(net.n_params + 1)
     refused("^grad: expected memory of its own", params=theta[1:], grad=theta[:-1])
     big = np.zeros(net.n_params)
@@ -214,9 +215,11 @@ def test_refused_arguments(probe):
     with pytest.raises(ValueError, match=r"^y_hat: expected memory of its own"):
         probe.forward(net, 4, None, x, x, 1)
     x, y = data(poisson, 5)
-    for which in range(3):
-        with pytest.raises(ValueError, match="address"):
-            probe.misaligned(poisson, x, y, np.empty(poisson.n_params + 1), which)
+    for which, name in enumerate(["x", "y", "grad", "params", "sample_weight"]):
+        with pytest.raises(ValueError, match=f"^{name}: expected an address"):
+            probe.misaligned(poisson, x, y, None, np.empty(poisson.n_params + 1), which)
+    with pytest.raises(ValueError, match=r"^labels: expected an address"):
+        probe.misaligned(net, x, None, np.zeros(5, np.intp), np.empty(net.n_params + 1), 5)
 
 
 def test_no_samples(probe):

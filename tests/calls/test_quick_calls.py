@@ -33,8 +33,8 @@ class Watched:
         if name not in QUICK:
             return method
 
-        def quick(*arguments):
-            result = None if self.slow else method(*arguments)
+        def quick(*arguments, **keywords):
+            result = None if self.slow else method(*arguments, **keywords)
             self.taken = self.taken or result is not None
             return result
 
@@ -80,6 +80,27 @@ def test_plain_arguments_are_quick_and_have_the_bits_of_others(name, loss, dtype
             taken = assert_same(name, data, sample_weight=weight)
             left_out = kind == "by sample, some 0" and call.by_row
             assert taken == (kind != "a list" and not left_out and not (kind == "by entry" and "sobolev" in name))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "name", [name for name in DIRECT if EVERY[name].has_y and "cross_entropy" in EVERY[name].losses]
+)
+def test_probabilities_are_quick_and_refused_as_by_the_other_path(name, dtype):
+    data = plain_data(dtype=dtype, loss="cross_entropy")
+    y = np.full((N, N_OUT), 1 / N_OUT, dtype)
+    y[3] = np.nan
+    weight = np.arange(N) != 3
+    call = EVERY[name]
+    data = replace(data, y=y)
+    assert not assert_same(name, data)
+    assert assert_same(name, data, sample_weight=weight.astype(float)) != call.by_row
+    for wrong in (0.01, -0.5, np.inf):
+        y[3] = 1 / N_OUT
+        y[4, 0] += wrong
+        assert not assert_same(name, data)
+        y[4] = y[3]
+    assert assert_same(name, data)
 
 
 @pytest.mark.parametrize(

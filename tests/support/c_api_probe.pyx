@@ -41,17 +41,23 @@ def value_and_grad(net, n_samples, params, x, y, labels, weight, grad, n_threads
     return loss
 
 
-def misaligned(net, x, y, grad, which):
+def misaligned(net, x, y, labels, grad, which):
     """value_and_grad with one pointer a byte too far."""
     cdef const _core.NetworkHandle* handle = _core.network_of(net)
     cdef double loss
     cdef Py_ssize_t n = x.shape[0] - 1
     cdef const char* px = <const char*>pointer(x)
     cdef const char* py = <const char*>pointer(y)
+    cdef const char* pl = <const char*>pointer(labels)
     cdef char* pg = <char*>pointer(grad)
     cdef int k = which
+    if py != NULL:
+        py += k == 1
+    if pl != NULL:
+        pl += k == 5
     with nogil:
-        _core.value_and_grad(handle, n, NULL, px + (k == 0), py + (k == 1), NULL, NULL, pg + (k == 2), &loss, 1)
+        _core.value_and_grad(handle, n, NULL if k != 3 else px + 1, px + (k == 0), py, <const Py_ssize_t*>pl,
+                             NULL if k != 4 else <const double*>(px + 1), pg + (k == 2), &loss, 1)
 
 
 def forward(net, n_samples, params, x, y_hat, n_threads):

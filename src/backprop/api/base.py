@@ -64,7 +64,6 @@ class Base(Calls, shown.Shown):
         self._handle = _core.Handle(
             self._plan,
             self._memory,
-            targets.PROBABILITY_TOLERANCE[architecture.dtype.name],
             partial(targets.refuse_targets, architecture.loss, architecture.sizes[-1], architecture.dtype),
             threads.get_num_threads,
         )
@@ -260,7 +259,9 @@ class Base(Calls, shown.Shown):
         """The loss without its gradient: the same arguments, errors and bits as in `value_and_grad`."""
         if excess:
             validate.refuse_excess("loss", x, excess, self.n_params)
-        result: float | None = self._quick(_LOSS, x, y, params, sample_weight, None, n_threads)
+        result: float | None = self._plan.quick(
+            _LOSS, self._memory, params, x, y, sample_weight, None, n_threads, threads.get_num_threads
+        )
         if result is not None:
             return result
         y_, x_, theta, weights = self._inputs(x, y, params, sample_weight)

@@ -37,33 +37,6 @@ class Calls(attributes.Closed):
         """The length of params: sum_i n_i (n_{i-1} + 1)."""
         return self._plan.n_params
 
-    def _quick(
-        self,
-        call: _core.Call,
-        x: npt.ArrayLike,
-        y: npt.ArrayLike | None,
-        params: npt.ArrayLike | None,
-        sample_weight: npt.ArrayLike | None,
-        out: Array | None,
-        n_threads: int | None,
-        operand: npt.ArrayLike | None = None,
-        further: object = None,
-    ) -> Any:
-        """The result of the call, or None if an argument needs conversion or is wrong."""
-        return self._plan.quick(
-            call,
-            self._memory,
-            params,
-            x,
-            y,
-            sample_weight,
-            out,
-            n_threads,
-            threads.get_num_threads,
-            operand,
-            further,
-        )
-
     def _call(
         self,
         call: _core.Call,
@@ -76,7 +49,9 @@ class Calls(attributes.Closed):
         v: npt.ArrayLike | None = None,
     ) -> Array:
         """Run a call whose result is one array, and which takes at most a direction besides samples and targets."""
-        result: Array | None = self._quick(call, x, y, params, sample_weight, out, n_threads, v)
+        result: Array | None = self._plan.quick(
+            call, self._memory, params, x, y, sample_weight, out, n_threads, threads.get_num_threads, v
+        )
         if result is None:
             return self._checked(call, x, y, params, sample_weight, out, n_threads, v)
         return result

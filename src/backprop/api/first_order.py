@@ -65,7 +65,9 @@ class FirstOrder(Calls):
         TypeError, ValueError
             If an argument is refused.
         """
-        result: tuple[Array, Array] | None = self._quick(_VJP, x, None, params, None, None, n_threads, cotangent)
+        result: tuple[Array, Array] | None = self._plan.quick(
+            _VJP, self._memory, params, x, None, None, None, n_threads, threads.get_num_threads, cotangent
+        )
         if result is not None:
             return result
         n_threads = threads.resolve(n_threads)
@@ -301,8 +303,17 @@ class FirstOrder(Calls):
         ----------
         M. Abadi et al., Deep learning with differential privacy, CCS (2016).
         """
-        result: Array | None = self._quick(
-            _CLIPPED_GRADIENT, x, y, params, sample_weight, out, n_threads, None, max_norm
+        result: Array | None = self._plan.quick(
+            _CLIPPED_GRADIENT,
+            self._memory,
+            params,
+            x,
+            y,
+            sample_weight,
+            out,
+            n_threads,
+            threads.get_num_threads,
+            max_norm=max_norm,
         )
         if result is not None:
             return result

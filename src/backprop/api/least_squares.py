@@ -149,8 +149,18 @@ class LeastSquares(Calls):
         ----------
         W. Czarnecki et al., Sobolev training for neural networks, NeurIPS (2017).
         """
-        result: tuple[float, Array] | None = self._quick(
-            _SOBOLEV_VALUE_AND_GRAD, x, y, params, sample_weight, out, n_threads, grad_x, weight
+        result: tuple[float, Array] | None = self._plan.quick(
+            _SOBOLEV_VALUE_AND_GRAD,
+            self._memory,
+            params,
+            x,
+            y,
+            sample_weight,
+            out,
+            n_threads,
+            threads.get_num_threads,
+            operand=grad_x,
+            grad_weight=weight,
         )
         if result is not None:
             return result

@@ -19,7 +19,6 @@ from backprop.losses import Loss
 Array = npt.NDArray[Any]
 
 _BLOCK_ROWS = 4096  # rows of targets that are checked together
-PROBABILITY_TOLERANCE = {"float32": 1e-4, "float64": 1e-6}
 
 
 class Weights(NamedTuple):
@@ -31,7 +30,7 @@ class Weights(NamedTuple):
     n_kept: int  # rows with a weight other than 0
 
 
-def _labels(array: Array, n_samples: int, n_out: int, weight: Array | None) -> Array:
+def _labels(array: Array, loss: Loss, n_samples: int, n_out: int, weight: Array | None) -> Array:
     """Integer labels 0..n_out-1 of any integer dtype, or booleans as labels of two classes."""
     if array.dtype.kind == "b" and n_out != 2:
         raise TypeError(f"y: expected integer labels, got booleans, which are labels of 2 classes, not of {n_out}")
@@ -39,9 +38,10 @@ def _labels(array: Array, n_samples: int, n_out: int, weight: Array | None) -> A
         raise ValueError(f"y: expected {n_samples} labels, one for each row of x, got shape {array.shape}")
     labels = (converted if array.dtype.kind == "b" else by_tiles)(array, np.intp, "y")
     for start, part, part_weight in _blocks(labels, np.intp, weight):  # too large a uint64 becomes negative
-        row = _core.first_bad_label(part, n_out, part_weight)
-        if row >= 0:
-            raise ValueError(f"y: expected labels from 0 to {n_out - 1}, got {array[start + row]} in row {start + row}")
+        bad = _core.look_at_targets(loss.code, part, n_out, part_weight)
+        if bad is not None:
+            row = start + bad[1]
+            raise ValueError(f"y: expected labels from 0 to {n_out - 1}, got {array[row]} in row {row}")
     return labels
 
 
@@ -65,7 +65,7 @@ def targets(value: object, loss: Loss, n_samples: int, n_out: int, dtype: np.dty
         if n_samples == 0 and array.shape == (0,):
             array = array.astype(np.intp)  # an empty list has no dtype
         if array.dtype.kind in "iub" and array.ndim != 2:
-            return _labels(array, n_samples, n_out, weight)
+            return _labels(array, loss, n_samples, n_out, weight)
         if array.ndim == 1:
             are_whole = np.isfinite(array).all() and (array == np.trunc(array)).all()
             cure = "; np.asarray(y, int) makes labels of them" if are_whole else ""
@@ -97,23 +97,21 @@ def targets(value: object, loss: Loss, n_samples: int, n_out: int, dtype: np.dty
 
 def _refuse_foreign_targets(loss: Loss, start: int, y: Array, weight: Array | None, given: Array) -> None:
     """Refuse targets outside the domain of the loss. y starts at row `start`; given is y before its conversion."""
-    bad = _core.first_bad_target(loss.code, y, weight)
-    if bad is not None:
-        row, j = bad
-        number = as_it_came(given[row, j], y[row, j])
-        what = "probabilities >= 0" if loss.name == "cross_entropy" else loss.domain
-        place = f"row {start + row}, output {j}"
-        raise ValueError(f"y: expected {what} for the loss {loss.name!r}, got {number} in {place}")
-    if loss.name == "cross_entropy":
-        tolerance = PROBABILITY_TOLERANCE[y.dtype.name]
-        row = _core.first_bad_sum(y, tolerance, weight)
-        if row >= 0:
-            total = y[row].sum(dtype=float)
-            raise ValueError(f"y: expected rows that sum to 1 within {tolerance}, got {total} in row {start + row}")
+    bad = _core.look_at_targets(loss.code, y, y.shape[1], weight)
+    if bad is None:
+        return
+    rule, row, j = bad
+    if rule == "sum":
+        tolerance, total = _core.tolerance_of_probabilities(y.itemsize), y[row].sum(dtype=float)
+        raise ValueError(f"y: expected rows that sum to 1 within {tolerance}, got {total} in row {start + row}")
+    number = as_it_came(given[row, j], y[row, j])
+    what = "probabilities >= 0" if loss.name == "cross_entropy" else loss.domain
+    place = f"row {start + row}, output {j}"
+    raise ValueError(f"y: expected {what} for the loss {loss.name!r}, got {number} in {place}")
 
 
 def refuse_targets(loss: Loss, n_out: int, dtype: np.dtype[Any], y: Array, weight: Array | None) -> None:
-    """Raise the error for targets or weights that the C API has already found invalid."""
+    """Raise the error for targets or weights that a C function has already found invalid."""
     weights = sample_weight(weight, loss, y.shape[0], n_out)
     targets(y, loss, y.shape[0], n_out, dtype, weights)
 
@@ -129,11 +127,11 @@ def sample_weight(value: object, loss: Loss, n_samples: int, n_out: int) -> Weig
         raise ValueError(f"sample_weight: expected shape {expected} with the loss {loss.name!r}, got {array.shape}")
     weight = converted(array, np.float64, "sample_weight")
     n_per_row = n_out if weight.ndim == 2 else 1
-    bad, scale, total, n_kept = _core.inspect_weights(weight.reshape(-1), n_per_row)
-    if bad >= 0:
+    rule, bad, scale, total, n_kept = _core.look_at_weights(weight.reshape(-1), n_per_row)
+    if rule == "weight":
         row = bad // n_per_row
         number = as_it_came(array.flat[bad], weight.flat[bad])
         raise ValueError(f"sample_weight: expected finite weights >= 0, got {number} in row {row}")
-    if n_kept == 0 and n_samples > 0:
+    if rule == "all 0":
         raise ValueError("sample_weight: expected at least one weight > 0, got none: all weights are 0")
     return Weights(weight, scale, total, n_kept)

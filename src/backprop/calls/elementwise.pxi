@@ -1,8 +1,9 @@
-# Single steps on whole arrays, for the Python layer: g and g', g'', a mirror image, and NumPy in the default float mode.
-# Needs: process/pieces, float_mode, simd. Gives: activate, second_derivative, mirror, DefaultFloatMode, cut_into_pieces.
+# Single steps on whole arrays, for the Python layer: g and g', g'', a mirror image; NumPy in the default float mode.
+# Needs: process/pieces, float_mode, simd.
+# Gives: activate, second_derivative, mirror, DefaultFloatMode, cut_into_pieces (to Python).
 
 def activate(floating[:, ::1] a, floating[:, ::1] h, int code, double parameter):
-    """Equation (3) alone: h = g(a), and a becomes g'(a)."""
+    """Equation (3) alone: h = g(a), and a becomes g'(a), in place."""
     cdef const KernelTable* kernels = kernel_table(sizeof(floating))
     cdef Interrupt interrupt
     cdef Pieces p
@@ -21,7 +22,7 @@ def activate(floating[:, ::1] a, floating[:, ::1] h, int code, double parameter)
 
 
 def second_derivative(floating[:, ::1] a, floating[:, ::1] out, int code, double parameter):
-    """out = g''(a), which the products with a Hessian need beside g'."""
+    """out = g''(a), which products with a Hessian need besides g'."""
     cdef const KernelTable* kernels = kernel_table(sizeof(floating))
     cdef Interrupt interrupt
     cdef Pieces p
@@ -41,12 +42,12 @@ def second_derivative(floating[:, ::1] a, floating[:, ::1] out, int code, double
 
 
 def mirror(floating[:, ::1] H):
-    """The lower triangle becomes the upper one's mirror image, in blocks that stay in L1."""
+    """Copy the upper triangle into the lower one, mirrored, in blocks that stay in L1."""
     cdef Py_ssize_t n = H.shape[0], p0, q0, p, q
     cdef Interrupt interrupt
     with nogil:
         reset_interrupt(&interrupt, False, True)
-        interrupt.callers_mode = enter_default_mode()  # handlers run in the caller's
+        interrupt.callers_mode = enter_default_mode()  # signal handlers run in the caller's mode
         for p0 in range(0, n, 32):
             for q0 in range(0, p0 + 1, 32):
                 for p in range(p0, min(p0 + 32, n)):
@@ -62,7 +63,7 @@ def mirror(floating[:, ::1] H):
 
 @cython.auto_pickle(False)
 cdef class DefaultFloatMode:
-    """A context for NumPy's arithmetic on behalf of a call, which follows the modes of the floating-point units."""
+    """A context in which NumPy computes in the default mode of the floating-point units, whichever the caller set."""
 
     cdef uint64_t mode
     cdef unsigned x87
@@ -80,7 +81,7 @@ cdef class DefaultFloatMode:
 
 
 def cut_into_pieces(double flops):
-    """For tests: pieces of so many flops from now on; returns how many there were. No call may be running."""
+    """For tests: set the flops of a piece; returns what they were before. No call may be running."""
     before = get_piece_flops()
     set_piece_flops(flops)
     return before

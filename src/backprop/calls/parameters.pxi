@@ -1,12 +1,14 @@
 # The memory of parameters. No array that is handed out is the one that a call computes with.
+# Needs: calls/rules. Gives: Parameters and is_in_its_owner (also to Python), are_of, expect_parameters, networks_in,
+# view_of.
 
 @cython.no_gc                    # so that gc.get_referents does not show its array
 cdef class Parameters:
     """The parameters of one network, or of several one after another; arrays that are handed out are views of them.
 
-    NumPy lets everybody give an array another axes, dtype or strides, and resize its owner, to which a view leads by
-    `base`. So a call takes the address from here and sizes from the plan; the base of a view is this object, which is
-    no array.
+    In NumPy, all code may give an array other axes, another dtype or strides, and resize its owner, to which a view
+    leads by `base`. So a call takes the address from here and sizes from the plan. The base of a view is this object,
+    which is no array.
     """
 
     cdef cnp.ndarray array       # it owns the memory; nothing leads to it
@@ -14,32 +16,33 @@ cdef class Parameters:
     cdef Py_ssize_t n_bytes
 
     def __cinit__(self, cnp.ndarray array not None):
-        """Of a contiguous array that the caller keeps to itself."""
+        """The memory of a contiguous array that the caller hands out to nothing else."""
         self.array = array
         self.address = cnp.PyArray_BYTES(array)
         self.n_bytes = cnp.PyArray_NBYTES(array)
 
     def __getbuffer__(self, Py_buffer* buffer, int flags):
-        """The memory, writable: NumPy asks for it before it makes a read-only view writable again."""
+        """The memory, as writable: NumPy asks for it before it makes a read-only view writable again."""
         PyBuffer_FillInfo(buffer, self, self.address, self.n_bytes, False, flags)
 
 
-cdef cnp.ndarray view_of(const Shape* shape, Parameters params, Py_ssize_t offset, int n_dimensions, cnp.npy_intp* axes):
+cdef cnp.ndarray view_of(const Shape* shape, Parameters params, Py_ssize_t offset, int n_axes, cnp.npy_intp* axes):
     """A fresh view of parameters, from offset bytes on."""
-    cdef cnp.ndarray view = cnp.PyArray_SimpleNewFromData(n_dimensions, axes, dtype_of(shape), params.address + offset)
+    cdef cnp.ndarray view = cnp.PyArray_SimpleNewFromData(n_axes, axes, dtype_of(shape), params.address + offset)
     cnp.set_array_base(view, params)
     return view
 
 
 cdef inline bint are_of(const Shape* shape, Parameters params, Py_ssize_t n_networks) noexcept:
-    """Whether they are the parameters of so many networks of this shape."""
+    """Whether they are the parameters of n_networks networks of this shape."""
     return params is not None and params.n_bytes == n_networks * shape.n_params * shape.itemsize
 
 
 cdef int expect_parameters(const Shape* shape, Parameters params, Py_ssize_t n_networks) except -1:
-    """Refuse parameters of another shape than the shape's."""
+    """Refuse parameters of other networks."""
     if not are_of(shape, params, n_networks):
-        raise ValueError(f"params: expected {n_networks * shape.n_params} numbers of {shape.itemsize} bytes, got others")
+        raise ValueError(f"params: expected {n_networks * shape.n_params} numbers of {shape.itemsize} bytes, "
+                         "got others")
     return 0
 
 
@@ -51,9 +54,9 @@ cdef Py_ssize_t networks_in(const Shape* shape, Parameters params) except -1:
 
 
 def is_in_its_owner(cnp.ndarray array not None):
-    """Whether a view, of whatever strides, still lies in the array that owns its memory.
+    """Whether a view, of any strides, still lies in the array that owns its memory.
 
-    The owner may have been resized with refcheck=False, and the memory been freed.
+    If the owner was resized with refcheck=False, the memory may have been freed.
     """
     cdef cnp.ndarray owner
     cdef char* first = cnp.PyArray_BYTES(array)

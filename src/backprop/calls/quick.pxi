@@ -1,92 +1,159 @@
-# A look in C at arguments that need neither conversion nor an error message: it costs a tenth of a microsecond where
-# _validate.py takes 7 to 12, as long as a small call's kernels.
+# Calls with plain arguments, which need neither conversion nor an error message. A look at them takes a tenth of a
+# microsecond; api/validate.py takes 7 to 12, as long as the kernels of a small call.
+# Needs: calls/rules, inspect, request, parameters; schedule/run, threads. Gives: quick_call, start_look, take_targets,
+# new_array, take_result.
 
-cdef inline bint is_plain(array, int dtype, int n_dimensions) noexcept:
-    """Whether it is an array that the kernels take as it is."""
-    return (type(array) is cnp.ndarray and cnp.PyArray_TYPE(<cnp.ndarray>array) == dtype
-            and cnp.PyArray_NDIM(<cnp.ndarray>array) == n_dimensions and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>array))
+cdef quick_call(const Shape* shape, const Mode* mode, bint has_second, Parameters own, params, x, y, weight, out,
+                n_threads, get_num_threads, operand, max_norm, grad_weight, Linearization linearization):
+    """What the call returns; or None, with nothing written, if an argument breaks a rule or is not plain.
+
+    The row of the table says which of operand, max_norm, grad_weight and linearization are looked at. Here grad_weight
+    is one number for all input gradients.
+    """
+    cdef Request request
+    cdef cnp.ndarray sums = None, rows = None, grad_weights = None
+    cdef int threads = 1
+    cdef double loss
+    if (not are_of(shape, own, 1) or rule_of_count(n_threads) or rule_of_network(shape, mode, has_second)
+            or take_samples(&request, shape, mode, own, params, x)):
+        return None
+    if mode.flags & TAKES_Y and take_weights_and_targets(&request, weight, y):
+        return None
+    if mode.operand != NO_OPERAND and take_operand(&request, operand):
+        return None
+    if mode.flags & TAKES_MAX_NORM:
+        if rule_of_max_norm(max_norm):
+            return None
+        request.max_norm = max_norm
+    if mode.operand == TARGET_GRAD_X:
+        grad_weights = None if rule_of_grad_weight(grad_weight) else same_weight(shape, grad_weight)
+        if grad_weights is None:
+            return None
+        request.grad_weight = <const double*>cnp.PyArray_DATA(grad_weights)
+    if mode.sums != NULL:
+        sums = take_result(&request, mode.sums, own, out)
+        if sums is None:
+            return None
+    if mode.rows != NULL:
+        rows = take_result(&request, mode.rows, own, out)
+        if rows is None:
+            return None
+    set_results(&request, sums, rows)
+    if useful_threads(shape, <Py_ssize_t>(request.n_samples * mode.cost(shape)), 2) > 1:
+        threads = get_num_threads() if n_threads is None else n_threads  # looked up only if it matters
+    loss = run_keeping(&request, threads, linearization if mode.flags & KEEPS_LINEARIZATION else None)
+    if mode.flags & GIVES_LOSS:
+        return loss if sums is None else (loss, sums)
+    if sums is None:
+        return rows
+    return sums if rows is None else (sums, rows)
 
 
-cdef inline bint fits(const Shape* shape, array, int dtype, const char* letters, Py_ssize_t n_samples,
-                      Py_ssize_t n_networks) noexcept:
-    """Whether it is such an array of the shape that the letters say."""
-    return (is_plain(array, dtype, strlen(letters)) and has_shape(shape, <cnp.ndarray>array, letters, n_samples,
-                                                                  n_networks))
+# Inputs: each function sets one in the request, and returns the rule that it breaks, or KEPT --------------------------
+
+cdef inline int take_samples(Request* request, const Shape* shape, const Mode* mode, Parameters own, params,
+                             x) noexcept:
+    """Parameters, the network's own if params is None; and at least one sample."""
+    cdef const char* theta = own.address
+    cdef Py_ssize_t n_samples
+    if type(x) is not cnp.ndarray or cnp.PyArray_NDIM(<cnp.ndarray>x) != 2:
+        return OTHER_FORM
+    n_samples = cnp.PyArray_DIM(<cnp.ndarray>x, 0)
+    if n_samples == 0 or rule_of_array(shape, <cnp.ndarray>x, dtype_of(shape), b"si", n_samples, 1):
+        return OTHER_FORM
+    if params is not None:
+        if rule_of_plain(shape, params, dtype_of(shape), b"p", 0, 1):
+            return OTHER_FORM
+        theta = cnp.PyArray_BYTES(<cnp.ndarray>params)
+    start_request(request, shape, mode, theta, cnp.PyArray_BYTES(<cnp.ndarray>x), n_samples)
+    return KEPT
 
 
-cdef bint is_count(n_threads) noexcept:
-    """Whether n_threads is None or an int that needs no cut."""
-    return n_threads is None or (type(n_threads) is int and 1 <= n_threads <= MOST_THREADS)
-
-
-cdef inline void start_inspection(const Shape* shape, Interrupt* interrupt, Py_ssize_t n_rows) noexcept:
+cdef inline void start_look(Interrupt* interrupt, const Shape* shape, Py_ssize_t n_rows) noexcept:
     """The interrupt for looks at so many rows of targets and weights, which hold the GIL."""
     reset_interrupt(interrupt, False, <double>MEMORY_FLOPS * n_rows * shape.sizes[shape.n_layers] > get_piece_flops())
     interrupt.has_gil = True
 
 
-cdef bint take_weight(const Shape* shape, Request* request, Call call, weight, Interrupt* interrupt) noexcept:
-    """Weights, where they are plain: looked at as _validate.sample_weight does."""
-    cdef WeightSums sums
+cdef int take_weights_and_targets(Request* request, weight, y) except -1:
+    """Both; raises what a signal handler raises meanwhile."""
+    cdef Interrupt interrupt
+    cdef int rule = KEPT
+    start_look(&interrupt, request.shape, request.n_samples)
+    if weight is not None:
+        rule = take_weights(request, weight, &interrupt)
+    if rule == KEPT:
+        rule = take_targets(request, y, 1, False, &interrupt)
+    raise_for_signal(&interrupt)
+    return rule
+
+
+cdef int take_weights(Request* request, weight, Interrupt* interrupt) noexcept:
+    """Weights by sample, or by entry for losses and calls that take them."""
+    cdef const Shape* shape = request.shape
     cdef Py_ssize_t n_per_row = 1, n_samples = request.n_samples
-    if not fits(shape, weight, cnp.NPY_FLOAT64, b"s", n_samples, 1):
-        n_per_row = shape.sizes[shape.n_layers]
-        if (shape.loss == CROSS_ENTROPY or call.mode.operand == TARGET_GRAD_X or not fits(shape, weight, cnp.NPY_FLOAT64, b"so",
-                                                                           n_samples, 1)):
-            return False
-    set_weight(request, <cnp.ndarray>weight)
-    sums = sums_of_weights(request.weight, n_samples * n_per_row, n_per_row, interrupt)
-    if sums.bad >= 0 or sums.n_kept == 0 or (call.mode.sums == NULL and call.mode.rows != NULL and sums.n_kept < n_samples):
-        return False  # refused; or rows to be left out, which a call by sample does not do
-    set_sums_of_weights(request, &sums)
-    return True
+    cdef const double* data
+    cdef int rule, kind = WEIGHT_PER_SAMPLE
+    cdef WeightSums sums
+    if rule_of_plain(shape, weight, cnp.NPY_FLOAT64, b"s", n_samples, 1):
+        kind, n_per_row = WEIGHT_PER_ENTRY, shape.sizes[shape.n_layers]
+        if (shape.loss == CROSS_ENTROPY or request.mode.operand == TARGET_GRAD_X
+                or rule_of_plain(shape, weight, cnp.NPY_FLOAT64, b"so", n_samples, 1)):
+            return OTHER_FORM
+    data = <const double*>cnp.PyArray_DATA(<cnp.ndarray>weight)
+    rule = rule_of_weights(data, n_samples, n_per_row, &sums, interrupt)
+    if rule:
+        return rule
+    if is_by_sample(request.mode) and sums.n_kept < n_samples:
+        return HAS_EMPTY_ROWS
+    set_weights(request, data, kind, &sums)
+    return KEPT
 
 
-cdef bint are_targets(const Request* request, y, Py_ssize_t n_networks, bint one_a_network,
-                      Interrupt* interrupt) noexcept:
-    """Whether y is plain, and within the loss's domain wherever it has a weight."""
+cdef int take_targets(Request* request, y, Py_ssize_t n_networks, bint one_a_network, Interrupt* interrupt) noexcept:
+    """Labels, if the loss takes them, or real targets; one array for all networks, or one for each."""
     cdef const Shape* shape = request.shape
-    cdef Py_ssize_t n_out = shape.sizes[shape.n_layers], n_samples = request.n_samples
-    cdef void* data
-    if shape.loss == CROSS_ENTROPY:
-        if not fits(shape, y, cnp.NPY_INTP, b"ks" if one_a_network else b"s", n_samples, n_networks):
-            return False
-        data = cnp.PyArray_DATA(<cnp.ndarray>y)
-        return bad_label(<const Py_ssize_t*>data, cnp.PyArray_SIZE(<cnp.ndarray>y), n_out, request.weight,
-                         interrupt) < 0
-    if not fits(shape, y, dtype_of(shape), b"kso" if one_a_network else b"so", n_samples, n_networks):
-        if one_a_network or n_out > 1 or not fits(shape, y, dtype_of(shape), b"s", n_samples, 1):
-            return False
-    return are_in_domain(request, cnp.PyArray_BYTES(<cnp.ndarray>y), n_samples * n_networks if one_a_network
-                         else n_samples, interrupt)
+    cdef Py_ssize_t n_rows = request.n_samples * (n_networks if one_a_network else 1), place
+    cdef Targets targets
+    if (shape.loss == CROSS_ENTROPY and not rule_of_plain(shape, y, cnp.NPY_INTP, b"ks" if one_a_network else b"s",
+                                                          request.n_samples, n_networks)):
+        set_targets(request, NULL, <const Py_ssize_t*>cnp.PyArray_DATA(<cnp.ndarray>y))
+    elif not rule_of_real_targets(request, y, n_networks, one_a_network):
+        set_targets(request, cnp.PyArray_BYTES(<cnp.ndarray>y), NULL)
+    else:
+        return OTHER_FORM
+    targets = targets_of(request, n_rows)
+    return rule_of_targets(&targets, interrupt, &place)
 
 
-cdef bint are_in_domain(const Request* request, const char* y, Py_ssize_t n_rows, Interrupt* interrupt) noexcept nogil:
-    """Whether targets lie in the loss's domain wherever they have a weight."""
+cdef int rule_of_real_targets(const Request* request, y, Py_ssize_t n_networks, bint one_a_network) noexcept:
+    """Whether targets or probabilities are plain; targets may leave out the axis of a single output."""
     cdef const Shape* shape = request.shape
-    cdef Py_ssize_t n_out = shape.sizes[shape.n_layers], n_weights = 0
-    if request.weight_kind != NO_WEIGHT:
-        n_weights = 1 if request.weight_kind == WEIGHT_PER_SAMPLE else n_out
-    if shape.itemsize == 4:
-        return bad_target(shape.loss, <const float*>y, n_rows, n_out, request.weight, n_weights, interrupt) < 0
-    return bad_target(shape.loss, <const double*>y, n_rows, n_out, request.weight, n_weights, interrupt) < 0
+    cdef int rule = rule_of_plain(shape, y, dtype_of(shape), b"kso" if one_a_network else b"so", request.n_samples,
+                                  n_networks)
+    if rule and not one_a_network and shape.sizes[shape.n_layers] == 1 and shape.loss != CROSS_ENTROPY:
+        return rule_of_plain(shape, y, dtype_of(shape), b"s", request.n_samples, 1)
+    return rule
 
 
-cdef bint take_operand(const Shape* shape, Request* request, Call call, operand) noexcept:
-    """v, cotangent or grad_x, where it is plain; grad_x may leave out the axis of a single output."""
-    if not fits(shape, operand, dtype_of(shape), axes_of_operand(&call.mode), request.n_samples, 1):
-        if (call.mode.operand != TARGET_GRAD_X or shape.sizes[shape.n_layers] > 1 or not fits(shape, operand, dtype_of(shape), b"si",
-                                                                              request.n_samples, 1)):
-            return False
-    set_operand(request, &call.mode, <cnp.ndarray>operand)
-    return True
+cdef int take_operand(Request* request, operand) noexcept:
+    """v, cotangent or grad_x; grad_x may leave out the axis of a single output."""
+    cdef const Shape* shape = request.shape
+    if rule_of_plain(shape, operand, dtype_of(shape), axes_of_operand(request.mode), request.n_samples, 1):
+        if (request.mode.operand != TARGET_GRAD_X or shape.sizes[shape.n_layers] > 1
+                or rule_of_plain(shape, operand, dtype_of(shape), b"si", request.n_samples, 1)):
+            return OTHER_FORM
+    set_operand(request, cnp.PyArray_BYTES(<cnp.ndarray>operand))
+    return KEPT
 
+
+# Arrays that are made, or taken for results ---------------------------------------------------------------------------
 
 cdef cnp.ndarray new_array(const Shape* shape, const char* letters, Py_ssize_t n_samples, Py_ssize_t n_networks,
                            int dtype):
-    """An array of the shape that the letters say; None where memory is short, which Python words."""
-    cdef cnp.npy_intp[3] axes
-    cdef int n = shape_of(shape, letters, n_samples, n_networks, axes)
+    """An array with the axes that the letters name; None if out of memory: the Python path then raises MemoryError."""
+    cdef cnp.npy_intp[MOST_AXES] axes
+    cdef int n = set_axes(shape, letters, n_samples, n_networks, axes)
     try:
         return cnp.PyArray_EMPTY(n, axes, dtype, 0)
     except (MemoryError, ValueError):
@@ -94,7 +161,7 @@ cdef cnp.ndarray new_array(const Shape* shape, const char* letters, Py_ssize_t n
 
 
 cdef cnp.ndarray same_weight(const Shape* shape, double weight):
-    """(n_L, n_0) times one weight of input gradients."""
+    """(n_L, n_0) times one weight of input gradients; None if out of memory."""
     cdef cnp.ndarray weights = new_array(shape, b"oi", 0, 1, cnp.NPY_FLOAT64)
     cdef Py_ssize_t p
     if weights is not None:
@@ -103,93 +170,13 @@ cdef cnp.ndarray same_weight(const Shape* shape, double weight):
     return weights
 
 
-cdef cnp.ndarray take_result(const Shape* shape, const char* letters, Py_ssize_t n_samples, Py_ssize_t n_networks, out,
-                             Parameters own, params, x, y, weight, operand):
-    """Where the result goes: out, or a new array; None where out does not fit or shares memory with an input.
-
-    The inputs are plain by now, or None.
-    """
+cdef cnp.ndarray take_result(const Request* request, const char* letters, Parameters own, out):
+    """Where a result goes: out, or a new array; None if out breaks a rule or memory is short."""
+    cdef const Shape* shape = request.shape
     if out is None:
-        return new_array(shape, letters, n_samples, n_networks, dtype_of(shape))
-    if (not fits(shape, out, dtype_of(shape), letters, n_samples, n_networks)
-        or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) or share_bytes(cnp.PyArray_BYTES(<cnp.ndarray>out),
-                                                                        cnp.PyArray_NBYTES(<cnp.ndarray>out),
-                                                                        own.address, own.n_bytes)
-        or overlap(<cnp.ndarray>out, params) or overlap(<cnp.ndarray>out, x) or overlap(<cnp.ndarray>out, y)
-        or overlap(<cnp.ndarray>out, weight) or overlap(<cnp.ndarray>out, operand)):
+        return new_array(shape, letters, request.n_samples, 1, dtype_of(shape))
+    if (rule_of_out(shape, out, letters, request.n_samples, 1)
+            or rule_of_result(request, own.address, cnp.PyArray_BYTES(<cnp.ndarray>out),
+                              cnp.PyArray_NBYTES(<cnp.ndarray>out))):
         return None
     return <cnp.ndarray>out
-
-
-cdef inline bint overlap(cnp.ndarray a, b) noexcept:
-    """Whether two contiguous arrays share memory; None shares none."""
-    return b is not None and share_bytes(cnp.PyArray_BYTES(a), cnp.PyArray_NBYTES(a), cnp.PyArray_BYTES(<cnp.ndarray>b),
-                                         cnp.PyArray_NBYTES(<cnp.ndarray>b))
-
-
-cdef inline bint share_bytes(const char* a, Py_ssize_t n_a, const char* b, Py_ssize_t n_b) noexcept nogil:
-    """Whether n_a bytes from a and n_b bytes from b have some in common; NULL has none."""
-    return b != NULL and a < b + n_b and b < a + n_a
-
-
-cdef quick_call(Plan self, Call call, Parameters own, params, x, y, weight, out, n_threads, get_num_threads, operand,
-                further):
-    """`Plan.quick`."""
-    cdef const Shape* shape = &self.shape
-    cdef Request request
-    cdef Interrupt interrupt
-    cdef Py_ssize_t n_samples
-    cdef cnp.ndarray sums = None, rows = None, grad_weight
-    cdef int threads = 1
-    cdef Linearization linearization = None
-    cdef double loss
-    if (not is_plain(x, dtype_of(shape), 2) or not are_of(shape, own, 1) or (params is not None
-                                                                           and not fits(shape, params, dtype_of(shape),
-                                                                                                           b"p", 0, 1))
-        or not is_count(n_threads) or ((call.mode.flags & NEEDS_SECOND) and not self.has_second)
-        or ((call.mode.flags & NEEDS_SQUARED_ERROR) and shape.loss != SQUARED_ERROR)):
-        return None
-    n_samples = cnp.PyArray_DIM(<cnp.ndarray>x, 0)
-    if n_samples == 0 or cnp.PyArray_DIM(<cnp.ndarray>x, 1) != shape.sizes[0]:
-        return None
-    start_request_at(shape, &request, own.address if params is None else cnp.PyArray_BYTES(<cnp.ndarray>params),
-                     cnp.PyArray_BYTES(<cnp.ndarray>x), n_samples)
-    if (call.mode.flags & TAKES_Y):
-        start_inspection(shape, &interrupt, n_samples)
-        if ((weight is not None and not take_weight(shape, &request, call, weight, &interrupt))
-            or not are_targets(&request, y, 1, False, &interrupt)):
-            raise_for_signal(&interrupt)
-            return None
-        set_y(shape, &request, <cnp.ndarray>y)
-    if call.mode.operand != NO_OPERAND and not take_operand(shape, &request, call, operand):
-        return None
-    if call.mode.flags & TAKES_MAX_NORM:
-        if type(further) is not float or not <double>further > 0:
-            return None
-        request.max_norm = further
-    elif call.mode.operand == TARGET_GRAD_X:
-        if type(further) is not float or signbit(<double>further) or not isfinite(<double>further):
-            return None
-        grad_weight = same_weight(shape, further)
-        if grad_weight is None:
-            return None
-        request.grad_weight = <const double*>cnp.PyArray_DATA(grad_weight)
-    elif call.mode.flags & KEEPS_LINEARIZATION:
-        linearization = further
-    if call.mode.sums != NULL:
-        sums = take_result(shape, call.mode.sums, n_samples, 1, out, own, params, x, y, weight, operand)
-        if sums is None:
-            return None
-    if call.mode.rows != NULL:
-        rows = take_result(shape, call.mode.rows, n_samples, 1, out, own, params, x, y, weight, operand)
-        if rows is None:
-            return None
-    set_call(&request, call, sums, rows)
-    if useful_threads(shape, <Py_ssize_t>(n_samples * call.mode.cost(shape)), 2) > 1:
-        threads = get_num_threads() if n_threads is None else n_threads  # looked up only where it matters
-    loss = run_keeping(&request, threads, linearization)
-    if (call.mode.flags & GIVES_LOSS):
-        return loss if sums is None else (loss, sums)
-    if sums is None:
-        return rows
-    return sums if rows is None else (sums, rows)

@@ -1,5 +1,5 @@
 # The typed twin of value_and_grad (at the end of _core.pyx), with memory for one sample's values.
-# Needs: twin of _core.pyx; calls/request, plan. Gives: value_and_grad_by_twin to Python.
+# Needs: twin of _core.pyx; calls/rules, accepted, plan. Gives: value_and_grad_by_twin to Python.
 
 cdef int divide_by(floating* reals, Py_ssize_t n, double divisor) noexcept nogil:
     cdef Py_ssize_t p
@@ -56,10 +56,10 @@ def value_and_grad_by_twin(Plan plan not None, cnp.ndarray params, cnp.ndarray x
     cdef Interrupt interrupt
     cdef double loss
     cdef int status
-    start_request(shape, &request, params, x)
-    set_targets(shape, &request, y, weights, 1, False)
-    expect(shape, x, dtype_of(shape), b"si", request.n_samples, 1, "x")
-    expect(shape, out, dtype_of(shape), b"p", request.n_samples, 1, "out")
+    accept_samples(&request, shape, mode_of_value_and_grad, params, x)
+    accept_targets(&request, y, weights, 1, False)
+    expect(rule_of_form(x, dtype_of(shape)), "x")
+    expect(rule_of_array(shape, out, dtype_of(shape), b"p", request.n_samples, 1), "out")
     if request.y_source.code != 0:
         raise ValueError("y: expected targets that need no conversion")
     request.grad = cnp.PyArray_BYTES(out)

@@ -1,18 +1,18 @@
-# What the products of one Hessian share, kept from one direction to the next: `hessp` of an objective.
-# Needs: recursion/request, workspace; process/pool. Gives: Linearization, place_in_kept_rows.
+# What products with one Hessian share, kept from one direction to the next: for `hessp` of an objective.
+# Needs: recursion/request, workspace; process/pool. Gives: Linearization (also to Python), place_in_kept_rows.
 
 cdef class Linearization:
-    """The tiles of a loss at one theta, as `linearize` leaves them, of as many samples as n_bytes hold.
+    """What `linearize` leaves of the tiles of a loss at one theta, for as many samples as fit into n_bytes.
 
-    It serves one network on one set of samples, targets and weights, one call at a time: others do without meanwhile.
-    The rows beyond n_bytes are computed again by each call.
+    It serves one network on one set of samples, targets and weights, and one call at a time: a call that comes
+    meanwhile runs without it. The rows that do not fit are computed again by each call.
     """
 
     cdef KeptRows kept
-    cdef char* block
+    cdef char* block             # the memory of the rows
     cdef char* params            # theta, as the last call had it: NULL before the first
     cdef Py_ssize_t n_bytes
-    cdef int is_taken
+    cdef int is_taken            # by a call
 
     def __cinit__(self, Py_ssize_t n_bytes):
         self.n_bytes = n_bytes
@@ -31,7 +31,7 @@ cdef class Linearization:
         self.block = self.kept.is_filled = self.params = NULL
 
     cdef void take(self, Request* request) noexcept:
-        """Give the call the rows, emptied if its theta is another one, and a copy of theta that nothing changes.
+        """Give the call the rows, emptied if its theta is another one; and a copy of theta, which no thread changes.
 
         The call runs uncached if another call holds the rows, if memory is short, or in a child forked while they were
         held.
