@@ -6,6 +6,7 @@ Pytest collects the examples of the pages from docs/ itself.
 import doctest
 import importlib
 import inspect
+import itertools
 import pkgutil
 import re
 import sys
@@ -124,16 +125,38 @@ def test_every_equation_has_its_code():
         assert any("/kernels/" not in path for path in paths), equation.splitlines()[0]
 
 
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+
+
 def test_the_architecture_names_what_is_there():
-    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    picture = (DOCS / "_static" / "architecture.svg").read_text(encoding="utf-8")
     code = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.p[xy]*"))
-    for name in re.findall(r"`([\w./]+)`", text) + re.findall(r"\b\w+\.(?:py[xi]?|pxi|c|h)\b", picture):
+    for name in re.findall(r"`([\w./]+)`", ARCHITECTURE):
         if "/" in name or name.endswith((".py", ".pyx", ".pxi", ".pxd", ".c", ".h")):
-            found = [ROOT / name, *SOURCE.rglob(f"*{name.strip('/')}")]  # the picture shortens the second of two files
-            assert any(path.exists() for path in found), name
+            assert (ROOT / name).exists() or (SOURCE / name).exists(), name
         else:
             assert re.search(rf"\b{name.split('.')[-1]}\b", code), name
+
+
+def test_the_picture_shows_every_folder():
+    picture = (DOCS / "_static" / "architecture.svg").read_text(encoding="utf-8")
+    folders = {path.parent.name for path in SOURCE.glob("*/*") if path.suffix in {".py", ".pxd", ".pxi", ".c"}}
+    titles = "\n".join(re.findall(r'class="title".*', picture))
+    assert set(re.findall(r"(\w+)/", titles.replace("</text>", ""))) == folders
+
+
+def test_the_way_of_x_is_as_the_architecture_says():
+    """Each function stands in its file, and names the next one; a function of a tile is called by its pointer."""
+    way = []
+    for line in ARCHITECTURE.split("## The way of x down")[1].split("\n\n")[2].splitlines()[2:]:
+        file, *functions = re.findall(r"`([\w/.]+)`", line)
+        way += [(file, function) for function in functions if function.islower() and "/" not in function]
+    assert len(way) > 12
+    for (file, function), (_, callee) in itertools.pairwise(way):
+        text = (SOURCE / file).read_text(encoding="utf-8")
+        head = rf"^ *(?:cdef|def)\b[^\n]*\b{function}\("
+        bodies = re.findall(rf"{head}(?:.*\n)+?(?=\S|    def |    @|\Z)", text, re.MULTILINE)
+        names = rf"\b(?:{callee}|mode\.tile)\b" if callee.endswith("_of_tile") else rf"\b{callee}\b"
+        assert any(re.search(names, body.split("(", 1)[1]) for body in bodies), f"{file}: {function} calls no {callee}"
 
 
 def test_each_of_the_fifteen_checks_names_what_holds_it():
