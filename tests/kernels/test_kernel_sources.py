@@ -4,8 +4,13 @@ import json
 import re
 import tomllib
 
+import mpmath
+import numpy as np
 import pytest
+from kernel_functions import CONSTANTS, kernel_functions
 from places import ROOT
+
+from backprop import _core
 
 PACKAGE = ROOT / "src" / "backprop"
 KERNELS = PACKAGE / "kernels"
@@ -101,6 +106,22 @@ def statements():
             name = FUNCTION.findall(function)
             for activation, text in re.findall(r"^    Error in ulp(?:, (\w+))?: (.*)\.$", function, re.MULTILINE):
                 yield part, name[0], activation or re.sub(r"^(g|second)_", "", name[0]), which, text
+
+
+def test_exp_of_the_losses_keeps_to_its_stated_error():
+    """With targets of 0 the poisson loss is exp(z), in float64."""
+    text = (KERNELS / "elementary.h").read_text(encoding="utf-8")
+    with_fma, without = re.search(r"/\* exp\(x\)\. Error in ulp: (\S+) \(v2: (\S+)\)", text).groups()
+    z = np.random.default_rng(5).uniform(-740, 709, 2000)
+    y, loss = np.zeros_like(z), np.empty_like(z)
+    operands = z.ctypes.data, 1, None, y.ctypes.data, None, CONSTANTS["NO_WEIGHT"], None, 1.0, loss.ctypes.data, 0
+    kernel_functions(_core.simd, "float64")["loss"](CONSTANTS["POISSON"], 0.0, len(z), 1, *operands)
+    bound = float(without if _core.simd in {"v2", "generic"} else with_fma)
+    with mpmath.workdps(40):
+        for point, value in zip(z.tolist(), loss.tolist(), strict=True):
+            true = mpmath.exp(mpmath.mpf(point))
+            ulp = mpmath.mpf(2) ** max(mpmath.floor(mpmath.log(true, 2)) - 52, -1074)
+            assert abs(value - true) / ulp <= bound, point
 
 
 def test_each_function_states_its_measured_errors():

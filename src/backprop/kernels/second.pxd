@@ -5,7 +5,7 @@
 #
 # As for g', nothing comes from h. Each function starts from t = exp(-|a|) or a similar exponential, applies the power
 # of two in t last, and keeps numerator and denominator as pairs: so nothing cancels except at the zeros of g''. At a
-# kink, and wherever g is linear, g'' is 0. A NaN passes. The range of each function is every a, from -inf to inf.
+# kink, and in linear parts of g, g'' is 0. A NaN passes. The range of each function is every a, from -inf to inf.
 # "Error in ulp" is explained in elementary.pxd, E. In brackets stands the absolute error near a zero of g'', in
 # u = 2^-24 (float32) or 2^-53 (float64).
 
@@ -109,7 +109,7 @@ cdef inline vec second_mish(vec a, const Parameters* p) noexcept nogil:
     Error in ulp: 0.737 in float32; 1.150 (0.02 u) in float64.
     """
     cdef vec zero = broadcast(0)
-    cdef vec x = clamp(a, EXP_LOWEST, <real>-0.5 * EXP_LOWEST)  # t^2 is 0 at half the argument where t is
+    cdef vec x = clamp(a, EXP_LOWEST, <real>-0.5 * EXP_LOWEST)  # at half of it t^2 is 0 already
     cdef Exponential e = exponential(minus_abs(x))
     cdef pair even = cubic_polynomial(e.t, where_less(a, zero, broadcast(4), broadcast(2)),
                                       where_less(a, zero, broadcast(8), broadcast(6)),

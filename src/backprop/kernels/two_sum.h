@@ -1,4 +1,4 @@
-/* A sum without its rounding error: for the sums over chunks and their kernels. */
+/* A sum and its rounding error, for the sums over chunks: in the core and in the kernels. */
 #ifndef BACKPROP_TWO_SUM_H
 #define BACKPROP_TWO_SUM_H
 

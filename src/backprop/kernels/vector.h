@@ -1,9 +1,8 @@
-/* The vector type of the kernels and the few operations on it that C has no operator for.
+/* The vector type of the kernels, and the operations on it for which C has no operator.
  *
- * The build defines BP_SIMD (2, 3, 4: the level of x86-64, or 0 for any other target) and BP_FLOAT64 (0 or 1).
- * All operations act lane by lane, so that a result does not depend on the length of the vector; bp_fma is one rounding
- * wherever the target has it. Everything that names an instruction stands here and in the
- * headers above this one, kernels/elementary.h and kernels/rows.h.
+ * The build defines BP_SIMD (2, 3, 4: the level of x86-64; 0 for any other target) and BP_FLOAT64 (0 or 1). All
+ * operations act lane by lane, so that a result does not depend on the length of the vector. bp_fma rounds once on each
+ * target that can. Only this header, elementary.h and rows.h name instructions.
  */
 #ifndef BACKPROP_KERNELS_VECTOR_H
 #define BACKPROP_KERNELS_VECTOR_H
@@ -19,7 +18,7 @@
 #include <arm_neon.h>
 #endif
 
-/* Whether __builtin_fma is an instruction. Clang does not say so for arm64, where it always is. */
+/* Whether __builtin_fma is an instruction. On arm64 it always is, but Clang does not define the macro. */
 #if defined(__FMA__) || defined(__aarch64__) || (defined(__FP_FAST_FMA) && defined(__FP_FAST_FMAF))
 #define BP_HAS_FMA 1
 #else
@@ -42,17 +41,18 @@ typedef int32_t bp_int;
 #define BP_BYTES 16
 #endif
 
-/* A vector in registers, and one in memory, in rows that are aligned to their elements only. Two types, since GCC 12
- * writes an array of may_alias vectors back to the stack in every turn of a loop: the products then run at half speed. */
+/* A vector in registers, and one in memory, in rows that are aligned only to their elements. These are two types,
+ * since GCC 12 writes an array of may_alias vectors back to the stack in each turn of a loop: products then run at
+ * half speed. */
 typedef bp_real bp_vec __attribute__((vector_size(BP_BYTES)));
 typedef bp_real bp_memory __attribute__((vector_size(BP_BYTES), aligned(sizeof(bp_real)), may_alias));
 
 enum {
     BP_LANES = BP_BYTES / sizeof(bp_real),
-    /* The narrow form adds in 64 bytes of lanes on every instruction set: 16 float32 or 8 float64. */
+    /* The dot form adds in 64 bytes of lanes on every instruction set: 16 float32 or 8 float64. */
     BP_PARTS = 64 / BP_BYTES,
-    /* Register block: 24 accumulators of 32 registers (v4), 12 of 16 (v3), 8 of 16 (others, which need a product's
-       register beside them); docs/kernels.rst has the rates. */
+    /* Register block: 24 accumulators of 32 registers (v4), 12 of 16 (v3), 8 of 16 (the others need one more register
+       for a product). docs/kernels.rst has the rates. */
 #if BP_SIMD == 4
     BP_BLOCK_ROWS = 8, BP_BLOCK_VECTORS = 3
 #elif BP_SIMD == 3
@@ -62,7 +62,7 @@ enum {
 #endif
 };
 
-/* Half a vector, for the last columns of a panel: with 64-byte vectors 50 columns are 3 1/2 of them instead of 4. */
+/* Half a vector, for the last columns of a panel: 50 float32 columns are 3 1/2 vectors of 64 bytes instead of 4. */
 #if BP_SIMD == 4
 typedef bp_real bp_half __attribute__((vector_size(BP_BYTES / 2)));
 enum { BP_HAS_HALF = 1 };
@@ -79,7 +79,7 @@ enum { BP_HAS_HALF = 0 };
 #define BP_SUFFIX ps
 #endif
 
-/* float64 scalars; v2 has no fma: two roundings, and never a call of the C library. */
+/* a b + c of float64 scalars. v2 has no fma: it rounds twice; the C library is never called. */
 static inline double bp_fma_double(double a, double b, double c)
 {
 #if BP_HAS_FMA
@@ -89,13 +89,13 @@ static inline double bp_fma_double(double a, double b, double c)
 #endif
 }
 
-/* A block of rows of grad_a^T: its length is known to the compiler. */
+/* One column of a block of grad_a^T. The compiler knows its length. */
 static inline void bp_copy_block(bp_real *to, const bp_real *from) { memcpy(to, from, BP_BLOCK_ROWS * sizeof(bp_real)); }
 
 /* Four reals, for transposing. */
 typedef bp_real bp_quad __attribute__((vector_size(4 * sizeof(bp_real)), aligned(sizeof(bp_real)), may_alias));
 
-/* Clang has one form of shuffles, GCC before 12 the other. */
+/* Clang and GCC from 12 on have one form of shuffles, older GCC the other. */
 #if defined(__clang__) || __GNUC__ >= 12
 #define BP_SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
 #else
@@ -142,9 +142,9 @@ static inline bp_vec bp_fma(bp_vec a, bp_vec b, bp_vec c)
 #endif
 }
 
-/* The same for half vectors, of whose memory only the first n lanes are touched, 0 < n <= BP_LANES / 2. */
+/* The same for half vectors. Loads and stores touch only the first n lanes in memory, 0 < n <= BP_LANES / 2. */
 static inline bp_half bp_half_broadcast(bp_real x) { return x - (bp_half){0}; }
-/* The lower half of a vector: of one that was broadcast, no second broadcast. */
+/* The lower half of a vector. It spares a second broadcast. */
 static inline bp_half bp_lower_half(bp_vec v)
 {
     bp_half h;
@@ -173,7 +173,8 @@ static inline bp_half bp_half_load(const bp_real *p, ptrdiff_t n) { return (void
 static inline void bp_half_store(bp_real *p, bp_half v, ptrdiff_t n) { (void)p, (void)v, (void)n; }
 #endif
 
-/* The first n lanes from memory (n may be negative or beyond the vector), zeros after them; nothing else is touched. */
+/* The first n lanes from memory, zeros after them. No other memory is touched. n may be negative, or larger than a
+ * vector. */
 static inline bp_vec bp_load_first(const bp_real *p, ptrdiff_t n)
 {
     if (n >= BP_LANES)
@@ -202,12 +203,12 @@ static inline void bp_store_first(bp_real *p, bp_vec v, ptrdiff_t n)
 #if BP_SIMD == 4
     BP_CAT(_mm512_mask_storeu_, BP_SUFFIX)(p, n > 0 ? (1u << n) - 1 : 0, v);
 #else
-    for (ptrdiff_t i = 0; i < n; i++) /* AVX's masked store takes tens of cycles on AMD */
+    for (ptrdiff_t i = 0; i < n; i++) /* the masked store of AVX takes tens of cycles on AMD */
         p[i] = v[i];
 #endif
 }
 
-/* One fixed tree over 64 bytes of lanes: halves are folded onto each other until one lane is left. */
+/* The sum of 64 bytes of lanes by one fixed tree: the upper half is added to the lower until one lane is left. */
 static inline bp_real bp_tree_sum(const bp_vec part[BP_PARTS])
 {
     typedef bp_real half __attribute__((vector_size(32)));
@@ -225,7 +226,7 @@ static inline bp_real bp_tree_sum(const bp_vec part[BP_PARTS])
 #endif
 }
 
-/* Integers in the lanes of a vector, for the bits of reals. */
+/* Integers in the lanes of a vector, for the bits of its reals. */
 typedef bp_int bp_ivec __attribute__((vector_size(BP_BYTES)));
 
 /* a < b ? x : y, lane by lane; y where a or b is NaN. */
@@ -252,9 +253,10 @@ static inline bp_vec bp_where_equal(bp_vec a, bp_vec b, bp_vec x, bp_vec y)
 #endif
 }
 
-/* sum / divisor from the rounded reciprocal. float32 goes through float64, whose last rounding alone counts; float64 takes
- * one correction by the remainder (NaN for an infinite sum). A division takes 16 cycles for 8 numbers: it was three
- * quarters of a small network's call. v2 has no fma, and its result is the rounded product. */
+/* sum / divisor from the rounded reciprocal. float32 is computed in float64, so that only the last rounding counts.
+ * float64 is corrected once by the remainder, unless that is NaN, as for an infinite sum. A division takes 16 cycles
+ * for 8 numbers: it was three quarters of a call of a small network. v2 has no fma: its result is the rounded
+ * product. */
 static inline bp_real bp_divide_scalar(bp_real sum, double divisor, double reciprocal)
 {
     double q = (double)sum * reciprocal, e = BP_FLOAT64 ? bp_fma_double(-q, divisor, sum) : 0;
@@ -283,7 +285,7 @@ static inline bp_vec bp_divide(bp_vec sum, double divisor, double reciprocal)
 #endif
 }
 
-/* Of powers of two up to 2^100, whose reciprocals are normal numbers in float32 too. */
+/* Whether x is a power of two from 1 to 2^100, whose reciprocal is a normal number in float32 too. */
 static inline int bp_is_power_of_two(double x)
 {
     uint64_t bits;
@@ -291,7 +293,7 @@ static inline int bp_is_power_of_two(double x)
     return !(bits << 12) && x >= 1 && x <= 0x1p100;
 }
 
-/* The larger and the smaller of bound and v; a NaN in v passes (it is the second operand of the instruction). */
+/* The larger and the smaller of bound and v. A NaN in v passes, since v is the second operand of the instruction. */
 static inline bp_vec bp_at_least(bp_real bound, bp_vec v)
 {
 #if BP_SIMD == 4
@@ -312,13 +314,13 @@ static inline bp_vec bp_clamp(bp_vec v, bp_real low, bp_real high) { return bp_a
 
 static inline bp_ivec bp_sign_bits(void) { return (bp_ivec)(-(bp_vec){0}); }
 static inline bp_vec bp_abs(bp_vec v) { return (bp_vec)((bp_ivec)v & ~bp_sign_bits()); }
-/* The sign of `sign` on v >= 0. */
+/* v with the sign of `sign`, for v >= 0. */
 static inline bp_vec bp_with_sign(bp_vec v, bp_vec sign)
 {
     return (bp_vec)((bp_ivec)v | ((bp_ivec)sign & bp_sign_bits()));
 }
 
-/* Where any lane of v reaches the bound. */
+/* Whether a lane of v is at least the bound. */
 static inline int bp_any_at_least(bp_vec v, bp_real bound)
 {
     for (int i = 0; i < BP_LANES; i++)

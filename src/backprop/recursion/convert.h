@@ -1,4 +1,4 @@
-/* Rows of numbers of any NumPy dtype, byte order and layout, converted as NumPy's astype converts them. */
+/* Conversion of rows of numbers from any NumPy dtype, byte order and layout, with the results of NumPy's astype. */
 #ifndef BACKPROP_CONVERT_H
 #define BACKPROP_CONVERT_H
 
@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* What an array holds, from its dtype's kind and size: 0 stands for "nothing to convert". */
+/* A code for the content of an array, from the kind and size of its dtype. 0 means "nothing to convert". */
 #define BP_CODE(kind, size, is_swapped) ((kind) * 32 + (size) * 2 + ((is_swapped) ? 1 : 0))
 
 static inline uint16_t bp_read_16(const char *p) { uint16_t v; memcpy(&v, p, 2); return v; }
@@ -18,7 +18,7 @@ static inline uint64_t bp_swap_64(const char *p) { return __builtin_bswap64(bp_r
 static inline float bp_float_of(uint32_t bits) { float v; memcpy(&v, &bits, 4); return v; }
 static inline double bp_double_of(uint64_t bits) { double v; memcpy(&v, &bits, 8); return v; }
 
-/* Half precision: all of its numbers are floats, the subnormal ones normal floats. */
+/* Half precision. Each of its numbers is a float32; its subnormal numbers are normal in float32. */
 static inline float bp_half_of(uint16_t bits)
 {
     uint32_t sign = (uint32_t)(bits & 0x8000) << 16, rest = bits & 0x7fff;
@@ -29,8 +29,8 @@ static inline float bp_half_of(uint16_t bits)
     return bp_float_of(sign | ((rest << 13) + (112u << 23)));
 }
 
-/* n_outer times n_inner numbers, so and so many bytes apart, into targets that lie so and so many entries apart. The
-   first branch is the one that compilers turn into vectors. */
+/* Convert n_outer times n_inner numbers. `outer` and `inner` are the strides of the source in bytes, t_outer and
+   t_inner those of the target in entries. Compilers vectorise the first branch. */
 #define BP_LOOP(TARGET, SIZE, READ)                                              \
     for (i = 0; i < n_outer; i++) {                                              \
         const char *p = source + i * outer;                                      \
