@@ -51,6 +51,7 @@ def assert_refused(name, net, arguments, error, argument, **keywords):
     assert message.startswith(argument), message
     assert "expected" in message, message
     assert "got" in message, message
+    assert "another thread" not in message, message  # the last check before the call, which does not know the cause
     assert net.params.tobytes() == before
     if out is not None:
         assert out.tobytes() == nan_pattern(net.n_params, net.dtype).tobytes()
