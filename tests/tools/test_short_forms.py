@@ -1,5 +1,6 @@
 """Every program in tools/ and benchmarks/ runs in its short form, which does the real thing on little: `--short`."""
 
+import ast
 import os
 import re
 import subprocess
@@ -34,6 +35,8 @@ def test_programs_are_found():
 
 @pytest.mark.parametrize("program", [program for program in PROGRAMS if program not in ELSEWHERE])
 def test_short_form(program):
+    usage = ast.get_docstring(ast.parse((ROOT / program).read_text(encoding="utf-8"))) or ""
+    assert f"python {program} --short" in usage, "its docstring says how to run its short form"
     done = subprocess.run(
         [sys.executable, program, "--short"],
         cwd=ROOT,

@@ -1,11 +1,14 @@
 """Errors of every g, g' and g'' in units in the last place, against mpmath, and the float64 kernels for float32.
 
-``python tools/numerics/ulp.py`` checks random and log-spaced arguments. ``--every N`` checks each N-th of all 2^32
-float32 numbers instead (1: all of them, some three minutes a function), ``--float64 10000000`` as many float64 numbers
-against long double, ten seconds a function. What these two find is kept in ulp.json beside this file, function by
-function, so that a run that was stopped goes on with the names that are left. ``--table docs/tables/ulp.rst`` writes
-the table. ``--short`` tries all of this at few arguments, writes nothing, and exits with 1 if an error is above its
-goal. Near a zero of g' or g'' the error is given in units of u = 2^-53 or 2^-24 instead, as "abs".
+    python tools/numerics/ulp.py                       # random and log-spaced arguments
+    python tools/numerics/ulp.py --every 16            # each 16th of all 2^32 float32; 1: some minutes each
+    python tools/numerics/ulp.py --float64 10000000    # as many float64 numbers against long double, ten seconds each
+    python tools/numerics/ulp.py --table docs/tables/ulp.rst
+    python tools/numerics/ulp.py --short               # few arguments of each kind; writes nothing
+
+What --every and --float64 find is kept in ulp.json beside this file, function by function, so that a run that was
+stopped goes on with the names that are left; --table writes the table of it. The short form exits with 1 if an error is
+above its goal. Near a zero of g' or g'' the error is given in units of u = 2^-53 or 2^-24 instead, as "abs".
 """
 
 from __future__ import annotations
@@ -291,7 +294,7 @@ def short(names: Iterable[str]) -> int:
 
 def main() -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--points", type=int, default=4000, help="arguments per function")
     parser.add_argument("--short", action="store_true", help="few arguments, and nothing written")
     parser.add_argument("--every", type=int, default=0, help="float32: each N-th of all arguments")
