@@ -231,7 +231,6 @@ def test_forks_at_any_moment():
     """.replace("\n    ", "\n"))  # fmt: skip
 
 
-@pytest.mark.alone
 @needs_proc
 def test_memory_is_bounded_and_may_be_short():
     out = run("hvp", """

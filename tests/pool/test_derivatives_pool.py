@@ -14,7 +14,7 @@ FEW = shortened(CALLS, ["vjp", "jacobian", "hessian"], "the other calls share th
 
 @needs_fork
 @needs_proc
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", FEW)
 def test_forks_and_a_crowd_of_callers(name):
     out = run(name, """
     assert child_is_right(2)  # before the pool exists
@@ -112,14 +112,11 @@ def test_a_signal_handler_that_forks_and_calls(name):
     """)  # fmt: skip
 
 
+@pytest.mark.long("test_pool.py cuts such products too, and test_signals.py has every call")
 @needs_signals
 @pytest.mark.parametrize(
     ("name", "width", "n_samples", "n_threads"),
-    shortened(
-        [("hvp", 4096, 512, 1), ("gauss_newton_vp", 4096, 512, 1), ("hvp", 3072, 1088, 2)],
-        [("hvp", 3072, 1088, 2)],
-        "the same parts of a product",
-    ),
+    [("hvp", 4096, 512, 1), ("gauss_newton_vp", 4096, 512, 1), ("hvp", 3072, 1088, 2)],
 )
 def test_signals_are_heard_within_the_products_of_a_wide_layer(name, width, n_samples, n_threads):
     """Handlers run all through the call. Before products were cut into parts, none ran in half of the time."""

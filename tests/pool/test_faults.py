@@ -91,15 +91,21 @@ def test_each_thread_that_cannot_be_made(faults):
 # Processes and threads ------------------------------------------------------------------------------------------------
 
 
+more = pytest.mark.long("more of the same trials")
+
+
 @pytest.mark.alone
 @needs_signals
 @pytest.mark.parametrize(
     ("trial", "n"),
     [
-        pytest.param("forks", 20, marks=needs_fork),
-        pytest.param("crowd", 20, marks=needs_proc),
-        ("interrupts", 10),
+        pytest.param("forks", 5, marks=needs_fork),
+        pytest.param("crowd", 5, marks=needs_proc),
+        ("interrupts", 5),
         ("exit", 3),
+        pytest.param("forks", 20, marks=[needs_fork, more]),
+        pytest.param("crowd", 20, marks=[needs_proc, more]),
+        pytest.param("interrupts", 10, marks=more),
     ],
 )
 def test_short_forms_of_the_stress_test(trial, n):
@@ -135,7 +141,7 @@ sys.exit(2)
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("n_threads", shortened([1, 2], [2], "the calling thread looks for signals in both"))
 def test_a_call_that_looks_for_signals_when_the_interpreter_has_gone(n_threads, tmp_path):
     """A daemon thread is inside a call all through the interpreter's end, and the process lives on for 2 s."""
     if platform.libc_ver()[0] != "glibc":

@@ -61,7 +61,7 @@ def test_a_hang_shows_where_parent_and_child_stand():
     """
     for last, functions in (("parent_waits()", {"parent_waits"}), ("", set())):
         with pytest.raises(AssertionError, match="nothing has moved") as failed:
-            run_watched(hangs + f"    {last}\n", watch=3 * SLOWNESS)
+            run_watched(hangs + f"    {last}\n", watch=2 * SLOWNESS)
         for function in {"first_child_hangs", "second_child_spins"} | functions:
             assert f"in {function}" in str(failed.value)
 
@@ -99,7 +99,7 @@ def test_fork_while_other_threads_are_inside_calls():
     callers = [threading.Thread(target=caller) for _ in range(3)]
     for c in callers:
         c.start()
-    for k in range(60):
+    for k in range(20):
         moved()
         pid = os.fork()
         if pid == 0:
