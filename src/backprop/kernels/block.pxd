@@ -85,11 +85,11 @@ cdef inline void block(
         const real* bias, const real* factor,             # IN, or NULL; factor may be C
         real* C, Py_ssize_t c_row,                        # OUT; IN too with ADD
         const int epilogue) noexcept nogil:
-    """n_rows x (vectors of the panel) chains in registers: C[r][c] from sum_k A[r][k] B[k][c], in the order of k.
+    """n_rows x (vectors of the panel) chains in registers: C[r][c] = sum_k A[r][k] B[k][c], from the bias or 0.
 
-    n_rows, n_vectors and tail are constants to the compiler. The last vector (or half vector) of C and of the bias has
-    only n_last lanes in memory; all lanes of B can be read. A masked load within the loop over k would make GCC 12 keep
-    the chains on the stack.
+    k goes in order. n_rows, n_vectors and tail are constants to the compiler. The last vector (or half vector) of C and
+    of the bias has only n_last lanes in memory; all lanes of B can be read. A masked load within the loop over k would
+    make GCC 12 keep the chains on the stack.
     """
     cdef vec chain[8][4]
     cdef half half_chain[8]

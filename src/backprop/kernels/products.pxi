@@ -9,8 +9,8 @@
 #     product_AB     grad_h = grad_a W      grad_a[s][m]              W[m][j] as stored            grad_h[s][j]
 #     product_AtB    grad_W = grad_a^T h    grad_a[s][u], by column   h[s][j] as stored            grad_W[u][j]
 #
-# This file is an include, unlike the other parts: a .pxd holds inline functions alone, and `panel_product`, 100 KB of
-# machine code, has five callers.
+# This file is an include, unlike the other parts: a .pxd holds inline functions alone, and `panel_product`, 20 to 150
+# KB of machine code, has five callers.
 
 from backprop.kernels.table cimport ADD, CHAIN_ROWS, CONTINUE, OVERWRITE, PACKED, PACK_ONCE, TIMES
 from backprop.kernels.vector cimport (
