@@ -155,8 +155,8 @@ cdef inline bint add_up_weights(const double* weight, Py_ssize_t n_rows, Py_ssiz
     With the scale neither tiny nor huge weights underflow or overflow in a product; both uses of a weight are scaled
     alike, which is exact.
     """
-    cdef Py_ssize_t p, q
-    cdef double largest = 0, total_error = 0, error
+    cdef Py_ssize_t p, q, n_kept = 0
+    cdef double largest = 0, scale, total = 0, total_error = 0, error
     cdef int exponent
     cdef bint empty
     cdef Pieces piece
@@ -175,17 +175,17 @@ cdef inline bint add_up_weights(const double* weight, Py_ssize_t n_rows, Py_ssiz
     if largest == 0:
         return False
     frexp(largest, &exponent)
-    sums.scale = ldexp(1.0, min(1023, 1 - exponent))  # a subnormal weight stays within 2^-51 of 1
+    scale = ldexp(1.0, min(1023, 1 - exponent))  # a subnormal weight stays within 2^-51 of 1
     start_rows(&piece, interrupt, n_rows, n_per_row, 2.0 * MEMORY_FLOPS)
     while piece.n:
         for p in range(piece.row, piece.row + piece.n_rows):
             empty = True
             for q in range(p * n_per_row, (p + 1) * n_per_row):
                 empty = empty and weight[q] == 0
-                two_sum(sums.total, weight[q] * sums.scale, &sums.total, &error)
+                two_sum(total, weight[q] * scale, &total, &error)
                 total_error += error
-            sums.n_kept += not empty
+            n_kept += not empty
         if next_piece(&piece):
             return True
-    sums.total += total_error
+    sums.scale, sums.total, sums.n_kept = scale, total + total_error, n_kept
     return False
