@@ -4,9 +4,8 @@
 cdef class Plan:
     """What depends on a network's shape alone, worked out once: layers, offsets, kernels, size of the tile.
 
-    Its methods take arrays that _validate.py has accepted: C-contiguous, aligned, of the network's dtype; but x and y
-    of any real dtype and layout. They may be called by many threads at once: each call takes its buffers from the free
-    lists.
+    Its methods take arrays that api/ has accepted: C-contiguous, aligned, of the network's dtype; but x and y of any
+    real dtype and layout. They may be called by many threads at once: each call takes its buffers from the free lists.
     """
 
     cdef Shape shape

@@ -20,7 +20,7 @@ cdef struct Mode:
     int (*tile)(Tile* tile, char* sums, bint add) noexcept nogil  # what a tile adds to the sums, or writes into rows
     double (*cost)(const Shape* shape) noexcept nogil  # of one sample, in gradients: for the number of threads alone
     int operand                  # Operand
-    const char* sums             # the axes of sums over samples, as `shape_of` reads them, or NULL
+    const char* sums             # the axes of sums over samples, as `set_axes` reads them, or NULL
     const char* rows             # the axes of results that have one row per sample, or NULL
     int normalization            # Normalization
     int buffers                  # Buffers: which of the workspace's
