@@ -72,7 +72,7 @@ def forward(net, n_samples, params, x, y_hat, n_threads):
 
 
 def losses_by_prange(net, double[:, ::1] thetas, const double[:, ::1] x, const double[:, ::1] y, int n_threads):
-    """The loss at each row of thetas; x and y as they are, even where the loss refuses them."""
+    """The loss at each row of thetas; x and y as they are, even if the loss refuses them."""
     cdef const _core.NetworkHandle* handle = _core.network_of(net)
     cdef double[::1] losses = cnp.PyArray_ZEROS(1, [thetas.shape[0]], cnp.NPY_FLOAT64, 0)
     cdef Py_ssize_t k

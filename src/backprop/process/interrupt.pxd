@@ -63,7 +63,7 @@ cdef inline bint has_raised(const Interrupt* interrupt) noexcept nogil:
 
 
 cdef inline int signal_is_pending(Interrupt* interrupt) noexcept nogil:
-    """Every 50 ms, let Python run its signal handlers; nonzero where one raised."""
+    """Every 50 ms, let Python run its signal handlers; nonzero if one raised."""
     cdef int64_t now
     cdef int raised = 0
     if interrupt.is_silent or has_raised(interrupt):

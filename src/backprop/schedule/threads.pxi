@@ -67,7 +67,7 @@ def worker_threads():
 
 
 cdef int poll_from_pool(void* interrupt) noexcept nogil:
-    """Nonzero where a signal handler raised."""
+    """Nonzero if a signal handler raised."""
     return signal_is_pending(<Interrupt*>interrupt)
 
 
