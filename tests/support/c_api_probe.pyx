@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Every C function of backprop, for tests/calls/test_c_api.py: pointers to the data of arrays as they come, None is NULL."""
+"""Every C function of backprop, for test_c_api.py: pointers to the data of arrays as they come, None is NULL."""
 
 cimport numpy as cnp
 from backprop cimport _core
