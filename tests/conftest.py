@@ -15,6 +15,9 @@ N_WORKERS = 2
 # Files that take long start first, so that none runs at the end beside an idle worker.
 FIRST_FILES = [
     "test_short_forms",
+    "test_faults",
+    "test_state_machine",
+    "test_examples",
     "test_derivatives",
     "test_threads",
     "test_bits",
@@ -24,11 +27,12 @@ FIRST_FILES = [
     "test_cli",
     "test_memory",
     "test_saving",
-    "test_examples",
     "test_exactness",
     "test_after_import",
     "test_checking_kinks",
     "test_hessp",
+    "test_written_meanwhile",
+    "test_any_size",
 ]
 N_LEFT_OUT = pytest.StashKey()
 ALONE_FILE = pytest.StashKey()

@@ -383,12 +383,22 @@ class Machine(RuleBasedStateMachine):
         assert get_num_threads() == getattr(self, "count", get_num_threads())
 
 
-TestMachine = Machine.TestCase
-TestMachine.settings = settings(
-    max_examples=int(EXAMPLES or 120),
-    stateful_step_count=40,
-    derandomize=EXAMPLES is None,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+def with_examples(n):
+    """Settings for so many sequences."""
+    return settings(
+        max_examples=int(EXAMPLES or n),
+        stateful_step_count=40,
+        derandomize=EXAMPLES is None,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+class TestMachine(Machine.TestCase):
+    settings = with_examples(40)
+
+
+@pytest.mark.long("more sequences of the same steps")
+class TestMoreSequences(Machine.TestCase):
+    settings = with_examples(120)

@@ -17,7 +17,7 @@ from backprop import Activation, Network, objective
 SHAPES = {  # sizes, activation, loss, samples: a chunk of one tile, chunks of several tiles, no hidden layer
     "one sample": ([5, 19, 7, 2], "tanh", "squared_error", 1),
     "one tile": ([3, 40, 4], "silu", "cross_entropy", 100),
-    "many tiles": ([30, 100, 100, 1], "gelu", "huber", 2500),
+    "many tiles": ([30, 60, 60, 1], "gelu", "huber", 2500),
     "no hidden layer": ([4, 6], "identity", "binary_cross_entropy", 3000),
 }
 

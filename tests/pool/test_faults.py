@@ -1,6 +1,6 @@
 """Faults: allocations and threads that fail, forks, crowds of callers and subinterpreters.
 
-Each trial runs in a new process, with a watchdog that prints the stacks of its threads after 30 s.
+Each trial runs in a new process, with a watchdog that prints the stacks of its threads if it hangs.
 """
 
 import importlib.util

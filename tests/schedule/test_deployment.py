@@ -1,4 +1,4 @@
-"""What docs/deployment.rst says and its own examples do not try. Each in a process of its own."""
+"""Statements of docs/deployment.rst that its own examples do not try. Each test runs a new process."""
 
 import os
 import subprocess

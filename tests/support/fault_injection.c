@@ -1,9 +1,9 @@
-/* Preloaded by tests/support/fault_injection.py: allocations and new threads that fail when asked to, and a count of the blocks
-   that are alive. For glibc, whose own allocator has names of its own.
+/* Preloaded by fault_injection.py: makes allocations and new threads fail on request, and counts the live blocks. Needs
+   glibc, which gives its allocator a second set of names.
 
-   Who asks is told by the return address: code of `backprop` itself, in any thread, or (INDIRECT) code of Python or NumPy
-   that `backprop`'s compiled code has called, in the thread of the call. What Python code asks for is left alone: it
-   would try the interpreter and NumPy, which crash or forget to raise where their own allocations fail. */
+   The return address tells which code allocates: `backprop` itself, in any thread, or (INDIRECT) Python or NumPy code
+   that `backprop`'s compiled code has called, in the thread of the call. Allocations of Python code never fail: they
+   would test the interpreter and NumPy, some of which crash or do not raise if their own allocations fail. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -46,7 +46,7 @@ static int who_is(void *address)
 
 /* ---- The k-th fails, or all from the k-th on ---- */
 
-static atomic_int domains;  /* a bit for each of those that count; 0 outside of a call */
+static atomic_int domains;  /* a bit for each kind of allocation that may fail; 0 outside a call */
 static long first_to_fail;
 static int for_ever, thread_error;
 static atomic_long n_seen, n_failed;
@@ -62,13 +62,13 @@ static _Unwind_Reason_Code look_at_frame(struct _Unwind_Context *frame, void *is
         ? _URC_NO_REASON : _URC_END_OF_STACK;
 }
 
-/* Whether the first function above Python's and NumPy's own is ours. */
+/* Whether the first caller outside Python and NumPy is backprop. */
 static int is_asked_by_ours(void)
 {
     int is_ours = 0;
     if (!is_caller || !(atomic_load(&domains) >> INDIRECT & 1))
         return 0;
-    is_caller = 0;  /* what looking asks for is nobody's */
+    is_caller = 0;  /* the unwinder's own allocations do not count */
     _Unwind_Backtrace(look_at_frame, &is_ours);
     is_caller = 1;
     return is_ours;
@@ -87,7 +87,7 @@ static int fails(int who)
     return 1;
 }
 
-/* Armed and disarmed here, around the very call: what Python code would do for that may itself need memory. */
+/* Armed and disarmed in C, right before and after the call: Python code for that might itself allocate memory. */
 extern void *PyObject_CallNoArgs(void *) __attribute__((weak));
 
 void *faults_call(void *callable, long k, int from_then_on, int which, int error)
@@ -107,9 +107,9 @@ void *faults_call(void *callable, long k, int from_then_on, int which, int error
 long faults_seen(void) { return n_seen; }
 long faults_failed(void) { return n_failed; }
 
-/* ---- Blocks alive: a table of ours, and of those of NumPy's that hold arrays and that it does not keep for later ---- */
+/* ---- Live blocks: a table of backprop's blocks, and of NumPy's blocks of arrays, except cached ones ---- */
 
-#define NUMPY_KEEPS 1024  /* bytes: smaller blocks go to lists of its own */
+#define NUMPY_KEEPS 1024  /* bytes: NumPy caches smaller blocks */
 #define SLOTS (1u << 16)
 static struct { void *block; size_t bytes; } table[SLOTS];
 static atomic_flag lock = ATOMIC_FLAG_INIT;
@@ -124,7 +124,7 @@ static void *enter(void *block, size_t bytes, int who)
     if (!block || !(who == OURS || (who == NUMPY && bytes >= NUMPY_KEEPS)))
         return block;
     take_lock();
-    if (n_entries < SLOTS / 2) {  /* a full table would show as blocks that were never freed */
+    if (n_entries < SLOTS / 2) {  /* a full table would look like blocks that are never freed */
         unsigned i = slot_of(block);
         while (table[i].block)
             i = (i + 1) % SLOTS;
@@ -150,7 +150,7 @@ static void leave(void *block)
         n_alive--;
         bytes_alive -= (long)table[i].bytes;
         n_entries--;
-        for (unsigned j = (i + 1) % SLOTS; table[j].block; j = (j + 1) % SLOTS)  /* those behind move up */
+        for (unsigned j = (i + 1) % SLOTS; table[j].block; j = (j + 1) % SLOTS)  /* move later entries up */
             if ((j - slot_of(table[j].block)) % SLOTS >= (j - i) % SLOTS) {
                 table[i] = table[j];
                 i = j;

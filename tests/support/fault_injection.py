@@ -4,13 +4,13 @@
     LD_PRELOAD=... python tests/support/fault_injection.py threads
     LD_PRELOAD=... python tests/support/fault_injection.py leaks   # calls that do leave something behind
 
-The library to preload is fault_injection.c. In a trial of a call the k-th allocation fails that the compiled modules
-ask for, themselves or through Python and NumPy, for k = 1, 2, ... until a call gets to its end without a failure; once
-with that one allocation failing, and once with all from the k-th on. Each must raise MemoryError, or succeed with the
-right bits (some failures have a way around them: a call without workers). Then the parameters must be as before, the
-next call right, and when the network is gone, no block may be left of what the modules asked for, and no array; nor may
-any object of Python's, round after round of all failures. One line of JSON a trial: its name, the number of failures,
-what was wrong, and the number of rounds that this took.
+The library to preload is fault_injection.c. A trial repeats a call for k = 1, 2, ... and lets the k-th allocation fail
+that the compiled modules make, themselves or through Python and NumPy; it ends if a call has fewer than k allocations.
+One series lets this allocation alone fail, another one all from the k-th on. Each call must raise MemoryError, or
+succeed with the right bits (some failures can be avoided: a call may run without workers). Then the parameters must be
+unchanged and the next call right. After the network is deleted, no block of the modules and no array may be left, and
+the number of Python objects may not grow from round to round. Each trial prints one line of JSON: its name, the number
+of failures, what was wrong, and the number of rounds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ OURS, INDIRECT, THREADS, INTERPRETER, NUMPY = range(5)  # fault_injection.c
 ALLOCATIONS = 1 << OURS | 1 << INDIRECT
 NUMPY_KEEPS = 1024  # bytes; as there
 MOST_FAILURES = 3000  # of one trial: far more allocations than a call makes
-WATCH = 30  # seconds for a trial
+WATCH = 120  # seconds for a trial, of which the longest takes three on an idle machine
 GROWING_ROUNDS = 4  # objects left behind by failures appear in each round; what Python keeps for good, in the first
 
 # The library ----------------------------------------------------------------------------------------------------------

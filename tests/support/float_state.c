@@ -19,7 +19,7 @@ static atomic_int epoch, n_expected, n_seen;
 static unsigned seen_mxcsr[MOST], seen_x87[MOST];
 static _Thread_local int last_epoch;
 
-/* From now on record() waits until so many threads have come to it, for at most two seconds. */
+/* From now on float_record() waits until so many threads have called it, for at most two seconds. */
 void float_expect(int n)
 {
     n_seen = 0;

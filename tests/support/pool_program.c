@@ -1,6 +1,6 @@
-/* The pool without Python: jobs of many sizes, one after another and with pauses in which workers fall asleep, and from
-   two threads' worth of leases. Each task must run once, and what it wrote be seen by the caller. Prints the number of
-   worker threads at the end. */
+/* The pool without Python: jobs of many sizes, one after another, with pauses in which workers fall asleep, and with
+   two leases. Each task must run once, and the caller must see what it wrote. Prints the number of worker threads at
+   the end. */
 #include "pool/pool.h"
 
 #include <stdio.h>

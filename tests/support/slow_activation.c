@@ -1,4 +1,4 @@
-/* The identity as an activation, some of whose next values take a second: calls that do not look for signals. */
+/* The identity as an activation; some of its next values take a second, during which no signal is polled. */
 
 #include <stdatomic.h>
 #include <unistd.h>
