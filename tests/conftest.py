@@ -11,6 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # BLAS's threads of two workers would wait for each other, busily
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 N_WORKERS = 2
 # Files that take long start first, so that none runs at the end beside an idle worker.
 FIRST_FILES = [
