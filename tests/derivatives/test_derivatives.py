@@ -67,13 +67,12 @@ def torch():
 @pytest.fixture(scope="module")
 def jax():
     module = require_peer("jax")
-    wanted = {"jax_enable_x64": True, "jax_disable_most_optimizations": True}  # the second compiles in less time
-    before = {name: getattr(module.config, name) for name in wanted}
-    for name, value in wanted.items():
-        module.config.update(name, value)
+    before = module.config.jax_enable_x64
+    module.config.update("jax_enable_x64", True)
+    module.config.update("jax_disable_most_optimizations", True)  # compiles in less time
     yield module
-    for name, value in before.items():
-        module.config.update(name, value)
+    module.config.update("jax_disable_most_optimizations", False)
+    module.config.update("jax_enable_x64", before)
 
 
 def error(value, expected):
