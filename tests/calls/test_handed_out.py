@@ -386,3 +386,25 @@ def test_an_activation_gets_memory_of_its_own():
     for array in seen:
         array.resize(1, refcheck=False)
     np.testing.assert_allclose(net.forward(x), built_in.forward(x), rtol=1e-13)
+
+
+def test_calls_need_no_table_once_they_are_made():
+    """The interpreter clears all modules when it ends, while threads of C may still be inside calls."""
+    code = """
+import gc
+from backprop import _core
+
+y_hat, grad = np.empty((50, 4)), np.empty(net.n_params)
+arguments = net.params, x, y, y_hat, grad, None, 1, None, None, None, None
+loss = net._plan.layer_gradients(*arguments)
+for module in list(sys.modules.values()):
+    for name, value in list(vars(module).items()):
+        if isinstance(value, _core.Call):
+            setattr(module, name, None)
+_core.CALLS.clear()
+gc.collect()
+calls = [_core.Call("") for _ in range(1000)]  # without functions, in memory that may have been freed
+assert net._plan.layer_gradients(*arguments) == loss
+print("alive")
+"""
+    run(START + code)

@@ -133,8 +133,9 @@ cdef double cost_of_forward(const Shape* shape) noexcept nogil:
 call_of_value_and_grad = define("value_and_grad", value_and_grad_of_tile, one_gradient, NO_OPERAND, b"p", NULL, OF_MEAN,
                                 OF_GRADIENT, TAKES_Y | GIVES_LOSS | READS_PANELS_ONCE | DIVIDES | IN_STRIPS)
 mode_of_value_and_grad = &call_of_value_and_grad.mode
-mode_of_forward = &define("forward", forward_of_tile, cost_of_forward, NO_OPERAND, NULL, b"so", OF_MEAN, OF_GRADIENT,
-                          READS_PANELS_ONCE).mode
+call_of_forward = define("forward", forward_of_tile, cost_of_forward, NO_OPERAND, NULL, b"so", OF_MEAN, OF_GRADIENT,
+                         READS_PANELS_ONCE)
+mode_of_forward = &call_of_forward.mode
 define("loss", value_and_grad_of_tile, one_gradient, NO_OPERAND, NULL, NULL, OF_MEAN, OF_GRADIENT,
        TAKES_Y | GIVES_LOSS | READS_PANELS_ONCE | DIVIDES | IN_STRIPS)
 define("vjp", vjp_of_tile, one_gradient, COTANGENT, b"p", b"si", OF_SUM, OF_DERIVATIVES, 0)

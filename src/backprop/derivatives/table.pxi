@@ -47,7 +47,9 @@ cdef class Call:
 
 
 CALLS = {}
-cdef Call call_of_value_and_grad  # set by first_order.pxi, as are those below
+# Set by first_order.pxi. The modes lie in the calls, which live as long as the process, whatever becomes of the table.
+cdef Call call_of_value_and_grad
+cdef Call call_of_forward
 cdef const Mode* mode_of_value_and_grad = NULL
 cdef const Mode* mode_of_forward = NULL
 
