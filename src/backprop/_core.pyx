@@ -84,7 +84,7 @@ from backprop.recursion.request cimport (
 )
 from backprop.recursion.shape cimport MAX_TILE_ROWS, Layer, Shape, has_curve_of_h, lay_out_layers, ld_of_input
 from backprop.recursion.tile cimport (
-    a_of, fill_tile, has_weight, input_of, new_tile, output_of, packing_of, part_of, weight_of,
+    a_of, copy_out, fill_tile, has_weight, input_of, new_tile, output_of, packing_of, part_of, weight_of,
     weights_per_row,
 )
 from backprop.recursion.workspace cimport (
@@ -373,33 +373,6 @@ cdef int layer_gradient(const Tile* tile, Py_ssize_t i, const char* grad_a, cons
     return bias_gradient(tile, i, 0, tile.shape.sizes[i], grad_a, grad, add)
 
 
-cdef int outer_products(const Tile* tile, Py_ssize_t i, Py_ssize_t row, Py_ssize_t n_rows, const char* grad_a,
-                        const char* grad_a_2, const char* h_2, char* gradients, Py_ssize_t ld) noexcept nogil:
-    """(7) and (8) of layer i for some rows of the tile, each on its own, plus grad_a_2 h_2^T if these are not NULL.
-
-    The rows' gradients lie ld reals apart.
-    """
-    cdef const Shape* shape = tile.shape
-    cdef const Layer* layer = &shape.layers[i]
-    cdef Py_ssize_t ld_h = ld_of_input(shape, i), s, before
-    cdef Pieces p
-    start_pieces(&p, tile.interrupt, n_rows, 1, layer.n_out, PIECE_COLUMNS, <double>MEMORY_FLOPS * layer.n_in, 0)
-    while p.n:
-        s = row + p.row
-        before = (s * layer.ld + p.column) * shape.itemsize
-        shape.kernels.outer_products(p.n_rows, layer.n_in, p.n, grad_a + before, layer.ld,
-                                     input_of(tile, i) + s * ld_h * shape.itemsize, ld_h, NULL if grad_a_2 == NULL
-                                     else grad_a_2 + before, NULL if h_2 == NULL else h_2 + s * ld_h * shape.itemsize,
-                                     gradients + layer.W + (p.row * ld + p.column * layer.n_in) * shape.itemsize, ld)
-        if next_piece(&p):
-            return 1
-    if p.is_cut:  # each piece has left its own grad_b behind its grad_W
-        for s in range(n_rows):
-            memcpy(gradients + layer.b + s * ld * shape.itemsize, grad_a + (row + s) * layer.ld * shape.itemsize,
-                   layer.n_out * shape.itemsize)
-    return 0
-
-
 cdef int backward_sweep(const Tile* tile, char* grad, bint add) noexcept nogil:  # OUT, or added to
     """(5)-(8) for i = L..1, from grad_{a_L} L, which is in the place of a_L; if grad is NULL, (5) and (6) alone."""
     cdef const Shape* shape = tile.shape
@@ -431,20 +404,6 @@ cdef int backward_sweep(const Tile* tile, char* grad, bint add) noexcept nogil: 
         if hidden_sum(tile, 0, request.params, a_of(tile, 1), NULL, grad_h, OVERWRITE):
             return 1
         return copy_out(tile, request.keep_grad_h, 0, grad_h, shape.sizes[0], request.divisor)
-    return 0
-
-
-cdef int copy_out(const Tile* tile, void** arrays, Py_ssize_t i, const char* rows, Py_ssize_t ld,
-                  double divisor) noexcept nogil:
-    """Copy a layer's rows of the tile, divided, into the caller's array of that layer, if the caller asked for it."""
-    cdef Py_ssize_t s, n = tile.shape.sizes[i], n_bytes = n * tile.shape.itemsize
-    if arrays == NULL or arrays[i] == NULL:
-        return 0
-    for s in range(tile.n_rows):
-        tile.shape.kernels.finish(n, rows + s * ld * tile.shape.itemsize, divisor,
-                                  <char*>arrays[i] + tile.source_rows[s] * n_bytes)
-        if is_stopped(tile.interrupt, <double>MEMORY_FLOPS * n):
-            return 1
     return 0
 
 
@@ -584,17 +543,6 @@ cdef int hidden_sum_loops(const floating[:, :] W_next, const floating[:, :] grad
     return 0
 
 
-def hidden_gradient(const floating[:, :] W_next, const floating[:, :] grad_a_next, floating[:, ::1] grad_h):
-    """Equation (5) into grad_h; every stride of the inputs is fine."""
-    cdef Interrupt interrupt
-    with nogil:
-        reset_interrupt(&interrupt, False, True)
-        interrupt.callers_mode = enter_default_mode()
-        hidden_sum_loops(W_next, grad_a_next, grad_h, &interrupt)
-        leave_default_mode(interrupt.callers_mode, NULL)
-    raise_for_signal(&interrupt)
-
-
 cdef int g_prime_product_loops(const floating[:, :] grad_h, floating[:, ::1] g_prime,
                                Interrupt* interrupt) noexcept nogil:
     """dL/da_{i,j} = dL/dh_{i,j} g'(a_{i,j}), for each sample; g_prime becomes grad_a."""
@@ -608,14 +556,3 @@ cdef int g_prime_product_loops(const floating[:, :] grad_h, floating[:, ::1] g_p
         if next_piece(&p):
             return 1
     return 0
-
-
-def preactivation_gradient(const floating[:, :] grad_h, floating[:, ::1] g_prime):
-    """Equation (6), in place: g_prime becomes grad_a."""
-    cdef Interrupt interrupt
-    with nogil:
-        reset_interrupt(&interrupt, False, True)
-        interrupt.callers_mode = enter_default_mode()
-        g_prime_product_loops(grad_h, g_prime, &interrupt)
-        leave_default_mode(interrupt.callers_mode, NULL)
-    raise_for_signal(&interrupt)

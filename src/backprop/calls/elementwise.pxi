@@ -2,6 +2,28 @@
 # Needs: process/pieces, float_mode, simd.
 # Gives: activate, second_derivative, mirror, DefaultFloatMode, cut_into_pieces (to Python).
 
+def hidden_gradient(const floating[:, :] W_next, const floating[:, :] grad_a_next, floating[:, ::1] grad_h):
+    """Equation (5) into grad_h; every stride of the inputs is fine."""
+    cdef Interrupt interrupt
+    with nogil:
+        reset_interrupt(&interrupt, False, True)
+        interrupt.callers_mode = enter_default_mode()
+        hidden_sum_loops(W_next, grad_a_next, grad_h, &interrupt)
+        leave_default_mode(interrupt.callers_mode, NULL)
+    raise_for_signal(&interrupt)
+
+
+def preactivation_gradient(const floating[:, :] grad_h, floating[:, ::1] g_prime):
+    """Equation (6), in place: g_prime becomes grad_a."""
+    cdef Interrupt interrupt
+    with nogil:
+        reset_interrupt(&interrupt, False, True)
+        interrupt.callers_mode = enter_default_mode()
+        g_prime_product_loops(grad_h, g_prime, &interrupt)
+        leave_default_mode(interrupt.callers_mode, NULL)
+    raise_for_signal(&interrupt)
+
+
 def activate(floating[:, ::1] a, floating[:, ::1] h, int code, double parameter):
     """Equation (3) alone: h = g(a), and a becomes g'(a), in place."""
     cdef const KernelTable* kernels = kernel_table(sizeof(floating))

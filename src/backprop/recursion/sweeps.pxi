@@ -1,6 +1,6 @@
 # The three sweeps from which all other derivatives are built.
 # Needs: the equations of _core.pyx. Gives: output_sweep, through_output, cotangent_sweep, tangent_sweep, second_sweep,
-# sum_layer_gradients.
+# outer_products, sum_layer_gradients.
 #
 #     cotangent sweep   (5) and (6) from any cotangent of the output, beside g'(a) and not over it          J^T c
 #     tangent sweep     t_{a_i} = V_i h_{i-1} + v_i + W_i t_{h_{i-1}},   t_{h_i} = g'(a_i) t_{a_i}          J v
@@ -14,6 +14,33 @@
 # Buffers of a layer, besides a and h: grad_a; tangent_a; tangent_h, which is R{grad_h} and then R{grad_a} as soon as
 # t_h has been read for the last time; g_second, except for tanh; curve, which is g''(a) grad_h. The rows of a tile
 # start at row 0 of these buffers.
+
+cdef int outer_products(const Tile* tile, Py_ssize_t i, Py_ssize_t row, Py_ssize_t n_rows, const char* grad_a,
+                        const char* grad_a_2, const char* h_2, char* gradients, Py_ssize_t ld) noexcept nogil:
+    """(7) and (8) of layer i for some rows of the tile, each on its own, plus grad_a_2 h_2^T if these are not NULL.
+
+    The rows' gradients lie ld reals apart.
+    """
+    cdef const Shape* shape = tile.shape
+    cdef const Layer* layer = &shape.layers[i]
+    cdef Py_ssize_t ld_h = ld_of_input(shape, i), s, before
+    cdef Pieces p
+    start_pieces(&p, tile.interrupt, n_rows, 1, layer.n_out, PIECE_COLUMNS, <double>MEMORY_FLOPS * layer.n_in, 0)
+    while p.n:
+        s = row + p.row
+        before = (s * layer.ld + p.column) * shape.itemsize
+        shape.kernels.outer_products(p.n_rows, layer.n_in, p.n, grad_a + before, layer.ld,
+                                     input_of(tile, i) + s * ld_h * shape.itemsize, ld_h, NULL if grad_a_2 == NULL
+                                     else grad_a_2 + before, NULL if h_2 == NULL else h_2 + s * ld_h * shape.itemsize,
+                                     gradients + layer.W + (p.row * ld + p.column * layer.n_in) * shape.itemsize, ld)
+        if next_piece(&p):
+            return 1
+    if p.is_cut:  # each piece has left its own grad_b behind its grad_W
+        for s in range(n_rows):
+            memcpy(gradients + layer.b + s * ld * shape.itemsize, grad_a + (row + s) * layer.ld * shape.itemsize,
+                   layer.n_out * shape.itemsize)
+    return 0
+
 
 cdef int set_rows(const Tile* tile, Py_ssize_t i, const char* source,  # IN, or NULL
                   char* rows) noexcept nogil:                          # OUT

@@ -224,3 +224,17 @@ cdef inline char* output_of(const Tile* tile, Py_ssize_t i) noexcept nogil:
 cdef inline const char* input_of(const Tile* tile, Py_ssize_t i) noexcept nogil:
     """h_{i-1} of the tile; h_0 is x."""
     return tile.x if i == 1 else output_of(tile, i - 1)
+
+
+cdef inline int copy_out(const Tile* tile, void** arrays, Py_ssize_t i, const char* rows, Py_ssize_t ld,
+                         double divisor) noexcept nogil:
+    """Copy a layer's rows of the tile, divided, into the caller's array of that layer, if the caller asked for it."""
+    cdef Py_ssize_t s, n = tile.shape.sizes[i], n_bytes = n * tile.shape.itemsize
+    if arrays == NULL or arrays[i] == NULL:
+        return 0
+    for s in range(tile.n_rows):
+        tile.shape.kernels.finish(n, rows + s * ld * tile.shape.itemsize, divisor,
+                                  <char*>arrays[i] + tile.source_rows[s] * n_bytes)
+        if is_stopped(tile.interrupt, <double>MEMORY_FLOPS * n):
+            return 1
+    return 0
