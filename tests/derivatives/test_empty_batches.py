@@ -43,7 +43,7 @@ def assert_empty(name, results, expected):
 def test_every_call_is_in_a_table():
     named = ROWS | SUMS | set(BOTH) | MEANS | MEANS_OF_X_AND_Y | WITHOUT_SAMPLES
     methods = {name for name, _ in inspect.getmembers(Network, inspect.isfunction) if not name.startswith("_")}
-    assert {name.split(".")[0] for name in named} == methods
+    assert {name.split(".")[0] for name in named} == methods, "a call is missing in ROWS, SUMS, MEANS, ... above"
     assert {name for name, call in _core.CALLS.items() if call.is_mean} == (MEANS | {"loss"}) - {"objective.hessp"}
     assert set(_core.CALLS) <= named
     assert set(EVERY) == ROWS | SUMS | set(BOTH) | MEANS

@@ -9,7 +9,7 @@ import pytest
 from activation_facts import CORNERS, LIMITS, WITHOUT_FMA, points, ulp
 from exact_values import EXACT
 from peers import require_peer
-from problems import ACTIVATION_NAMES, domain, same_bits
+from problems import ACTIVATION_NAMES, PARAMETERS, domain, same_bits
 
 import backprop
 from backprop.activations import ACTIVATIONS, SELU_ALPHA, SELU_ALPHA_SCALE, SELU_SCALE
@@ -295,7 +295,7 @@ def test_derivative_at_a_kink_is_that_of_torch(name, corner, dtype):
     np.testing.assert_allclose(g_prime(name, np.array([corner], dtype)), a.grad.numpy(), rtol=2e-7)
 
 
-@pytest.mark.parametrize("name", ["leaky_relu", "elu"])
+@pytest.mark.parametrize("name", [name for name in ACTIVATION_NAMES if name in PARAMETERS])
 def test_parameters(name):
     a = np.linspace(-3, 3, 12).reshape(3, 4)
     for parameter in (0.3, 1.7):
