@@ -16,6 +16,13 @@ from backprop.kernels.vector cimport real
 from backprop.kernels.elementary cimport exp, exp_differences, log1p
 from backprop.kernels.softmax cimport ROW_BLOCK, top_of_row
 
+cdef extern from *:
+    """
+    /* A function as a pointer that the compiler cannot follow, so that its body stays out of the caller's. */
+    static inline void *bp_out_of_line(void *function) { __asm__("" : "+r"(function)); return function; }
+    """
+    void* out_of_line "bp_out_of_line"(void* function) noexcept nogil
+
 
 cdef inline double sigmoid_from_t(double a, double t) noexcept nogil:
     """sigma(a) from t = exp(-|a|)."""
@@ -164,6 +171,13 @@ cdef inline void cross_entropy(
         row_loss[s] = w * cross_entropy_row(n_out, z + s * ld, probabilities, label, eps, w, with_gradient)
 
 
+# Inlined, it would take registers from the loops of all other losses: 536 instead of 503 us for a gradient of 8-16 at
+# 20,000 samples (v4, float64).
+ctypedef void (*CrossEntropy)(
+    double eps, Py_ssize_t n_rows, Py_ssize_t n_out, real* z, Py_ssize_t ld, const real* y, const Py_ssize_t* labels,
+    const double* weight, double weight_scale, double* row_loss, bint with_gradient) noexcept nogil
+
+
 cdef inline void loss_of_rows(
         int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out,
         void* z_, Py_ssize_t ld,                                       # IN; OUT too with with_gradient
@@ -179,7 +193,8 @@ cdef inline void loss_of_rows(
     cdef const real* y_hat = <const real*>y_hat_
     cdef const real* y = <const real*>y_
     if code == CROSS_ENTROPY:
-        cross_entropy(parameter, n_rows, n_out, z, ld, y, labels, weight, weight_scale, row_loss, with_gradient)
+        (<CrossEntropy>out_of_line(<void*>cross_entropy))(parameter, n_rows, n_out, z, ld, y, labels, weight,
+                                                          weight_scale, row_loss, with_gradient)
     elif code == SQUARED_ERROR:
         entry_losses(SQUARED_ERROR, parameter, n_rows, n_out, z, ld, y_hat, y, weight_kind, weight, weight_scale,
                      row_loss, with_gradient)
