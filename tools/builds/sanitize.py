@@ -79,6 +79,10 @@ LEFT_OUT = {
         "test_exactness::test_memory_does_not_grow_with_the_samples",
         "test_exactness::test_memory_of_derivatives_does_not_grow_with_the_samples",
         "test_hessp::test_memory_is_bounded_and_may_be_short",
+        "test_memory::test_normal_equations",
+        "test_memory::test_a_network_gives_back_what_many_threads_took",
+        "test_memory::test_a_file_of_another_dtype_or_order",
+        "test_memory::test_calls_on_a_file_of_another_dtype",
     ],
     "a process that kills itself, which is a report here": [
         "test_fuzz::test_a_crash_is_reported_with_its_seed_and_the_rest_goes_on",
