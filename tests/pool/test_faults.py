@@ -91,7 +91,7 @@ def test_each_thread_that_cannot_be_made(faults):
 # Processes and threads ------------------------------------------------------------------------------------------------
 
 
-more = pytest.mark.long("more of the same trials")
+more = pytest.mark.long("more of the same trials; test_pool.py has forks and crowds too")
 
 
 @pytest.mark.alone
@@ -99,8 +99,6 @@ more = pytest.mark.long("more of the same trials")
 @pytest.mark.parametrize(
     ("trial", "n"),
     [
-        pytest.param("forks", 5, marks=needs_fork),
-        pytest.param("crowd", 5, marks=needs_proc),
         ("interrupts", 5),
         ("exit", 3),
         pytest.param("forks", 20, marks=[needs_fork, more]),

@@ -38,6 +38,7 @@ def run(code):
 
 
 @needs_fork
+@pytest.mark.long("it tries the watchdog of the tests, not the pool")
 def test_a_hang_shows_where_parent_and_child_stand():
     """The watchdog of these tests: each process prints its stacks and ends, also a child whose parent has ended."""
     hangs = """if 1:
@@ -136,8 +137,11 @@ def test_64_callers_at_once_and_few_threads_left():
 
 
 @needs_signals
-def test_ctrl_c_many_times():
-    out = run("""
+@pytest.mark.parametrize("n_times", shortened([13, 40], [13], "the same at other moments"))
+def test_ctrl_c_many_times(n_times):
+    out = run(
+        f"\n    n_times = {n_times}"
+        + """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for background jobs
     big = Network([64, 256, 256, 4], dtype="float32", rng=2)
     bx = rng.standard_normal((60000 // SLOWNESS, 64), np.float32)
@@ -145,7 +149,7 @@ def test_ctrl_c_many_times():
     right = big.value_and_grad(bx[: 3000 // SLOWNESS], by[: 3000 // SLOWNESS], n_threads=1)
     before = big.params.copy()
     interrupted, latest = 0, 0.0
-    for k in range(40):
+    for k in range(n_times):
         moved()
         sent = []
 
@@ -166,9 +170,10 @@ def test_ctrl_c_many_times():
         loss, grad = big.value_and_grad(bx[: 3000 // SLOWNESS], by[: 3000 // SLOWNESS], n_threads=2)
         assert loss == right[0] and np.array_equal(grad, right[1])
     print(interrupted, latest)
-    """)
+    """
+    )
     interrupted, _ = out.split()
-    assert int(interrupted) == 40
+    assert int(interrupted) == n_times
 
 
 DELAYS = [0.0005 * k for k in range(10)]
@@ -176,7 +181,7 @@ DELAYS = [0.0005 * k for k in range(10)]
 
 @needs_signals
 @pytest.mark.parametrize(
-    "delay", shortened(DELAYS, DELAYS[::4], "the same at other moments"), ids=lambda delay: f"{1e3 * delay:.1f} ms"
+    "delay", shortened(DELAYS, DELAYS[::5], "the same at other moments"), ids=lambda delay: f"{1e3 * delay:.1f} ms"
 )
 @pytest.mark.parametrize(("width", "n_samples"), [(200, 20_000), (640, 3000)], ids=["chunks", "strips"])
 def test_ctrl_c_while_the_pool_starts(width, n_samples, delay):
@@ -269,7 +274,13 @@ def test_a_signal_handler_that_forks_and_calls(width, n_samples):
 @needs_signals
 @pytest.mark.parametrize("n_threads", shortened([1, 2], [1], "the same polls; only the best of ten calls is judged"))
 @pytest.mark.parametrize(
-    ("sizes", "n_samples"), [((8, 6144, 6144, 4), 512), ((8, *[1536] * 20, 4), 512)], ids=["wide", "deep"]
+    ("sizes", "n_samples"),
+    shortened(
+        [((8, 6144, 6144, 4), 512), ((8, *[1536] * 20, 4), 512)],
+        [((8, 6144, 6144, 4), 512)],
+        "a deep network is divided by layers already",
+    ),
+    ids=["wide", "deep"],
 )
 def test_signals_are_heard_inside_long_products(sizes, n_samples, n_threads):
     # One product of the wide network takes 0.3 s, a strip of the deep one 0.2 s; polls come every 50 ms.
