@@ -1,6 +1,8 @@
-# Single steps on whole arrays, for the Python layer: g and g', g'', a mirror image; NumPy in the default float mode.
-# Needs: process/pieces, float_mode, simd.
-# Gives: activate, second_derivative, mirror, DefaultFloatMode, cut_into_pieces (to Python).
+# Single steps on whole arrays, for the Python layer: (5), (6), g and g', g'', a mirror image; and NumPy in the default
+# float mode.
+# Needs: process/pieces, float_mode, simd; the loops of (5) and (6) in _core.pyx.
+# Gives: hidden_gradient, preactivation_gradient, activate, second_derivative, mirror, DefaultFloatMode, cut_into_pieces
+# (to Python).
 
 def hidden_gradient(const floating[:, :] W_next, const floating[:, :] grad_a_next, floating[:, ::1] grad_h):
     """Equation (5) into grad_h; every stride of the inputs is fine."""

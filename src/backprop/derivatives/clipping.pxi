@@ -128,14 +128,9 @@ cdef int clipped_gradient_of_tile(Tile* tile, char* grad, bint add) noexcept nog
     cdef const Shape* shape = tile.shape
     cdef Workspace* work = tile.work
     cdef Py_ssize_t i, s
-    cdef bint is_extreme = False
+    cdef bint is_extreme = False, is_scaled
     cdef Pieces p
-    if forward_sweep(tile, True):
-        return 1
-    moderate_weights(tile)
-    if output_gradient(tile, work.a[shape.n_layers], work.row_loss, True):
-        return 1
-    if backward_sweep(tile, NULL, False):
+    if gradients_of_samples(tile, &is_scaled):
         return 1
     if square_norms_of_tile(tile):
         return 1
