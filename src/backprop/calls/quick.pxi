@@ -76,7 +76,7 @@ cdef inline void start_look(Interrupt* interrupt, const Shape* shape, Py_ssize_t
 
 
 cdef int take_weights_and_targets(Request* request, weight, y) except -1:
-    """Both; raises what a signal handler raises meanwhile."""
+    """Weights and targets. Raise the error of a signal handler that ran meanwhile."""
     cdef Interrupt interrupt
     cdef int rule = KEPT
     start_look(&interrupt, request.shape, request.n_samples)

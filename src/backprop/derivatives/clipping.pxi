@@ -30,9 +30,9 @@ cdef int per_sample_gradient_norms_of_tile(Tile* tile, char* unused, bint add) n
 
 
 cdef bint clip_row(const Tile* tile, Py_ssize_t s) noexcept nogil:
-    """The factor of row s of grad_a into row_norm, a NaN if it is one, so that it shows in the sum.
+    """Write the factor of row s of grad_a into row_norm. A NaN stays a NaN, so that it shows in the sum.
 
-    Whether it is an extreme row, whose products with the factor may lose digits: then that is row_norm 2^row_exponent.
+    True if the row is extreme: products with its factor may lose digits. Then the factor is row_norm 2^row_exponent.
     """
     cdef const Shape* shape = tile.shape
     cdef const Request* request = tile.request

@@ -11,7 +11,7 @@ cdef bint moderate_weights(Tile* tile) noexcept nogil:
     """Let the tile have each row's weights times 2^-row_exponent; whether some row_exponent is not 0.
 
     l_s is not divided by the sum of the weights in a call by sample: with a huge or tiny weight dL/da leaves the range
-    of float32 though the result does not, as if W or g' is small. A row's exponent depends on that row alone.
+    of float32 though the result does not, for example if W or g' is small. A row's exponent depends on that row alone.
     """
     cdef const Shape* shape = tile.shape
     cdef const Request* request = tile.request
@@ -74,7 +74,7 @@ cdef int square_sums(const Tile* tile, Py_ssize_t n, const char* rows, Py_ssize_
 cdef int square_norms_of_tile(const Tile* tile) noexcept nogil:
     """||g_s||_2^2 = sum_i ||grad_a_i||^2 (1 + ||h_{i-1}||^2) into row_norm (Goodfellow 2015).
 
-    It is inf if it may be wrong. And into row_least the least ||grad_a_i||^2 of the layers whose h is not small.
+    row_norm is inf if it may be wrong. row_least becomes the least ||grad_a_i||^2 of the layers whose h is not small.
     """
     cdef const Shape* shape = tile.shape
     cdef Workspace* work = tile.work
