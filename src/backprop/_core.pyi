@@ -9,6 +9,7 @@ from typing_extensions import disjoint_base
 _Array = npt.NDArray[Any]
 
 simd: str
+l2_bytes: int
 most_threads: int
 
 # Cython 3.3 adds these to every module.

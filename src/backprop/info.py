@@ -22,6 +22,7 @@ def configuration() -> dict[str, str | int | list[str]]:
         "machine": platform.machine(),
         "simd": _core.simd,
         "simd_supported": _core.supported_simd(),
+        "l2_bytes": _core.l2_bytes,
         "threads": threads.get_num_threads(),
         "cpus_available": threads.available_cpus(),
     }

@@ -1,8 +1,27 @@
-# Which build of the kernels this process uses: one per instruction set and dtype, chosen when the module is imported.
-# Needs: kernels/table. Gives: kernel_table, and to Python supported_simd and simd.
+# Which build of the kernels this process uses: one per instruction set and dtype, chosen when the module is imported;
+# and the L2 cache for which products are cut into blocks.
+# Needs: kernels/table. Gives: kernel_table, and to Python supported_simd, simd and l2_bytes.
 
 cdef extern from *:
     """
+    #ifdef __APPLE__
+    #include <sys/sysctl.h>
+    #elif !defined(_WIN32)
+    #include <unistd.h>
+    #endif
+    /* The L2 cache of a core as the system reports it, or 0. */
+    static long bp_l2_of_system(void)
+    {
+    #ifdef __APPLE__
+        int64_t n_bytes = 0;
+        size_t size = sizeof n_bytes;
+        return sysctlbyname("hw.l2cachesize", &n_bytes, &size, NULL, 0) ? 0 : (long)n_bytes;
+    #elif defined(_SC_LEVEL2_CACHE_SIZE)
+        return sysconf(_SC_LEVEL2_CACHE_SIZE);
+    #else
+        return 0;
+    #endif
+    }
     #if defined(__x86_64__)
     #include <cpuid.h>
     /* By hand: __builtin_cpu_supports needs a library of the compiler's that clang-cl does not link. */
@@ -24,6 +43,7 @@ cdef extern from *:
     #endif
     """
     int bp_cpu_level() nogil
+    long bp_l2_of_system() nogil
 
 cdef const KernelTable* _float32_kernels = NULL
 
@@ -56,9 +76,25 @@ def _load_kernels():
     )
 
 
+def _find_l2_bytes():
+    """The L2 cache to cut products for: what BACKPROP_L2_KIB says, else that of a core, from 256 KiB to 2 MiB.
+
+    Cores may share a larger one. If the system reports none, 512 KiB is right for most, and costs little on others.
+    """
+    wanted = os.environ.get("BACKPROP_L2_KIB", "")
+    if not wanted:
+        return min(max(bp_l2_of_system() or 512 * 1024, 256 * 1024), 2048 * 1024)
+    if not (wanted.isascii() and wanted.isdigit() and 64 <= int(wanted) <= 65536):
+        raise ImportError(f"BACKPROP_L2_KIB: expected a number of KiB from 64 to 65536, got {wanted!r}")
+    return int(wanted) * 1024
+
+
 simd, _kernel_modules = _load_kernels()
+l2_bytes = _find_l2_bytes()
 _float32_kernels = <const KernelTable*>PyCapsule_GetPointer(_kernel_modules[0].table, "backprop.KernelTable")
 _float64_kernels = <const KernelTable*>PyCapsule_GetPointer(_kernel_modules[1].table, "backprop.KernelTable")
+_float32_kernels.set_l2_bytes(l2_bytes)
+_float64_kernels.set_l2_bytes(l2_bytes)
 
 
 cdef inline const KernelTable* kernel_table(Py_ssize_t itemsize) noexcept:
