@@ -58,7 +58,7 @@ class Layer:
         self.W = rng.standard_normal((n_out, n_in)).astype(dtype) / np.sqrt(n_in).astype(dtype)
         self.b, self.grad_W = np.zeros(n_out, dtype), np.zeros((n_out, n_in), dtype)
         self.packed = np.zeros(kernels.packed_size(n_in, n_out), dtype)
-        self.scratch = np.zeros(kernels.scratch_size(n_rows, n_in, n_out), dtype)
+        self.scratch = np.zeros(kernels.scratch_size(n_rows, n_in, n_out, n_out), dtype)
 
     @staticmethod
     def _rows(rng, n_rows, ld, dtype):

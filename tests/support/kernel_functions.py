@@ -38,7 +38,7 @@ CONSTANTS = constants()
 def c_function_type(declaration):
     """The ctypes type of a function pointer as Cython writes it; every data pointer becomes c_void_p."""
     result, arguments = re.fullmatch(r"(\w+) \(\*\)\((.*)\) noexcept nogil", declaration).groups()
-    types = [ctypes.c_void_p if "*" in name else C_TYPES[name] for name in arguments.split(", ")]
+    types = [ctypes.c_void_p if "*" in name else C_TYPES[name] for name in arguments.split(", ") if name != "void"]
     return ctypes.CFUNCTYPE(C_TYPES[result], *types)
 
 

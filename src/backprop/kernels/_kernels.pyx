@@ -18,6 +18,8 @@ A part uses only parts above it:
     elementwise   products and sums entry by entry
     block         the register block on which all matrix products run
     packing       copies of their operands
+    blocking      the blocks into which a product is cut, by the size of L2
+    dot           the forward product of a narrow layer
     products      a = h W^T + b, grad_h = grad_a W, grad_W = grad_a^T h
     _kernels      this file: fills the table
 
@@ -51,6 +53,7 @@ from backprop.kernels.losses cimport curvature_of_rows, loss_of_rows
 from backprop.kernels.sums cimport add_wide, divide_entries, divide_wide
 from backprop.kernels.rows cimport copy_past_caches, outer_products_of_rows, square_sums_of_rows
 from backprop.kernels.elementwise cimport fill_with_ones, multiply, multiply_add, scale_rows, scaled_product
+from backprop.kernels.blocking cimport get_l2_bytes, set_l2_bytes
 from backprop.kernels.packing cimport pack, packed_size
 
 cdef extern from *:
@@ -72,6 +75,8 @@ include "products.pxi"
 cdef KernelTable _table
 _table.simd = SIMD_NAME
 _table.itemsize = sizeof(real)
+_table.set_l2_bytes = set_l2_bytes
+_table.get_l2_bytes = get_l2_bytes
 _table.packed_size = packed_size
 _table.pack = pack
 _table.scratch_size = scratch_size
@@ -100,6 +105,8 @@ table = PyCapsule_New(&_table, "backprop.KernelTable", NULL)
 
 # For calls by name from outside (tests/support/kernel_functions.py): name, C type and address of each function.
 entries = (
+    ("set_l2_bytes", typeof(_table.set_l2_bytes), <size_t>_table.set_l2_bytes),
+    ("get_l2_bytes", typeof(_table.get_l2_bytes), <size_t>_table.get_l2_bytes),
     ("packed_size", typeof(_table.packed_size), <size_t>_table.packed_size),
     ("pack", typeof(_table.pack), <size_t>_table.pack),
     ("scratch_size", typeof(_table.scratch_size), <size_t>_table.scratch_size),

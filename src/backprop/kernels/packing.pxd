@@ -3,13 +3,23 @@
 # Needs: block (the widths of panels), vector.
 # Gives: the table's packed_size and pack; copies of panels and of blocks.
 
-from backprop.kernels.table cimport FAR_BYTES
-from backprop.kernels.vector cimport BLOCK_ROWS, LANES, copy_block, load_first, real, store_first, transpose_quad
+from backprop.kernels.vector cimport BLOCK_ROWS, BLOCK_VECTORS, LANES, copy_block, load, real, store, transpose_quad
 from backprop.kernels.block cimport next_panel, next_rows
+
+cdef extern from "kernels/transpose.h" nogil:
+    enum:
+        HAS_GROUPS "BP_HAS_GROUPS"
+        GROUP "BP_GROUP"
+        GROUP_K "BP_GROUP_K"
+    void pack_group "bp_pack_group"(const real* W, Py_ssize_t ld, real* target, Py_ssize_t target_row) noexcept
+    void few_rows_product "bp_few_rows_product"(
+        int n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const real* h, Py_ssize_t ld_h, const real* W, const real* b,
+        real* a, Py_ssize_t ld_a) noexcept
 
 cdef enum:
     PACK_ROWS = 16           # k's of a panel packed at a time: what is written stays in L1 (784-128: 13 us, not 23)
     LARGE_BYTES = 524288     # but W beyond L2 is read in whole rows, for the prefetcher (1000-3000: 3.9, not 6.3 ms)
+    COPIED_ROWS = 16         # of a strip at a time
     NARROW = 8               # a forward product with at most so many outputs takes the dot form (docs/kernels.rst)
 
 
@@ -18,38 +28,42 @@ cdef inline Py_ssize_t packed_size(Py_ssize_t n_in, Py_ssize_t n_out) noexcept n
     return 0 if n_out <= NARROW else n_in * ((n_out + LANES - 1) // LANES) * LANES
 
 
-cdef inline Py_ssize_t k_block_of(Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
-    """The number of k's of a panel that are packed at a time."""
-    return n_in if n_in * n_out * <Py_ssize_t>sizeof(real) > LARGE_BYTES else PACK_ROWS
-
-
-cdef inline void pack_panel(Py_ssize_t n_in, Py_ssize_t n_columns, int width,
+cdef inline void pack_panel(Py_ssize_t n_in, Py_ssize_t n_out, Py_ssize_t k_start, Py_ssize_t k_end,
+                            Py_ssize_t n_columns, int width,
                             const real* W,                                # IN
-                            real* packed,                                 # OUT
-                            Py_ssize_t k_block) noexcept nogil:
-    """packed[k][j] = W[j][k] for one panel of width columns, zeros beyond n_columns; 4 x 4 blocks in registers."""
-    cdef Py_ssize_t whole_columns = n_columns // 4 * 4, whole_in = n_in // 4 * 4
-    cdef Py_ssize_t j, k, k_start = 0, k_end
-    while k_start < n_in:
-        k_end = min(k_start + k_block, n_in)
+                            real* packed) noexcept nogil:                 # OUT
+    """packed[k - k_start][j] = W[j][k] for a panel of width columns, zeros beyond n_columns; by groups in registers."""
+    cdef Py_ssize_t whole_columns = n_columns // GROUP * GROUP, j, k, column, end
+    cdef Py_ssize_t step = k_end - k_start if n_in * n_out * <Py_ssize_t>sizeof(real) > LARGE_BYTES else PACK_ROWS
+    while k_start < k_end:
+        end = min(k_start + step, k_end)
         j = 0
         while j < whole_columns:
             k = k_start
-            while k + 4 <= k_end:
-                transpose_quad(W + j * n_in + k, n_in, packed + k * width + j, width)
+            while k + GROUP_K <= end:
+                pack_group(W + j * n_in + k, n_in, packed + (k - k_start) * width + j, width)
+                k += GROUP_K
+            while k < end:
+                for column in range(j, j + GROUP):
+                    packed[(k - k_start) * width + column] = W[column * n_in + k]
+                k += 1
+            j += GROUP
+        if n_columns - j >= 4:
+            k = k_start
+            while k + 4 <= end:
+                transpose_quad(W + j * n_in + k, n_in, packed + (k - k_start) * width + j, width)
                 k += 4
+            while k < end:
+                for column in range(j, j + 4):
+                    packed[(k - k_start) * width + column] = W[column * n_in + k]
+                k += 1
             j += 4
-        for j in range(whole_columns, n_columns):
-            for k in range(k_start, k_end):
-                packed[k * width + j] = W[j * n_in + k]
-        k_start = k_end
-    for k in range(whole_in, n_in):
-        for j in range(whole_columns):
-            packed[k * width + j] = W[j * n_in + k]
-    if n_columns < width:
-        for k in range(n_in):
-            for j in range(n_columns, width):
-                packed[k * width + j] = 0
+        if j < width:
+            for k in range(k_start, end):
+                for column in range(j, width):
+                    packed[(k - k_start) * width + column] = W[column * n_in + k] if column < n_columns else 0
+        packed += (end - k_start) * width
+        k_start = end
 
 
 cdef inline void pack(Py_ssize_t n_in, Py_ssize_t n_out,
@@ -66,26 +80,49 @@ cdef inline void pack(Py_ssize_t n_in, Py_ssize_t n_out,
     while j < min(n_out, j_end):
         width = next_panel(n_out - j).width
         if j >= j_start:
-            pack_panel(n_in, min(n_out - j, <Py_ssize_t>width), width, W + j * n_in, packed, k_block_of(n_in, n_out))
+            pack_panel(n_in, n_out, 0, n_in, min(n_out - j, <Py_ssize_t>width), width, W + j * n_in, packed)
         packed += n_in * width
         j += width
 
 
-cdef inline void copy_panel(Py_ssize_t n_rows, Py_ssize_t width, Py_ssize_t n_columns,
-                            const real* source, Py_ssize_t source_row,    # IN
-                            real* packed) noexcept nogil:                 # OUT
-    """packed[k][j] = source[k][j] for a panel of width columns, zeros beyond n_columns."""
-    cdef Py_ssize_t k, j
-    for k in range(n_rows):
-        j = 0
-        while j < width:
-            store_first(packed + k * width + j, load_first(source + k * source_row + j, n_columns - j), width - j)
-            j += LANES
+cdef inline void copy_ragged(const real* source, real* target, int width, Py_ssize_t n) noexcept nogil:
+    """A row of a panel, zeros beyond n columns."""
+    cdef Py_ssize_t j = 0
+    while j + LANES <= min(<Py_ssize_t>width, n):
+        store(target + j, load(source + j))
+        j += LANES
+    while j < width:
+        target[j] = source[j] if j < n else 0
+        j += 1
 
 
-cdef inline bint rows_lie_far_apart(Py_ssize_t ld) noexcept nogil:
-    """Whether each row of a panel lies on a page of its own: a copy of the panel then pays if it is used often."""
-    return ld * <Py_ssize_t>sizeof(real) >= FAR_BYTES
+cdef inline void copy_strip(Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t j_start, Py_ssize_t j_end,
+                            const real* B, Py_ssize_t ld,                 # IN
+                            real* panels) noexcept nogil:                 # OUT
+    """Columns j_start..j_end-1 of the n columns of B in panels, zeros beyond n; some rows of all panels at a time.
+
+    A panel alone would take 64 bytes of each row, and each row of a wide layer lies on a page of its own (2500-900,
+    hidden sum, v3: 81 % of the peak with panels one by one, 88 % with strips).
+    """
+    cdef Py_ssize_t row = 0, end, k, j
+    cdef int width, v
+    cdef real* panel
+    while row < n_rows:
+        end = min(row + COPIED_ROWS, n_rows)
+        j = j_start
+        panel = panels
+        while j < j_end:
+            width = next_panel(n - j).width
+            if width == BLOCK_VECTORS * LANES and j + width <= n:
+                for k in range(row, end):
+                    for v in range(BLOCK_VECTORS):
+                        store(panel + k * width + v * LANES, load(B + k * ld + j + v * LANES))
+            else:
+                for k in range(row, end):
+                    copy_ragged(B + k * ld + j, panel + k * width, width, n - j)
+            panel += n_rows * width
+            j += width
+        row = end
 
 
 cdef inline void copy_by_blocks(Py_ssize_t n_rows, Py_ssize_t n_out,

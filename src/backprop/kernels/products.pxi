@@ -12,64 +12,178 @@
 # This file is an include, unlike the other parts: a .pxd holds inline functions alone, and `panel_product`, 20 to 150
 # KB of machine code, has five callers.
 
-from backprop.kernels.table cimport ADD, CHAIN_ROWS, CONTINUE, OVERWRITE, PACKED, PACK_ONCE, TIMES
-from backprop.kernels.vector cimport (
-    BLOCK_VECTORS, HAS_HALF, LANES, PARTS, broadcast, divide_scalar, load, load_first, real, store_first, tree_sum, vec,
-    vfma,
+from backprop.kernels.table cimport (
+    ADD, CHAIN_ROWS, CONTINUE, FAR_BYTES, OVERWRITE, PACKED, PACK_ONCE, TIMES,
 )
-from backprop.kernels.block cimport BY_BLOCK, HALF, PARTIAL, Panel, Product, WHOLE, blocks_of_panel, next_panel
-from backprop.kernels.packing cimport NARROW, copy_by_blocks, copy_panel, k_block_of, pack_panel, rows_lie_far_apart
+from backprop.kernels.vector cimport (
+    BLOCK_VECTORS, LANES, broadcast, divide, divide_scalar, load, load_first, real, store, store_first, vec, vfma,
+)
+from backprop.kernels.block cimport BY_BLOCK, Panel, Product, next_panel, panel_product
+from backprop.kernels.packing cimport (
+    HAS_GROUPS, NARROW, copy_by_blocks, copy_strip, few_rows_product, pack_panel,
+)
+from backprop.kernels.blocking cimport (
+    Blocks, blocks_of_chain, blocks_of_chains, copied_size, end_of_block, end_of_strip, ld_of_strip,
+)
+from backprop.kernels.dot cimport dot_form
 
 cdef enum:
-    COPY_ROWS = 32           # a copied panel must be used by so many rows
+    COPY_ROWS = 32           # a copied strip of W must be used by so many rows
+    COPY_COLUMNS = 64        # copied units by so many columns
+    UNITS_BYTES = 1024       # rows of grad_a from here on are copied (400 wide, v3: 91 % of the peak, not 84)
+    FEW_ROWS = 4             # up to here grad_W is made row by row: a register block costs more than its chains
     FEW_INPUTS = 4           # up to here grad_W has its lanes over units: a vector over inputs would be mostly empty
 
 
-cdef inline Product product_of(Py_ssize_t n_rows, Py_ssize_t K, Py_ssize_t chain_length,
+cdef inline Product product_of(Py_ssize_t n_rows, Py_ssize_t K,
                                const real* A, Py_ssize_t a_row, Py_ssize_t a_k, Py_ssize_t a_block) noexcept nogil:
     """A product with a known A: C = A B, from 0, not divided."""
     cdef Product t
     t.n_rows = n_rows
     t.K = K
-    t.chain_length = chain_length
+    t.is_chained = False
     t.A = A
     t.a_row = a_row
     t.a_k = a_k
     t.a_block = a_block
+    t.a_start = 0
     t.B = NULL
     t.b_k = 0
-    t.bias = NULL
+    t.start = NULL
+    t.start_row = 0
     t.C = NULL
     t.c_row = 0
-    t.epilogue = OVERWRITE
     t.factor = NULL
+    t.fetches_c = False
+    t.add = False
     t.divisor = 0
     return t
 
 
-cdef void panel_product(const Product* t, const Panel* p) noexcept nogil:
-    """C = A B for a panel, whose number of vectors and whose tail become constants."""
-    if p.tail == WHOLE:
-        if p.n_vectors == 3 and BLOCK_VECTORS >= 3:
-            blocks_of_panel(t[0], 3, WHOLE, p.n_last)
-        elif p.n_vectors == 2:
-            blocks_of_panel(t[0], 2, WHOLE, p.n_last)
-        else:
-            blocks_of_panel(t[0], 1, WHOLE, p.n_last)
-    elif p.tail == PARTIAL:
-        if p.n_vectors == 3 and BLOCK_VECTORS >= 3:
-            blocks_of_panel(t[0], 3, PARTIAL, p.n_last)
-        elif p.n_vectors == 2:
-            blocks_of_panel(t[0], 2, PARTIAL, p.n_last)
-        else:
-            blocks_of_panel(t[0], 1, PARTIAL, p.n_last)
-    elif HAS_HALF:
-        if p.n_vectors == 2:
-            blocks_of_panel(t[0], 2, HALF, p.n_last)
-        elif p.n_vectors == 1:
-            blocks_of_panel(t[0], 1, HALF, p.n_last)
-        else:
-            blocks_of_panel(t[0], 0, HALF, p.n_last)
+cdef enum Form:              # of B
+    AS_STORED                # B[k][j] at B + k ld + j; a panel that goes beyond n_readable is copied
+    COPIED                   # the same; strips of panels are copied
+    IN_PANELS                # `panels` holds all panels, one after another
+    TRANSPOSED               # B[k][j] at B + j ld + k; panels are packed into `panels`, on the way
+    TRANSPOSED_ONCE          # the same, those of a block into the memory of the block before
+
+
+cdef struct Operand:
+    # B of C = A B, the operand whose rows are read in vectors.
+    int form
+    const real* B            # IN
+    Py_ssize_t ld
+    Py_ssize_t n_readable    # columns of a row of B
+    real* panels             # IN with IN_PANELS, else OUT
+
+
+cdef inline Operand operand_of(int form, const real* B, Py_ssize_t ld, Py_ssize_t n_readable,
+                               real* panels) noexcept nogil:
+    """All of an operand."""
+    cdef Operand o
+    o.form = form
+    o.B = B
+    o.ld = ld
+    o.n_readable = n_readable
+    o.panels = panels
+    return o
+
+
+cdef inline real* panel_of(const Operand* o, const Panel* p, Py_ssize_t n, Py_ssize_t K, Py_ssize_t k,
+                           Py_ssize_t k_end, Py_ssize_t j, Py_ssize_t j_start, bint is_new) noexcept nogil:
+    """The k's from k to k_end of the panel at column j, packed or copied if it is new; NULL if it is read as stored."""
+    cdef real* panel = o.panels + (j - j_start) * (k_end - k)
+    if o.form == AS_STORED:
+        if j + p.width <= o.n_readable:
+            return NULL
+        if is_new:
+            copy_strip(k_end - k, n, j, j + p.width, o.B + k * o.ld, o.ld, panel)
+    elif o.form == IN_PANELS or o.form == TRANSPOSED:
+        panel = o.panels + j * K + k * p.width
+    if is_new and o.form >= TRANSPOSED:
+        pack_panel(K, n, k, k_end, p.n, p.width, o.B + j * o.ld, panel)
+    return panel
+
+
+cdef inline void product_of_panels(const Product* whole, Py_ssize_t n, const Operand* o) noexcept nogil:
+    """C = A B for n columns, panel by panel: a small product, which needs no blocks."""
+    cdef Product t = whole[0]
+    cdef Panel p
+    cdef Py_ssize_t j = 0
+    cdef real* panel
+    while j < n:
+        p = next_panel(n - j)
+        panel = panel_of(o, &p, n, t.K, 0, t.K, j, j, True)
+        t.B = o.B + j if panel == NULL else panel
+        t.b_k = o.ld if panel == NULL else p.width
+        t.C = whole.C + j
+        if whole.start != NULL:
+            t.start = whole.start + j
+        if whole.factor != NULL:
+            t.factor = whole.factor + j
+        panel_product(&t, &p)
+        j += p.width
+
+
+cdef void product_in_blocks(const Product* whole, Py_ssize_t n, const Operand* o, const Blocks* b,
+                            real* unfinished) noexcept nogil:             # overwritten; NULL if C may hold them
+    """C = A B for n columns, strip by strip, block of k's by block, group of rows by group, panel by panel.
+
+    If blocks of k's cut a chain, it waits in `unfinished` for the next block, or in C.
+    """
+    cdef Product t = whole[0]
+    cdef Panel p
+    cdef Py_ssize_t j_start = 0, j_end, j, k, k_end, row, K = whole.K, ld = whole.c_row
+    cdef real* chains
+    cdef real* panel
+    if 2 * K < 3 * b.k and 2 * whole.n_rows < 3 * b.rows and o.form != COPIED:
+        product_of_panels(whole, n, o)
+        return
+    if unfinished != NULL:
+        ld = ld_of_strip(b)
+    while j_start < n:
+        j_end = end_of_strip(j_start, n, b.strip)
+        k = 0
+        while True:
+            k_end = end_of_block(k, K, b.k)
+            t.K = k_end - k
+            t.a_start = k
+            t.add = whole.add and (whole.is_chained or k_end == K) or whole.is_chained and k > 0
+            t.divisor = whole.divisor if k_end == K else 0
+            if o.form == COPIED:
+                copy_strip(t.K, n, j_start, j_end, o.B + k * o.ld, o.ld, o.panels)
+            row = 0
+            while row < whole.n_rows:
+                t.n_rows = end_of_block(row, whole.n_rows, b.rows) - row
+                t.A = whole.A + row * whole.a_block + (0 if whole.a_k == BY_BLOCK else k * whole.a_k)
+                j = j_start
+                while j < j_end:
+                    p = next_panel(n - j)
+                    panel = panel_of(o, &p, n, K, k, k_end, j, j_start, row == 0)
+                    t.B = o.B + k * o.ld + j if panel == NULL else panel
+                    t.b_k = o.ld if panel == NULL else p.width
+                    t.C = whole.C + row * whole.c_row + j
+                    t.c_row = whole.c_row
+                    chains = t.C if unfinished == NULL else unfinished + row * ld + j - j_start
+                    t.start = t.factor = NULL
+                    if k > 0 and not whole.is_chained:
+                        t.start = chains
+                        t.start_row = ld
+                    elif whole.start != NULL:
+                        t.start = whole.start + row * whole.start_row + j
+                        t.start_row = whole.start_row
+                    if k_end < K and not whole.is_chained:
+                        t.C = chains
+                        t.c_row = ld
+                    elif whole.factor != NULL:
+                        t.factor = whole.factor + row * whole.c_row + j
+                    panel_product(&t, &p)
+                    j += p.width
+                row += t.n_rows
+            k = k_end
+            if k == K:
+                break
+        j_start = j_end
 
 
 # A B^T: a_i = W_i h_{i-1} + b_i -------------------------------------------------------------------------------------
@@ -87,98 +201,66 @@ cdef void product_ABt(
     cdef const real* b = <const real*>b_
     cdef real* packed = <real*>packed_
     cdef real* a = <real*>a_
-    cdef Product t = product_of(n_rows, n_in, n_in, h, ld_h, 1, ld_h)
-    cdef Panel p
-    cdef Py_ssize_t j = 0
-    t.c_row = ld_a
-    t.epilogue = epilogue
+    cdef Product t
+    cdef Operand o
+    cdef Blocks blocks
     if n_out <= NARROW:
         dot_form(n_rows, n_in, n_out, h, ld_h, W, b, a, ld_a, epilogue == ADD)
         return
-    while j < n_out:
-        p = next_panel(n_out - j)
-        if packing != PACKED:
-            pack_panel(n_in, min(n_out - j, <Py_ssize_t>p.width), p.width, W + j * n_in, packed,
-                       k_block_of(n_in, n_out))
-        t.B = packed
-        t.b_k = p.width
-        if b != NULL:
-            t.bias = b + j
-        t.C = a + j
-        panel_product(&t, &p)
-        if packing != PACK_ONCE:
-            packed += n_in * p.width
-        j += p.width
-
-
-cdef inline void dot_block(
-        const int n_rows, const int n_units, Py_ssize_t n_in,
-        const real* h, Py_ssize_t ld_h, const real* W, const real* b,  # IN; b may be NULL
-        real* a, Py_ssize_t ld_a, bint add) noexcept nogil:            # OUT; IN too with add
-    """a[s][j] = b[j] + sum_k W[j][k] h[s][k] for few outputs: 64 bytes of lanes over k, then one fixed tree."""
-    cdef vec chain[4][2][PARTS]
-    cdef vec w[2]
-    cdef vec v
-    cdef Py_ssize_t k = 0, left
-    cdef int r, u, p
-    for r in range(n_rows):
-        for u in range(n_units):
-            for p in range(PARTS):
-                chain[r][u][p] = broadcast(0)
-    while k + PARTS * LANES <= n_in:
-        for p in range(PARTS):
-            for u in range(n_units):
-                w[u] = load(W + u * n_in + k + p * LANES)
-            for r in range(n_rows):
-                v = load(h + r * ld_h + k + p * LANES)
-                for u in range(n_units):
-                    chain[r][u][p] = vfma(w[u], v, chain[r][u][p])
-        k += PARTS * LANES
-    for p in range(PARTS):
-        left = n_in - k - p * LANES
-        for u in range(n_units):
-            w[u] = load_first(W + u * n_in + k + p * LANES, left)
-        for r in range(n_rows):
-            v = load_first(h + r * ld_h + k + p * LANES, left)
-            for u in range(n_units):
-                chain[r][u][p] = vfma(w[u], v, chain[r][u][p])
-    for r in range(n_rows):
-        for u in range(n_units):
-            a[r * ld_a + u] = (a[r * ld_a + u] if add else 0 if b == NULL else b[u]) + tree_sum(chain[r][u])
-
-
-cdef void dot_form(
-        Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
-        const real* h, Py_ssize_t ld_h, const real* W, const real* b,  # IN; b may be NULL
-        real* a, Py_ssize_t ld_a, bint add) noexcept nogil:            # OUT; IN too with add
-    """The forward product of a narrow layer. W and h are read as stored."""
-    cdef Py_ssize_t s = 0, j
-    cdef const real* b_j = NULL
-    while s < n_rows:
-        j = 0
-        while j < n_out:
-            if b != NULL:
-                b_j = b + j
-            if n_rows - s >= 4:
-                if n_out - j >= 2:
-                    dot_block(4, 2, n_in, h + s * ld_h, ld_h, W + j * n_in, b_j, a + s * ld_a + j, ld_a, add)
-                else:
-                    dot_block(4, 1, n_in, h + s * ld_h, ld_h, W + j * n_in, b_j, a + s * ld_a + j, ld_a, add)
-            else:
-                if n_out - j >= 2:
-                    dot_block(1, 2, n_in, h + s * ld_h, ld_h, W + j * n_in, b_j, a + s * ld_a + j, ld_a, add)
-                else:
-                    dot_block(1, 1, n_in, h + s * ld_h, ld_h, W + j * n_in, b_j, a + s * ld_a + j, ld_a, add)
-            j += 2
-        s += 4 if n_rows - s >= 4 else 1
+    if HAS_GROUPS and n_rows <= FEW_ROWS and packing == PACK_ONCE and epilogue == OVERWRITE:
+        few_rows_product(<int>n_rows, n_in, n_out, h, ld_h, W, b, a, ld_a)
+        return
+    t = product_of(n_rows, n_in, h, ld_h, 1, ld_h)
+    o = operand_of(IN_PANELS if packing == PACKED else TRANSPOSED_ONCE if packing == PACK_ONCE else TRANSPOSED, W, n_in,
+                   n_in, packed)
+    blocks = blocks_of_chain(n_rows, n_in)
+    t.start = b
+    t.C = a
+    t.c_row = ld_a
+    t.add = epilogue == ADD
+    if t.add:
+        blocks.k = n_in  # the chains cannot wait in a
+    product_in_blocks(&t, n_out, &o, &blocks, NULL)
 
 
 # A B: grad_{h_i} L = W_{i+1}^T grad_{a_{i+1}} L, with the g' product in its epilogue --------------------------------
 
-cdef Py_ssize_t scratch_size(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
-    """Reals of scratch that product_AB and product_AtB of a layer need for copies of panels."""
-    cdef Py_ssize_t panel_width = BLOCK_VECTORS * LANES
-    return max(n_out * panel_width, n_rows * (panel_width + n_out), FEW_INPUTS * panel_width)
+cdef Py_ssize_t scratch_size(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, Py_ssize_t n_units) noexcept nogil:
+    """Reals of scratch for product_AB of a layer, and for product_AtB of up to n_units of its units."""
+    cdef Blocks of_hidden_sum = blocks_of_chain(n_rows, n_out)
+    cdef Blocks of_gradient = blocks_of_chains(n_units)
+    cdef Py_ssize_t unfinished = n_rows * ld_of_strip(&of_hidden_sum) if n_out > of_hidden_sum.k else 0
+    cdef Py_ssize_t gradient = copied_size(&of_gradient, n_rows) + n_rows * n_units
+    return max(copied_size(&of_hidden_sum, n_out) + unfinished, gradient,
+               <Py_ssize_t>FEW_INPUTS * BLOCK_VECTORS * LANES)
+
+
+cdef inline void product_AB_of_few_rows(
+        const int n_rows, const int n_vectors, Py_ssize_t n, Py_ssize_t n_next,
+        const real* grad_a_next, Py_ssize_t ld_next, const real* W_next, Py_ssize_t ld_W,    # IN
+        const real* g_prime,                                                                 # IN, or NULL: may be C
+        real* grad_h, Py_ssize_t ld,                                                         # OUT; IN too with add
+        bint add) noexcept nogil:
+    """The same for n_rows rows and as many columns as n_vectors hold, of which n are there: constants."""
+    cdef vec chain[8]
+    cdef vec w
+    cdef Py_ssize_t m
+    cdef int r, c
+    for c in range(n_rows * n_vectors):
+        chain[c] = broadcast(0)
+    for m in range(n_next):
+        for c in range(n_vectors):
+            w = load_first(W_next + m * ld_W + c * LANES, n - c * LANES)
+            for r in range(n_rows):
+                chain[r * n_vectors + c] = vfma(broadcast(grad_a_next[r * ld_next + m]), w, chain[r * n_vectors + c])
+    for r in range(n_rows):
+        for c in range(n_vectors):
+            w = chain[r * n_vectors + c]
+            if add:
+                w = load_first(grad_h + r * ld + c * LANES, n - c * LANES) + w
+            if g_prime != NULL:
+                w = load_first(g_prime + r * ld + c * LANES, n - c * LANES) * w
+            store_first(grad_h + r * ld + c * LANES, w, n - c * LANES)
 
 
 cdef void product_AB(
@@ -194,25 +276,28 @@ cdef void product_AB(
     cdef const real* g_prime = <const real*>g_prime_
     cdef real* grad_h = <real*>grad_h_
     cdef real* scratch = <real*>scratch_
-    cdef Product t = product_of(n_rows, n_next, n_next, grad_a_next, ld_next, 1, ld_next)
-    cdef Panel p
+    cdef Product t = product_of(n_rows, n_next, grad_a_next, ld_next, 1, ld_next)
     cdef Py_ssize_t j = 0
-    cdef bint far = rows_lie_far_apart(ld_W) and n_rows >= COPY_ROWS
+    cdef bint far = ld_W * <Py_ssize_t>sizeof(real) >= FAR_BYTES and n_rows >= COPY_ROWS
+    cdef Operand o = operand_of(COPIED if far else AS_STORED, W_next, ld_W, n, scratch)
+    cdef Blocks blocks = blocks_of_chain(n_rows, n_next)
+    if n_rows == 1:
+        if epilogue != TIMES:
+            g_prime = NULL
+        while j + 8 * LANES <= n:
+            product_AB_of_few_rows(1, 8, 8 * LANES, n_next, grad_a_next, ld_next, W_next + j, ld_W,
+                                   NULL if g_prime == NULL else g_prime + j, grad_h + j, ld, epilogue == ADD)
+            j += 8 * LANES
+        while j < n:
+            product_AB_of_few_rows(1, 2, n - j, n_next, grad_a_next, ld_next, W_next + j, ld_W,
+                                   NULL if g_prime == NULL else g_prime + j, grad_h + j, ld, epilogue == ADD)
+            j += 2 * LANES
+        return
+    t.C = grad_h
     t.c_row = ld
-    t.epilogue = epilogue
-    while j < n:
-        p = next_panel(n - j)
-        t.B = W_next + j
-        t.b_k = ld_W
-        if far or j + p.width > n:  # the rows of W have no padding to read
-            copy_panel(n_next, p.width, n - j, t.B, ld_W, scratch)
-            t.B = scratch
-            t.b_k = p.width
-        t.C = grad_h + j
-        if epilogue == TIMES:
-            t.factor = g_prime + j
-        panel_product(&t, &p)
-        j += p.width
+    t.factor = g_prime if epilogue == TIMES else NULL
+    t.add = epilogue == ADD
+    product_in_blocks(&t, n, &o, &blocks, NULL if epilogue == OVERWRITE else scratch + copied_size(&blocks, n_next))
 
 
 # A^T B: grad_{W_i} L = grad_{a_i} L h_{i-1}^T,   grad_{b_i} L = grad_{a_i} L -----------------------------------------
@@ -220,46 +305,24 @@ cdef void product_AB(
 cdef inline Product sum_over_rows(Py_ssize_t n_rows, Py_ssize_t n_out, const real* grad_a, Py_ssize_t ld_a, int add,
                                   double divisor) noexcept nogil:
     """C[u] = sum_s grad_a[s][u] B[s], or added to C: chains of 64 rows, one after another."""
-    cdef Product t = product_of(n_out, n_rows, CHAIN_ROWS, grad_a, 1, ld_a, 1)
-    t.epilogue = ADD if add else OVERWRITE
+    cdef Product t = product_of(n_out, n_rows, grad_a, 1, ld_a, 1)
+    t.add = add == ADD
+    t.is_chained = True
     t.divisor = divisor
     return t
 
 
-cdef inline void continue_chain(const int n_vectors, Py_ssize_t n_rows,
-                                const real* A, Py_ssize_t ld_a, const real* B, Py_ssize_t ld_b,    # IN
-                                Py_ssize_t n, real* C) noexcept nogil:                             # IN and OUT
-    """n sums of a row of C, as many as n_vectors hold. n_vectors is a constant."""
-    cdef vec chain[4]
-    cdef vec a
-    cdef Py_ssize_t s
-    cdef int c
-    for c in range(n_vectors):
-        chain[c] = load_first(C + c * LANES, n - c * LANES)
-    for s in range(n_rows):
-        a = broadcast(A[s * ld_a])
-        for c in range(n_vectors):
-            chain[c] = vfma(a, load_first(B + s * ld_b + c * LANES, n - c * LANES), chain[c])
-    for c in range(n_vectors):
-        store_first(C + c * LANES, chain[c], n - c * LANES)
-
-
 cdef void continue_chains(Py_ssize_t n_rows, Py_ssize_t n_out, Py_ssize_t n,
-                          const real* A, Py_ssize_t ld_a, const real* B, Py_ssize_t ld_b,    # IN
-                          real* C, Py_ssize_t c_row) noexcept nogil:                         # IN and OUT
-    """C[u][j] goes on with sum_s A[s][u] B[s][j].
-
-    This stands apart from the register block, which lost 3 % (15 % at one sample) if its chains could start from C. The
-    networks that come here have rows so wide that memory sets the pace.
-    """
-    cdef Py_ssize_t u, j
-    for u in range(n_out):
-        j = 0
-        while n - j > LANES:
-            continue_chain(4, n_rows, A + u, ld_a, B + j, ld_b, n - j, C + u * c_row + j)
-            j += 4 * LANES
-        if j < n:
-            continue_chain(1, n_rows, A + u, ld_a, B + j, ld_b, n - j, C + u * c_row + j)
+                          const real* A, Py_ssize_t ld_a, const real* B, Py_ssize_t ld_b, Py_ssize_t n_readable,  # IN
+                          real* C, Py_ssize_t c_row,                                                # IN and OUT
+                          real* scratch) noexcept nogil:                                            # overwritten
+    """C[u][j] goes on with sum_s A[s][u] B[s][j]."""
+    cdef Product t = product_of(n_out, n_rows, A, 1, ld_a, 1)
+    cdef Operand o = operand_of(AS_STORED, B, ld_b, n_readable, scratch)
+    cdef Blocks blocks = blocks_of_chains(n_out)
+    t.start = t.C = C
+    t.start_row = t.c_row = c_row
+    product_in_blocks(&t, n, &o, &blocks, NULL)
 
 
 cdef void product_AtB_of_few_columns(
@@ -278,7 +341,7 @@ cdef void product_AtB_of_few_columns(
         s = 0
         while s < n_rows:
             chain = min(<Py_ssize_t>CHAIN_ROWS, n_rows - s)
-            t = product_of(n_in, chain, chain, h + s * ld_h, 1, ld_h, 1)
+            t = product_of(n_in, chain, h + s * ld_h, 1, ld_h, 1)
             t.B = grad_a + s * ld_a + u
             t.b_k = ld_a
             t.C = sums
@@ -296,6 +359,45 @@ cdef void product_AtB_of_few_columns(
         u += p.width
 
 
+cdef inline void product_AtB_of_few_rows(
+        const int n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
+        const real* grad_a, Py_ssize_t ld_a, const real* h, Py_ssize_t ld_h,  # IN
+        real* grad_W, Py_ssize_t ld_W, bint add,                              # OUT; IN too with add
+        double divisor) noexcept nogil:
+    """The same chains, so short that grad_W is made row by row. n_rows, up to FEW_ROWS, is a constant."""
+    cdef Py_ssize_t u, j
+    cdef int s
+    cdef vec a[FEW_ROWS]
+    cdef vec chain
+    cdef double reciprocal = 1 / divisor
+    cdef bint divides = divisor != 0 and divisor != 1
+    cdef real* out = grad_W
+    for u in range(n_out):
+        for s in range(n_rows):
+            a[s] = broadcast(grad_a[s * ld_a + u])
+        j = 0
+        while j + LANES <= n_in:
+            chain = broadcast(0)
+            for s in range(n_rows):
+                chain = vfma(a[s], load(h + s * ld_h + j), chain)
+            if add:
+                chain = load(out + j) + chain
+            if divides:
+                chain = divide(chain, divisor, reciprocal)
+            store(out + j, chain)
+            j += LANES
+        if j < n_in:
+            chain = broadcast(0)
+            for s in range(n_rows):
+                chain = vfma(a[s], load_first(h + s * ld_h + j, n_in - j), chain)
+            if add:
+                chain = load_first(out + j, n_in - j) + chain
+            if divides:
+                chain = divide(chain, divisor, reciprocal)
+            store_first(out + j, chain, n_in - j)
+        out += ld_W
+
+
 cdef void product_AtB(
         Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
         const void* grad_a_, Py_ssize_t ld_a, const void* h_, Py_ssize_t ld_h,  # IN
@@ -310,38 +412,41 @@ cdef void product_AtB(
     cdef const real* grad_a = <const real*>grad_a_
     cdef const real* h = <const real*>h_
     cdef real* grad_W = <real*>grad_W_
-    cdef real* copied_h = <real*>scratch_
-    cdef real* copied_grad_a = copied_h + n_rows * BLOCK_VECTORS * LANES
-    cdef Product t = sum_over_rows(n_rows, n_out, grad_a, ld_a, add, divisor)
-    cdef Panel p
-    cdef Py_ssize_t j = 0
-    cdef bint far = rows_lie_far_apart(ld_a) or rows_lie_far_apart(ld_h)
+    cdef real* scratch = <real*>scratch_
+    cdef Product t
+    cdef Operand o
+    cdef Blocks blocks
     if add == CONTINUE:
         if n_in == 1 and ld_W == 1:  # lanes over units
-            continue_chains(n_rows, 1, n_out, h, ld_h, grad_a, ld_a, grad_W, 0)
+            continue_chains(n_rows, 1, n_out, h, ld_h, grad_a, ld_a, ld_a, grad_W, 0, scratch)
         else:
-            continue_chains(n_rows, n_out, n_in, grad_a, ld_a, h, ld_h, grad_W, ld_W)
+            continue_chains(n_rows, n_out, n_in, grad_a, ld_a, h, ld_h, ld_h, grad_W, ld_W, scratch)
         return
-    t.c_row = ld_W
+    if n_rows <= FEW_ROWS and not (n_in <= FEW_INPUTS and n_in < n_out):
+        if n_rows == 1:
+            product_AtB_of_few_rows(1, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, ld_W, add, divisor)
+        elif n_rows == 2:
+            product_AtB_of_few_rows(2, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, ld_W, add, divisor)
+        elif n_rows == 3:
+            product_AtB_of_few_rows(3, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, ld_W, add, divisor)
+        else:
+            product_AtB_of_few_rows(4, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, ld_W, add, divisor)
+        return
     if n_in <= FEW_INPUTS and n_in < n_out:
-        product_AtB_of_few_columns(n_rows, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, ld_W, add, divisor, copied_h)
+        product_AtB_of_few_columns(n_rows, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, ld_W, add, divisor, scratch)
         return
-    if far:
-        copy_by_blocks(n_rows, n_out, grad_a, ld_a, copied_grad_a)
-        t.A = copied_grad_a
+    t = sum_over_rows(n_rows, n_out, grad_a, ld_a, add, divisor)
+    o = operand_of(COPIED if ld_h * <Py_ssize_t>sizeof(real) >= FAR_BYTES else AS_STORED, h, ld_h, ld_h, scratch)
+    blocks = blocks_of_chains(n_out)
+    if ld_a * <Py_ssize_t>sizeof(real) >= UNITS_BYTES and n_in >= COPY_COLUMNS:
+        t.A = scratch + copied_size(&blocks, n_rows)
         t.a_k = BY_BLOCK
         t.a_block = n_rows
-    while j < n_in:
-        p = next_panel(n_in - j)
-        t.B = h + j
-        t.b_k = ld_h
-        if far or j + p.width > ld_h:  # the rows of x have no padding to read
-            copy_panel(n_rows, p.width, n_in - j, t.B, ld_h, copied_h)
-            t.B = copied_h
-            t.b_k = p.width
-        t.C = grad_W + j
-        panel_product(&t, &p)
-        j += p.width
+        copy_by_blocks(n_rows, n_out, grad_a, ld_a, scratch + copied_size(&blocks, n_rows))
+    t.C = grad_W
+    t.c_row = ld_W
+    t.fetches_c = ld_W * <Py_ssize_t>sizeof(real) >= FAR_BYTES
+    product_in_blocks(&t, n_in, &o, &blocks, NULL)
 
 
 cdef void column_sums(Py_ssize_t n_rows, Py_ssize_t n_out,
@@ -358,11 +463,11 @@ cdef void column_sums(Py_ssize_t n_rows, Py_ssize_t n_out,
     t.b_k = ld_a
     t.c_row = 0
     if add == CONTINUE:
-        continue_chains(n_rows, 1, n_out, &one, 0, grad_a, ld_a, grad_b, 0)
-        return
+        t.is_chained = False
     while u < n_out:
         p = next_panel(n_out - u)
         t.B = grad_a + u
         t.C = grad_b + u
+        t.start = grad_b + u if add == CONTINUE else NULL
         panel_product(&t, &p)
         u += p.width

@@ -68,6 +68,10 @@ cdef struct KernelTable:
     const char* simd
     Py_ssize_t itemsize
 
+    # The L2 cache of a core, for which products are cut into blocks; before scratch_size is called for the first time.
+    void (*set_l2_bytes)(Py_ssize_t n_bytes) noexcept nogil
+    Py_ssize_t (*get_l2_bytes)() noexcept nogil
+
     # Reals in `packed`.
     Py_ssize_t (*packed_size)(Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil
 
@@ -79,8 +83,8 @@ cdef struct KernelTable:
         Py_ssize_t j_start, Py_ssize_t j_end,
     ) noexcept nogil
 
-    # Reals in `scratch`, for a layer.
-    Py_ssize_t (*scratch_size)(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil
+    # Reals in `scratch`: for hidden_sum with a layer's W, and for weight_gradient of up to n_units of its units.
+    Py_ssize_t (*scratch_size)(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, Py_ssize_t n_units) noexcept nogil
 
     # a = h W^T + b; with ADD, a = a + h W^T, and b is NULL. `packing` is one of Packing.
     void (*forward_product)(

@@ -125,11 +125,11 @@ cdef inline Py_ssize_t lay_out_workspace(const Shape* shape, Py_ssize_t rows, in
             take_bytes(block, &end, rows * shape.layers[i].ld * shape.itemsize, <void**>&work.g_second[i])
             take_bytes(block, &end, packed * shape.itemsize, <void**>&work.packed_v[i])
         widest = max(widest, shape.layers[i].ld)
-        scratch = max(scratch, shape.kernels.scratch_size(0, shape.layers[i].n_in, shape.layers[i].n_out))
-        scratch = max(scratch, shape.kernels.scratch_size(rows, shape.layers[i].n_in,
+        scratch = max(scratch, shape.kernels.scratch_size(rows, shape.layers[i].n_in, shape.layers[i].n_out,
                                                           min(<Py_ssize_t>SCRATCH_UNITS, shape.layers[i].n_out)))
         if work.buffers >= OF_HESSIAN:
-            scratch = max(scratch, shape.kernels.scratch_size(rows, shape.n_params, shape.layers[i].n_in))
+            scratch = max(scratch, shape.kernels.scratch_size(rows, shape.n_params, shape.layers[i].n_in,
+                                                              shape.layers[i].n_in))
     if shape.tile_rows < CHAIN_ROWS:
         take_bytes(block, &end, shape.n_params * shape.itemsize, <void**>&work.open_chain)
     if work.buffers >= OF_DERIVATIVES:
@@ -137,7 +137,8 @@ cdef inline Py_ssize_t lay_out_workspace(const Shape* shape, Py_ssize_t rows, in
     if work.buffers == OF_HESSIAN:
         take_bytes(block, &end, rows * shape.ld_params * shape.itemsize, <void**>&work.jacobian)
     if work.buffers == OF_NORMAL_EQUATIONS:
-        scratch = max(scratch, shape.kernels.scratch_size(rows * shape.sizes[L], shape.n_params, TRIANGLE_ROWS))
+        scratch = max(scratch, shape.kernels.scratch_size(rows * shape.sizes[L], shape.n_params, TRIANGLE_ROWS,
+                                                          TRIANGLE_ROWS))
         take_bytes(block, &end, rows * shape.sizes[L] * shape.ld_params * shape.itemsize, <void**>&work.jacobian)
         take_bytes(block, &end, rows * shape.sizes[L] * shape.itemsize, <void**>&work.residual)
     work.scratch_bytes = (scratch * shape.itemsize + ROW_BYTES - 1) // ROW_BYTES * ROW_BYTES
