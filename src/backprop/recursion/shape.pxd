@@ -34,15 +34,17 @@ cdef struct Shape:
 
 
 cdef enum:
-    # Rows of a tile: as many of 128, 256 as keep h and grad_a within half of a 1 MiB L2 cache (64 rows instead of 128:
-    # thirteen layers of 256 in float64 16.0, not 14.3 ms, twenty of 100 the same). If one W is larger than that, each
-    # tile streams it from L3 or memory, and the fewer tiles the better: 512 rows (784-800-800-10: 52, not 48 GFLOP/s in
-    # float64; 1024 rows give 51). But fewer if a and h of so many take more than MOST_TILE_BYTES and several times what
-    # W does: W is then the smaller part of what a tile moves.
-    MIN_TILE_ROWS = 128
+    # Rows of a tile: 256 if their a and h take half of L2, else 128. But 64 if 128 rows take more than three times L2,
+    # 64 do not, and W is small (twenty layers of 100 in float64: 7.3, not 7.7 ms; on a CPU with 512 KiB of L2, in
+    # float32, 4.2 instead of 4.6 ms; twelve layers of 256 take 7.4 instead of 6.8 ms). If one W is larger than
+    # LARGE_BYTES, each tile streams it from L3 or memory, and the fewer tiles the better: 512 rows (784-800-800-10: 52,
+    # not 48 GFLOP/s in float64; 1024 rows give 51). But fewer if a and h of so many take more than MOST_TILE_BYTES and
+    # several times what W does: W is then the smaller part of what a tile moves.
+    LEAST_TILE_ROWS = 64
+    MIDDLE_TILE_ROWS = 128
     MAX_TILE_ROWS = 256
     WIDE_TILE_ROWS = 512
-    TILE_BYTES = 524288
+    LARGE_BYTES = 524288
     MOST_TILE_BYTES = 8388608
     MOST_INPUT_BYTES = 33554432  # of x, which some calls alone copy
     TILES_OF_PARAMS = 4          # or so many times the parameters
@@ -66,6 +68,7 @@ cdef inline Py_ssize_t rows_in_bytes(const Shape* shape, Py_ssize_t rows) noexce
 cdef inline int lay_out_layers(Shape* shape) except -1:
     """Offsets of the layers, and the rows of a tile."""
     cdef Py_ssize_t i, offset = 0, lanes = ROW_BYTES // shape.itemsize, largest_W = 0
+    cdef Py_ssize_t l2_bytes = shape.kernels.get_l2_bytes()
     cdef Layer* layer
     for i in range(1, shape.n_layers + 1):
         layer = &shape.layers[i]
@@ -80,16 +83,19 @@ cdef inline int lay_out_layers(Shape* shape) except -1:
         offset += layer.n_out
         shape.n_units += layer.n_out
         layer.rows_in_l1 = max(<Py_ssize_t>16, L1_BYTES // (2 * layer.ld * shape.itemsize) // 8 * 8)
-        if layer.n_in * layer.n_out * shape.itemsize > TILE_BYTES // 4 or layer.activation == CUSTOM:
+        if layer.n_in * layer.n_out * shape.itemsize > LARGE_BYTES // 4 or layer.activation == CUSTOM:
             layer.rows_in_l1 = CHUNK_ROWS
         shape.row_bytes += 2 * layer.ld * shape.itemsize
         largest_W = max(largest_W, layer.n_in * layer.n_out)
     shape.n_params = offset
     shape.ld_params = (offset + lanes - 1) // lanes * lanes
-    shape.tile_rows = MAX_TILE_ROWS
-    while shape.tile_rows > MIN_TILE_ROWS and shape.tile_rows * shape.row_bytes > TILE_BYTES:
-        shape.tile_rows //= 2
-    if largest_W * shape.itemsize > TILE_BYTES:
+    shape.tile_rows = MIDDLE_TILE_ROWS
+    if 2 * MAX_TILE_ROWS * shape.row_bytes <= l2_bytes:
+        shape.tile_rows = MAX_TILE_ROWS
+    elif (MIDDLE_TILE_ROWS * shape.row_bytes > 3 * l2_bytes and LEAST_TILE_ROWS * shape.row_bytes <= 3 * l2_bytes
+            and 8 * largest_W * shape.itemsize <= l2_bytes):
+        shape.tile_rows = LEAST_TILE_ROWS
+    if largest_W * shape.itemsize > LARGE_BYTES:
         shape.tile_rows = WIDE_TILE_ROWS
     shape.tile_rows = rows_in_bytes(shape, shape.tile_rows)
     return 0
