@@ -1,13 +1,16 @@
-"""Measure the limits of this machine, and describe it.
+"""Describe this machine with its caches, and measure its limits: the FMA peak, and the bandwidth of caches and memory.
 
-python benchmarks/machine.py
-python benchmarks/machine.py --short      # the write bandwidth of a smaller array
+python benchmarks/machine.py                        # a minute
+python benchmarks/machine.py --json machine.json
+python benchmarks/machine.py --short                # two small working sets, in a second
 """
 
 import argparse
 import ctypes
+import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -63,10 +66,18 @@ ACCUMULATORS = {64: 24, 32: 12, 16: 12}
 SAMPLE_SECONDS = 3e-3
 
 
+VECTOR_BITS = {"v2": 128, "v3": 256, "v4": 512}  # of the kernels of an instruction set
+
+
 def compile_peak(folder):
-    """Compile the loop with the system's compiler; return the path of the library, or None if that fails."""
-    source, library = Path(folder) / "peak.c", Path(folder) / "peak.so"
-    source.write_text(PEAK_SOURCE)
+    """Compile the loop of the peak; the path of the library, or None if no compiler works."""
+    return compile_c(folder, "peak", PEAK_SOURCE)
+
+
+def compile_c(folder, name, text):
+    """Compile a shared library with the system's compiler; its path, or None if no compiler works."""
+    source, library = Path(folder) / f"{name}.c", Path(folder) / f"{name}.so"
+    source.write_text(text)
     for compiler in (os.environ.get("CC", "cc").split()[0], "gcc", "clang"):
         if shutil.which(compiler) is None:
             continue
@@ -85,15 +96,18 @@ class Peak:
     library : str or None
         From `compile_peak`; None makes every measurement None.
     n_threads : int
+    simd : str, optional
+        `measure` takes no wider vectors than the kernels of this instruction set. Without it, any.
     """
 
-    def __init__(self, library, n_threads):
+    def __init__(self, library, n_threads, simd=None):
         self._n_threads = n_threads
         self._library = None if library is None else ctypes.CDLL(library)
         self._loops = {}  # itemsize -> (function, vector bytes, iterations)
         self.by_width = {}  # (vector bits, itemsize) -> GFLOP/s
         if self._library is None:
             return
+        most_bits = VECTOR_BITS.get(simd, 512)
         for itemsize in (4, 8):
             best = 0.0
             for width in (64, 32, 16):
@@ -108,7 +122,7 @@ class Peak:
                     n = max(2 * n, int(n * SAMPLE_SECONDS / max(seconds, 1e-6)))
                 rate = max(self._rate(function, width, n, itemsize) for _ in range(10))
                 self.by_width[8 * width, itemsize] = rate
-                if rate > 1.02 * best:
+                if 8 * width <= most_bits and rate > 1.02 * best:
                     best, self._loops[itemsize] = rate, (function, width, n)
 
     @staticmethod
@@ -193,6 +207,61 @@ def cpu_model():
     return f"{name} (family {fields.get('cpu family', '?')}, model {fields.get('model', '?')})"
 
 
+def caches():
+    """The caches of data of one CPU: a list of {"level", "bytes", "ways", "cpus"}; empty if the system does not tell.
+
+    "cpus" is the number of CPUs that share the cache, and "ways" its associativity; both are None if unknown. In a
+    virtual machine all of this is what the hypervisor says.
+    """
+    found = []
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        text = {name: _text(folder / name) for name in ("level", "type", "size", "ways_of_associativity")}
+        size = re.fullmatch(r"(\d+)([KMG]?)", text["size"])
+        if text["type"] == "Instruction" or not size:
+            continue
+        n_bytes = int(size[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[size[2]]
+        shared = _count(_text(folder / "shared_cpu_list"))
+        ways = int(text["ways_of_associativity"] or 0) or None
+        found.append({"level": int(text["level"]), "bytes": n_bytes, "ways": ways, "cpus": shared})
+    if not found and sys.platform == "darwin":
+        for level, name in ((1, "l1dcachesize"), (2, "l2cachesize"), (3, "l3cachesize")):
+            for prefix in ("hw.perflevel0.", "hw."):  # the fast cores; older chips have one kind
+                done = subprocess.run(["sysctl", "-n", prefix + name], capture_output=True, text=True, check=False)
+                if done.returncode == 0 and done.stdout.strip().isdigit() and int(done.stdout):
+                    found.append({"level": level, "bytes": int(done.stdout), "ways": None, "cpus": None})
+                    break
+    return found
+
+
+def _text(path):
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _count(cpus):
+    """How many CPUs a list such as "0-3,8" has; None for an empty one."""
+    ranges = [part.split("-") for part in cpus.split(",") if part]
+    return sum(int(last[-1]) - int(last[0]) + 1 for last in ranges) or None
+
+
+def size_text(n_bytes):
+    """32 KiB, 1.25 MiB, 32 MiB."""
+    return f"{n_bytes / 2**20:g} MiB" if n_bytes >= 2**20 else f"{n_bytes / 2**10:g} KiB"
+
+
+def caches_text(found):
+    """The caches in one line."""
+    parts = []
+    for cache in found:
+        name = "L1d" if cache["level"] == 1 else f"L{cache['level']}"
+        ways = f", {cache['ways']}-way" if cache["ways"] else ""
+        shared = f", shared by {cache['cpus']} CPUs" if (cache["cpus"] or 1) > 1 else ""
+        parts.append(f"{name} {size_text(cache['bytes'])}{ways}{shared}")
+    return "; ".join(parts) or "unknown"
+
+
 def describe():
     """All that a reader needs to judge the numbers, as a dictionary."""
     from backprop.info import configuration
@@ -214,6 +283,7 @@ def describe():
     return {
         "cpu": cpu_model(),
         "cpus": len(os.sched_getaffinity(0)),
+        "caches": caches(),
         "simd": ours["simd"],
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -236,19 +306,34 @@ def blas():
 
 def main():
     """Print the machine and its limits; 1 if the peak cannot be measured."""
+    import bandwidth
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--short", action="store_true", help="the write bandwidth of a smaller array")
+    parser.add_argument("--threads", type=int, help="beside one thread (default: all CPUs)")
+    parser.add_argument("--json", metavar="FILE", help="write everything measured")
+    parser.add_argument("--short", action="store_true", help="two small working sets, in a second")
     options = parser.parse_args()
-    for name, value in describe().items():
-        print(f"{name}: {value}")
+    about = describe()
+    for name, value in about.items():
+        print(f"{name}: {caches_text(value) if name == 'caches' else value}")
+    n_threads = options.threads or len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as scratch:
         peak = Peak(compile_peak(scratch), 1)
-    for (bits, size), gflops in peak.by_width.items():
-        print(f"float{8 * size}, {bits}-bit vectors: {gflops:.1f} GFLOP/s on one thread")
-    if not peak.by_width:
-        print("the peak needs a C compiler: none was found that works")
-    print(f"write bandwidth: {write_bandwidth(1, (64 if options.short else 256) << 20):.1f} GB/s on one thread")
-    return int(not peak.by_width)
+        for (bits, size), gflops in peak.by_width.items():
+            print(f"float{8 * size}, {bits}-bit vectors: {gflops:.1f} GFLOP/s on one thread")
+        library = bandwidth.compile_loops(scratch)
+    if not peak.by_width or library is None:
+        print("the peak and the bandwidth need a C compiler: none was found that works")
+        return 1
+    megabytes = bandwidth.SHORT if options.short else bandwidth.MEGABYTES
+    seconds = 0.02 if options.short else 0.5
+    rates = bandwidth.measure(library, sorted({1, n_threads}), megabytes, seconds)
+    print(bandwidth.table(rates))
+    if options.json:
+        peaks = [[bits, size, gflops] for (bits, size), gflops in peak.by_width.items()]
+        result = {"kind": "machine", "machine": about, "peak": peaks, "bandwidth": rates}
+        Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
