@@ -37,17 +37,18 @@ def draw(path, machine, cells):
     work = {case.name: case.flops for case in CASES}
     names = sorted({cell["case"] for cell in cells}, key=work.get)
     place = {name: i for i, name in enumerate(names)}
-    counts = sorted({cell["threads"] for cell in cells})
+    places = sorted({(cell["threads"], cell["simd"], cell["peers_held"]) for cell in cells})
     dtypes = [dtype for dtype in COLOURS if any(cell["dtype"] == dtype for cell in cells)]
-    figure = Figure(figsize=(3.4 + 5.2 * len(counts), 2.4 + 0.36 * len(names)), layout="constrained")
+    figure = Figure(figsize=(3.4 + 5.2 * len(places), 2.4 + 0.36 * len(names)), layout="constrained")
     FigureCanvasAgg(figure)  # needs no display
-    panels = figure.subplots(1, len(counts), sharey=True, sharex=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(places), sharey=True, sharex=True, squeeze=False)[0]
     lowest, highest = min(1.0, *(c["ratio"] for c in cells)), max(2.0, *(c["ratio"] for c in cells))
-    for panel, threads in zip(panels, counts, strict=True):
+    for panel, (threads, *setting) in zip(panels, places, strict=True):
+        shown = report.of_setting(cells, tuple(setting), threads=threads)
         panel.set_xscale("log")
         for x, style in ((1, "-"), (2, "--")):
             panel.axvline(x, color="black", linestyle=style, linewidth=1, zorder=3)
-        for cell in (cell for cell in cells if cell["threads"] == threads):
+        for cell in shown:
             shift = (dtypes.index(cell["dtype"]) - (len(dtypes) - 1) / 2) * HEIGHT
             y, ratio = place[cell["case"]] + shift, cell["ratio"]
             panel.barh(y, ratio - 1, HEIGHT, left=1, color=COLOURS[cell["dtype"]])
@@ -62,12 +63,10 @@ def draw(path, machine, cells):
                 bbox={"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none", "alpha": 0.7},
                 zorder=4,
             )
-        mean = {
-            dtype: report.geometric_mean(c["ratio"] for c in cells if (c["threads"], c["dtype"]) == (threads, dtype))
-            for dtype in dtypes
-        }
+        mean = {dtype: report.geometric_mean(c["ratio"] for c in shown if c["dtype"] == dtype) for dtype in dtypes}
         means = ", ".join(f"{dtype} {value:.2f}" for dtype, value in mean.items() if value is not None)
-        panel.set_title(f"{threads} thread{'s' * (threads > 1)}; geometric means: {means}", fontsize=10)
+        threads_text = f"{threads} thread{'s' * (threads > 1)}"
+        panel.set_title(f"{threads_text}, {report.setting_text(shown[0])}; geometric means: {means}", fontsize=10)
         panel.set_xlim(lowest / 1.1, highest * 2.6)  # room for the text beside the longest bar
         panel.set_xlabel("times faster than the best peer (logarithmic)")
         panel.set_xticks([x for x in (0.5, 1, 2, 5, 10, 20, 50, 100) if lowest / 1.1 <= x <= highest * 1.2])
@@ -86,7 +85,7 @@ def draw(path, machine, cells):
     figure.suptitle(
         "Loss and gradient of all parameters: backprop against the best of its peers\n"
         "in brackets: which peer that is, and backprop's rate in % of the multiply-add peak of this CPU\n"
-        f"{machine['cpu']}, {machine['simd']}; {machine['date']}",
+        f"{machine['cpu']}; {machine['date']}",
         fontsize=10,
     )
     figure.savefig(path, dpi=150)
@@ -99,7 +98,9 @@ def made_up():
         for dtype in COLOURS:
             for threads in (1, 2):
                 cell = {"case": case.name, "dtype": dtype, "threads": threads, "peak": 100.0 * threads}
+                cell |= {"simd": "v3", "peers_held": True, "peak_range": [90.0 * threads, 100.0 * threads]}
                 cell |= {"seconds": {"ours": 1e-6 * (i + 1)}, "ratios": {"numpy": 0.8 + i, "torch": 2.0 * (i + 1)}}
+                cell["least"] = {"ours": 1e-6 * (i + 1), "numpy": 1e-6 * (i + 1), "torch": 2e-6 * (i + 1)}
                 cells.append(report.complete(cell))
     return cells
 

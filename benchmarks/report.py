@@ -3,6 +3,7 @@
 from math import exp, log
 
 from cases import select
+from machine import caches_text
 
 LABELS = {
     "numpy": "NumPy",
@@ -17,25 +18,48 @@ LABELS = {
     "hand_jax": "JAX by hand",
 }
 AHEAD = 2.0  # times the best peer: the target is met then, whatever the share of the peak
-OF_PEAK, OF_PEAK_SMOOTH = 85.0, 70.0  # per cent; the target is met then, if no peer is faster
+OF_PEAK, OF_PEAK_SMOOTH = 85.0, 70.0  # per cent; the target is met then, if no peer is faster; both by least times
 
 
 def complete(cell):
-    """Add to a cell of a worker what follows from it: best peer, ratio, GFLOP/s, % of the peak, and the verdict."""
+    """Add to a cell of a worker what follows from it: best peer, ratios, GFLOP/s, shares of the peak, the verdict."""
     (case,) = select([cell["case"]])
     cell["flops"], cell["smooth"] = case.flops, case.smooth
     cell["gflops"] = 1e-9 * case.flops / cell["seconds"]["ours"]
-    cell["of_peak"] = None if cell["peak"] is None else 100 * cell["gflops"] / cell["peak"]
-    ratios = cell["ratios"]
-    cell["best_peer"] = min(ratios, key=ratios.get) if ratios else None
-    cell["ratio"] = ratios[cell["best_peer"]] if ratios else None
-    if cell["ratio"] is None:
-        cell["met"] = None
-    else:
+    cell["of_peak"] = cell["of_peak_least"] = None
+    if cell["peak"] is not None:
+        cell["of_peak"] = 100 * cell["gflops"] / cell["peak"]
+        cell["of_peak_least"] = 100e-9 * case.flops / cell["least"]["ours"] / cell["peak_range"][1]
+    compare(cell)
+    cell["met"] = None
+    if cell["ratio"] is not None:
         wanted = OF_PEAK_SMOOTH if case.smooth else OF_PEAK
-        near_peak = cell["of_peak"] is not None and cell["of_peak"] >= wanted
-        cell["met"] = cell["ratio"] >= AHEAD or (cell["ratio"] > 1 and near_peak)
+        near_peak = cell["of_peak_least"] is not None and cell["of_peak_least"] >= wanted
+        cell["met"] = cell["least_ratio"] >= AHEAD or (cell["least_ratio"] > 1 and near_peak)
     return cell
+
+
+def compare(cell, but=()):
+    """Add the ratios to the best peer, by medians and by least times, without the peers in `but`.
+
+    A ratio by medians is the median over rounds of the ratio of the two times of a round, which the worker has formed.
+    """
+    ours, peers = cell["least"]["ours"], cell["ratios"]
+    cell["least_ratios"] = {name: cell["least"][name] / ours for name in peers}
+    for which, ratios in (("", peers), ("least_", cell["least_ratios"])):
+        chosen = {name: value for name, value in ratios.items() if name not in but}
+        best = min(chosen, key=chosen.get) if chosen else None
+        cell[f"{which}best_peer"], cell[f"{which}ratio"] = best, chosen.get(best)
+
+
+def setting_text(entry):
+    """The instruction set of ours, and whether the peers are held to AVX2."""
+    return f"{entry['simd']}, peers {'held to AVX2' if entry['peers_held'] else 'free'}"
+
+
+def settings_of(entries):
+    """The settings of cells or limits, in their order: (simd, peers_held)."""
+    return list(dict.fromkeys((entry["simd"], entry["peers_held"]) for entry in entries))
 
 
 def number(value, digits=3):
@@ -47,12 +71,18 @@ def number(value, digits=3):
     return f"{value:.{max(0, digits - len(str(int(value))))}f}"
 
 
-def header(machine, limits):
-    """Lines about the machine and its limits."""
+def ratio(value):
+    """The ratio with two decimals below 100; a dash for None."""
+    return "-" if value is None else f"{value:.2f}" if value < 100 else number(value)
+
+
+def header(machine, limits, settings=()):
+    """Lines about the machine, its limits, and what the peers use in each setting."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     load = " ".join(f"{value:.2f}" for value in machine["load"])
     lines = [
-        f"CPU       {machine['cpu']}, {machine['cpus']} CPUs usable; backprop uses {machine['simd']}",
+        f"CPU       {machine['cpu']}, {machine['cpus']} CPUs usable; the best instruction set is {machine['simd']}",
+        f"Caches    {caches_text(machine['caches'])}",
         f"Versions  Python {machine['python']}, {versions}",
         f"BLAS      {machine['blas']}",
         f"System    {machine['system']}, {machine['date']}, load average at start {load}",
@@ -65,8 +95,12 @@ def header(machine, limits):
             width = f" {bits}-bit" if bits else ""
             rates.append(f"float{8 * itemsize}{width} {gflops:.0f}")
         peak = ", ".join(rates) if rates else "not measured (no C compiler)"
-        place = f"{limit['threads']} thread{'s' * (limit['threads'] > 1)}, {limit['when']}"
+        place = f"{limit['simd']}, {limit['threads']} thread{'s' * (limit['threads'] > 1)}, {limit['when']}"
         lines.append(f"Limits    {place}: FMA peak GFLOP/s {peak}; write {limit['bandwidth']:.1f} GB/s")
+    for setting in settings:
+        uses = "; ".join(f"{name} uses {text}" for name, text in setting["uses"].items() if text != "missing")
+        if uses:
+            lines.append(f"Peers     {setting_text(setting)}: {uses}")
     return "\n".join(lines)
 
 
@@ -74,7 +108,7 @@ def table(cells, peer_names):
     """Rows of one dtype and thread count, as text."""
     shown = [name for name in peer_names if any(name in cell["seconds"] or name in cell["errors"] for cell in cells)]
     head = ["case", "activation", "loss", "ours us", *(f"{LABELS[name]} us" for name in shown)]
-    head += ["x best", "GFLOP/s", "% peak", ""]
+    head += ["x best", "x least", "GFLOP/s", "% peak", "% least", ""]
     rows = [head]
     for cell in cells:
         (case,) = select([cell["case"]])
@@ -90,9 +124,11 @@ def table(cells, peer_names):
                 "CE" if case.loss == "cross_entropy" else "squared",
                 number(1e6 * cell["seconds"]["ours"]),
                 *times,
-                "-" if cell["ratio"] is None else f"{cell['ratio']:.2f}",
+                ratio(cell["ratio"]),
+                ratio(cell["least_ratio"]),
                 number(cell["gflops"]),
                 number(cell["of_peak"], 2),
+                number(cell["of_peak_least"], 2),
                 mark,
             ]
         )
@@ -118,27 +154,29 @@ def geometric_mean(values):
 
 
 def means(cells, peer_names):
-    """One line: geometric means of the ratios to the best peer and to each, and how many cells miss the targets."""
-    best = geometric_mean(cell["ratio"] for cell in cells if cell["ratio"] is not None)
-    if best is None:
-        return f"{len(cells)} cells"
-    each = []
-    for name in peer_names:
-        mean = geometric_mean(cell["ratios"][name] for cell in cells if name in cell["ratios"])
-        if mean is not None:
-            each.append(f"{LABELS[name]} {mean:.2f}")
-    behind = [cell["case"] for cell in cells if cell["ratio"] is not None and cell["ratio"] <= 1]
+    """Geometric means of the ratios to the best peer and to each, and which cells miss the targets or are behind."""
+    lines = []
+    for what, key in (("least times", "least_ratio"), ("medians", "ratio")):
+        best = geometric_mean(cell[key] for cell in cells if cell[key] is not None)
+        if best is None:
+            return f"{len(cells)} cells"
+        each = []
+        for name in peer_names:
+            mean = geometric_mean(cell[f"{key}s"][name] for cell in cells if name in cell["ratios"])
+            if mean is not None:
+                each.append(f"{LABELS[name]} {mean:.2f}")
+        behind = ", ".join(cell["case"] for cell in cells if cell[key] is not None and cell[key] <= 1) or "none"
+        text = f"Geometric means over {len(cells)} cells by {what}: {best:.2f} x the best peer"
+        lines.append(f"{text}; by peer: {', '.join(each)}. Behind a peer: {behind}.")
     missed = [cell["case"] for cell in cells if cell["met"] is False]
-    text = f"Geometric means over {len(cells)} cells: {best:.2f} x the best peer; by peer: {', '.join(each)}.\n"
-    text += f"Targets missed (*): {len(missed)} of {len(cells)}."
-    return text + (f" Behind a peer: {', '.join(behind)}." if behind else " Behind a peer: none.")
+    return "\n".join([*lines, f"Targets missed (*), by least times: {len(missed)} of {len(cells)}."])
 
 
 def problems(cells, failures):
     """Lines about errors and cases that were left out, and whether there was an error."""
     lines, wrong = [], False
     for cell in cells:
-        place = f"{cell['case']} {cell['dtype']}, {cell['threads']} thread{'s' * (cell['threads'] > 1)}"
+        place = f"{cell['case']} {cell['dtype']}, {cell['threads']} thread{'s' * (cell['threads'] > 1)}, {cell['simd']}"
         for name, text in cell["errors"].items():
             lines.append(f"ERROR {place}: {LABELS[name]}: {text}")
             wrong = True
@@ -151,27 +189,40 @@ def problems(cells, failures):
     return lines, wrong
 
 
-def whole(
-    machine, limits, cells, peer_names, notes, failures, title="loss and gradient of all parameters", section=None
-):
-    """The report, and whether it has an error; `section` makes the text of one dtype and number of threads."""
+def whole(about, cells, peer_names, title="loss and gradient of all parameters", section=None):
+    """The report, and whether it has an error.
+
+    `about` has "machine", "limits", "settings", "notes" and "failures". `section` makes the text of one dtype, number
+    of threads and setting.
+    """
     section = section or (lambda chosen, names: f"{table(chosen, names)}\n{means(chosen, names)}")
-    parts = [header(machine, limits)]
-    parts += [f"Note      {note}" for note in notes]
+    parts = [header(about["machine"], about["limits"], about["settings"])]
+    parts += [f"Note      {note}" for note in about["notes"]]
+    settings = settings_of(cells)
     for threads in sorted({cell["threads"] for cell in cells}):
-        for dtype in ("float32", "float64"):
-            chosen = [cell for cell in cells if cell["threads"] == threads and cell["dtype"] == dtype]
-            if chosen:
-                place = f"{dtype}, {threads} thread{'s' * (threads > 1)}"
-                parts.append(f"\n{place}: {title}\n{section(chosen, peer_names)}")
-    peaks = [(cell["dtype"], cell["threads"], cell["peak_range"]) for cell in cells if cell["peak_range"]]
-    for dtype, threads in sorted({entry[:2] for entry in peaks}):
-        ranges = [entry[2] for entry in peaks if entry[:2] == (dtype, threads)]
+        for setting in settings:
+            for dtype in ("float32", "float64"):
+                chosen = of_setting(cells, setting, dtype=dtype, threads=threads)
+                if chosen:
+                    place = f"{dtype}, {threads} thread{'s' * (threads > 1)}, {setting_text(chosen[0])}"
+                    parts.append(f"\n{place}: {title}\n{section(chosen, peer_names)}")
+    peaks = [(cell["dtype"], cell["threads"], cell["simd"], cell["peak_range"]) for cell in cells if cell["peak_range"]]
+    for dtype, threads, simd in sorted({entry[:3] for entry in peaks}):
+        ranges = [entry[3] for entry in peaks if entry[:3] == (dtype, threads, simd)]
         low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
-        parts.append(
-            f"FMA peak during the run, {dtype}, {threads} thread{'s' * (threads > 1)}: {low:.0f} to {high:.0f} GFLOP/s"
-        )
-    lines, wrong = problems(cells, failures)
+        place = f"{dtype}, {threads} thread{'s' * (threads > 1)}, {simd}"
+        parts.append(f"FMA peak during the run, {place}: {low:.0f} to {high:.0f} GFLOP/s")
+    lines, wrong = problems(cells, about["failures"])
     if lines:
         parts += ["", *lines]
     return "\n".join(parts), wrong
+
+
+def of_setting(cells, setting, **values):
+    """The cells of a setting whose fields have these values."""
+    return [
+        cell
+        for cell in cells
+        if (cell["simd"], cell["peers_held"]) == setting
+        if all(cell[name] == value for name, value in values.items())
+    ]

@@ -2,6 +2,7 @@
 
     python benchmarks/run.py --quick
     python benchmarks/run.py --json results.json --plot results.png
+    python benchmarks/run.py --simd v3,v4      # both instruction sets; the peers of v3 are held to AVX2
     python benchmarks/run.py --derivatives
     python benchmarks/run.py --short           # two small cases, to see that everything works: seconds
 
@@ -18,10 +19,12 @@ import tempfile
 from pathlib import Path
 
 import derivatives
+import held
 import machine
 import report
 from cases import CASES, QUICK, select
 
+from backprop import _core
 from backprop.demo import figure_file
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -41,6 +44,15 @@ def arguments(argv=None):
     parser.add_argument("--cases", help="names, beginnings of names or shell patterns, with commas between them")
     parser.add_argument("--threads", help="numbers of threads with commas between them, or all (default 1,2,all)")
     parser.add_argument("--dtype", choices=("float32", "float64"), help="only this dtype")
+    parser.add_argument(
+        "--simd", default=_core.simd, help=f"some of {','.join(_core.supported_simd())}, of ours (default {_core.simd})"
+    )
+    parser.add_argument(
+        "--against",
+        choices=("held", "free", "both"),
+        default="held",
+        help="compare our v3 with peers held to AVX2 (default), with peers that may use all that the CPU has, or both",
+    )
     parser.add_argument("--peers", help=f"some of {','.join(PEERS)}; of derivatives {','.join(derivatives.PEERS)}")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile, which is slow to start")
     parser.add_argument("--ours-only", action="store_true", help="no peers: times, rates and %% of the peak")
@@ -74,11 +86,13 @@ def arguments(argv=None):
     if options.derivatives and options.plot:
         parser.error("--plot: there is no chart of --derivatives")
     options.peers = chosen_peers(options, known, parser)
+    options.settings = chosen_settings(options, parser)
     if options.budget is None:
         options.budget = 0.5 if options.ours_only else 1.5 if options.quick else 4.0
     options.dtypes = [options.dtype] if options.dtype else ["float32", "float64"]
     if options.short and options.derivatives:
         options.dtypes = options.dtypes[:1]
+    options.n_cells = len(options.cases) * len(options.dtypes) * len(options.threads) * len(options.settings)
     return options
 
 
@@ -96,30 +110,66 @@ def chosen_peers(options, known, parser):
     return [] if options.ours_only else names
 
 
+def chosen_settings(options, parser):
+    """The instruction sets of ours, each with whether the peers are held to AVX2: (simd, peers_held)."""
+    names = options.simd.split(",")
+    unknown = [name for name in names if name not in _core.supported_simd()]
+    if unknown:
+        parser.error(f"--simd: expected some of {','.join(_core.supported_simd())}, got {','.join(unknown)}")
+    settings = []
+    for name in names:
+        if name == held.SIMD and options.peers and held.cpu_has_more():
+            settings += [(name, True)] * (options.against != "free") + [(name, False)] * (options.against != "held")
+        else:
+            settings.append((name, False))  # all that the CPU has is what our kernels use, or there are no peers
+    return settings
+
+
 class Run:
     """All that the workers of one run report."""
 
     def __init__(self, options, library):
         self.options, self.library = options, library
-        self.cells, self.limits, self.failures = [], [], []
+        self.cells, self.limits, self.failures, self.settings = [], [], [], []
         self.missing = {}  # peer -> reason
 
-    def time(self, n_threads):
+    def time(self, setting):
+        """Time all cells of a setting, unless the peers are to be held to AVX2 and one of them is not."""
+        simd, peers_held = setting
+        try:
+            uses = held.ask(self.options.peers, self._environment(1, setting)) if self.options.peers else {}
+        except RuntimeError as error:
+            self.failures.append(f"{simd}: the instruction sets of the peers are unknown: {error}")
+            return
+        entry = {"simd": simd, "peers_held": peers_held, "uses": uses}
+        self.settings.append(entry)
+        wrong = held.complaints(uses) if peers_held else []
+        self.failures += [f"{report.setting_text(entry)}: {text}" for text in wrong]
+        for n_threads in [] if wrong else self.options.threads:
+            self._time(setting, n_threads)
+
+    def _time(self, setting, n_threads):
         """Time all cells with n_threads. If a worker dies, its cell is lost, and a new worker continues."""
         todo = [(case.name, dtype) for case in self.options.cases for dtype in self.options.dtypes]
         while todo:
-            code, at = self._worker(n_threads, todo)
+            code, at = self._worker(setting, n_threads, todo)
             if code == 0:
                 return
             place = "before the first cell" if at is None else " ".join(at)
-            self.failures.append(
-                f"{place}, {n_threads} thread{'s' * (n_threads > 1)}: the timing process ended with status {code}"
-            )
+            threads = f"{n_threads} thread{'s' * (n_threads > 1)}"
+            self.failures.append(f"{place}, {setting[0]}, {threads}: the timing process ended with status {code}")
             todo = [] if at is None else todo[todo.index(at) + 1 :]
 
-    def _worker(self, n_threads, todo):
+    @staticmethod
+    def _environment(n_threads, setting):
+        environment = os.environ | machine.thread_environment(n_threads) | {"BACKPROP_SIMD": setting[0]}
+        return environment | (held.environment(environment) if setting[1] else {})
+
+    def _worker(self, setting, n_threads, todo):
         job = {
             "derivatives": self.options.derivatives,
+            "simd": setting[0],
+            "peers_held": setting[1],
             "threads": n_threads,
             "cpus": machine.choose_cpus(n_threads),
             "cells": todo,
@@ -132,16 +182,16 @@ class Run:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | machine.thread_environment(n_threads),
+            env=self._environment(n_threads, setting),
         )
         try:
             process.stdin.write(json.dumps(job))
             process.stdin.close()
-            return self._listen(process, n_threads)
+            return self._listen(process, setting, n_threads)
         finally:
             process.kill()  # if this process was interrupted; no harm if it has ended
 
-    def _listen(self, process, n_threads):
+    def _listen(self, process, setting, n_threads):
         """Read the events of a worker; return its exit status and the cell that it was at."""
         at = None
         for line in process.stdout:
@@ -157,18 +207,19 @@ class Run:
             elif kind == "missing":
                 self.missing[event["peer"]] = event["reason"]
             elif kind == "limits":
-                self.limits.append(event | {"threads": n_threads})
+                self.limits.append(event | {"threads": n_threads, "simd": setting[0]})
             elif kind == "cell":
                 self.cells.append((derivatives if self.options.derivatives else report).complete(event))
                 self._progress(self.cells[-1])
         return process.wait(), at
 
     def _progress(self, cell):
-        total = len(self.options.cases) * len(self.options.dtypes) * len(self.options.threads)
-        ratio = "" if cell["ratio"] is None else f", {cell['ratio']:.2f} x {report.LABELS[cell['best_peer']]}"
+        total = self.options.n_cells
+        best = report.LABELS.get(cell["least_best_peer"])
+        ratio = f", {cell['least_ratio']:.2f} x {best} by least times, {cell['ratio']:.2f} by medians" if best else ""
         wrong = f"; ERROR in {', '.join(cell['errors'])}" if cell["errors"] else ""
         us = report.number(1e6 * cell["seconds"]["ours"])
-        place = f"{cell['threads']} thr. {cell['dtype']} {cell['case']}"
+        place = f"{cell['simd']} {cell['threads']} thr. {cell['dtype']} {cell['case']}"
         print(f"[{len(self.cells)}/{total}] {place}: {us} us{ratio}{wrong}", file=sys.stderr, flush=True)
 
 
@@ -179,29 +230,27 @@ def main(argv=None):
     about = machine.describe()
     with tempfile.TemporaryDirectory() as folder:
         run = Run(options, machine.compile_peak(folder))
-        for n_threads in options.threads:
-            run.time(n_threads)
+        for setting in options.settings:
+            run.time(setting)
     notes = [f"{name} is left out: {reason}" for name, reason in run.missing.items()]
     notes += [f"{n} threads are left out: this machine has fewer CPUs" for n in options.too_many]
     if os.environ.get("BACKPROP_REQUIRE_PEERS") == "1":
         run.failures += [f"{name} is missing, and BACKPROP_REQUIRE_PEERS is 1" for name in run.missing]
-    parts = about, run.limits, run.cells, options.peers, notes, run.failures
-    memory = None
+    result = {"kind": "derivatives" if options.derivatives else "run", "machine": about, "settings": run.settings}
+    result |= {"limits": run.limits, "cells": run.cells, "missing": run.missing, "failures": run.failures}
     if options.derivatives:
-        text, wrong = report.whole(*parts, "all other derivatives", derivatives.section)
+        parts = result | {"notes": notes}, run.cells, options.peers, "all other derivatives", derivatives.section
+        text, wrong = report.whole(*parts)
         if options.with_memory:
             n_samples = 20_000 if options.short else 1_000_000
-            memory, lines = derivatives.measure_memory(options.dtypes, options.threads, n_samples)
+            result["memory"], lines = derivatives.measure_memory(options.dtypes, options.threads, n_samples)
             text, wrong = text + "\n" + lines, wrong or "ERROR" in lines
     else:
-        text, wrong = report.whole(*parts)
+        text, wrong = report.whole(result | {"notes": notes}, run.cells, options.peers)
     print(text)
     if options.json:
-        result = {"machine": about, "limits": run.limits, "cells": run.cells, "missing": run.missing}
-        if memory is not None:
-            result["memory"] = memory
-        Path(options.json).write_text(json.dumps(result | {"failures": run.failures}, indent=1) + "\n")
-    if options.short and len(run.cells) < len(options.cases) * len(options.dtypes):
+        Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
+    if options.short and len(run.cells) < options.n_cells:
         wrong = True  # a cell that was not timed
     if options.plot and any(cell["ratio"] is not None for cell in run.cells):
         import plots

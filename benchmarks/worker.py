@@ -13,6 +13,8 @@ import numpy as np
 import peers
 from cases import make_problem, select
 
+from backprop import _core
+
 BLOCK_SECONDS = 2e-3
 SETTLE_SECONDS = 1e-3  # of untimed calls before each block, which warm the caches
 IDLE_SECONDS = 2e-3  # with several threads, before each block: the last library's threads stop spinning for work
@@ -113,7 +115,7 @@ def prepare_derivative(name, dtype, names, n_threads):
 
 
 def time_cell(runners, peak, itemsize, budget, n_threads):
-    """Medians of interleaved blocks: ours, each peer and the peak in turn, until the budget is spent."""
+    """Medians and least times of blocks in turn, of ours, each peer and the peak, until the budget is spent."""
     blocks = {}
     for name, runner in runners.items():
         blocks[name] = calls_per_block(runner.call)
@@ -143,6 +145,7 @@ def time_cell(runners, peak, itemsize, budget, n_threads):
     peaks = [value for value in peaks if value is not None]
     return {
         "seconds": {name: median(values) for name, values in samples.items()},
+        "least": {name: min(values) for name, values in samples.items()},
         "ratios": {
             name: median(theirs / ours for theirs, ours in zip(values, samples["ours"], strict=True))
             for name, values in samples.items()
@@ -158,6 +161,9 @@ def run(job):
     """Time the cells of a job; see run.py for its fields."""
     n_threads = job["threads"]
     os.sched_setaffinity(0, job["cpus"])
+    if _core.simd != job["simd"]:
+        raise RuntimeError(f"expected the kernels of {job['simd']}, got those of {_core.simd}")
+    setting = {"simd": job["simd"], "peers_held": job["peers_held"]}
     limits = None
     prepare_cell = prepare_derivative if job["derivatives"] else prepare_gradient
     try:
@@ -173,14 +179,14 @@ def run(job):
             emit(event="missing", peer=name, reason=reason)
     if "threadpoolctl" in sys.modules:
         limits = threadpool_limits(n_threads)  # of every library loaded by now; kept until the process ends
-    peak = machine.Peak(job["peak"], n_threads)
+    peak = machine.Peak(job["peak"], n_threads, job["simd"])
     widths = [[bits, size, gflops] for (bits, size), gflops in peak.by_width.items()]
     emit(event="limits", when="before", peak=widths, bandwidth=machine.write_bandwidth(n_threads))
     for case_name, dtype in job["cells"]:
         emit(event="start", case=case_name, dtype=dtype)
         runners, checks = prepare_cell(case_name, dtype, names, n_threads)
         cell = time_cell(runners, peak, np.dtype(dtype).itemsize, job["budget"], n_threads)
-        emit(event="cell", case=case_name, dtype=dtype, threads=n_threads, **checks, **cell)
+        emit(event="cell", case=case_name, dtype=dtype, threads=n_threads, **setting, **checks, **cell)
         del runners
         peers.forget()
     after = [[0, size, peak.measure(size)] for size in (4, 8)] if peak.by_width else []
