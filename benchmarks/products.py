@@ -1,15 +1,18 @@
 """The share of the FMA peak that each of the three products reaches, by layer width; the time of each activation.
 
     python benchmarks/products.py
-    python benchmarks/products.py --simd v3 --rows 64 --widths 30,50,100
+    python benchmarks/products.py --simd v3,v4 --rows 128,512 --json products.json
+    python benchmarks/products.py --simd v3 --rows 64 --widths 30,50,100 --markdown
     python benchmarks/products.py --short        # two widths and two activations, in a second
 
 The kernels are called one by one, through the functions that their modules export (kernels/table.pxd). A product is
-timed with its bias, its factor g' or the sum so far, without tiles, Python or threads.
+timed with its bias, its factor g' or the sum so far, without tiles, Python or threads. The peak is that of vectors as
+wide as those of the kernels. A star marks a product below its target: 85 % of the peak from 128 units on, 75 % from 32.
 """
 
 import argparse
 import ctypes
+import json
 import sys
 import tempfile
 import time
@@ -26,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"
 from kernel_functions import CONSTANTS, kernel_functions
 
 BLOCKS = 10  # of calls; the best one counts
+TARGETS = ((128, 85), (32, 75))  # from so many units on, % of the peak
 
 
 def row_length(n, dtype):
@@ -138,30 +142,48 @@ def best_seconds(call, seconds):
     return best / n
 
 
-def print_products(kernels, dtype, options, peak):
-    """One line per width: % of the peak of each product."""
-    header = None
-    for n_in, n_out in map(width_of, options.widths.split(",")):
-        layer = Layer(kernels, dtype, options.rows, n_in, n_out)
+def target(n_in, n_out):
+    """% of the peak that a product of such a layer should reach, or 0."""
+    return next((share for width, share in TARGETS if min(n_in, n_out) >= width), 0)
+
+
+def measure_products(kernels, dtype, rows, widths, seconds, peak):
+    """Yield (n_in, n_out, {product: % of the peak}) for each width; the peak is measured beside each product."""
+    for n_in, n_out in widths:
+        layer = Layer(kernels, dtype, rows, n_in, n_out)
         layer.check()
-        rates = {}
         empty = Layer(kernels, dtype, 0, n_in, n_out).calls()["weight gradient"]
-        nothing = best_seconds(empty, options.seconds)  # what a call by ctypes takes
+        nothing, shares = best_seconds(empty, seconds), {}  # the first is what a call by ctypes takes
         for name, call in layer.calls().items():
-            seconds = best_seconds(call, options.seconds) - nothing
-            rates[name] = 100e-9 * layer.flops / seconds / peak.measure(dtype.itemsize)
-        if header is None:
-            header = f"{'n_in-n_out':>12}" + "".join(f"{name:>18}" for name in rates)
-            print(header)
-        print(f"{f'{n_in}-{n_out}':>12}" + "".join(f"{rate:18.0f}" for rate in rates.values()), flush=True)
+            before = peak.measure(dtype.itemsize)
+            best = best_seconds(call, seconds) - nothing
+            shares[name] = 100e-9 * layer.flops / best / max(before, peak.measure(dtype.itemsize))
+        yield n_in, n_out, shares
+
+
+def print_products(found, markdown):
+    """One line per width: % of the peak of each product; return the rows for JSON."""
+    rows = []
+    for n_in, n_out, shares in found:
+        place = str(n_in) if markdown and n_in == n_out else f"{n_in}-{n_out}"
+        cells = [f"{share:.0f}{'*' * (share < target(n_in, n_out))}" for share in shares.values()]
+        if not rows and markdown:
+            print(f"| n | {' | '.join(shares)} |\n|{'---|' * (1 + len(shares))}")
+        elif not rows:
+            print(f"{'n_in-n_out':>12}" + "".join(f"{name:>18}" for name in shares))
+        text = f"| {place} | {' | '.join(cells)} |"
+        print(text if markdown else f"{place:>12}" + "".join(f"{cell:>18}" for cell in cells), flush=True)
+        rows.append({"n_in": n_in, "n_out": n_out, "shares": shares})
+    return rows
 
 
 def print_activations(kernels, dtype, options):
-    """One line per activation: nanoseconds per element without and with g', over rows that stay in L1."""
+    """One line per activation: nanoseconds per element without and with g', over rows in L1; return them for JSON."""
     n_rows, n = 16, 96
     rng = np.random.default_rng(0)
     a, h, values = (np.empty((n_rows, n), dtype) for _ in range(3))
     values[:] = 2 * rng.standard_normal((n_rows, n))
+    found = {}
     for name in options.activations.split(","):
         row = activations.ACTIVATIONS[name]
         times = []
@@ -175,7 +197,12 @@ def print_activations(kernels, dtype, options):
                 lambda: call(0), options.seconds
             )
             times.append(1e9 * seconds / a.size)
-        print(f"{name:>12} {times[0]:8.2f} {times[1]:8.2f}", flush=True)
+        found[name] = times
+        if options.markdown:
+            print(f"| {name} | {times[0]:.2f} | {times[1]:.2f} |", flush=True)
+        else:
+            print(f"{name:>12} {times[0]:8.2f} {times[1]:8.2f}", flush=True)
+    return found
 
 
 def width_of(text):
@@ -184,33 +211,62 @@ def width_of(text):
     return int(n_in), int(n_out or n_in)
 
 
-def main():
-    """Measure and print."""
+def arguments():
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     known = _core.supported_simd()
-    parser.add_argument("--simd", default=_core.simd, choices=known, help=f"of the kernels (default {_core.simd})")
+    parser.add_argument("--simd", default=_core.simd, help=f"some of {','.join(known)} (default {_core.simd})")
     parser.add_argument("--dtype", choices=("float32", "float64"), help="this one alone")
-    parser.add_argument("--rows", type=int, default=128, help="rows of the tile (default 128)")
-    parser.add_argument("--widths", default="8,16,24,32,50,64,100,128,200,256,400,800,1000")
+    parser.add_argument("--rows", default="128", help="of the tile, with commas between several (default 128)")
+    parser.add_argument("--widths", default="16,24,32,50,64,100,128,200,256,400,512,800,1000,2000")
     parser.add_argument("--activations", default=",".join(activations.ACTIVATIONS))
     parser.add_argument("--seconds", type=float, default=0.03, help="of timing per number (default 0.03)")
+    parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
+    parser.add_argument("--json", metavar="FILE", help="write everything measured")
     parser.add_argument("--short", action="store_true", help="two widths and two activations, in a second")
     options = parser.parse_args()
     if options.short:
-        options.seconds, options.rows, options.widths, options.activations = 1e-4, 16, "4,20x50", "relu,gelu"
+        options.seconds, options.rows, options.widths, options.activations = 1e-4, "16,24", "4,20x50", "relu,gelu"
+    options.simd = options.simd.split(",")
+    if not set(options.simd) <= set(known):
+        parser.error(f"--simd: expected some of {','.join(known)}, got {','.join(options.simd)}")
+    try:
+        options.rows = [int(word) for word in options.rows.split(",")]
+        options.widths = [width_of(word) for word in options.widths.split(",") if word]
+    except ValueError as error:
+        parser.error(f"expected numbers as in --rows 128,512 and --widths 64,200x26: {error}")
+    return options
+
+
+def main():
+    """Measure and print."""
+    options = arguments()
+    about = machine.describe()
+    print(f"{about['cpu']}; {machine.caches_text(about['caches'])}; load {about['load'][0]:.2f}, {about['date']}")
+    products, times = [], []
     with tempfile.TemporaryDirectory() as folder:
         library = machine.compile_peak(folder)
         if library is None:
             raise SystemExit("expected a C compiler to measure the peak with, got none")
-        peak = machine.Peak(library, 1)
+        peaks = {simd: machine.Peak(library, 1, simd) for simd in options.simd}
     for dtype in map(np.dtype, [options.dtype] if options.dtype else ["float32", "float64"]):
-        kernels = SimpleNamespace(**kernel_functions(options.simd, dtype))
-        print(f"\n{dtype}, {options.simd}, {options.rows} rows: % of {peak.measure(dtype.itemsize):.0f} GFLOP/s")
-        if options.widths:
-            print_products(kernels, dtype, options, peak)
-        if options.activations:
-            print(f"\n{dtype}, {options.simd}: ns per element: g, then g with g'")
-            print_activations(kernels, dtype, options)
+        for simd in options.simd:
+            kernels, peak = SimpleNamespace(**kernel_functions(simd, dtype)), peaks[simd]
+            entry = {"simd": simd, "dtype": dtype.name}
+            for rows in options.rows if options.widths else ():
+                gflops = max(peak.measure(dtype.itemsize) for _ in range(5))
+                print(f"\n{dtype}, {simd}, {rows} rows: % of {gflops:.0f} GFLOP/s\n")
+                found = measure_products(kernels, dtype, rows, options.widths, options.seconds, peak)
+                shares = print_products(found, options.markdown)
+                products.append(entry | {"rows": rows, "peak": gflops, "layers": shares})
+            if options.activations:
+                print(f"\n{dtype}, {simd}: ns per element: g, then g with g'")
+                if options.markdown:
+                    print("\n| activation | g | g with g' |\n|---|---|---|")
+                times.append(entry | {"nanoseconds": print_activations(kernels, dtype, options)})
+    if options.json:
+        result = {"kind": "products", "machine": about, "products": products, "activations": times}
+        Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
