@@ -23,7 +23,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 PRODUCTS = ("forward", "hidden sum", "weight gradient")
 LANES = {"float32": 8, "float64": 4}
-FMAS = 1e6  # at least so many are counted, in one call or more
+FMAS = 1e6  # at least so many are counted, in one call or more; in the short form a twentieth
 PAGE = 4096
 
 
@@ -103,21 +103,24 @@ def counts(code, first, second):
     return [*whole["D   refs"][1:], whole["D1  misses"][0], whole["LLd misses"][0]]
 
 
-def added(code, fmas, fmas, first, second):
-    """What one call adds, after a first one: the difference of two runs."""
-    more = max(1, round(FMAS / fmas))
+def added(code, more, first, second):
+    """What one call adds, after a first one: the difference of two runs, over `more` calls.
+
+    `code` has equal lengths for all numbers of calls, because lengths move what Python allocates, and so its misses.
+    """
     one, all_ = (counts(code.format(calls=calls), first, second) for calls in (1, 1 + more))
     return [(b - a) / more for a, b in zip(one, all_, strict=True)]
 
 
 def print_line(name, code, fmas, options):
     """One line: reads and writes per FMA, and misses per thousand of them."""
+    more = max(1, round(FMAS / (20 if options.short else 1) / fmas))
     first, numbers = f"{options.l1 << 10},8,64", None
     for size in options.l2:
-        reads, writes, l1, l2 = added(code, fmas, first, f"{size << 10},8,64")
+        reads, writes, l1, l2 = added(code, more, first, f"{size << 10},8,64")
         numbers = [*(numbers or (reads, writes, l1)), l2]
     pages = f"{options.tlb * PAGE},{options.tlb},{PAGE}"  # a cache of so many lines that are pages, fully associative
-    numbers.append(added(code, fmas, pages, f"{16 * options.tlb * PAGE},16,{PAGE}")[2])
+    numbers.append(added(code, more, pages, f"{16 * options.tlb * PAGE},16,{PAGE}")[2])
     texts = [f"{numbers[0] / fmas:9.3f}{numbers[1] / fmas:9.3f}", *(f"{1e3 * n / fmas:13.2f}" for n in numbers[2:])]
     print(f"{name:34}{''.join(texts)}", flush=True)
 
@@ -148,7 +151,7 @@ def main():
         from cases import select
 
         for case in select([options.case]):
-            code = f"import cache_misses; cache_misses.run_case({case.name!r}, {options.dtype!r}, {{calls}})"
+            code = f"import cache_misses; cache_misses.run_case({case.name!r}, {options.dtype!r}, {{calls:6}})"
             print_line(case.name, code, case.flops / 2 / LANES[options.dtype], options)
         return 0
     (package,) = importlib.util.find_spec("backprop").submodule_search_locations
@@ -156,7 +159,7 @@ def main():
         n_in, _, n_out = width.partition("x")
         n_in, n_out = int(n_in), int(n_out or n_in)
         for product in options.products.split(","):
-            arguments = f"{product!r}, {options.dtype!r}, {options.rows}, {n_in}, {n_out}, {{calls}}, {package!r}"
+            arguments = f"{product!r}, {options.dtype!r}, {options.rows}, {n_in}, {n_out}, {{calls:6}}, {package!r}"
             fmas = options.rows * n_in * n_out / LANES[options.dtype]
             code = f"import cache_misses; cache_misses.run_product({arguments})"
             print_line(f"{product}, {n_in}-{n_out}", code, fmas, options)

@@ -37,7 +37,7 @@ def machine_line(about):
     versions = [
         f"{name} {about['versions'][key]}" for key, name in shown.items() if about["versions"][key] != "missing"
     ]
-    text = f"{about['cpu']}, {about['cpus']} CPUs; {machine.caches_text(about['caches'])}. "
+    text = f"{about['cpu']}, {about['cpus']} CPU{'s' * (about['cpus'] > 1)}; {machine.caches_text(about['caches'])}. "
     return text + f"{', '.join(versions)}; {about['blas']}; {about['date'][:10]}."
 
 
@@ -67,8 +67,8 @@ def place_text(place):
 def summary(cells):
     """Geometric means over the peers, one row for each column of `each_case`."""
     peers = [name for name in report.LABELS if any(name in cell["ratios"] for cell in cells)]
-    rows = [["ours and peers", "dtype", "best peer", "the same, medians", *(report.LABELS[name] for name in peers)]]
-    rows[0] += ["targets met", "behind a peer", "the same, medians"]
+    rows = [["ours and peers", "dtype", "best peer", "best peer, medians", *(report.LABELS[name] for name in peers)]]
+    rows[0] += ["targets met", "behind a peer", "behind, medians"]
     for place in places_of(cells):
         chosen = [cell for cell in cells_at(cells, place) if cell["ratio"] is not None]
         means = [report.geometric_mean(cell[key] for cell in chosen) for key in ("least_ratio", "ratio")]

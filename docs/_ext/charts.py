@@ -55,8 +55,8 @@ def tables(lines: list[str]) -> list[Table]:
 
 
 def table_with(*columns: str) -> Table:
-    """The one table that begins with these columns."""
-    found = [table for table in tables(read(SOURCE)) if table and list(table[0])[: len(columns)] == list(columns)]
+    """The one table with these columns."""
+    found = [table for table in tables(read(SOURCE)) if table and set(columns) <= set(table[0])]
     if len(found) != 1:
         raise ExtensionError(f"{SOURCE}: expected one table with the columns {columns}, found {len(found)}")
     return found[0]
@@ -70,13 +70,14 @@ def number(text: str, pattern: str = r"(.*)") -> float:
     return float(match.group(1).replace(",", ""))
 
 
-def _figure(width: float, height: float, columns: int = 1, sharey: bool = True) -> tuple[Any, list[Any]]:
+def _figure(width: float, height: float, columns: int = 1, sharey: bool = True, rows: int = 1) -> tuple[Any, list[Any]]:
+    """A figure and its panels, row by row."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
-    return figure, list(figure.subplots(1, columns, sharey=sharey, squeeze=False)[0])
+    return figure, list(figure.subplots(rows, columns, sharey=sharey, squeeze=False).flat)
 
 
 def _times_axis(axes: Any, label: str, colours: Colours) -> None:
@@ -93,64 +94,78 @@ def _times_axis(axes: Any, label: str, colours: Colours) -> None:
 
 
 def draw_peers(colours: Colours) -> Any:
-    """Geometric means of the peers' times over ours."""
-    table = table_with("dtype", "geometric mean over the best peer")
-    peers = ["NumPy", "PyTorch", "JAX", "scikit-learn"]
-    figure, (axes,) = _figure(7, 2.8)
-    for k, row in enumerate(table):
-        ratios = [number(row[column]) for column in ("geometric mean over the best peer", *peers)]
-        places = [i + (k - 0.5) * 0.38 for i in range(len(ratios))]
-        axes.barh(places, ratios, 0.36, color=colours[row["dtype"]], label=row["dtype"])
-        for place, ratio in zip(places, ratios, strict=True):
-            axes.annotate(f"{ratio:.2f}", (ratio, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.set_yticks(range(5), ["the fastest of them, case by case", *peers])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 5.6)
-    axes.axvline(1, color=colours["ink"], linewidth=1)
-    axes.set_xlabel("time as a multiple of backprop's (geometric mean)")
-    axes.legend(loc="lower right", fontsize=8)
+    """Geometric means of the peers' times over ours, a panel for each instruction set."""
+    table = [row for row in table_with("ours and peers", "best peer", "PyTorch", "sklearn") if row["dtype"] in DTYPES]
+    peers = ["NumPy", "PyTorch", "JAX", "sklearn"]
+    settings = [name for name in dict.fromkeys(row["ours and peers"] for row in table) if "threads" not in name]
+    figure, panels = _figure(4 + 3 * len(settings), 2.8, len(settings))
+    for axes, setting in zip(panels, settings, strict=True):
+        for row in (row for row in table if row["ours and peers"] == setting):
+            k = DTYPES.index(row["dtype"])
+            ratios = [0.0 if row[column] == "-" else number(row[column]) for column in ("best peer", *peers)]
+            places = [i + (k - 0.5) * 0.38 for i in range(len(ratios))]
+            axes.barh(places, ratios, 0.36, color=colours[row["dtype"]], label=row["dtype"])
+            for place, ratio in zip(places, ratios, strict=True):
+                text = f"{ratio:.2f}" if ratio else ""
+                axes.annotate(text, (ratio, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.set_yticks(range(5), ["the fastest of them, case by case", *peers[:-1], "scikit-learn"])
+        axes.set_title(setting, fontsize=10)
+        axes.axvline(1, color=colours["ink"], linewidth=1)
+        axes.set_xlim(0, 1.12 * axes.get_xlim()[1])
+        axes.set_xlabel("time as a multiple of backprop's (geometric mean)")
+    panels[0].invert_yaxis()  # all share one axis
+    panels[0].legend(loc="lower right", fontsize=8)
     return figure
 
 
 def draw_products(colours: Colours) -> Any:
-    """The share of the peak of each product by layer width."""
-    table = table_with("n", "forward")
+    """The share of the peak of each product by layer width, a row of panels for each instruction set."""
+    table = table_with("n, 128 rows")
     products = {"forward": ("o", "float32"), "hidden sum": ("s", "float64"), "weight gradient": ("^", "third")}
-    figure, panels = _figure(8, 3, 2)
-    for k, (axes, dtype) in enumerate(zip(panels, DTYPES, strict=True)):
+    kinds = [name.partition(", ")[2] for name in table[0] if name.startswith("forward")]
+    figure, panels = _figure(8, 2.8 * len(kinds), 2, rows=len(kinds))
+    for i, axes in enumerate(panels):
+        simd, k = kinds[i // 2], i % 2
         for name, (marker, colour) in products.items():
-            shares = [float(row[name].split("/")[k]) for row in table]
-            widths = [number(row["n"]) for row in table]
-            axes.plot(widths, shares, marker=marker, markersize=4, color=colours[colour], label=name)
+            cells = [row[f"{name}, {simd}"].split(" / ")[k] for row in table]
+            found = [(number(row["n, 128 rows"]), cell) for row, cell in zip(table, cells, strict=True) if cell != "-"]
+            points = [(n, number(cell, r"(\d+)")) for n, cell in found]
+            axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, color=colours[colour], label=name)
         axes.set_xscale("log", base=2)
-        axes.set_xticks([number(row["n"]) for row in table], [row["n"] for row in table], fontsize=8, rotation=60)
+        widths = [row["n, 128 rows"] for row in table]
+        axes.set_xticks([number(width) for width in widths], widths, fontsize=8, rotation=60)
         axes.minorticks_off()
-        axes.set_title(dtype, fontsize=10)
+        axes.set_title(f"{simd}, {DTYPES[k]}", fontsize=10)
         axes.set_xlabel("width n of a layer n to n")
+        axes.set_ylim(0, 110)
         axes.grid(alpha=0.25)
-    panels[0].set_ylim(0, 105)
-    panels[0].set_ylabel("% of the FMA peak")
+    for axes in panels[::2]:
+        axes.set_ylabel("% of the FMA peak")
     panels[0].legend(loc="lower right", fontsize=8)
     return figure
 
 
 def draw_derivatives(colours: Colours) -> Any:
-    """Each other derivative against the best peer."""
+    """Each other derivative against the best peer, a panel for each instruction set."""
     table = table_with("call", "network")
-    figure, (axes,) = _figure(7, 1.2 + 0.27 * len(table))
-    for k, dtype in enumerate(DTYPES):
-        ratios = [number(row[dtype], r"([\d.,]+) x") for row in table]
-        places = [i + (k - 0.5) * 0.4 for i in range(len(table))]
-        axes.barh(places, [ratio - 1 for ratio in ratios], 0.38, left=1, color=colours[dtype], label=dtype)
-        for place, ratio in zip(places, ratios, strict=True):
-            axes.annotate(
-                f"{ratio:g}", (max(ratio, 1), place), (3, 0), textcoords="offset points", va="center", fontsize=7
-            )
-    axes.set_yticks(range(len(table)), [f"{row['call']}  {row['network']}" for row in table], fontsize=8)
-    axes.set_ylim(len(table) - 0.4, -0.6)
-    axes.set_xlim(0.8, 150)
-    _times_axis(axes, "times as fast as the fastest other library (logarithmic)", colours)
-    axes.legend(loc="lower right", fontsize=8)
+    settings = list(dict.fromkeys(name.rpartition(", ")[0] for name in table[0] if name.endswith(DTYPES)))
+    figure, panels = _figure(3 + 4 * len(settings), 1.2 + 0.27 * len(table), len(settings))
+    for axes, setting in zip(panels, settings, strict=True):
+        for k, dtype in enumerate(DTYPES):
+            cells = [row.get(f"{setting}, {dtype}", "-") for row in table]
+            points = [(i, number(cell, r"([\d.,]+) x")) for i, cell in enumerate(cells) if " x" in cell]
+            places = [i + (k - 0.5) * 0.4 for i, _ in points]
+            axes.barh(places, [ratio - 1 for _, ratio in points], 0.38, left=1, color=colours[dtype], label=dtype)
+            for place, (_, ratio) in zip(places, points, strict=True):
+                axes.annotate(
+                    f"{ratio:g}", (max(ratio, 1), place), (3, 0), textcoords="offset points", va="center", fontsize=7
+                )
+        axes.set_yticks(range(len(table)), [f"{row['call']}  {row['network']}" for row in table], fontsize=8)
+        axes.set_ylim(len(table) - 0.4, -0.6)
+        axes.set_xlim(0.8, 150)
+        axes.set_title(setting, fontsize=10)
+        _times_axis(axes, "times as fast as the fastest other library (logarithmic)", colours)
+    panels[0].legend(loc="lower right", fontsize=8)
     return figure
 
 

@@ -1,0 +1,233 @@
+"""The benchmarks' own rules: who is held to AVX2, what a cell is judged by, and the tables of the page."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from places import ROOT, use_folder
+
+use_folder("benchmarks")
+
+import bandwidth  # noqa: E402
+import held  # noqa: E402
+import machine  # noqa: E402
+import pool  # noqa: E402
+import products  # noqa: E402
+import report  # noqa: E402
+import run  # noqa: E402
+import tables  # noqa: E402
+from cases import Case  # noqa: E402
+
+from backprop import _core  # noqa: E402
+
+# held -----------------------------------------------------------------------------------------------------------------
+
+
+def test_peers_that_are_held_are_told_from_others():
+    uses = {"NumPy": "X86_V3", "OpenBLAS": "Haswell", "PyTorch": "AVX2, MKL for any CPU, oneDNN AVX2"}
+    uses["JAX"] = "XLA AVX2, without YNNPACK, oneDNN AVX2"
+    assert held.complaints(uses | {"PyTorch": "missing"}) == held.complaints(uses) == []
+    for name, text in (
+        ("NumPy", "AVX512_ICL"),
+        ("NumPy", "X86_V4"),
+        ("OpenBLAS", "SkylakeX"),
+        ("OpenBLAS", "Haswell, Zen"),  # SciPy brings a library of its own
+        ("PyTorch", "AVX512, MKL for any CPU, oneDNN AVX2"),
+        ("PyTorch", "AVX2, MKL for any CPU, oneDNN AVX-512"),
+        ("JAX", "XLA free, without YNNPACK, oneDNN AVX2"),
+        ("JAX", "XLA AVX2, YNNPACK"),
+    ):
+        (complaint,) = held.complaints(uses | {name: text})
+        assert complaint == f"{name} is not held to AVX2: it uses {text}"
+
+
+def test_the_switches_hold_numpy_and_its_blas_without_a_warning():
+    environ = os.environ | held.environment(os.environ)
+    code = "import held, json; print(json.dumps([held._numpy_uses(), held._openblas_uses()]))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT / "benchmarks",
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    uses, core = json.loads(done.stdout)
+    assert not held.BEYOND_AVX2.search(uses)
+    assert machine.platform.machine() != "x86_64" or core in ("Haswell", "not loaded", "Zen")
+
+
+def test_flags_of_xla_are_kept():
+    environ = machine.thread_environment(1)
+    flags = held.environment(environ)["XLA_FLAGS"]
+    assert "--xla_cpu_multi_thread_eigen=false" in flags
+    assert "--xla_cpu_max_isa=AVX2" in flags
+
+
+def test_a_switch_that_did_not_act_is_an_error(monkeypatch):
+    monkeypatch.setattr(held, "cpu_has_more", lambda: True)
+    monkeypatch.setattr(held, "ask", lambda *_: {"NumPy": "AVX512_ICL"})
+    options = run.arguments(["--short", "--peers", "numpy"])
+    session = run.Run(options, None)
+    monkeypatch.setattr(session, "_worker", lambda *_: pytest.fail("it times peers that are not held"))
+    session.time(("v3", True))
+    assert session.failures == ["v3, peers held to AVX2: NumPy is not held to AVX2: it uses AVX512_ICL"]
+
+
+@pytest.mark.parametrize(
+    ("against", "expected"),
+    [("held", [True]), ("free", [False]), ("both", [True, False])],
+)
+def test_settings_of_v3(monkeypatch, against, expected):
+    monkeypatch.setattr(_core, "supported_simd", lambda: ["v2", "v3", "v4"])
+    monkeypatch.setattr(held, "cpu_has_more", lambda: True)
+    options = run.arguments(["--simd", "v3,v4", "--against", against])
+    assert options.settings == [("v3", is_held) for is_held in expected] + [("v4", False)]
+    monkeypatch.setattr(held, "cpu_has_more", lambda: False)
+    assert run.arguments(["--simd", "v3", "--against", against]).settings == [("v3", False)]
+
+
+# What a cell is judged by ---------------------------------------------------------------------------------------------
+
+
+def cell(least_ours, least_peer, median_ratio=1.0, peak=(50.0, 100.0)):
+    """A cell of 14.08 MFLOP without an elementary function."""
+    return {
+        "case": "cls-100-200-26@128",
+        "peak": sum(peak) / 2,
+        "peak_range": list(peak),
+        "seconds": {"ours": 2 * least_ours},
+        "least": {"ours": least_ours, "numpy": least_peer, "jax": 10 * least_peer},
+        "ratios": {"numpy": median_ratio, "jax": 10 * median_ratio},
+    }
+
+
+def test_a_cell_is_judged_by_least_times():
+    flops = 2 * 128 * (3 * 25200 - 20000)
+    at_90, at_80 = 1e-9 * flops / 90, 1e-9 * flops / 80
+    for least_ours, ratio, met in ((at_90, 1.1, True), (at_90, 0.99, False), (at_80, 1.9, False), (at_80, 2.1, True)):
+        done = report.complete(cell(least_ours, ratio * least_ours, median_ratio=0.5))
+        assert done["met"] is met
+        assert done["least_ratio"] == pytest.approx(ratio)
+        assert (done["ratio"], done["best_peer"], done["least_best_peer"]) == (0.5, "numpy", "numpy")
+    assert done["of_peak_least"] == pytest.approx(80)  # of the highest peak
+    assert done["of_peak"] == pytest.approx(40 * 100 / 75)
+
+
+def test_targets_of_products():
+    assert [products.target(n, n) for n in (16, 31, 32, 127, 128, 2000)] == [0, 0, 75, 75, 85, 85]
+    assert products.target(200, 26) == 0
+
+
+# Machine and memory ---------------------------------------------------------------------------------------------------
+
+
+def test_caches_in_words():
+    found = [
+        {"level": 1, "bytes": 32 << 10, "ways": 8, "cpus": 1},
+        {"level": 2, "bytes": 1280 << 10, "ways": None, "cpus": None},
+        {"level": 3, "bytes": 32 << 20, "ways": 16, "cpus": 8},
+    ]
+    assert machine.caches_text(found) == "L1d 32 KiB, 8-way; L2 1.25 MiB; L3 32 MiB, 16-way, shared by 8 CPUs"
+    assert machine.caches_text([]) == "unknown"
+    assert [machine._count(text) for text in ("0-3,8", "0", "")] == [5, 1, None]
+    for cache in machine.caches():
+        assert cache["bytes"] >= 1024
+        assert cache["level"] in (1, 2, 3, 4)
+
+
+def test_the_bound_of_two_threads():
+    measured = ((1, "read", 50, 100), (1, "write", 50, 90), (64, "read", 10, 16), (64, "write", 10, 14))
+    rows = [
+        {"megabytes": size, "direction": direction, "rates": {"1": one, "2": two}}
+        for size, direction, one, two in measured
+    ]
+    limits = pool.Limits.__new__(pool.Limits)
+    limits.bandwidth, limits.fma, limits.rates, limits.private = bandwidth, 2.0, rows, 1 << 20
+    small, wide = Case("small", (10, 10), 10, "relu"), Case("wide", (2000, 2000, 2000), 512, "relu")
+    assert limits.of(small, 1e-5) == (0.0, 2.0)
+    _, moved = pool.least_traffic(wide)
+    assert moved == 4 * (2 * 8_000_000 - 4_000_000 + 8_000_000 + 512 * 4000)  # W twice, but the first; the gradient
+    seconds = moved / 10e9
+    assert limits.of(wide, seconds) == pytest.approx((1.0, 1.4))  # all of the time is memory: as that scales
+    assert limits.of(wide, 2 * seconds) == pytest.approx((0.5, 1 / (0.5 / 2 + 0.5 / 1.4)))
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+def test_tables_replace_their_blocks_alone(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "a\n<!-- begin: pool -->\nold\n<!-- end: pool -->\nb\n<!-- begin: run -->\nkept\n<!-- end: run -->\n"
+    )
+    tables.write(page, {"pool": tables.made_up()["pool"]})
+    text = page.read_text()
+    assert "old" not in text
+    assert "| 1-1@1 | 1.00 | 1.00, 1.05, 1.10 | 2.00 |" in text
+    assert text.startswith("a\n<!-- begin: pool -->\n")
+    assert text.endswith("<!-- end: pool -->\nb\n<!-- begin: run -->\nkept\n<!-- end: run -->\n")
+    page.write_text("no markers")
+    with pytest.raises(SystemExit, match="expected one pair of the markers begin: pool and end: pool, found 0"):
+        tables.write(page, {"pool": tables.made_up()["pool"]})
+
+
+def test_every_kind_has_its_place_on_the_page():
+    text = tables.PAGE.read_text(encoding="utf-8")
+    for kind in tables.BLOCKS:
+        assert text.count(f"<!-- begin: {kind} -->\n") == text.count(f"<!-- end: {kind} -->") == 1
+
+
+def test_files_of_one_kind_are_joined():
+    first, second = (tables.made_up()["run"] | {"kind": "run"} for _ in range(2))
+    n = len(first["cells"])
+    found = tables.merged([("a", first), ("b", second)])
+    assert len(found["run"]["cells"]) == 2 * n
+    second["machine"] = second["machine"] | {"cpu": "another"}
+    with pytest.raises(SystemExit, match="expected a file of the machine of the other file"):
+        tables.merged([("a", first), ("b", second)])
+
+
+# The options that the short forms of test_short_forms.py leave out ----------------------------------------------------
+
+
+@pytest.mark.long("runs four benchmarks in their short forms, and the page is made of what they keep")
+def test_both_instruction_sets_from_the_run_to_the_page(tmp_path):
+    simd = ",".join(_core.supported_simd()[-2:])
+    page = tmp_path / "page.md"
+    page.write_text(tables.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+
+    def program(*arguments):
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+        assert done.returncode == 0, f"{arguments}: {done.stdout[-3000:]}"
+        return done.stdout
+
+    files = {kind: str(tmp_path / f"{kind}.json") for kind in tables.BLOCKS}
+    keep = {kind: ["--short", "--json", file] for kind, file in files.items()}
+    both = ["--simd", simd, "--against", "both"]
+    text = program("benchmarks/run.py", *keep["run"], *both)
+    program("benchmarks/derivatives.py", *keep["derivatives"], *both, "--cases", "jvp 4-16-16-1")
+    program("benchmarks/products.py", *keep["products"], "--simd", simd, "--markdown")
+    program("benchmarks/pool.py", "scaling", *keep["pool"], "--simd", simd)
+    program("benchmarks/machine.py", *keep["machine"])
+    program("benchmarks/tables.py", "--page", str(page), *files.values())
+    cells = json.loads((tmp_path / "run.json").read_text())["cells"]
+    assert {cell["simd"] for cell in cells} == set(simd.split(","))
+    settings = report.settings_of(cells)
+    assert settings == run.arguments(["--short", *both]).settings
+    for setting in settings:
+        place = report.setting_text({"simd": setting[0], "peers_held": setting[1]})
+        assert f"{place}: loss and gradient" in text
+        assert f"{place}, float32 |" in page.read_text(encoding="utf-8")
