@@ -198,6 +198,9 @@ BLOCKS = {
 # The page -------------------------------------------------------------------------------------------------------------
 
 
+IDENTITY = ("case", "dtype", "threads", "simd", "peers_held", "rows")  # of a cell; the last file that has it counts
+
+
 def merged(files):
     """The results by kind. Cells of two files of a kind are joined; they must come from one machine."""
     found = {}
@@ -206,15 +209,15 @@ def merged(files):
         if kind not in BLOCKS:
             raise SystemExit(f"{path}: expected what run.py, products.py, pool.py or machine.py --json wrote")
         first = found.setdefault(kind, results)
-        if first is not results:
-            if (first["machine"]["cpu"], first["machine"]["caches"]) != (
-                results["machine"]["cpu"],
-                results["machine"]["caches"],
-            ):
-                raise SystemExit(f"{path}: expected a file of the machine of the other file of this kind")
-            for name in {"cells", "settings", "products", "activations"} & set(results):
-                first[name] = first[name] + results[name]
-            first |= {"scaling": first["scaling"] | results["scaling"]} if kind == "pool" else {}
+        if first is results:
+            continue
+        if any(first["machine"][name] != results["machine"][name] for name in ("cpu", "caches")):
+            raise SystemExit(f"{path}: expected a file of the machine of the other file of this kind")
+        for name in {"cells", "settings", "products", "activations"} & set(results):
+            joined = {tuple(map(entry.get, IDENTITY)): entry for entry in first[name] + results[name]}
+            first[name] = list(joined.values())
+        if kind == "pool":
+            first["scaling"] |= results["scaling"]
     return found
 
 

@@ -183,9 +183,11 @@ def test_every_kind_has_its_place_on_the_page():
 
 def test_files_of_one_kind_are_joined():
     first, second = (tables.made_up()["run"] | {"kind": "run"} for _ in range(2))
-    n = len(first["cells"])
-    found = tables.merged([("a", first), ("b", second)])
-    assert len(found["run"]["cells"]) == 2 * n
+    n, changed = len(first["cells"]), dict(second["cells"][0], seconds={"ours": 7.0})
+    second["cells"] = [changed, dict(changed, simd="v4")]
+    cells = tables.merged([("a", first), ("b", second)])["run"]["cells"]
+    assert len(cells) == n + 1
+    assert cells[0] == changed  # of two files that have a cell, the last one counts
     second["machine"] = second["machine"] | {"cpu": "another"}
     with pytest.raises(SystemExit, match="expected a file of the machine of the other file"):
         tables.merged([("a", first), ("b", second)])
