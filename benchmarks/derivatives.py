@@ -42,7 +42,7 @@ def complete(cell):
     if cell["peak"] is not None:
         cell["limit"] = 1e-9 * case.flops / cell["peak"] + cell["fill_seconds"]
         cell["of_limit"] = 100 * cell["limit"] / cell["seconds"]["ours"]
-        least = 1e-9 * case.flops / cell["peak_range"][1] + cell["fill_least"]
+        least = 1e-9 * case.flops / cell["peak_best"] + cell["fill_least"]
         cell["of_limit_least"] = 100 * least / cell["least"]["ours"]
     report.compare(cell, but=BY_HAND)
     cell["by_hand"] = min((cell["ratios"][name] for name in BY_HAND if name in cell["ratios"]), default=None)

@@ -29,7 +29,7 @@ def complete(cell):
     cell["of_peak"] = cell["of_peak_least"] = None
     if cell["peak"] is not None:
         cell["of_peak"] = 100 * cell["gflops"] / cell["peak"]
-        cell["of_peak_least"] = 100e-9 * case.flops / cell["least"]["ours"] / cell["peak_range"][1]
+        cell["of_peak_least"] = 100e-9 * case.flops / cell["least"]["ours"] / cell["peak_best"]
     compare(cell)
     cell["met"] = None
     if cell["ratio"] is not None:

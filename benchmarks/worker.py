@@ -154,6 +154,7 @@ def time_cell(runners, peak, itemsize, budget, n_threads):
         "rounds": n_rounds,
         "peak": median(peaks) if peaks else None,
         "peak_range": [min(peaks), max(peaks)] if peaks else None,
+        "peak_best": peak.best.get(itemsize),
     }
 
 
