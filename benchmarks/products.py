@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"
 from kernel_functions import CONSTANTS, kernel_functions
 
 BLOCKS, LONG_BLOCKS = 30, 10  # of calls; the best one counts. The second for calls that alone fill a block
+UNITS = 256  # whose gradients are made at a time (SCRATCH_UNITS in recursion/workspace.pxd)
 TARGETS = ((128, 85), (32, 75))  # from so many units on, % of the peak
 
 
@@ -62,7 +63,7 @@ class Layer:
         self.W = rng.standard_normal((n_out, n_in)).astype(dtype) / np.sqrt(n_in).astype(dtype)
         self.b, self.grad_W = np.zeros(n_out, dtype), np.zeros((n_out, n_in), dtype)
         self.packed = np.zeros(kernels.packed_size(n_in, n_out), dtype)
-        self.scratch = np.zeros(kernels.scratch_size(n_rows, n_in, n_out, n_out), dtype)
+        self.scratch = np.zeros(kernels.scratch_size(n_rows, n_in, n_out, min(UNITS, n_out)), dtype)
 
     @staticmethod
     def _rows(rng, n_rows, ld, dtype):
@@ -76,6 +77,7 @@ class Layer:
         """The products: name -> function without arguments."""
         n_rows, n_in, n_out = self.shape
         h, a, grad_a, grad_h = (array.ctypes.data for array in (self.h, self.a, self.grad_a, self.grad_h))
+        size = self.W.itemsize
         W, b, grad_W = self.W.ctypes.data, self.b.ctypes.data, self.grad_W.ctypes.data
         packed, scratch = self.packed.ctypes.data, self.scratch.ctypes.data
         kernels, overwrite, times, add = self.kernels, *(CONSTANTS[name] for name in ("OVERWRITE", "TIMES", "ADD"))
@@ -92,9 +94,11 @@ class Layer:
             )
 
         def weight(is_added):
-            kernels.weight_gradient(
-                n_rows, n_in, n_out, grad_a, self.ld_out, h, self.ld_in, grad_W, n_in, is_added, 0.0, scratch
-            )
+            for u in range(0, n_out, UNITS):
+                kernels.weight_gradient(
+                    *(n_rows, n_in, min(UNITS, n_out - u), grad_a + u * size, self.ld_out, h, self.ld_in),
+                    *(grad_W + u * n_in * size, n_in, is_added, 0.0, scratch),
+                )
 
         return {
             "forward": lambda: forward(CONSTANTS["PACKED"]),

@@ -6,6 +6,7 @@ The benchmarks and the tests share them, and the constants of that file.
 import ctypes
 import importlib
 import re
+import sys
 
 from places import ROOT
 
@@ -59,4 +60,8 @@ def kernel_functions(simd, dtype):
         None for NULL.
     """
     module = importlib.import_module(f"backprop._kernels_{simd}_{'f4' if str(dtype) == 'float32' else 'f8'}")
-    return {name: c_function_type(declaration)(address) for name, declaration, address in module.entries}
+    functions = {name: c_function_type(declaration)(address) for name, declaration, address in module.entries}
+    core = sys.modules.get("backprop._core")
+    if core is not None:  # it has done so for the kernels that it uses
+        functions["set_l2_bytes"](core.l2_bytes)
+    return functions
