@@ -207,7 +207,7 @@ cdef void product_ABt(
     if n_out <= NARROW:
         dot_form(n_rows, n_in, n_out, h, ld_h, W, b, a, ld_a, epilogue == ADD)
         return
-    if HAS_GROUPS and n_rows <= FEW_ROWS and packing == PACK_ONCE and epilogue == OVERWRITE:
+    if HAS_GROUPS and 0 < n_rows <= FEW_ROWS and packing == PACK_ONCE and epilogue == OVERWRITE:
         few_rows_product(<int>n_rows, n_in, n_out, h, ld_h, W, b, a, ld_a)
         return
     t = product_of(n_rows, n_in, h, ld_h, 1, ld_h)
@@ -422,7 +422,7 @@ cdef void product_AtB(
         else:
             continue_chains(n_rows, n_out, n_in, grad_a, ld_a, h, ld_h, ld_h, grad_W, ld_W, scratch)
         return
-    if n_rows <= FEW_ROWS and not (n_in <= FEW_INPUTS and n_in < n_out):
+    if 0 < n_rows <= FEW_ROWS and not (n_in <= FEW_INPUTS and n_in < n_out):
         if n_rows == 1:
             product_AtB_of_few_rows(1, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, ld_W, add, divisor)
         elif n_rows == 2:
