@@ -20,6 +20,7 @@ A part uses only parts above it:
     packing       copies of their operands
     blocking      the blocks into which a product is cut, by the size of L2
     dot           the forward product of a narrow layer
+    few_rows      the products of one to four samples
     products      a = h W^T + b, grad_h = grad_a W, grad_W = grad_a^T h
     _kernels      this file: fills the table
 

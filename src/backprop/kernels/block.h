@@ -11,7 +11,30 @@
 #include "rows.h"
 #include "vector.h"
 
+/* What is fetched into L2 beside a product, some cache lines for each register block: pieces of rows of the operand
+ * that is packed or copied next. */
 typedef struct {
+    const char *row;
+    ptrdiff_t row_bytes;          /* from a row to the next */
+    ptrdiff_t n_lines, line;      /* of a row's piece; of these the next one */
+    ptrdiff_t left, lines_a_block;
+} bp_fetch;
+
+static void __attribute__((noinline)) bp_fetch_some(bp_fetch *f)
+{
+    ptrdiff_t n = f->lines_a_block < f->left ? f->lines_a_block : f->left;
+    f->left -= n;
+    for (; n > 0; n--) {
+        __builtin_prefetch(f->row + 64 * f->line, 0, 2);
+        if (++f->line == f->n_lines) {
+            f->line = 0;
+            f->row += f->row_bytes;
+        }
+    }
+}
+
+typedef struct {
+    bp_fetch *fetch;              /* IN and OUT; or NULL */
     ptrdiff_t n_rows, K;
     int is_chained;               /* whether a sum is several chains of BP_CHAIN_ROWS k's, added to C one after another */
     const bp_real *A;             /* IN: A[r][k] at A + r a_row + k a_k */
@@ -118,6 +141,8 @@ enum { BP_BY_BLOCK = -1 }; /* as a_k: from one k of A to the next are as many re
         bp_real *C = t->C + row * c_row;                                                                               \
         (void)n, (void)n_last;                                                                                         \
         do {                                                                                                           \
+            if (t->fetch)                                                                                              \
+                bp_fetch_some(t->fetch);                                                                               \
             const bp_real *B = t->B;                                                                                   \
             bp_real *C_0 = C, *C_3 = C_0 + 3 * c_row, *C_6 = C_3 + 3 * c_row;                                          \
             BP_ROWS_##R(BP_DECLARE_ROW, V)                                                                             \
@@ -158,6 +183,8 @@ enum { BP_BY_BLOCK = -1 }; /* as a_k: from one k of A to the next are as many re
         bp_real *C = t->C + row * c_row;                                                                               \
         (void)n_last;                                                                                                  \
         do {                                                                                                           \
+            if (t->fetch)                                                                                              \
+                bp_fetch_some(t->fetch);                                                                               \
             const bp_real *A = A_block, *B = t->B;                                                                     \
             bp_real *C_0 = C, *C_3 = C_0 + 3 * c_row, *C_6 = C_3 + 3 * c_row;                                          \
             ptrdiff_t left = t->K;                                                                                     \

@@ -12,7 +12,11 @@ cdef extern from "kernels/block.h" nogil:
         WHOLE "BP_WHOLE"
         PARTIAL "BP_PART"
         HALF "BP_HALF"
+    ctypedef struct Fetch "bp_fetch":
+        const char* row
+        Py_ssize_t row_bytes, n_lines, line, left, lines_a_block
     ctypedef struct Product "bp_product":
+        Fetch* fetch
         Py_ssize_t n_rows, K
         int is_chained
         const real* A

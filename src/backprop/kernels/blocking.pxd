@@ -56,6 +56,11 @@ cdef inline Blocks blocks_of_chains(Py_ssize_t n_rows) noexcept nogil:
     return b
 
 
+cdef inline Py_ssize_t blocks_of_rows(Py_ssize_t n_rows) noexcept nogil:
+    """Register blocks of so many rows."""
+    return (n_rows + BLOCK_ROWS - 1) // BLOCK_ROWS
+
+
 cdef inline Py_ssize_t end_of_block(Py_ssize_t start, Py_ssize_t end, Py_ssize_t size) noexcept nogil:
     """The end of the block from `start`: after so many, or at `end` if less than 1.5 times as many are left."""
     return end if 2 * (end - start) < 3 * size else start + size

@@ -8,13 +8,9 @@ from backprop.kernels.block cimport next_panel, next_rows
 
 cdef extern from "kernels/transpose.h" nogil:
     enum:
-        HAS_GROUPS "BP_HAS_GROUPS"
         GROUP "BP_GROUP"
         GROUP_K "BP_GROUP_K"
     void pack_group "bp_pack_group"(const real* W, Py_ssize_t ld, real* target, Py_ssize_t target_row) noexcept
-    void few_rows_product "bp_few_rows_product"(
-        int n_rows, Py_ssize_t n_in, Py_ssize_t n_out, const real* h, Py_ssize_t ld_h, const real* W, const real* b,
-        real* a, Py_ssize_t ld_a) noexcept
 
 cdef enum:
     PACK_ROWS = 16           # k's of a panel packed at a time: what is written stays in L1 (784-128: 13 us, not 23)

@@ -9,29 +9,29 @@
 #     product_AB     grad_h = grad_a W      grad_a[s][m]              W[m][j] as stored            grad_h[s][j]
 #     product_AtB    grad_W = grad_a^T h    grad_a[s][u], by column   h[s][j] as stored            grad_W[u][j]
 #
-# This file is an include, unlike the other parts: a .pxd holds inline functions alone, and `panel_product`, 20 to 150
-# KB of machine code, has five callers.
+# This file is an include, unlike the other parts: a .pxd holds inline functions alone, and `product_in_blocks` has four
+# callers.
 
 from backprop.kernels.table cimport (
     ADD, CHAIN_ROWS, CONTINUE, FAR_BYTES, OVERWRITE, PACKED, PACK_ONCE, TIMES,
 )
-from backprop.kernels.vector cimport (
-    BLOCK_VECTORS, LANES, broadcast, divide, divide_scalar, load, load_first, real, store, store_first, vec, vfma,
-)
-from backprop.kernels.block cimport BY_BLOCK, Panel, Product, next_panel, panel_product
-from backprop.kernels.packing cimport (
-    HAS_GROUPS, NARROW, copy_by_blocks, copy_strip, few_rows_product, pack_panel,
-)
+from backprop.kernels.vector cimport BLOCK_VECTORS, LANES, divide_scalar, real
+from backprop.kernels.block cimport BY_BLOCK, Fetch, Panel, Product, next_panel, panel_product
+from backprop.kernels.packing cimport NARROW, copy_by_blocks, copy_strip, pack_panel
 from backprop.kernels.blocking cimport (
-    Blocks, blocks_of_chain, blocks_of_chains, copied_size, end_of_block, end_of_strip, ld_of_strip,
+    Blocks, blocks_of_chain, blocks_of_chains, blocks_of_rows, copied_size, end_of_block, end_of_strip, get_l2_bytes,
+    ld_of_strip,
 )
 from backprop.kernels.dot cimport dot_form
+from backprop.kernels.few_rows cimport (
+    FEW_ROWS, HAS_GROUPS, few_rows_product, product_AB_of_one_row, product_AtB_of_few_rows,
+)
 
 cdef enum:
     COPY_ROWS = 32           # a copied strip of W must be used by so many rows
     COPY_COLUMNS = 64        # copied units by so many columns
     UNITS_BYTES = 1024       # rows of grad_a from here on are copied (400 wide, v3: 91 % of the peak, not 84)
-    FEW_ROWS = 4             # up to here grad_W is made row by row: a register block costs more than its chains
+    LINE_BYTES = 64          # of a cache line
     FEW_INPUTS = 4           # up to here grad_W has its lanes over units: a vector over inputs would be mostly empty
 
 
@@ -39,6 +39,7 @@ cdef inline Product product_of(Py_ssize_t n_rows, Py_ssize_t K,
                                const real* A, Py_ssize_t a_row, Py_ssize_t a_k, Py_ssize_t a_block) noexcept nogil:
     """A product with a known A: C = A B, from 0, not divided."""
     cdef Product t
+    t.fetch = NULL
     t.n_rows = n_rows
     t.K = K
     t.is_chained = False
@@ -125,15 +126,35 @@ cdef inline void product_of_panels(const Product* whole, Py_ssize_t n, const Ope
         j += p.width
 
 
+cdef inline void fetch_beside(Fetch* f, const Operand* o, Py_ssize_t n, Py_ssize_t k, Py_ssize_t k_end, Py_ssize_t j,
+                              Py_ssize_t j_end, Py_ssize_t n_blocks) noexcept nogil:
+    """Let the next n_blocks register blocks fetch the k's from k to k_end of columns j..j_end-1 of B."""
+    cdef Py_ssize_t n_rows = k_end - k, columns = min(j_end, n) - j
+    f.row = <const char*>(o.B + k * o.ld + j)
+    if o.form != COPIED:
+        f.row = <const char*>(o.B + j * o.ld + k)
+        n_rows, columns = columns, n_rows
+    f.row_bytes = o.ld * sizeof(real)
+    f.n_lines = columns * <Py_ssize_t>sizeof(real) // LINE_BYTES + 1
+    f.line = 0
+    f.left = n_rows * f.n_lines
+    f.lines_a_block = (f.left + n_blocks - 1) // n_blocks
+
+
 cdef void product_in_blocks(const Product* whole, Py_ssize_t n, const Operand* o, const Blocks* b,
                             real* unfinished) noexcept nogil:             # overwritten; NULL if C may hold them
     """C = A B for n columns, strip by strip, block of k's by block, group of rows by group, panel by panel.
 
-    If blocks of k's cut a chain, it waits in `unfinished` for the next block, or in C.
+    If blocks of k's cut a chain, it waits in `unfinished` for the next block, or in C. If B does not fit into L2, what
+    is packed or copied next is fetched beside the product (1000-3000-1000 at 300 samples, v3: 85, not 83 % of the
+    peak).
     """
     cdef Product t = whole[0]
     cdef Panel p
-    cdef Py_ssize_t j_start = 0, j_end, j, k, k_end, row, K = whole.K, ld = whole.c_row
+    cdef Fetch fetch
+    cdef Py_ssize_t j_start = 0, j_end, j, k, k_end, next_j, next_k, row, K = whole.K, ld = whole.c_row, n_blocks
+    cdef bint fetches = (o.form != AS_STORED and o.form != IN_PANELS
+                         and K * n * <Py_ssize_t>sizeof(real) > get_l2_bytes())
     cdef real* chains
     cdef real* panel
     if 2 * K < 3 * b.k and 2 * whole.n_rows < 3 * b.rows and o.form != COPIED:
@@ -141,17 +162,26 @@ cdef void product_in_blocks(const Product* whole, Py_ssize_t n, const Operand* o
         return
     if unfinished != NULL:
         ld = ld_of_strip(b)
+    if fetches:
+        fetch.left = 0
+        t.fetch = &fetch
     while j_start < n:
         j_end = end_of_strip(j_start, n, b.strip)
         k = 0
         while True:
             k_end = end_of_block(k, K, b.k)
+            next_j = j_start if k_end < K else j_end
+            next_k = k_end if k_end < K else 0
             t.K = k_end - k
             t.a_start = k
             t.add = whole.add and (whole.is_chained or k_end == K) or whole.is_chained and k > 0
             t.divisor = whole.divisor if k_end == K else 0
             if o.form == COPIED:
                 copy_strip(t.K, n, j_start, j_end, o.B + k * o.ld, o.ld, o.panels)
+                if fetches and next_j < n:
+                    n_blocks = blocks_of_rows(whole.n_rows) * ((j_end - j_start) // next_panel(n - j_start).width)
+                    fetch_beside(&fetch, o, n, next_k, end_of_block(next_k, K, b.k), next_j,
+                                 next_j + j_end - j_start, n_blocks)
             row = 0
             while row < whole.n_rows:
                 t.n_rows = end_of_block(row, whole.n_rows, b.rows) - row
@@ -160,6 +190,13 @@ cdef void product_in_blocks(const Product* whole, Py_ssize_t n, const Operand* o
                 while j < j_end:
                     p = next_panel(n - j)
                     panel = panel_of(o, &p, n, K, k, k_end, j, j_start, row == 0)
+                    if fetches and o.form != COPIED:
+                        n_blocks = blocks_of_rows(t.n_rows)
+                        if row == 0 and j + p.width < j_end:
+                            fetch_beside(&fetch, o, n, k, k_end, j + p.width, j + 2 * p.width, n_blocks)
+                        elif row + t.n_rows == whole.n_rows and j + p.width >= j_end and next_j < n:
+                            fetch_beside(&fetch, o, n, next_k, end_of_block(next_k, K, b.k), next_j,
+                                         next_j + p.width, n_blocks)
                     t.B = o.B + k * o.ld + j if panel == NULL else panel
                     t.b_k = o.ld if panel == NULL else p.width
                     t.C = whole.C + row * whole.c_row + j
@@ -235,34 +272,6 @@ cdef Py_ssize_t scratch_size(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_ou
                <Py_ssize_t>FEW_INPUTS * BLOCK_VECTORS * LANES)
 
 
-cdef inline void product_AB_of_few_rows(
-        const int n_rows, const int n_vectors, Py_ssize_t n, Py_ssize_t n_next,
-        const real* grad_a_next, Py_ssize_t ld_next, const real* W_next, Py_ssize_t ld_W,    # IN
-        const real* g_prime,                                                                 # IN, or NULL: may be C
-        real* grad_h, Py_ssize_t ld,                                                         # OUT; IN too with add
-        bint add) noexcept nogil:
-    """The same for n_rows rows and as many columns as n_vectors hold, of which n are there: constants."""
-    cdef vec chain[8]
-    cdef vec w
-    cdef Py_ssize_t m
-    cdef int r, c
-    for c in range(n_rows * n_vectors):
-        chain[c] = broadcast(0)
-    for m in range(n_next):
-        for c in range(n_vectors):
-            w = load_first(W_next + m * ld_W + c * LANES, n - c * LANES)
-            for r in range(n_rows):
-                chain[r * n_vectors + c] = vfma(broadcast(grad_a_next[r * ld_next + m]), w, chain[r * n_vectors + c])
-    for r in range(n_rows):
-        for c in range(n_vectors):
-            w = chain[r * n_vectors + c]
-            if add:
-                w = load_first(grad_h + r * ld + c * LANES, n - c * LANES) + w
-            if g_prime != NULL:
-                w = load_first(g_prime + r * ld + c * LANES, n - c * LANES) * w
-            store_first(grad_h + r * ld + c * LANES, w, n - c * LANES)
-
-
 cdef void product_AB(
         Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t n_next,
         const void* grad_a_next_, Py_ssize_t ld_next, const void* W_next_, Py_ssize_t ld_W,  # IN
@@ -277,21 +286,12 @@ cdef void product_AB(
     cdef real* grad_h = <real*>grad_h_
     cdef real* scratch = <real*>scratch_
     cdef Product t = product_of(n_rows, n_next, grad_a_next, ld_next, 1, ld_next)
-    cdef Py_ssize_t j = 0
     cdef bint far = ld_W * <Py_ssize_t>sizeof(real) >= FAR_BYTES and n_rows >= COPY_ROWS
     cdef Operand o = operand_of(COPIED if far else AS_STORED, W_next, ld_W, n, scratch)
     cdef Blocks blocks = blocks_of_chain(n_rows, n_next)
     if n_rows == 1:
-        if epilogue != TIMES:
-            g_prime = NULL
-        while j + 8 * LANES <= n:
-            product_AB_of_few_rows(1, 8, 8 * LANES, n_next, grad_a_next, ld_next, W_next + j, ld_W,
-                                   NULL if g_prime == NULL else g_prime + j, grad_h + j, ld, epilogue == ADD)
-            j += 8 * LANES
-        while j < n:
-            product_AB_of_few_rows(1, 2, n - j, n_next, grad_a_next, ld_next, W_next + j, ld_W,
-                                   NULL if g_prime == NULL else g_prime + j, grad_h + j, ld, epilogue == ADD)
-            j += 2 * LANES
+        product_AB_of_one_row(n, n_next, grad_a_next, W_next, ld_W, g_prime if epilogue == TIMES else NULL, grad_h,
+                              epilogue == ADD)
         return
     t.C = grad_h
     t.c_row = ld
@@ -359,45 +359,6 @@ cdef void product_AtB_of_few_columns(
         u += p.width
 
 
-cdef inline void product_AtB_of_few_rows(
-        const int n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
-        const real* grad_a, Py_ssize_t ld_a, const real* h, Py_ssize_t ld_h,  # IN
-        real* grad_W, Py_ssize_t ld_W, bint add,                              # OUT; IN too with add
-        double divisor) noexcept nogil:
-    """The same chains, so short that grad_W is made row by row. n_rows, up to FEW_ROWS, is a constant."""
-    cdef Py_ssize_t u, j
-    cdef int s
-    cdef vec a[FEW_ROWS]
-    cdef vec chain
-    cdef double reciprocal = 1 / divisor
-    cdef bint divides = divisor != 0 and divisor != 1
-    cdef real* out = grad_W
-    for u in range(n_out):
-        for s in range(n_rows):
-            a[s] = broadcast(grad_a[s * ld_a + u])
-        j = 0
-        while j + LANES <= n_in:
-            chain = broadcast(0)
-            for s in range(n_rows):
-                chain = vfma(a[s], load(h + s * ld_h + j), chain)
-            if add:
-                chain = load(out + j) + chain
-            if divides:
-                chain = divide(chain, divisor, reciprocal)
-            store(out + j, chain)
-            j += LANES
-        if j < n_in:
-            chain = broadcast(0)
-            for s in range(n_rows):
-                chain = vfma(a[s], load_first(h + s * ld_h + j, n_in - j), chain)
-            if add:
-                chain = load_first(out + j, n_in - j) + chain
-            if divides:
-                chain = divide(chain, divisor, reciprocal)
-            store_first(out + j, chain, n_in - j)
-        out += ld_W
-
-
 cdef void product_AtB(
         Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out,
         const void* grad_a_, Py_ssize_t ld_a, const void* h_, Py_ssize_t ld_h,  # IN
@@ -423,14 +384,7 @@ cdef void product_AtB(
             continue_chains(n_rows, n_out, n_in, grad_a, ld_a, h, ld_h, ld_h, grad_W, ld_W, scratch)
         return
     if 0 < n_rows <= FEW_ROWS and not (n_in <= FEW_INPUTS and n_in < n_out):
-        if n_rows == 1:
-            product_AtB_of_few_rows(1, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, ld_W, add, divisor)
-        elif n_rows == 2:
-            product_AtB_of_few_rows(2, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, ld_W, add, divisor)
-        elif n_rows == 3:
-            product_AtB_of_few_rows(3, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, ld_W, add, divisor)
-        else:
-            product_AtB_of_few_rows(4, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, ld_W, add, divisor)
+        product_AtB_of_few_rows(n_rows, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, ld_W, add, divisor)
         return
     if n_in <= FEW_INPUTS and n_in < n_out:
         product_AtB_of_few_columns(n_rows, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, ld_W, add, divisor, scratch)
