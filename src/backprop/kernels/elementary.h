@@ -51,13 +51,13 @@ static inline bp_vec bp_power_of_two(bp_vec n)
     return (bp_vec)((bp_ivec)(n + (BP_ROUND_MAGIC + BP_BIAS)) << BP_MANTISSA);
 }
 
-/* v 2^n, rounded once, for an integer n of up to twice the range of normal exponents. */
+/* v 2^n, rounded once, for an integer n of up to twice the range of normal exponents: v times two powers. */
 static inline bp_vec bp_scale(bp_vec v, bp_vec n)
 {
 #if BP_SIMD == 4
     return (bp_vec)BP_CAT(_mm512_scalef_, BP_SUFFIX)(v, n);
 #else
-    bp_vec half = bp_round(n * (bp_real)0.5);
+    bp_vec half = bp_round_product(n, (bp_real)0.5);
     return v * bp_power_of_two(half) * bp_power_of_two(n - half);
 #endif
 }

@@ -194,7 +194,8 @@ static inline bp_vec bp_load_first(const bp_real *p, ptrdiff_t n)
 #endif
 }
 
-static inline void bp_store_first(bp_real *p, bp_vec v, ptrdiff_t n)
+/* Always inline: a call would cost a loop over short rows more than its stores. */
+static inline __attribute__((always_inline)) void bp_store_first(bp_real *p, bp_vec v, ptrdiff_t n)
 {
     if (n >= BP_LANES) {
         bp_store(p, v);
@@ -202,8 +203,27 @@ static inline void bp_store_first(bp_real *p, bp_vec v, ptrdiff_t n)
     }
 #if BP_SIMD == 4
     BP_CAT(_mm512_mask_storeu_, BP_SUFFIX)(p, n > 0 ? (1u << n) - 1 : 0, v);
+#elif BP_SIMD == 3
+    /* At most three stores, one for each bit of n: the masked store of AVX takes tens of cycles on AMD. */
+    __m128 part = _mm256_castps256_ps128((__m256)v);
+    if (n <= 0)
+        return;
+    if (n & BP_LANES / 2) {
+        _mm_storeu_ps((float *)p, part);
+        p += BP_LANES / 2;
+        part = _mm256_extractf128_ps((__m256)v, 1);
+    }
+#if !BP_FLOAT64
+    if (n & 2) {
+        _mm_storel_pi((__m64 *)p, part);
+        p += 2;
+        part = _mm_movehl_ps(part, part);
+    }
+#endif
+    if (n & 1)
+        *p = ((bp_real __attribute__((vector_size(16))))part)[0];
 #else
-    for (ptrdiff_t i = 0; i < n; i++) /* the masked store of AVX takes tens of cycles on AMD */
+    for (ptrdiff_t i = 0; i < n; i++)
         p[i] = v[i];
 #endif
 }
@@ -229,27 +249,45 @@ static inline bp_real bp_tree_sum(const bp_vec part[BP_PARTS])
 /* Integers in the lanes of a vector, for the bits of its reals. */
 typedef bp_int bp_ivec __attribute__((vector_size(BP_BYTES)));
 
-/* a < b ? x : y, lane by lane; y where a or b is NaN. */
+/* The prefix of the intrinsics for one vector. */
+#if BP_SIMD == 3
+#define BP_PREFIX _mm256_
+#elif BP_SIMD == 2
+#define BP_PREFIX _mm_
+#endif
+
+/* mask ? x : y, lane by lane, for a mask whose lanes have all bits set or none. */
+#if BP_SIMD == 2 || BP_SIMD == 3
+static inline bp_vec bp_select(bp_ivec mask, bp_vec x, bp_vec y)
+{
+    return (bp_vec)BP_CAT(BP_CAT(BP_PREFIX, blendv_), BP_SUFFIX)(y, x, (bp_vec)mask);
+}
+#else
+static inline bp_vec bp_select(bp_ivec mask, bp_vec x, bp_vec y)
+{
+    return (bp_vec)((mask & (bp_ivec)x) | (~mask & (bp_ivec)y));
+}
+#endif
+
+/* a < b ? x : y, lane by lane; y if a or b is NaN. */
 static inline bp_vec bp_where_less(bp_vec a, bp_vec b, bp_vec x, bp_vec y)
 {
 #if BP_SIMD == 4
     return (bp_vec)BP_CAT(_mm512_mask_blend_, BP_SUFFIX)(BP_CAT(BP_CAT(_mm512_cmp_, BP_SUFFIX), _mask)(a, b, _CMP_LT_OQ),
                                                          y, x);
 #else
-    bp_ivec mask = (bp_ivec)(a < b);
-    return (bp_vec)((mask & (bp_ivec)x) | (~mask & (bp_ivec)y));
+    return bp_select((bp_ivec)(a < b), x, y);
 #endif
 }
 
-/* a == b ? x : y, lane by lane; y where a or b is NaN. */
+/* a == b ? x : y, lane by lane; y if a or b is NaN. */
 static inline bp_vec bp_where_equal(bp_vec a, bp_vec b, bp_vec x, bp_vec y)
 {
 #if BP_SIMD == 4
     return (bp_vec)BP_CAT(_mm512_mask_blend_, BP_SUFFIX)(BP_CAT(BP_CAT(_mm512_cmp_, BP_SUFFIX), _mask)(a, b, _CMP_EQ_OQ),
                                                          y, x);
 #else
-    bp_ivec mask = (bp_ivec)(a == b);
-    return (bp_vec)((mask & (bp_ivec)x) | (~mask & (bp_ivec)y));
+    return bp_select((bp_ivec)(a == b), x, y);
 #endif
 }
 
@@ -293,11 +331,13 @@ static inline int bp_is_power_of_two(double x)
     return !(bits << 12) && x >= 1 && x <= 0x1p100;
 }
 
-/* The larger and the smaller of bound and v. A NaN in v passes, since v is the second operand of the instruction. */
+/* The larger and the smaller of bound and v. If v is NaN, or both are 0, the instruction returns its second operand: v. */
 static inline bp_vec bp_at_least(bp_real bound, bp_vec v)
 {
 #if BP_SIMD == 4
     return (bp_vec)BP_CAT(_mm512_max_, BP_SUFFIX)(bp_broadcast(bound), v);
+#elif BP_SIMD
+    return (bp_vec)BP_CAT(BP_CAT(BP_PREFIX, max_), BP_SUFFIX)(bp_broadcast(bound), v);
 #else
     return bp_where_less(v, bp_broadcast(bound), bp_broadcast(bound), v);
 #endif
@@ -306,6 +346,8 @@ static inline bp_vec bp_at_most(bp_real bound, bp_vec v)
 {
 #if BP_SIMD == 4
     return (bp_vec)BP_CAT(_mm512_min_, BP_SUFFIX)(bp_broadcast(bound), v);
+#elif BP_SIMD
+    return (bp_vec)BP_CAT(BP_CAT(BP_PREFIX, min_), BP_SUFFIX)(bp_broadcast(bound), v);
 #else
     return bp_where_less(bp_broadcast(bound), v, bp_broadcast(bound), v);
 #endif
