@@ -10,6 +10,7 @@ from kernel_functions import kernel_functions
 from places import ROOT
 
 from backprop import _core
+from backprop.activations import ACTIVATIONS
 
 TABLE = ROOT / "src" / "backprop" / "kernels" / "table.pxd"
 DTYPES = {"float32": "f4", "float64": "f8"}
@@ -54,3 +55,29 @@ def test_a_kernel_is_called_by_name(dtype):
         kernels["multiply_add"](3, 16, s.ctypes.data, x.ctypes.data, g.ctypes.data, t.ctypes.data, 16)
         assert np.array_equal(t, expected)
         assert kernels["packed_size"](5, 9) >= 5 * 9
+
+
+@pytest.mark.parametrize("with_prime", [0, 1])
+@pytest.mark.parametrize("simd", _core.supported_simd())
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_tile_of_activations_is_its_entries_one_by_one(dtype, simd, with_prime):
+    """Whatever the width: blocks of vectors go across rows, and the gaps between rows stay as they are."""
+    activate = kernel_functions(simd, dtype)["activate"]
+    rng = np.random.default_rng(4)
+    for row in ACTIVATIONS.values():
+        if row.name == "softmax":
+            continue
+        one_by_one = rng.normal(0, 3, 700).astype(dtype)
+        a, h = one_by_one.copy(), np.empty_like(one_by_one)
+        for k in range(len(a)):
+            activate(row.code, row.default, 1, 1, a[k:].ctypes.data, h[k:].ctypes.data, 1, with_prime)
+        for n, ld in [(1, 1), (1, 4), (3, 5), (8, 8), (9, 16), (20, 32), (31, 33), (64, 64), (70, 70), (100, 107)]:
+            n_rows = len(a) // ld
+            tile = one_by_one[: n_rows * ld].reshape(n_rows, ld).copy()
+            result = np.full_like(tile, 7)
+            activate(row.code, row.default, n_rows, n, tile.ctypes.data, result.ctypes.data, ld, with_prime)
+            expected_a, expected_h = (x[: tile.size].reshape(tile.shape).copy() for x in (a, h))
+            expected_a[:, n:] = one_by_one[: tile.size].reshape(tile.shape)[:, n:]
+            expected_h[:, n:] = 7
+            assert tile.tobytes() == expected_a.tobytes(), (row.name, n, ld)
+            assert result.tobytes() == expected_h.tobytes(), (row.name, n, ld)

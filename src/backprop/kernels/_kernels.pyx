@@ -10,6 +10,7 @@ A part uses only parts above it:
     pairs         arithmetic on pairs hi + lo, with twice the digits
     elementary    exp, expm1, sigma, Phi, sin
     softmax       softmax of a row
+    stages        functions of one argument over the vectors of a tile, at once or in stages
     activations   g and g'
     second        g''
     losses        losses of rows, their first and second derivatives

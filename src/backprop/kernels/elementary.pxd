@@ -110,8 +110,8 @@ cdef inline vec horner(vec x, const real* c, const int degree) noexcept nogil:
 
 # exp -----------------------------------------------------------------------------------------------------------------
 
-cdef inline pair exp_minus_one_reduced(pair x, vec* n) noexcept nogil:
-    """n and m with exp(x) = 2^n (1 + m), |m| <= 0.42.
+cdef inline vec reduce_exp(pair x, vec* n) noexcept nogil:
+    """n and r with exp(x) = 2^n exp(r), |r| <= ln(2)/2.
 
     Range: x up to EXP_HIGHEST; a smaller x than EXP_LOWEST counts as EXP_LOWEST, at which exp is 0.
     """
@@ -119,12 +119,21 @@ cdef inline pair exp_minus_one_reduced(pair x, vec* n) noexcept nogil:
     cdef vec r
     n[0] = round_product(bounded, LOG2_E)
     r = vfma(n[0], broadcast(-LN2[0]), bounded)  # exact: LN2[0] leaves room for the bits of n
-    r = r + vfma(n[0], broadcast(-LN2[1]), x.lo)
+    return r + vfma(n[0], broadcast(-LN2[1]), x.lo)
+
+
+cdef inline pair expm1_of_reduced(vec r) noexcept nogil:
+    """exp(r) - 1."""
     return fast_two_sum(r, r * r * poly(r, EXP_Q, EXP_DEGREE))
 
 
+cdef inline pair exp_minus_one_reduced(pair x, vec* n) noexcept nogil:
+    """n and m with exp(x) = 2^n (1 + m), |m| <= 0.42. Range: as `reduce_exp`."""
+    return expm1_of_reduced(reduce_exp(x, n))
+
+
 cdef inline pair exp_reduced(pair x, vec* n) noexcept nogil:
-    """n and p with exp(x) = 2^n p, p in [0.7, 1.42]. Range: as `exp_minus_one_reduced`."""
+    """n and p with exp(x) = 2^n p, p in [0.7, 1.42]. Range: as `reduce_exp`."""
     return pair_plus(broadcast(1), exp_minus_one_reduced(x, n))
 
 
@@ -163,8 +172,8 @@ cdef struct Growth:
     vec low                  # what r lost in its last rounding
 
 
-cdef inline Growth growth(vec x, vec low, const int sign, const bint has_low) noexcept nogil:
-    """exp(sign (x + low)); sign is 1 or -1.
+cdef inline Growth start_growth(vec x, vec low, const int sign, const bint has_low) noexcept nogil:
+    """exp(sign (x + low)), except for its polynomial: `grow` adds q, and `one_plus` m. sign is 1 or -1.
 
     Range: sign x from EXP_LOWEST to -EXP_LOWEST.
     """
@@ -179,48 +188,26 @@ cdef inline Growth growth(vec x, vec low, const int sign, const bint has_low) no
     else:
         e.r = vfma(n, broadcast(-LN2[1]), high)
     e.low = vfma(n, broadcast(-LN2[1]), high - e.r)
-    e.q = e.r * e.r * poly(e.r, EXP_Q, EXP_DEGREE)
-    e.m = e.r + e.q
     return e
 
 
-cdef inline pair one_plus(const Growth* e) noexcept nogil:
+cdef inline void grow(Growth* e) noexcept nogil:
+    """q from r; m is r + q."""
+    e.q = e.r * e.r * poly(e.r, EXP_Q, EXP_DEGREE)
+
+
+cdef inline pair one_plus(Growth* e) noexcept nogil:
     """2^-SHIFT (1 + exp(y)). (power - d) + 1 loses nothing that counts: it is exact, or power is far above 1."""
     cdef vec one = broadcast(UNSHIFT)
-    cdef vec d = vfma(e.power, e.m, e.power + one)
+    cdef vec d
+    e.m = e.r + e.q
+    d = vfma(e.power, e.m, e.power + one)
     return make_pair(d, vfma(e.power, e.q, vfma(e.power, e.r, (e.power - d) + one)))
 
 
 cdef inline vec excess(vec r, pair d) noexcept nogil:
     """r d - 1: r - r excess is 1/d."""
     return vfma(r, d.lo, -less_product(broadcast(1), r, d.hi))
-
-
-cdef inline vec gated(vec a, vec bounded, pair x, pair v, const bint has_low, vec* g_prime) noexcept nogil:
-    """a sigma(x), and its derivative sigma(x) (1 + v sigma(-x)) with v = a x'(a).
-
-    For silu x = v = a, without low parts; for gelu_tanh x is 2u. `bounded` is a, clamped to a range outside of which
-    sigma(x) is 0 or 1, and within which x and v are finite. Left of 0 the bracket is (1 + v) - v sigma(x). Right of 0
-    sigma(-x) is exp(-x) sigma(x). So nothing cancels except the bracket at the zero of g'.
-
-    Range: every a; x.hi from EXP_LOWEST to GATE_BOUND.
-    """
-    cdef vec zero = broadcast(0)
-    cdef Growth e = growth(x.hi, x.lo, -1, has_low)
-    cdef pair d = one_plus(&e)
-    cdef vec r = broadcast(1) / d.hi
-    cdef vec low = r * excess(r, d)                                                  # r - low is 2^SHIFT sigma(x)
-    cdef vec sigma = r - low
-    cdef vec other = where_less(a, zero, sigma * broadcast(-UNSHIFT), vfma(e.power, e.m, e.power) * sigma)
-    cdef pair bracket = make_pair(broadcast(1) + where_less(a, zero, v.hi, zero), zero)
-    if has_low:
-        bracket = fast_two_sum(bracket.hi, vfma(v.hi, other, where_less(a, zero, v.lo, zero)))
-        bracket.lo = vfma(bracket.lo, r, -(bracket.hi * low))
-    else:
-        bracket.hi = vfma(v.hi, other, bracket.hi)
-        bracket.lo = -(bracket.hi * low)
-    g_prime[0] = vfma(bracket.hi, r, bracket.lo) * broadcast(UNSHIFT)
-    return where_less(bounded, a, a, vfma(bounded, r, -(bounded * low)) * broadcast(UNSHIFT))
 
 
 # t = exp(-|x|), for mish and for second derivatives -------------------------------------------------------------------
@@ -248,23 +235,31 @@ cdef inline pair minus_abs(vec x) noexcept nogil:
 
 # Phi and the sine ----------------------------------------------------------------------------------------------------
 
-cdef inline pair mills(vec x) noexcept nogil:
-    """M(x) = Phi(-x)/phi(x): a polynomial in u = (x - 4)/(x + 4), over x + 4; Cody 1969 has the substitution.
+cdef inline void start_mills(vec x, pair* q, pair* u) noexcept nogil:
+    """q = 1/(x + 4) and u = (x - 4)/(x + 4) for M(x) = Phi(-x)/phi(x), which is q times a polynomial in u.
 
-    The last two steps of Horner's rule, their coefficients, u and the quotient are pairs.
+    Cody 1969 has the substitution. The last two steps of Horner's rule, their coefficients, u and the quotient are
+    pairs.
 
     Range: 0 <= x <= GELU_BOUND.
     """
     cdef vec zero = broadcast(0)
     cdef pair sum4 = fast_two_sum(broadcast(4), x)  # exact for x > 4 too: x + 4 and 4 differ by a multiple of its ulp
     cdef vec r = broadcast(1) / sum4.hi
-    cdef pair q = quotient_pair(make_pair(broadcast(1), zero), sum4, r)
-    cdef pair u = fast_two_sum(broadcast(1), broadcast(-8) * q.hi)
-    cdef vec inner = horner(u.hi, MILLS_P + 2, MILLS_DEGREE - 2)
-    cdef pair step, value
+    q[0] = quotient_pair(make_pair(broadcast(1), zero), sum4, r)
+    u[0] = fast_two_sum(broadcast(1), broadcast(-8) * q.hi)
     u.lo = vfma(broadcast(-8), q.lo, u.lo)
-    step = two_product(u.hi, inner)
-    value = pair_two_sum(broadcast(MILLS_P[1]), step.hi)
+
+
+cdef inline vec horner_of_mills(vec u) noexcept nogil:
+    """All but the last two steps of Horner's rule."""
+    return horner(u, MILLS_P + 2, MILLS_DEGREE - 2)
+
+
+cdef inline pair finish_mills(pair q, pair u, vec inner) noexcept nogil:
+    """M(x) from the results of the two functions above."""
+    cdef pair step = two_product(u.hi, inner)
+    cdef pair value = pair_two_sum(broadcast(MILLS_P[1]), step.hi)
     value.lo = (value.lo + broadcast(MILLS_LOW[1])) + vfma(u.lo, inner, step.lo)
     value = pair_product(value, u)
     step = pair_two_sum(broadcast(MILLS_P[0]), value.hi)

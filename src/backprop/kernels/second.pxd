@@ -23,7 +23,8 @@ from backprop.kernels.elementary cimport (
     CUBIC, EXP_LOWEST, Exponential, GATE_BOUND_CUBIC, GELU_BOUND, INV_SQRT_2PI, LARGEST, SELU_ALPHA_SCALE,
     SQRT_8_OVER_PI, exp_minus_one_reduced, exp_reduced, exp_rounded, expm1_pair, exponential, minus_abs, sin_and_cos,
 )
-from backprop.kernels.activations cimport Parameters, between
+from backprop.kernels.stages cimport Parameters
+from backprop.kernels.activations cimport between
 
 ctypedef vec (*SecondDerivative)(vec a, const Parameters* p) noexcept nogil
 
