@@ -32,7 +32,7 @@ from backprop.kernels.elementary cimport (
 from backprop.kernels.stages cimport (
     BLOCK, FirstStage, Function, LastStage, MiddleStages, Parameters, Progress, SHORT_BLOCK, over_rows, over_stages,
 )
-from backprop.kernels.softmax cimport softmax_row
+from backprop.kernels.softmax cimport softmax_rows
 
 
 cdef inline vec between(vec a, real low, real high, vec inside, vec below, vec above) noexcept nogil:
@@ -430,10 +430,8 @@ cdef inline void g_of_rows(int code, double parameter, Py_ssize_t n_rows, Py_ssi
     cdef real* a = <real*>a_
     cdef real* h = <real*>h_
     cdef Parameters p
-    cdef Py_ssize_t s
     if code == SOFTMAX:
-        for s in range(n_rows):
-            softmax_row(n, a + s * ld, h + s * ld)
+        softmax_rows(n_rows, n, a, h, ld)
         return
     if ld == n:
         n = n * n_rows  # rows without gaps are one long row

@@ -78,6 +78,7 @@ cdef extern from "kernels/elementary.h" nogil:
     double reduce_large "bp_reduce_large"(double a, int* quadrant, double* low) noexcept
     double exp "bp_exp"(double x) noexcept
     double log1p "bp_log1p"(double t) noexcept
+    void exp_in_place "bp_exp_in_place"(Py_ssize_t n, double* x) noexcept
     void exp_differences "bp_exp_differences"(Py_ssize_t n, const real* a, double top, double* e) noexcept
 
 

@@ -14,7 +14,7 @@ from backprop.kernels.table cimport (
 )
 from backprop.kernels.vector cimport real
 from backprop.kernels.elementary cimport exp, exp_differences, log1p
-from backprop.kernels.softmax cimport ROW_BLOCK, top_of_row
+from backprop.kernels.softmax cimport GROUP, GROUP_ROWS, ROW_BLOCK, exponentials_of_rows, rows_in_group
 
 cdef extern from *:
     """
@@ -96,8 +96,26 @@ cdef inline void entry_losses(
         row_loss[s] = total
 
 
+cdef inline double sum_without(double total, Py_ssize_t n, double* e, Py_ssize_t place) noexcept nogil:
+    """total + sum_k e_k, in order, without the entry at `place`; e is as it was afterwards. All entries are >= 0.
+
+    A branch in the loop would be mispredicted once a row. Adding 0 changes no bit.
+    """
+    cdef double kept = 0
+    cdef Py_ssize_t k
+    if 0 <= place < n:
+        kept = e[place]
+        e[place] = 0
+    for k in range(n):
+        total = total + e[k]
+    if 0 <= place < n:
+        e[place] = kept
+    return total
+
+
 cdef inline double cross_entropy_row(Py_ssize_t n,
                                      real* a,                                        # IN; OUT too with with_gradient
+                                     Py_ssize_t top, double* e,                      # IN; e is scratch beyond ROW_BLOCK
                                      const real* y, Py_ssize_t label, double eps,    # IN
                                      double weight, bint with_gradient) noexcept nogil:
     """-sum_k y'_k log p_k, y' = (1 - eps) y + eps/n, p = softmax(a); a becomes weight (p_k sum(y') - y'_k).
@@ -105,15 +123,14 @@ cdef inline double cross_entropy_row(Py_ssize_t n,
     y is NULL for a label. With M = max a and R = sum of exp(a_k - M) over all k except the place of M,
     -log p_k = (M - a_k) + log1p(R): both terms are >= 0, so nothing cancels.
     """
-    cdef double e[ROW_BLOCK]
-    cdef Py_ssize_t k, size, start = 0, top = top_of_row(n, a)
+    cdef Py_ssize_t k, size, start = 0
     cdef double a_top = a[top], others = 0, target_sum = 0, total, log_total, target, p, off_label = 0, row_loss = 0
+    cdef double shift = eps / n
     while start < n:
         size = min(n - start, <Py_ssize_t>ROW_BLOCK)
-        exp_differences(size, a + start, a_top, e)
-        for k in range(size):
-            if start + k != top:
-                others = others + e[k]
+        if n > ROW_BLOCK:
+            exp_differences(size, a + start, a_top, e)
+        others = sum_without(others, size, e, top - start)
         start += size
     total = 1 + others
     if a_top - a_top != 0:  # inf or NaN at the top: all that follows is NaN, as in SciPy and PyTorch
@@ -125,7 +142,7 @@ cdef inline double cross_entropy_row(Py_ssize_t n,
         row_loss = (a_top - a[label]) + log_total
     else:
         for k in range(n):
-            target = eps / n + (1 - eps) * (<double>y[k] if y != NULL else 1 if k == label else 0)
+            target = shift + (1 - eps) * (<double>y[k] if y != NULL else 1 if k == label else 0)
             target_sum = target_sum + target
             if target != 0:
                 row_loss = row_loss + target * ((a_top - a[k]) + log_total)
@@ -136,16 +153,19 @@ cdef inline double cross_entropy_row(Py_ssize_t n,
         size = min(n - start, <Py_ssize_t>ROW_BLOCK)
         if n > ROW_BLOCK:
             exp_differences(size, a + start, a_top, e)
-        for k in range(size):
-            p = e[k] / total
-            if y != NULL:
-                a[start + k] = <real>(weight * (p * target_sum - (eps / n + (1 - eps) * y[start + k])))
-            elif start + k != label:
+        if y != NULL:
+            for k in range(size):
+                a[start + k] = <real>(weight * (e[k] / total * target_sum - (shift + (1 - eps) * y[start + k])))
+        else:
+            if 0 <= label - start < size:
+                e[label - start] = 0  # p of the label is not in the sum; its entry of a follows below
+            for k in range(size):
+                p = e[k] / total
                 off_label = off_label + p
-                a[start + k] = <real>(weight * (p - eps / n))
+                a[start + k] = <real>(weight * (p - shift))
         start += size
     if y == NULL:
-        a[label] = <real>(weight * ((eps - eps / n) - off_label))  # p - y' = (1 - y') - sum of the others' p
+        a[label] = <real>(weight * ((eps - shift) - off_label))  # p - y' = (1 - y') - sum of the others' p
     return row_loss
 
 
@@ -156,10 +176,16 @@ cdef inline void cross_entropy(
         const double* weight, double weight_scale,             # IN; weight may be NULL
         double* row_loss, bint with_gradient) noexcept nogil:  # OUT
     """`loss_of_rows` for cross-entropy, whose rows have one weight each."""
+    cdef double e[GROUP]
+    cdef Py_ssize_t top[GROUP_ROWS]
     cdef const real* probabilities = y
-    cdef Py_ssize_t s, label = 0
+    cdef Py_ssize_t s, label = 0, group = rows_in_group(n_out), row = group - 1
     cdef double w = weight_scale
     for s in range(n_rows):
+        row += 1
+        if row == group:
+            row = 0
+            exponentials_of_rows(min(group, n_rows - s), n_out, z + s * ld, ld, top, e)
         if weight != NULL:
             w = weight[s] * weight_scale
         if labels != NULL:
@@ -168,7 +194,8 @@ cdef inline void cross_entropy(
                 label = 0
         else:
             probabilities = y + s * n_out
-        row_loss[s] = w * cross_entropy_row(n_out, z + s * ld, probabilities, label, eps, w, with_gradient)
+        row_loss[s] = w * cross_entropy_row(n_out, z + s * ld, top[row], e + row * n_out, probabilities, label,
+                                            eps, w, with_gradient)
 
 
 # Inlined, it would take registers from the loops of all other losses: 536 instead of 503 us for a gradient of 8-16 at
@@ -258,18 +285,19 @@ cdef inline void entry_curvatures(
 
 cdef inline void cross_entropy_curvature(Py_ssize_t n,
                                          const real* a, double factor,               # IN
+                                         Py_ssize_t top, double* e,                  # IN; e is scratch beyond ROW_BLOCK
                                          real* t) noexcept nogil:                    # IN and OUT
     """t becomes factor p (.) (t - p.t), p = softmax(a).
 
     p sums to 1, so t may be shifted: it is shifted to be 0 at the largest logit. If p of that entry is near 1, t - p.t
     would be the difference of two almost equal numbers; now it is minus the sum of the small p_j (t_j - t_top).
     """
-    cdef double e[ROW_BLOCK]
-    cdef Py_ssize_t k, size, start = 0, top = top_of_row(n, a)
+    cdef Py_ssize_t k, size, start = 0
     cdef double a_top = a[top], t_top = t[top], others = 0, total, mean = 0
     while start < n:
         size = min(n - start, <Py_ssize_t>ROW_BLOCK)
-        exp_differences(size, a + start, a_top, e)
+        if n > ROW_BLOCK:
+            exp_differences(size, a + start, a_top, e)
         for k in range(size):
             if start + k != top:
                 others = others + e[k]
@@ -301,12 +329,18 @@ cdef inline void curvature_of_rows(
     cdef const real* z = <const real*>z_
     cdef const real* y = <const real*>y_
     cdef real* t = <real*>t_
-    cdef Py_ssize_t s, k
+    cdef double e[GROUP]
+    cdef Py_ssize_t top[GROUP_ROWS]
+    cdef Py_ssize_t s, k, group = rows_in_group(n_out), row = group - 1
     cdef double w = weight_scale, target_sum
     if code != CROSS_ENTROPY:
         entry_curvatures(code, parameter, n_rows, n_out, z, ld, y, weight_kind, weight, weight_scale, t)
         return
     for s in range(n_rows):
+        row += 1
+        if row == group:
+            row = 0
+            exponentials_of_rows(min(group, n_rows - s), n_out, z + s * ld, ld, top, e)
         if weight_kind == WEIGHT_PER_SAMPLE:
             w = weight[s] * weight_scale
         if w == 0:
@@ -318,4 +352,4 @@ cdef inline void curvature_of_rows(
             target_sum = 0
             for k in range(n_out):
                 target_sum = target_sum + (parameter / n_out + (1 - parameter) * y[s * n_out + k])
-        cross_entropy_curvature(n_out, z + s * ld, w * target_sum, t + s * ld)
+        cross_entropy_curvature(n_out, z + s * ld, w * target_sum, top[row], e + row * n_out, t + s * ld)
