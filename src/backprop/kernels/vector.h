@@ -203,16 +203,20 @@ static inline __attribute__((always_inline)) void bp_store_first(bp_real *p, bp_
     }
 #if BP_SIMD == 4
     BP_CAT(_mm512_mask_storeu_, BP_SUFFIX)(p, n > 0 ? (1u << n) - 1 : 0, v);
-#elif BP_SIMD == 3
+#elif BP_SIMD
     /* At most three stores, one for each bit of n: the masked store of AVX takes tens of cycles on AMD. */
-    __m128 part = _mm256_castps256_ps128((__m256)v);
     if (n <= 0)
         return;
+#if BP_SIMD == 3
+    __m128 part = _mm256_castps256_ps128((__m256)v);
     if (n & BP_LANES / 2) {
         _mm_storeu_ps((float *)p, part);
         p += BP_LANES / 2;
         part = _mm256_extractf128_ps((__m256)v, 1);
     }
+#else
+    __m128 part = (__m128)v;
+#endif
 #if !BP_FLOAT64
     if (n & 2) {
         _mm_storel_pi((__m64 *)p, part);
@@ -257,17 +261,14 @@ typedef bp_int bp_ivec __attribute__((vector_size(BP_BYTES)));
 #endif
 
 /* mask ? x : y, lane by lane, for a mask whose lanes have all bits set or none. */
-#if BP_SIMD == 2 || BP_SIMD == 3
 static inline bp_vec bp_select(bp_ivec mask, bp_vec x, bp_vec y)
 {
-    return (bp_vec)BP_CAT(BP_CAT(BP_PREFIX, blendv_), BP_SUFFIX)(y, x, (bp_vec)mask);
-}
+#if BP_SIMD == 3
+    return (bp_vec)BP_CAT(_mm256_blendv_, BP_SUFFIX)(y, x, (bp_vec)mask);
 #else
-static inline bp_vec bp_select(bp_ivec mask, bp_vec x, bp_vec y)
-{
     return (bp_vec)((mask & (bp_ivec)x) | (~mask & (bp_ivec)y));
-}
 #endif
+}
 
 /* a < b ? x : y, lane by lane; y if a or b is NaN. */
 static inline bp_vec bp_where_less(bp_vec a, bp_vec b, bp_vec x, bp_vec y)
