@@ -1,6 +1,6 @@
 # cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
 # The activations' second derivatives g''(a): one function for each, in vectors.
-# Needs: activations (`Parameters`, `between`), elementary, pairs, vector.
+# Needs: activations (`between`), elementary, pairs, stages, vector.
 # Gives: the table's second_derivative.
 #
 # As for g', nothing comes from h. Each function starts from t = exp(-|a|) or a similar exponential, applies the power
@@ -16,14 +16,15 @@ from backprop.kernels.vector cimport (
     LANES, broadcast, clamp, load_first, real, store_first, vabs, vec, where_equal, where_less, with_sign,
 )
 from backprop.kernels.pairs cimport (
-    exactly, make_pair, minus, over_cube, over_square, pair, pair_of, pair_plus, pair_product, pair_sum, pair_two_sum,
-    pair_where_less, quotient_pair, scale, times_power, two_product,
+    exactly, make_pair, minus, over_cube, over_square, pair, pair_of, pair_plus, pair_product, pair_scale, pair_sum,
+    pair_two_sum, pair_where_less, quotient_pair, scale, times_power, two_product,
 )
 from backprop.kernels.elementary cimport (
     CUBIC, EXP_LOWEST, Exponential, GATE_BOUND_CUBIC, GELU_BOUND, INV_SQRT_2PI, LARGEST, SELU_ALPHA_SCALE,
-    SQRT_8_OVER_PI, exp_minus_one_reduced, exp_reduced, exp_rounded, expm1_pair, exponential, minus_abs, sin_and_cos,
+    SQRT_8_OVER_PI, exp_reduced, exp_rounded, expm1_of_reduced, expm1_pair, exponential, minus_abs, reduce_exp,
+    sin_and_cos,
 )
-from backprop.kernels.stages cimport Parameters
+from backprop.kernels.stages cimport BLOCK, FirstStage, LastStage, MiddleStages, Parameters, Progress, over_stages
 from backprop.kernels.activations cimport between
 
 ctypedef vec (*SecondDerivative)(vec a, const Parameters* p) noexcept nogil
@@ -60,36 +61,74 @@ cdef inline vec second_gelu(vec a, const Parameters* p) noexcept nogil:
     return scale(phi.hi + phi.lo, n)
 
 
-cdef inline vec second_gelu_tanh(vec a, const Parameters* p) noexcept nogil:
+cdef inline void finish_exponentials(Progress* block, Py_ssize_t size) noexcept nogil:
+    """t = exp(y) and d = 1 + t, from y reduced to 2^n exp(m)."""
+    cdef Exponential* e
+    cdef Py_ssize_t i
+    for i in range(size):
+        e = &block[i].t
+        e.p = pair_plus(broadcast(1), expm1_of_reduced(block[i].m))
+        e.t = pair_scale(e.p, e.n)
+        e.d = pair_plus(broadcast(1), e.t)
+
+
+cdef inline vec over_cube_of_d(Progress* v, vec* g_prime) noexcept nogil:
+    """2^n p / d^3."""
+    return scale(over_cube(v.p, v.t.d, broadcast(1) / v.t.d.hi), v.t.n)
+
+
+cdef inline void start_second_gelu_tanh(Progress* v) noexcept nogil:
+    """exp(-|w|)."""
+    cdef pair cubic
+    v.x = clamp(vabs(v.a), 0, GATE_BOUND_CUBIC)
+    cubic = pair_product(two_product(v.x, v.x), make_pair(broadcast(CUBIC[0]), broadcast(CUBIC[1])))
+    v.p = pair_product(make_pair(broadcast(SQRT_8_OVER_PI[0]), broadcast(SQRT_8_OVER_PI[1])), exactly(v.x))
+    v.d = pair_product(cubic, exactly(broadcast(3)))
+    v.m = reduce_exp(minus(pair_product(v.p, pair_sum(exactly(broadcast(1)), cubic))), &v.t.n)
+
+
+cdef inline void second_gelu_tanh(Progress* block, Py_ssize_t size, const bint with_prime) noexcept nogil:
     """c t [(2 + 12 k a^2) d - c |a| (1 + 3 k a^2)^2 (1 - t)] / d^3, where g = a sigma(w), w = c (a + k a^3).
 
     t = exp(-|w|), d = 1 + t; g'' = (2 w' + a w'') sigma'(w) + a w'^2 sigma''(w).
 
     Error in ulp: 0.889 in float32; 1.434 (0.04 u) in float64.
     """
-    cdef vec x = clamp(vabs(a), 0, GATE_BOUND_CUBIC)
     cdef pair c = make_pair(broadcast(SQRT_8_OVER_PI[0]), broadcast(SQRT_8_OVER_PI[1]))
-    cdef pair cubic = pair_product(two_product(x, x), make_pair(broadcast(CUBIC[0]), broadcast(CUBIC[1])))
-    cdef pair triple = pair_product(cubic, exactly(broadcast(3)))
-    cdef pair cx = pair_product(c, exactly(x))
-    cdef Exponential e = exponential(minus(pair_product(cx, pair_sum(exactly(broadcast(1)), cubic))))
-    cdef pair slope = pair_sum(exactly(broadcast(1)), triple)
-    cdef pair bend = pair_product(pair_sum(exactly(broadcast(2)), times_power(triple, 4)), e.d)
-    cdef pair one_minus_t = pair_sum(exactly(broadcast(2)), minus(e.d))
-    bend = pair_sum(bend, minus(pair_product(pair_product(cx, pair_product(slope, slope)), one_minus_t)))
-    return scale(over_cube(pair_product(pair_product(e.p, c), bend), e.d, broadcast(1) / e.d.hi), e.n)
+    cdef Progress* v
+    cdef pair bend, square
+    cdef Py_ssize_t i
+    finish_exponentials(block, size)
+    for i in range(size):                                                   # p = c |a|, d = 3 k a^2
+        v = &block[i]
+        square = pair_sum(exactly(broadcast(1)), v.d)
+        square = pair_product(square, square)
+        v.p = pair_product(pair_product(v.p, square), pair_sum(exactly(broadcast(2)), minus(v.t.d)))
+    for i in range(size):
+        v = &block[i]
+        bend = pair_product(pair_sum(exactly(broadcast(2)), times_power(v.d, 4)), v.t.d)
+        v.p = pair_product(pair_product(v.t.p, c), pair_sum(bend, minus(v.p)))
 
 
-cdef inline vec second_silu(vec a, const Parameters* p) noexcept nogil:
+cdef inline void start_second_silu(Progress* v) noexcept nogil:
+    """exp(-|a|)."""
+    v.x = clamp(vabs(v.a), 0, -EXP_LOWEST)
+    v.m = reduce_exp(exactly(-v.x), &v.t.n)
+
+
+cdef inline void second_silu(Progress* block, Py_ssize_t size, const bint with_prime) noexcept nogil:
     """t [2 (1 + t) - |a| (1 - t)] / (1 + t)^3, t = exp(-|a|): 2 sigma' + a sigma''.
 
     Error in ulp: 0.572 in float32; 1.501 (0.01 u) in float64.
     """
-    cdef vec x = clamp(vabs(a), 0, -EXP_LOWEST)
-    cdef Exponential e = exponential(exactly(-x))
-    cdef pair one_minus_t = pair_sum(exactly(broadcast(2)), minus(e.d))
-    cdef pair bend = pair_sum(times_power(e.d, 2), pair_product(exactly(-x), one_minus_t))
-    return scale(over_cube(pair_product(e.p, bend), e.d, broadcast(1) / e.d.hi), e.n)
+    cdef Progress* v
+    cdef pair one_minus_t
+    cdef Py_ssize_t i
+    finish_exponentials(block, size)
+    for i in range(size):
+        v = &block[i]
+        one_minus_t = pair_sum(exactly(broadcast(2)), minus(v.t.d))
+        v.p = pair_product(v.t.p, pair_sum(times_power(v.t.d, 2), pair_product(exactly(-v.x), one_minus_t)))
 
 
 cdef inline pair cubic_polynomial(pair t, vec c0, vec c1, vec c2, vec c3) noexcept nogil:
@@ -99,7 +138,13 @@ cdef inline pair cubic_polynomial(pair t, vec c0, vec c1, vec c2, vec c3) noexce
     return pair_sum(exactly(c0), pair_product(value, t))
 
 
-cdef inline vec second_mish(vec a, const Parameters* p) noexcept nogil:
+cdef inline void start_second_mish(Progress* v) noexcept nogil:
+    """exp(-|a|)."""
+    v.x = clamp(v.a, EXP_LOWEST, <real>-0.5 * EXP_LOWEST)  # at half of it t^2 is 0 already
+    v.m = reduce_exp(minus_abs(v.x), &v.t.n)
+
+
+cdef inline void second_mish(Progress* block, Py_ssize_t size, const bint with_prime) noexcept nogil:
     """2 w' + a w'', w = tanh(softplus(a)): with e = exp(a) and D = 2 + 2e + e^2,
 
         g'' = 4e [(4 + 8e + 6e^2 + 2e^3) + a (2 + 2e - 3e^2 - 2e^3)] / D^3.
@@ -110,24 +155,35 @@ cdef inline vec second_mish(vec a, const Parameters* p) noexcept nogil:
     Error in ulp: 0.737 in float32; 1.150 (0.02 u) in float64.
     """
     cdef vec zero = broadcast(0)
-    cdef vec x = clamp(a, EXP_LOWEST, <real>-0.5 * EXP_LOWEST)  # at half of it t^2 is 0 already
-    cdef Exponential e = exponential(minus_abs(x))
-    cdef pair even = cubic_polynomial(e.t, where_less(a, zero, broadcast(4), broadcast(2)),
-                                      where_less(a, zero, broadcast(8), broadcast(6)),
-                                      where_less(a, zero, broadcast(6), broadcast(8)),
-                                      where_less(a, zero, broadcast(2), broadcast(4)))
-    cdef pair odd = cubic_polynomial(e.t, where_less(a, zero, broadcast(2), broadcast(-2)),
-                                     where_less(a, zero, broadcast(2), broadcast(-3)),
-                                     where_less(a, zero, broadcast(-3), broadcast(2)),
-                                     where_less(a, zero, broadcast(-2), broadcast(2)))
-    cdef pair bend = pair_sum(even, pair_product(exactly(x), odd))
-    cdef pair square = pair_product(e.t, e.t)
-    cdef pair two_t = times_power(e.t, 2)
-    cdef pair d = pair_where_less(a, zero, pair_sum(exactly(broadcast(2)), pair_sum(two_t, square)),
-                                  pair_sum(exactly(broadcast(1)), pair_sum(two_t, times_power(square, 2))))
-    cdef pair factor = times_power(pair_where_less(a, zero, e.p, pair_product(e.p, e.p)), 4)
-    return scale(over_cube(pair_product(factor, bend), d, broadcast(1) / d.hi),
-                 where_less(a, zero, e.n, e.n + e.n))
+    cdef Progress* v
+    cdef Exponential* e
+    cdef pair even, odd, square, two_t, factor
+    cdef Py_ssize_t i
+    finish_exponentials(block, size)
+    for i in range(size):
+        v = &block[i]
+        even = cubic_polynomial(v.t.t, where_less(v.a, zero, broadcast(4), broadcast(2)),
+                                where_less(v.a, zero, broadcast(8), broadcast(6)),
+                                where_less(v.a, zero, broadcast(6), broadcast(8)),
+                                where_less(v.a, zero, broadcast(2), broadcast(4)))
+        v.p = even
+    for i in range(size):
+        v = &block[i]
+        odd = cubic_polynomial(v.t.t, where_less(v.a, zero, broadcast(2), broadcast(-2)),
+                               where_less(v.a, zero, broadcast(2), broadcast(-3)),
+                               where_less(v.a, zero, broadcast(-3), broadcast(2)),
+                               where_less(v.a, zero, broadcast(-2), broadcast(2)))
+        v.p = pair_sum(v.p, pair_product(exactly(v.x), odd))
+    for i in range(size):
+        v = &block[i]
+        e = &v.t
+        square = pair_product(e.t, e.t)
+        two_t = times_power(e.t, 2)
+        e.d = pair_where_less(v.a, zero, pair_sum(exactly(broadcast(2)), pair_sum(two_t, square)),
+                              pair_sum(exactly(broadcast(1)), pair_sum(two_t, times_power(square, 2))))
+        factor = times_power(pair_where_less(v.a, zero, e.p, pair_product(e.p, e.p)), 4)
+        v.p = pair_product(factor, v.p)
+        e.n = where_less(v.a, zero, e.n, e.n + e.n)
 
 
 cdef inline vec second_softplus(vec a, const Parameters* p) noexcept nogil:
@@ -151,30 +207,49 @@ cdef inline vec second_softsign(vec a, const Parameters* p) noexcept nogil:
     return where_equal(a, zero, zero, with_sign(vabs(cube.hi + cube.lo), -a))
 
 
-cdef inline vec bend_of_sigmoid(vec minus_x, real factor) noexcept nogil:
-    """factor |sigma''(x)| = factor t (1 - t)/(1 + t)^3, t = exp(-x), x >= 0. 1 - t is -expm1(-x)."""
-    cdef vec n
-    cdef pair m = exp_minus_one_reduced(exactly(minus_x), &n)
-    cdef pair t_minus_1 = expm1_pair(m, n)
-    cdef pair d = pair_plus(broadcast(2), t_minus_1)
-    cdef pair numerator = pair_product(pair_plus(broadcast(factor), times_power(m, factor)), t_minus_1)
-    return scale(vabs(over_cube(numerator, d, broadcast(1) / d.hi)), n)
+cdef inline void bend_of_sigmoid(Progress* block, Py_ssize_t size, const real factor) noexcept nogil:
+    """p and d of factor |sigma''(x)| = factor t (1 - t)/(1 + t)^3, t = exp(-x), x >= 0. 1 - t is -expm1(-x)."""
+    cdef Progress* v
+    cdef pair t_minus_1
+    cdef Py_ssize_t i
+    for i in range(size):
+        block[i].p = expm1_of_reduced(block[i].m)
+    for i in range(size):
+        v = &block[i]
+        t_minus_1 = expm1_pair(v.p, v.t.n)
+        v.t.d = pair_plus(broadcast(2), t_minus_1)
+        v.p = pair_product(pair_plus(broadcast(factor), times_power(v.p, factor)), t_minus_1)
 
 
-cdef inline vec second_tanh(vec a, const Parameters* p) noexcept nogil:
+cdef inline vec opposite_sign(Progress* v, vec* g_prime) noexcept nogil:
+    """|2^n p / d^3| with the sign of -a."""
+    return with_sign(scale(vabs(over_cube(v.p, v.t.d, broadcast(1) / v.t.d.hi)), v.t.n), -v.a)
+
+
+cdef inline void start_second_tanh(Progress* v) noexcept nogil:
+    """exp(-2|a|)."""
+    v.m = reduce_exp(exactly(broadcast(-2) * vabs(v.a)), &v.t.n)
+
+
+cdef inline void second_tanh(Progress* block, Py_ssize_t size, const bint with_prime) noexcept nogil:
     """8 sigma''(2a), since tanh(a) = 2 sigma(2a) - 1.
 
     Error in ulp: 0.898 in float32; 1.027 in float64.
     """
-    return with_sign(bend_of_sigmoid(broadcast(-2) * vabs(a), 8), -a)
+    bend_of_sigmoid(block, size, 8)
 
 
-cdef inline vec second_sigmoid(vec a, const Parameters* p) noexcept nogil:
+cdef inline void start_second_sigmoid(Progress* v) noexcept nogil:
+    """exp(-|a|)."""
+    v.m = reduce_exp(exactly(-vabs(v.a)), &v.t.n)
+
+
+cdef inline void second_sigmoid(Progress* block, Py_ssize_t size, const bint with_prime) noexcept nogil:
     """sigma''(a).
 
     Error in ulp: 0.898 in float32; 1.041 in float64.
     """
-    return with_sign(bend_of_sigmoid(-vabs(a), 1), -a)
+    bend_of_sigmoid(block, size, 1)
 
 
 cdef inline vec second_hardswish(vec a, const Parameters* p) noexcept nogil:
@@ -202,11 +277,10 @@ cdef inline vec second_exp(vec a, const Parameters* p) noexcept nogil:
     return exp_rounded(a)
 
 
-cdef inline void g_second_over_rows(const SecondDerivative g_second, const Parameters* p,
-                                    Py_ssize_t n_rows, Py_ssize_t n,
-                                    const real* a,                           # IN
-                                    real* out,                               # OUT; may be a
-                                    Py_ssize_t ld) noexcept nogil:
+cdef inline void at_once(const SecondDerivative g_second, const Parameters* p, Py_ssize_t n_rows, Py_ssize_t n,
+                         const real* a,                           # IN
+                         real* out,                               # OUT; may be a
+                         Py_ssize_t ld) noexcept nogil:
     """g''(a) for a tile. g_second is a constant, so it is inlined."""
     cdef Py_ssize_t _s, j
     for _s in range(n_rows):
@@ -218,6 +292,12 @@ cdef inline void g_second_over_rows(const SecondDerivative g_second, const Param
         out += ld
 
 
+cdef inline void in_stages(const FirstStage first, const MiddleStages middle, const LastStage last,
+                           Py_ssize_t n_rows, Py_ssize_t n, const real* a, real* out, Py_ssize_t ld) noexcept nogil:
+    """The same in stages."""
+    over_stages(BLOCK, first, middle, last, n_rows, n, <real*>a, out, ld, False)
+
+
 cdef inline void g_second_of_rows(int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n,
                                   const void* a_,                            # IN
                                   void* out_,                                # OUT; may be a
@@ -226,33 +306,36 @@ cdef inline void g_second_of_rows(int code, double parameter, Py_ssize_t n_rows,
     cdef const real* a = <const real*>a_
     cdef real* out = <real*>out_
     cdef Parameters p
+    if ld == n:
+        n = n * n_rows  # rows without gaps are one long row
+        n_rows = 1
     p.scale = pair_of(1)
     p.alpha = pair_of(parameter)
     if code == SELU:
         p.alpha = make_pair(broadcast(SELU_ALPHA_SCALE[0]), broadcast(SELU_ALPHA_SCALE[1]))
     if code == ELU or code == SELU:
-        g_second_over_rows(second_elu, &p, n_rows, n, a, out, ld)
+        at_once(second_elu, &p, n_rows, n, a, out, ld)
     elif code == GELU:
-        g_second_over_rows(second_gelu, &p, n_rows, n, a, out, ld)
+        at_once(second_gelu, &p, n_rows, n, a, out, ld)
     elif code == GELU_TANH:
-        g_second_over_rows(second_gelu_tanh, &p, n_rows, n, a, out, ld)
+        in_stages(start_second_gelu_tanh, second_gelu_tanh, over_cube_of_d, n_rows, n, a, out, ld)
     elif code == SILU:
-        g_second_over_rows(second_silu, &p, n_rows, n, a, out, ld)
+        in_stages(start_second_silu, second_silu, over_cube_of_d, n_rows, n, a, out, ld)
     elif code == MISH:
-        g_second_over_rows(second_mish, &p, n_rows, n, a, out, ld)
+        in_stages(start_second_mish, second_mish, over_cube_of_d, n_rows, n, a, out, ld)
     elif code == SOFTPLUS:
-        g_second_over_rows(second_softplus, &p, n_rows, n, a, out, ld)
+        at_once(second_softplus, &p, n_rows, n, a, out, ld)
     elif code == SOFTSIGN:
-        g_second_over_rows(second_softsign, &p, n_rows, n, a, out, ld)
+        at_once(second_softsign, &p, n_rows, n, a, out, ld)
     elif code == TANH:
-        g_second_over_rows(second_tanh, &p, n_rows, n, a, out, ld)
+        in_stages(start_second_tanh, second_tanh, opposite_sign, n_rows, n, a, out, ld)
     elif code == SIGMOID:
-        g_second_over_rows(second_sigmoid, &p, n_rows, n, a, out, ld)
+        in_stages(start_second_sigmoid, second_sigmoid, opposite_sign, n_rows, n, a, out, ld)
     elif code == HARDSWISH:
-        g_second_over_rows(second_hardswish, &p, n_rows, n, a, out, ld)
+        at_once(second_hardswish, &p, n_rows, n, a, out, ld)
     elif code == SIN:
-        g_second_over_rows(second_sin, &p, n_rows, n, a, out, ld)
+        at_once(second_sin, &p, n_rows, n, a, out, ld)
     elif code == EXP:
-        g_second_over_rows(second_exp, &p, n_rows, n, a, out, ld)
+        at_once(second_exp, &p, n_rows, n, a, out, ld)
     else:
-        g_second_over_rows(second_linear, &p, n_rows, n, a, out, ld)
+        at_once(second_linear, &p, n_rows, n, a, out, ld)
