@@ -56,8 +56,8 @@ from backprop.calls.rules cimport (
     rule_of_plain, rule_of_result, set_axes, share_bytes,
 )
 from backprop.kernels.table cimport (
-    ADD, CHAIN_ROWS, CONTINUE, CROSS_ENTROPY, CUSTOM, FAR_BYTES, NO_WEIGHT, OVERWRITE, PACKED, PACK_AND_KEEP, ROW_BYTES,
-    SOFTMAX, TIMES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
+    ADD, CHAIN_ROWS, CONTINUE, CROSS_ENTROPY, CUSTOM, FAR_BYTES, NO_WEIGHT, OVERWRITE, PACKED, PACK_AND_KEEP, PACK_ONCE,
+    ROW_BYTES, SOFTMAX, TIMES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
 )
 from backprop.process.float_mode cimport (
     DEFAULT_X87, enter_default_mode, get_x87, is_default_mode, leave_default_mode, set_x87,
@@ -117,12 +117,24 @@ cdef int preactivation(const Tile* tile, Py_ssize_t i,
                        char* packed, int packing,                    # OUT: W^T in panels; IN if PACKED
                        char* a, int epilogue) noexcept nogil:        # OUT
     """a_i = W_i h_{i-1} + b_i; ADD: a_i += W_i h_{i-1}, without b."""
+    return preactivation_of_units(tile, i, 0, tile.shape.sizes[i], W, b, h, packed, packing, a, epilogue)
+
+
+cdef int preactivation_of_units(const Tile* tile, Py_ssize_t i, Py_ssize_t unit, Py_ssize_t n_units,
+                                const char* W, const char* b, const char* h,  # as above
+                                char* packed, int packing, char* a, int epilogue) noexcept nogil:
+    """(2) for some units of a layer: whole panels, or up to its end."""
     cdef const Shape* shape = tile.shape
     cdef const Layer* layer = &shape.layers[i]
-    cdef Py_ssize_t ld_h = ld_of_input(shape, i), before
+    cdef Py_ssize_t ld_h = ld_of_input(shape, i), before = unit * shape.itemsize
     cdef int packs
     cdef Pieces p
-    start_product(&p, tile.interrupt, tile.n_rows, 1, layer.n_out, PIECE_COLUMNS, layer.n_in)
+    W += before * layer.n_in
+    packed += before * layer.n_in
+    a += before
+    if b != NULL:
+        b += before
+    start_product(&p, tile.interrupt, tile.n_rows, 1, n_units, PIECE_COLUMNS, layer.n_in)
     while p.n:
         packs = packing
         if p.n_rows < tile.n_rows and packing != PACKED:  # the next rows find the panels of the first ones
@@ -139,21 +151,30 @@ cdef int preactivation(const Tile* tile, Py_ssize_t i,
 
 cdef int activation(const Tile* tile, Py_ssize_t i, int code, bint with_prime) noexcept nogil:
     """h_i = g_i(a_i); with_prime: a_i becomes g_i'(a_i), in place."""
+    cdef const Layer* layer = &tile.shape.layers[i]
+    cdef char* a = a_of(tile, i)
+    if code == CUSTOM:
+        if custom_activation(layer, tile.shape.itemsize, VALUE, tile.n_rows, a, output_of(tile, i), layer.ld,
+                             tile.interrupt):
+            return 1
+        return with_prime and custom_activation(layer, tile.shape.itemsize, FIRST, tile.n_rows, a, a, layer.ld,
+                                                tile.interrupt)
+    return activation_of_units(tile, i, 0, layer.n_out, code, with_prime)
+
+
+cdef int activation_of_units(const Tile* tile, Py_ssize_t i, Py_ssize_t unit, Py_ssize_t n_units, int code,
+                             bint with_prime) noexcept nogil:
+    """(3) for some units of a layer; code is none of a user's own, and softmax takes all units."""
     cdef const Shape* shape = tile.shape
     cdef const Layer* layer = &shape.layers[i]
-    cdef char* a = a_of(tile, i)
-    cdef char* h = output_of(tile, i)
+    cdef char* a = a_of(tile, i) + unit * shape.itemsize
+    cdef char* h = output_of(tile, i) + unit * shape.itemsize
     cdef Py_ssize_t start
     cdef Pieces p
-    if code == CUSTOM:
-        if custom_activation(layer, shape.itemsize, VALUE, tile.n_rows, a, h, layer.ld, tile.interrupt):
-            return 1
-        return with_prime and custom_activation(layer, shape.itemsize, FIRST, tile.n_rows, a, a, layer.ld,
-                                                tile.interrupt)
     if code == SOFTMAX:
-        start_rows(&p, tile.interrupt, tile.n_rows, layer.n_out, ENTRY_FLOPS)
+        start_rows(&p, tile.interrupt, tile.n_rows, n_units, ENTRY_FLOPS)
     else:
-        start_entries(&p, tile.interrupt, tile.n_rows, layer.n_out, ENTRY_FLOPS)
+        start_entries(&p, tile.interrupt, tile.n_rows, n_units, ENTRY_FLOPS)
     while p.n:
         start = place(&p, layer.ld, shape.itemsize)
         shape.kernels.activate(code, layer.parameter, p.n_rows, p.n, a + start, h + start, layer.ld, with_prime)
@@ -264,11 +285,22 @@ cdef int hidden_sum(const Tile* tile, Py_ssize_t i,
 
     params may be any vector with their layout.
     """
+    return hidden_sum_of_units(tile, i, 0, tile.shape.sizes[i], params, grad_a_next, g_prime, grad_h, epilogue)
+
+
+cdef int hidden_sum_of_units(const Tile* tile, Py_ssize_t i, Py_ssize_t unit, Py_ssize_t n_units,
+                             const char* params, const char* grad_a_next, const char* g_prime,  # as above
+                             char* grad_h, int epilogue) noexcept nogil:
+    """(5), or (5) and (6), for some units of layer i."""
     cdef const Shape* shape = tile.shape
     cdef const Layer* next_layer = &shape.layers[i + 1]
     cdef Py_ssize_t ld = ld_of_input(shape, i + 1), start
     cdef Pieces p
-    start_product(&p, tile.interrupt, tile.n_rows, 1, next_layer.n_in, PIECE_COLUMNS, next_layer.n_out)
+    params += unit * shape.itemsize
+    grad_h += unit * shape.itemsize
+    if g_prime != NULL:
+        g_prime += unit * shape.itemsize
+    start_product(&p, tile.interrupt, tile.n_rows, 1, n_units, PIECE_COLUMNS, next_layer.n_out)
     while p.n:
         start = place(&p, ld, shape.itemsize)
         shape.kernels.hidden_sum(p.n_rows, p.n, next_layer.n_out, grad_a_next + p.row * next_layer.ld * shape.itemsize,
@@ -307,13 +339,21 @@ cdef int weight_gradient(const Tile* tile, Py_ssize_t i, Py_ssize_t unit, Py_ssi
                          const char* grad_a, const char* h,               # IN
                          char* grad, bint add) noexcept nogil:            # OUT, or added to
     """grad_{W_i} L = grad_{a_i} L h_{i-1}^T for some units of a layer, summed over the tile."""
+    return weight_gradient_of_inputs(tile, i, unit, n_units, 0, tile.shape.sizes[i - 1], grad_a, h, grad, add)
+
+
+cdef int weight_gradient_of_inputs(const Tile* tile, Py_ssize_t i, Py_ssize_t unit, Py_ssize_t n_units,
+                                   Py_ssize_t first, Py_ssize_t n_inputs, const char* grad_a, const char* h,  # as above
+                                   char* grad, bint add) noexcept nogil:
+    """(7) for some inputs of some units; inputs may be cut as `products_over_rows` says."""
     cdef const Shape* shape = tile.shape
     cdef const Layer* layer = &shape.layers[i]
-    cdef Py_ssize_t end = unit + n_units, n
+    cdef Py_ssize_t end = unit + n_units, before = first * shape.itemsize, n
     while unit < end:
         n = min(<Py_ssize_t>SCRATCH_UNITS, end - unit)
-        if products_over_rows(tile, tile.n_rows, layer.n_in, n, grad_a + unit * shape.itemsize, layer.ld, h,
-                              ld_of_input(shape, i), grad + layer.W + unit * layer.n_in * shape.itemsize, layer.n_in,
+        if products_over_rows(tile, tile.n_rows, n_inputs, n, grad_a + unit * shape.itemsize, layer.ld, h + before,
+                              ld_of_input(shape, i),
+                              grad + layer.W + unit * layer.n_in * shape.itemsize + before, layer.n_in,
                               going_on(tile, add)):
             return 1
         unit += n

@@ -56,7 +56,7 @@ from backprop.kernels.sums cimport add_wide, divide_entries, divide_wide
 from backprop.kernels.rows cimport copy_past_caches, outer_products_of_rows, square_sums_of_rows
 from backprop.kernels.elementwise cimport fill_with_ones, multiply, multiply_add, scale_rows, scaled_product
 from backprop.kernels.blocking cimport get_l2_bytes, set_l2_bytes
-from backprop.kernels.packing cimport pack, packed_size
+from backprop.kernels.packing cimport pack, packed_size, panel_columns
 
 cdef extern from *:
     """
@@ -79,6 +79,7 @@ _table.simd = SIMD_NAME
 _table.itemsize = sizeof(real)
 _table.set_l2_bytes = set_l2_bytes
 _table.get_l2_bytes = get_l2_bytes
+_table.panel_columns = panel_columns
 _table.packed_size = packed_size
 _table.pack = pack
 _table.scratch_size = scratch_size
@@ -109,6 +110,7 @@ table = PyCapsule_New(&_table, "backprop.KernelTable", NULL)
 entries = (
     ("set_l2_bytes", typeof(_table.set_l2_bytes), <size_t>_table.set_l2_bytes),
     ("get_l2_bytes", typeof(_table.get_l2_bytes), <size_t>_table.get_l2_bytes),
+    ("panel_columns", typeof(_table.panel_columns), <size_t>_table.panel_columns),
     ("packed_size", typeof(_table.packed_size), <size_t>_table.packed_size),
     ("pack", typeof(_table.pack), <size_t>_table.pack),
     ("scratch_size", typeof(_table.scratch_size), <size_t>_table.scratch_size),

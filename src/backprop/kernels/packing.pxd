@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
 # Copies of operands of the matrix products, laid out so that the register block reads them fast.
 # Needs: block (the widths of panels), vector.
-# Gives: the table's packed_size and pack; copies of panels and of blocks.
+# Gives: the table's panel_columns, packed_size and pack; copies of panels and of blocks.
 
 from backprop.kernels.vector cimport BLOCK_ROWS, BLOCK_VECTORS, LANES, copy_block, load, real, store, transpose_quad
 from backprop.kernels.block cimport next_panel, next_rows
@@ -17,6 +17,10 @@ cdef enum:
     LARGE_BYTES = 524288     # but W beyond L2 is read in whole rows, for the prefetcher (1000-3000: 3.9, not 6.3 ms)
     COPIED_ROWS = 16         # of a strip at a time
     NARROW = 8               # a forward product with at most so many outputs takes the dot form (docs/kernels.rst)
+
+
+cdef inline Py_ssize_t panel_columns() noexcept nogil:
+    return BLOCK_VECTORS * LANES
 
 
 cdef inline Py_ssize_t packed_size(Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:

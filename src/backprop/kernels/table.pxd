@@ -72,6 +72,9 @@ cdef struct KernelTable:
     void (*set_l2_bytes)(Py_ssize_t n_bytes) noexcept nogil
     Py_ssize_t (*get_l2_bytes)() noexcept nogil
 
+    # Columns of a whole panel of W^T: a layer may be cut there, if at least 48 columns are on each side.
+    Py_ssize_t (*panel_columns)() noexcept nogil
+
     # Reals in `packed`.
     Py_ssize_t (*packed_size)(Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil
 

@@ -1,5 +1,12 @@
 # The loss and the gradient, all threads on one group of rows.
 # Needs: the equations, schedule/sums, threads. Gives: run_strips.
+#
+# Up to grad_a the group is divided in one of two ways, and then by units for the weights' gradients:
+#
+#     by strips    each thread takes rows through all layers. All W^T are packed before.
+#     by layers    one layer after another; a layer with a large W by its units, so that each thread reads and packs its
+#                  own part of W, and any other by rows. For networks with a W that does not stay in L2 beside the rows:
+#                  strips would read it once for each strip.
 
 cdef struct StripRun:
     const Request* request
@@ -7,6 +14,10 @@ cdef struct StripRun:
     Totals* totals
     Tile group                   # the rows that are shared
     Py_ssize_t strip_rows
+    bint by_layers
+    bint is_only_group
+    Py_ssize_t layer             # of the phase, if it is of one layer
+    Py_ssize_t n_units           # of a task of the phase; 0 if the tasks are strips
     double flops_a_task
     char* sums                   # of the chunk, or of open chains
     bint add                     # to these
@@ -19,21 +30,44 @@ cdef struct StripRun:
 
 cdef enum:
     PACK_COLUMNS = 192           # columns of W^T that a task packs: whole panels on every instruction set
+    DIVIDED_BYTES = 65536        # a W of so many bytes is divided by its units
+
+
+cdef inline bint is_cut_by_inputs(const StripRun* run, Py_ssize_t i) noexcept nogil:
+    """Whether tasks of grad_W_i are some inputs of all units: the kernel copies the panels of such long rows of h.
+
+    A task of few units would copy all of them for itself.
+    """
+    return ld_of_input(run.request.shape, i) * run.request.shape.itemsize >= FAR_BYTES
 
 
 cdef inline Py_ssize_t units_a_task(const StripRun* run, Py_ssize_t i) noexcept nogil:
-    """Units of layer i whose gradient is one task: a multiple of 8, so that blocks of rows stay whole."""
-    cdef double flops_a_unit = 2.0 * run.group.n_rows * run.request.shape.layers[i].n_in
-    return max(<Py_ssize_t>8, <Py_ssize_t>(run.flops_a_task / flops_a_unit) // 8 * 8)
+    """Units of layer i whose gradient is one task, a multiple of 8, so that blocks of rows stay whole; or inputs."""
+    cdef const Layer* layer = &run.request.shape.layers[i]
+    if is_cut_by_inputs(run, i):
+        return max(<Py_ssize_t>PIECE_COLUMNS, <Py_ssize_t>(run.flops_a_task / (2.0 * run.group.n_rows * layer.n_out))
+                   // PIECE_COLUMNS * PIECE_COLUMNS)
+    return max(<Py_ssize_t>8, <Py_ssize_t>(run.flops_a_task / (2.0 * run.group.n_rows * layer.n_in)) // 8 * 8)
+
+
+cdef inline bint is_divided(const StripRun* run, Py_ssize_t i, Py_ssize_t of_layer) noexcept nogil:
+    """Whether a product with W_i is divided by the units of a layer, i or i - 1, and not by rows."""
+    cdef const Shape* shape = run.request.shape
+    cdef const Layer* layer = &shape.layers[i]
+    return (layer.n_in * layer.n_out * shape.itemsize >= DIVIDED_BYTES and of_layer < shape.n_layers
+            and shape.sizes[of_layer] >= 2 * PIECE_COLUMNS and layer.activation != CUSTOM)
 
 
 cdef Py_ssize_t number_tasks(StripRun* run, bint by_units) noexcept nogil:
     """Number the tasks of a phase, layer by layer: panels that are packed, or units that are summed; how many."""
-    cdef Py_ssize_t i, size
+    cdef Py_ssize_t i, size, n
     run.first_task[1] = 0
     for i in range(1, run.request.shape.n_layers + 1):
         size = units_a_task(run, i) if by_units else PACK_COLUMNS
-        run.first_task[i + 1] = run.first_task[i] + (run.request.shape.sizes[i] + size - 1) // size
+        n = run.request.shape.sizes[i - 1 if by_units and is_cut_by_inputs(run, i) else i]
+        run.first_task[i + 1] = run.first_task[i]
+        if by_units or not (run.by_layers and is_divided(run, i, i)):
+            run.first_task[i + 1] += (n + size - 1) // size
     return run.first_task[run.request.shape.n_layers + 1]
 
 
@@ -90,20 +124,108 @@ cdef void strip_task(void* context, Py_ssize_t index, int worker) noexcept nogil
         backward_sweep(&strip, NULL, False)
 
 
-cdef void units_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
-    """(7) and (8) for some units of one layer, over all rows of the group."""
+cdef Py_ssize_t start_layer(StripRun* run, Py_ssize_t i, Py_ssize_t of_layer, int n_threads) noexcept nogil:
+    """Begin a phase with W_i that computes units of a layer, and return the number of its tasks: two a thread.
+
+    Units are cut between panels, PIECE_COLUMNS or more on each side: a narrower product would have other bits.
+    """
+    cdef Py_ssize_t n = run.request.shape.sizes[of_layer], columns = run.request.shape.kernels.panel_columns(), n_tasks
+    run.layer = of_layer
+    run.n_units = 0
+    if not is_divided(run, i, of_layer):
+        return (run.group.n_rows + run.strip_rows - 1) // run.strip_rows
+    n_tasks = min(<Py_ssize_t>2 * n_threads, n // PIECE_COLUMNS)
+    run.n_units = ((n + n_tasks - 1) // n_tasks + columns - 1) // columns * columns
+    return max(<Py_ssize_t>1, (n + run.n_units - PIECE_COLUMNS) // run.n_units)
+
+
+cdef inline Tile part_of_layer(const StripRun* run, Py_ssize_t index, int worker, Interrupt* own, Py_ssize_t* unit,
+                               Py_ssize_t* n_units) noexcept nogil:
+    """The rows and units of a task of such a phase; the last one takes all units that are left."""
+    cdef Py_ssize_t n = run.request.shape.sizes[run.layer], first = index * run.strip_rows
+    cdef Tile part = run.group
+    unit[0] = 0
+    n_units[0] = n
+    if run.n_units:
+        unit[0] = index * run.n_units
+        n_units[0] = run.n_units if n - unit[0] - run.n_units >= PIECE_COLUMNS else n - unit[0]
+    else:
+        part = part_of(&run.group, first, min(run.strip_rows, run.group.n_rows - first))
+    give_to_thread(run, &part, worker, own)
+    return part
+
+
+cdef void forward_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
+    """(2) and (3) for some units or rows of one layer; and (4) for rows of the last."""
     cdef StripRun* run = <StripRun*>context
-    cdef Py_ssize_t i = layer_of_task(run, index), units = units_a_task(run, i)
-    cdef Py_ssize_t first = (index - run.first_task[i]) * units
+    cdef const Shape* shape = run.request.shape
+    cdef const Layer* layer = &shape.layers[run.layer]
+    cdef bint with_gradient = run.request.grad != NULL
+    cdef Py_ssize_t i = run.layer, unit, n_units
+    cdef Interrupt own
+    cdef Tile part = part_of_layer(run, index, worker, &own, &unit, &n_units)
+    cdef int packing = PACKED
+    if run.n_units and not run.work.is_packed:
+        packing = PACK_ONCE if run.is_only_group else PACK_AND_KEEP
+    if preactivation_of_units(&part, i, unit, n_units, run.request.params + layer.W, run.request.params + layer.b,
+                              input_of(&part, i), run.work.packed[i], packing, a_of(&part, i), OVERWRITE):
+        return
+    if run.n_units:
+        activation_of_units(&part, i, unit, n_units, layer.activation, with_gradient)
+        return
+    if (i < shape.n_layers or not shape.loss_acts_on_a) and activation(&part, i, layer.activation, with_gradient):
+        return
+    if i == shape.n_layers:
+        output_gradient(&part, a_of(&part, i), run.work.row_loss + part.first, with_gradient)
+
+
+cdef void hidden_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
+    """(5) and (6) for some units or rows of one layer."""
+    cdef StripRun* run = <StripRun*>context
+    cdef Py_ssize_t i = run.layer, unit, n_units
+    cdef Interrupt own
+    cdef Tile part = part_of_layer(run, index, worker, &own, &unit, &n_units)
+    hidden_sum_of_units(&part, i, unit, n_units, run.request.params, a_of(&part, i + 1), a_of(&part, i), a_of(&part, i),
+                        TIMES)
+
+
+cdef int layer_by_layer(StripRun* run, const Lease* lease, Interrupt* interrupt) noexcept nogil:
+    """(2)-(6) for the rows of the group."""
+    cdef Py_ssize_t i, L = run.request.shape.n_layers
+    cdef int status = 0
+    for i in range(1, L + 1):
+        status = pool_run(lease, start_layer(run, i, i, lease.n_threads), forward_task, run, poll_from_pool, interrupt)
+        if status:
+            return status
+    run.work.is_packed = not run.is_only_group
+    if run.request.grad != NULL:
+        for i in range(L - 1, 0, -1):
+            status = pool_run(lease, start_layer(run, i + 1, i, lease.n_threads), hidden_task, run, poll_from_pool,
+                              interrupt)
+            if status:
+                return status
+    return 0
+
+
+cdef void units_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
+    """(7) and (8) for some units of one layer, or (7) for some inputs, over all rows of the group."""
+    cdef StripRun* run = <StripRun*>context
+    cdef const Shape* shape = run.request.shape
+    cdef Py_ssize_t i = layer_of_task(run, index), n = units_a_task(run, i), n_units = shape.sizes[i]
+    cdef Py_ssize_t first = (index - run.first_task[i]) * n
     cdef Tile group = run.group
     cdef const char* grad_a
     cdef Interrupt own
     give_to_thread(run, &group, worker, &own)
-    units = min(units, run.request.shape.sizes[i] - first)
     grad_a = a_of(&group, i)
-    if weight_gradient(&group, i, first, units, grad_a, input_of(&group, i), run.sums, run.add):
+    if is_cut_by_inputs(run, i):
+        if weight_gradient_of_inputs(&group, i, 0, n_units, first, min(n, shape.sizes[i - 1] - first), grad_a,
+                                     input_of(&group, i), run.sums, run.add) or first > 0:
+            return
+        first, n = 0, n_units
+    elif weight_gradient(&group, i, first, min(n, n_units - first), grad_a, input_of(&group, i), run.sums, run.add):
         return
-    bias_gradient(&group, i, first, units, grad_a, run.sums, run.add)
+    bias_gradient(&group, i, first, min(n, n_units - first), grad_a, run.sums, run.add)
 
 
 cdef void chain_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
@@ -127,6 +249,23 @@ cdef void divide_task(void* context, Py_ssize_t index, int worker) noexcept nogi
     cdef StripRun* run = <StripRun*>context
     cdef Interrupt own
     divide(run.request, run.totals, index, interrupt_of_thread(run.interrupt, worker, &own))
+
+
+cdef bint goes_by_layers(const Request* request) noexcept nogil:
+    """Whether some W takes a quarter of L2 or more, and the caller asks for no more than loss and gradient.
+
+    Two threads over one, v3, float32 and float64, by strips and by layers: 1000-3000-1000 at 300 samples 1.72 and 1.69,
+    1.90 and 1.87; 100-200-26 at 128, whose W are smaller, 1.49 and 1.52, 1.37 and 1.35.
+    """
+    cdef const Shape* shape = request.shape
+    cdef Py_ssize_t i
+    if (request.keep_a != NULL or request.keep_h != NULL or request.keep_grad_a != NULL
+            or request.keep_grad_h != NULL):
+        return False
+    for i in range(1, shape.n_layers + 1):
+        if 4 * shape.layers[i].n_in * shape.layers[i].n_out * shape.itemsize >= shape.kernels.get_l2_bytes():
+            return True
+    return False
 
 
 cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Interrupt* interrupt) noexcept nogil:
@@ -154,8 +293,12 @@ cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Interrupt* 
             if run.totals.wide == NULL and in_chunk + run.group.n_rows == n_rows:
                 run.divisor = request.divisor
             run.group.divisor = 0 if shape.tile_rows < CHAIN_ROWS else run.divisor  # `add_chain` divides short tiles
-            status = pool_run(lease, (run.group.n_rows + run.strip_rows - 1) // run.strip_rows, strip_task, run,
-                              poll_from_pool, interrupt)
+            if run.by_layers:
+                run.is_only_group = run.group.n_rows == request.n_kept
+                status = layer_by_layer(run, lease, interrupt)
+            else:
+                status = pool_run(lease, (run.group.n_rows + run.strip_rows - 1) // run.strip_rows, strip_task, run,
+                                  poll_from_pool, interrupt)
             if status:
                 return status
             for s in range(run.group.n_rows):
@@ -195,6 +338,7 @@ cdef int run_strips(const Request* request, Py_ssize_t n_chunks, int n_threads, 
     run.interrupt = interrupt
     run.strip_rows = min(<Py_ssize_t>MAX_TILE_ROWS // 2, max(<Py_ssize_t>MIN_STRIP,
                                                              (rows + 2 * n_threads - 1) // (2 * n_threads) // 8 * 8))
+    run.by_layers = goes_by_layers(request)
     run.totals = take_totals(shape, request.n_sums, n_chunks > 1 and request.grad != NULL, 0)
     if run.totals == NULL:
         return NO_TOTALS
