@@ -313,12 +313,15 @@ cdef inline Product sum_over_rows(Py_ssize_t n_rows, Py_ssize_t n_out, const rea
 
 
 cdef void continue_chains(Py_ssize_t n_rows, Py_ssize_t n_out, Py_ssize_t n,
-                          const real* A, Py_ssize_t ld_a, const real* B, Py_ssize_t ld_b, Py_ssize_t n_readable,  # IN
-                          real* C, Py_ssize_t c_row,                                                # IN and OUT
-                          real* scratch) noexcept nogil:                                            # overwritten
-    """C[u][j] goes on with sum_s A[s][u] B[s][j]."""
+                          const real* A, Py_ssize_t ld_a, const real* B, Py_ssize_t ld_b,    # IN
+                          real* C, Py_ssize_t c_row,                                         # IN and OUT
+                          real* scratch) noexcept nogil:                                     # overwritten
+    """C[u][j] goes on with sum_s A[s][u] B[s][j].
+
+    No entry of B beyond column n is read: B may be a piece of the columns of x, of which the last row ends there.
+    """
     cdef Product t = product_of(n_out, n_rows, A, 1, ld_a, 1)
-    cdef Operand o = operand_of(AS_STORED, B, ld_b, n_readable, scratch)
+    cdef Operand o = operand_of(AS_STORED, B, ld_b, n, scratch)
     cdef Blocks blocks = blocks_of_chains(n_out)
     t.start = t.C = C
     t.start_row = t.c_row = c_row
@@ -379,9 +382,9 @@ cdef void product_AtB(
     cdef Blocks blocks
     if add == CONTINUE:
         if n_in == 1 and ld_W == 1:  # lanes over units
-            continue_chains(n_rows, 1, n_out, h, ld_h, grad_a, ld_a, ld_a, grad_W, 0, scratch)
+            continue_chains(n_rows, 1, n_out, h, ld_h, grad_a, ld_a, grad_W, 0, scratch)
         else:
-            continue_chains(n_rows, n_out, n_in, grad_a, ld_a, h, ld_h, ld_h, grad_W, ld_W, scratch)
+            continue_chains(n_rows, n_out, n_in, grad_a, ld_a, h, ld_h, grad_W, ld_W, scratch)
         return
     if 0 < n_rows <= FEW_ROWS and not (n_in <= FEW_INPUTS and n_in < n_out):
         product_AtB_of_few_rows(n_rows, n_in, n_out, grad_a, ld_a, h, ld_h, grad_W, ld_W, add, divisor)
