@@ -23,6 +23,7 @@ cdef struct Shape:
     Py_ssize_t n_layers, n_params, itemsize
     Py_ssize_t ld_params         # n_params rounded up to 64 bytes
     Py_ssize_t tile_rows         # at most so many rows in a tile
+    Py_ssize_t fixed_tile_rows   # the same for sums of several products, whose order it enters: the same on every CPU
     Py_ssize_t row_bytes         # of a and h, one sample
     Py_ssize_t n_units           # of all layers but the input
     bint has_own                 # a custom activation, which may take any time
@@ -40,6 +41,9 @@ cdef enum:
     # LARGE_BYTES, each tile streams it from L3 or memory, and the fewer tiles the better: 512 rows (784-800-800-10: 52,
     # not 48 GFLOP/s in float64; 1024 rows give 51). But fewer if a and h of so many take more than MOST_TILE_BYTES and
     # several times what W does: W is then the smaller part of what a tile moves.
+    #
+    # L2 must not enter the bits. Each entry of a gradient is one sum of chains, however tiles cut it. But hvp, hessian
+    # and sobolev_value_and_grad add two products or more to it, tile by tile: fixed_tile_rows does not depend on L2.
     LEAST_TILE_ROWS = 64
     MIDDLE_TILE_ROWS = 128
     MAX_TILE_ROWS = 256
@@ -95,9 +99,11 @@ cdef inline int lay_out_layers(Shape* shape) except -1:
     elif (MIDDLE_TILE_ROWS * shape.row_bytes > 3 * l2_bytes and LEAST_TILE_ROWS * shape.row_bytes <= 3 * l2_bytes
             and 8 * largest_W * shape.itemsize <= l2_bytes):
         shape.tile_rows = LEAST_TILE_ROWS
+    shape.fixed_tile_rows = MAX_TILE_ROWS if MAX_TILE_ROWS * shape.row_bytes <= LARGE_BYTES else MIDDLE_TILE_ROWS
     if largest_W * shape.itemsize > LARGE_BYTES:
-        shape.tile_rows = WIDE_TILE_ROWS
+        shape.tile_rows = shape.fixed_tile_rows = WIDE_TILE_ROWS
     shape.tile_rows = rows_in_bytes(shape, shape.tile_rows)
+    shape.fixed_tile_rows = rows_in_bytes(shape, shape.fixed_tile_rows)
     return 0
 
 

@@ -4,7 +4,7 @@
 
 from backprop.kernels.table cimport CHAIN_ROWS, CHUNK_ROWS
 from backprop.recursion.shape cimport Shape
-from backprop.recursion.workspace cimport OF_HESSIAN, OF_NORMAL_EQUATIONS
+from backprop.recursion.workspace cimport OF_GRADIENT, OF_HESSIAN, OF_NORMAL_EQUATIONS
 
 cdef enum:
     SMALL_BYTES = 131072         # of a gradient that is added to wide sums at the cost of some rows of its network
@@ -57,9 +57,11 @@ cdef inline Py_ssize_t rows_of_tile(const Shape* shape, Py_ssize_t n_kept, int b
     """Rows of a tile: at most shape.tile_rows, and chunks cut evenly at multiples of 64, between chains.
 
     Below that shape.tile_rows is a part of 64; but sums that are matrices have no open chains, and are larger anyway.
+    Calls besides a gradient take fixed_tile_rows: some of them add several products to a sum.
     """
     cdef Py_ssize_t n_rows = rows_of_chunk(shape, n_kept)
-    cdef Py_ssize_t n_tiles = (n_rows + shape.tile_rows - 1) // shape.tile_rows
+    cdef Py_ssize_t most = shape.tile_rows if buffers == OF_GRADIENT else shape.fixed_tile_rows
+    cdef Py_ssize_t n_tiles = (n_rows + most - 1) // most
     cdef Py_ssize_t rows = (n_rows + n_tiles - 1) // n_tiles
     if shape.tile_rows < CHAIN_ROWS and buffers < OF_HESSIAN:
         return min(n_rows, shape.tile_rows)
