@@ -24,14 +24,12 @@ installed package.
 
 These mistakes are left out, because no result changes, or by less than its rounding:
 
-- other splits in `next_rows` and `next_panel`, another TILE_BYTES, PACK_COLUMNS, COPY_ROWS or FAR_BYTES, the stride
-  that avoids 2 KiB: they change speed alone;
+- other splits in `next_rows`, `next_panel`, `blocks_of_chain` and `blocks_of_chains`, other LARGE_BYTES, PACK_ROWS,
+  COPIED_ROWS, COPY_ROWS, UNITS_BYTES or FAR_BYTES, the stride that avoids 2 KiB: they change speed alone;
 - another FEW_INPUTS: the chains are the same with lanes over units and over inputs;
 - another KEPT_VECTORS, GRADIENT_BYTES or STREAM_BYTES: the same products are stored in another order, or another way;
 - another ROW_BLOCK, or `n >= ROW_BLOCK` for the exponentials of a row that are computed again: they are equal;
-- panels of W and x that are not copied if they end beyond a row: what is read there falls into unused lanes;
-- a tail that is taken as whole in the forward product and in the hidden sum of inner layers: the extra lanes fall into
-  padding;
+- other FEW_ROWS, or products of few rows by the blocks: the chains are the same;
 - numbers of threads, strips and slots, the order of memory accesses and the locks of the pool: no result changes, or
   only in a race that a test cannot force;
 - workers that do not block signals: the caller polls for them all the same;
@@ -65,6 +63,7 @@ TESTS = [  # the modules, in any folder of tests/, that judge a mutation; those 
     "test_losses",
     "test_hard_inputs",
     "test_kernels",
+    "test_products",
     "test_activations",
     "test_second_derivatives",
     "test_arrays",

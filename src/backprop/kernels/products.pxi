@@ -2,7 +2,7 @@
 # Needs: block, packing, vector.
 # Gives: the table's scratch_size, forward_product, hidden_sum, weight_gradient and bias_gradient.
 #
-# All products run on one register block (block.pxd): A is broadcast, B is a panel of vectors.
+# All products run on the same register blocks (block.h): A is broadcast, B is a panel of vectors.
 #
 #     function       equation               A (broadcast)             B (vectors)                  C
 #     product_ABt    a = h W^T + b          h[s][k]                   W^T[k][j], packed panels     a[s][j]
