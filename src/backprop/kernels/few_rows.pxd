@@ -50,14 +50,16 @@ cdef inline void product_AB_of_one_row(
         real* grad_h, bint add) noexcept nogil:                               # OUT; IN too with add
     """grad_h_j = sum_m grad_a_m W_{m,j}, times g' or added to grad_h."""
     cdef Py_ssize_t j = 0
-    while j + 8 * LANES <= n:
-        product_AB_of_columns(8, 8 * LANES, n_next, grad_a_next, W_next + j, ld_W,
-                              NULL if g_prime == NULL else g_prime + j, grad_h + j, add)
-        j += 8 * LANES
+    cdef const real* factor = NULL
     while j < n:
-        product_AB_of_columns(2, n - j, n_next, grad_a_next, W_next + j, ld_W,
-                              NULL if g_prime == NULL else g_prime + j, grad_h + j, add)
-        j += 2 * LANES
+        if g_prime != NULL:
+            factor = g_prime + j
+        if n - j >= 8 * LANES:
+            product_AB_of_columns(8, 8 * LANES, n_next, grad_a_next, W_next + j, ld_W, factor, grad_h + j, add)
+            j += 8 * LANES
+        else:
+            product_AB_of_columns(2, n - j, n_next, grad_a_next, W_next + j, ld_W, factor, grad_h + j, add)
+            j += 2 * LANES
 
 
 cdef inline void product_AtB_of_rows(

@@ -284,14 +284,16 @@ cdef void product_AB(
     cdef const real* W_next = <const real*>W_next_
     cdef const real* g_prime = <const real*>g_prime_
     cdef real* grad_h = <real*>grad_h_
+    cdef const real* factor = NULL
     cdef real* scratch = <real*>scratch_
     cdef Product t = product_of(n_rows, n_next, grad_a_next, ld_next, 1, ld_next)
     cdef bint far = ld_W * <Py_ssize_t>sizeof(real) >= FAR_BYTES and n_rows >= COPY_ROWS
     cdef Operand o = operand_of(COPIED if far else AS_STORED, W_next, ld_W, n, scratch)
     cdef Blocks blocks = blocks_of_chain(n_rows, n_next)
     if n_rows == 1:
-        product_AB_of_one_row(n, n_next, grad_a_next, W_next, ld_W, g_prime if epilogue == TIMES else NULL, grad_h,
-                              epilogue == ADD)
+        if epilogue == TIMES:
+            factor = g_prime
+        product_AB_of_one_row(n, n_next, grad_a_next, W_next, ld_W, factor, grad_h, epilogue == ADD)
         return
     t.C = grad_h
     t.c_row = ld
