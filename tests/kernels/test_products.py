@@ -256,6 +256,22 @@ def test_no_cut_and_no_instruction_set_changes_a_bit(product, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_the_bias_gradient_has_the_exact_sums(dtype):
+    rng = np.random.default_rng(0)
+    for simd, n in itertools.product(BUILT, (1, 5, 64, 65, 131)):
+        kernels = kernel_functions(simd, dtype)
+        for n_units, (add, divisor) in itertools.product(range(1, 103, 3), ((OVERWRITE, 64), (ADD, 0), (CONTINUE, 0))):
+            values, start = integers(rng, (n, n_units)).astype(dtype), integers(rng, (1, n_units)).astype(dtype)
+            ld = ld_of(n_units, dtype)
+            grad_a, _ = filled("A", n, n_units, ld, values, dtype, True)
+            grad_b, _ = filled("C", 1, n_units, n_units, start, dtype, True)
+            kernels["bias_gradient"](n, n_units, grad_a.ctypes.data, ld, grad_b.ctypes.data, add, divisor)
+            expected = (values.sum(axis=0) + (0 if add == OVERWRITE else start[0])) / (divisor or 1)
+            assert np.array_equal(grad_b, expected), (simd, n, n_units, add)
+            assert MEMORY["C"].is_untouched()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_of_a_product_is_the_same_row_alone(dtype):
     """The rows of few-row products too, which take other ways."""
     kernels = kernel_functions(_core.simd, dtype)
