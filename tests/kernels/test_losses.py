@@ -5,9 +5,11 @@ import math
 import mpmath
 import numpy as np
 import pytest
+from kernel_functions import CONSTANTS, kernel_functions
 from problems import LOSS_NAMES, PARAMETERS, Y_HAT_LOSSES, random_problem, random_targets, relative_error, same_bits
 
 import backprop
+from backprop import _core
 from backprop.losses import softmax
 
 DTYPES = ["float64", "float32"]
@@ -413,3 +415,36 @@ def test_cross_entropy_of_one_class_hides_no_nan(a):
     assert np.isnan(grad).all()
     loss, grad = net.value_and_grad([[1.0]], [0])
     assert (loss, *grad) == (0, 0, 0)
+
+
+# Blocks of rows -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [1, 2, 10, 63, 64, 65, 130])
+def test_a_row_does_not_depend_on_the_rows_beside_it(n, dtype):
+    """The kernels take 16, 4 or 1 rows of logits together; 22 rows are all of these."""
+    rng = np.random.default_rng(n)
+    logits = 9 * rng.standard_normal((22, n)).astype(dtype)
+    logits[3, n // 2], logits[5, 0], logits[17, -1], logits[19] = inf, nan, -inf, -inf
+    labels, weight, tangents = rng.integers(0, n, 22), rng.random(22), rng.standard_normal((22, n)).astype(dtype)
+    probabilities = rng.random((22, n)).astype(dtype)
+    kernels = kernel_functions(_core.simd, dtype)
+
+    def results(rows, targets):
+        """Losses, their gradients, the curvature times a tangent, and softmax."""
+        a, z, h, tangent, losses = logits[rows], logits[rows], logits[rows], tangents[rows], np.empty(len(rows))
+        of_rows, weight_of_rows = targets[rows], weight[rows]
+        targets_at = (None, of_rows.ctypes.data) if of_rows.ndim == 1 else (of_rows.ctypes.data, None)
+        weights = CONSTANTS["WEIGHT_PER_SAMPLE"], weight_of_rows.ctypes.data, 0.5
+        shape = CONSTANTS["CROSS_ENTROPY"], 0.1, len(z), n
+        kernels["loss_curvature"](*shape, z.ctypes.data, n, *targets_at, *weights, tangent.ctypes.data)
+        kernels["loss"](*shape, z.ctypes.data, n, None, *targets_at, *weights, losses.ctypes.data, 1)
+        kernels["activate"](CONSTANTS["SOFTMAX"], 0.0, len(z), n, a.ctypes.data, h.ctypes.data, n, 0)
+        return losses, z, tangent, h
+
+    for targets in (labels, probabilities):
+        together = results(list(range(22)), targets)
+        for s in range(22):
+            for of_all, alone in zip(together, results([s], targets), strict=True):
+                np.testing.assert_array_equal(of_all[s : s + 1], alone)

@@ -148,61 +148,98 @@ static inline double bp_double_power_of_two(double n)
     return n;
 }
 
+/* exp in steps: x within bounds is n ln 2 + reduced + low; then exp(reduced + low) - 1; then 2^n. */
+static inline double bp_reduce_double(double bounded, double *n, double *low)
+{
+    const double magic = 6755399441055744.0;
+    *n = (bounded * 1.44269504088896340736 + magic) - magic;
+    double r = bp_fma_double(-*n, BP_DOUBLE_LN2[0], bounded), rest = -*n * BP_DOUBLE_LN2[1];
+    double reduced = r + rest;
+    *low = rest - (reduced - r);
+    return reduced;
+}
+
+static inline double bp_expm1_of_reduced(double reduced, double low)
+{
+    double value = bp_polynomial(reduced, BP_DOUBLE_EXP, BP_DOUBLE_EXP_DEGREE);
+    return reduced + bp_fma_double(reduced * reduced, value, low);
+}
+
+static inline double bp_scale_exp(double expm1, double n)
+{
+    const double magic = 6755399441055744.0;
+    double half = (n * 0.5 + magic) - magic;
+    return (1 + expm1) * bp_double_power_of_two(half) * bp_double_power_of_two(n - half);
+}
+
 /* exp(x). Error in ulp: 0.842 (v2: 0.855) against mpmath, over 1.5 10^7 arguments. Range: every x; 0 below -745.2,
  * inf above 709.8. */
 static inline double bp_exp(double x)
 {
-    const double magic = 6755399441055744.0;
-    double bounded = x < -760 ? -760 : x > 710 ? 710 : x; /* a NaN stays */
-    double n = (bounded * 1.44269504088896340736 + magic) - magic;
-    double r = bp_fma_double(-n, BP_DOUBLE_LN2[0], bounded), low = -n * BP_DOUBLE_LN2[1];
-    double reduced = r + low, square;
-    low = low - (reduced - r);
-    square = bp_fma_double(reduced * reduced, bp_polynomial(reduced, BP_DOUBLE_EXP, BP_DOUBLE_EXP_DEGREE), low);
-    double half = (n * 0.5 + magic) - magic;
-    return (1 + (reduced + square)) * bp_double_power_of_two(half) * bp_double_power_of_two(n - half);
+    double n, low;
+    double reduced = bp_reduce_double(x < -760 ? -760 : x > 710 ? 710 : x, &n, &low); /* a NaN stays */
+    return bp_scale_exp(bp_expm1_of_reduced(reduced, low), n);
 }
 
-/* e[k] = exp(a[k] - top), as one loop that the compiler vectorises. */
-static inline void bp_exp_differences(ptrdiff_t n, const bp_real *a, double top, double *e)
+/* x[k] = exp(x[k]) for x[k] <= 0, step by step over blocks, so that the chains of several vectors overlap (stages.pxd).
+ * x has room for a multiple of 8 entries: the last block is filled up with zeros, since a remainder of scalars took half
+ * of the time of 10 entries. Not inline: a kernel calls it several times. */
+enum { BP_EXP_BLOCK = 32 };
+static __attribute__((noinline)) void bp_exp_in_place(ptrdiff_t n, double *x)
 {
-    for (ptrdiff_t k = 0; k < n; k++)
-        e[k] = bp_exp((double)a[k] - top);
+    double power[BP_EXP_BLOCK], reduced[BP_EXP_BLOCK], low[BP_EXP_BLOCK];
+    for (; n & 7; n++)
+        x[n] = 0;
+    for (ptrdiff_t size; n > 0; n -= size, x += size) {
+        size = (n < BP_EXP_BLOCK ? n : BP_EXP_BLOCK) & ~(ptrdiff_t)7; /* tells the compiler that no rest is left */
+        /* A loop of its own: the compiler would follow the bound through the next step, and select after each of its
+           operations. */
+        for (ptrdiff_t k = 0; k < size; k++)
+            x[k] = x[k] < -760 ? -760 : x[k]; /* a NaN stays */
+        for (ptrdiff_t k = 0; k < size; k++)
+            reduced[k] = bp_reduce_double(x[k], &power[k], &low[k]);
+        for (ptrdiff_t k = 0; k < size; k++)
+            reduced[k] = bp_expm1_of_reduced(reduced[k], low[k]);
+        for (ptrdiff_t k = 0; k < size; k++)
+            x[k] = bp_scale_exp(reduced[k], power[k]);
+    }
 }
 
-/* x[k] = exp(x[k]), as one loop that the compiler vectorises. */
-static inline void bp_exp_in_place(ptrdiff_t n, double *x)
+/* mask ? x : y for a mask that has all bits set or none. GCC turns a conditional into a store behind a branch. */
+static inline double bp_choose(int64_t mask, double x, double y)
 {
-    for (ptrdiff_t k = 0; k < n; k++)
-        x[k] = bp_exp(x[k]);
+    int64_t a, b;
+    memcpy(&a, &x, sizeof a);
+    memcpy(&b, &y, sizeof b);
+    a = (a & mask) | (b & ~mask);
+    memcpy(&x, &a, sizeof x);
+    return x;
 }
 
-/* log(1 + t): 2 atanh(t/(2 + t)) up to t = 1; beyond it 1 + t = 2^k (1 + f). Error in ulp: 0.824 (v2: 1.119) against
- * mpmath, over 1.5 10^7 arguments. Range: 0 <= t < 2^1000; inf and NaN pass. */
+/* log(1 + t): 2 atanh(t/(2 + t)) up to t = 1; beyond it 1 + t = 2^k (1 + f). Without a branch, so that a loop over it
+ * is vectorised. Error in ulp: 0.824 (v2: 1.119) against mpmath, over 1.5 10^7 arguments. Range: 0 <= t < 2^1000; inf
+ * and NaN pass. */
 static inline double bp_log1p(double t)
 {
-    double power = 0;
-    if (t > 1 && t < 0x1p1000) {
-        uint64_t bits;
-        double sum = 1 + t, low = 1 - (sum - t), scale; /* |t| > 1: exact */
-        memcpy(&bits, &sum, sizeof bits);
-        int k = (int)(bits >> 52) - 1023;
-        bits = (uint64_t)(1023 - k) << 52;
-        memcpy(&scale, &bits, sizeof bits);
-        power = k;
-        t = (sum * scale - 1) + low * scale;
-    } else if (!(t <= 1)) {
-        return t; /* inf or NaN */
-    }
-    double u = 2 + t, u_low = t - (u - 2);
-    double s = (t + t) / u;
-    double s_low = (bp_fma_double(-s, u, t + t) - s * u_low) / u;
+    const double two_52 = 0x1p52;
+    double sum = 1 + t, low = 1 - (sum - t), scale, power; /* exact if t > 1 */
+    uint64_t bits, exponent;
+    memcpy(&bits, &sum, sizeof bits);
+    exponent = bits >> 52;
+    bits = (uint64_t)2046 - exponent << 52;
+    memcpy(&scale, &bits, sizeof bits);
+    memcpy(&bits, &two_52, sizeof bits);
+    bits |= exponent;
+    memcpy(&power, &bits, sizeof bits); /* 2^52 + the exponent: AVX2 converts no integers of 64 bits */
+    power = t > 1 ? power - (0x1p52 + 1023) : 0;
+    double f = t > 1 ? (sum * scale - 1) + low * scale : t;
+    double u = 2 + f, u_low = f - (u - 2);
+    double s = (f + f) / u;
+    double s_low = (bp_fma_double(-s, u, f + f) - s * u_low) / u;
     double z = 0.25 * s * s;
-    double low = bp_fma_double(s * z, bp_polynomial(z, BP_DOUBLE_ATANH, BP_DOUBLE_ATANH_DEGREE), s_low);
-    if (power == 0)
-        return s + low;
-    double high = power * BP_DOUBLE_LN2[0];
-    return high + (s + (low + power * BP_DOUBLE_LN2[1]));
+    low = bp_fma_double(s * z, bp_polynomial(z, BP_DOUBLE_ATANH, BP_DOUBLE_ATANH_DEGREE), s_low);
+    double high = power * BP_DOUBLE_LN2[0]; /* adding 0 changes no bit */
+    return t < 0x1p1000 ? high + (s + (low + power * BP_DOUBLE_LN2[1])) : t;
 }
 
 #endif

@@ -77,9 +77,9 @@ cdef extern from "kernels/elementary.h" nogil:
     vec shifted_power "bp_shifted_power"(vec total) noexcept
     double reduce_large "bp_reduce_large"(double a, int* quadrant, double* low) noexcept
     double exp "bp_exp"(double x) noexcept
+    double choose "bp_choose"(Py_ssize_t mask, double x, double y) noexcept
     double log1p "bp_log1p"(double t) noexcept
     void exp_in_place "bp_exp_in_place"(Py_ssize_t n, double* x) noexcept
-    void exp_differences "bp_exp_differences"(Py_ssize_t n, const real* a, double top, double* e) noexcept
 
 
 cdef inline vec poly(vec x, const real* c, const int degree) noexcept nogil:

@@ -1,20 +1,19 @@
 # cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
 # Softmax of a row of logits, and its Jacobian times a vector. Everything is computed in float64.
 # Needs: elementary, vector.
-# Gives: the table's softmax_product; `softmax_rows` for h, `exponentials_of_rows` for the losses.
+# Gives: the table's softmax_product; `softmax_rows` for h; blocks of rows and their exponentials for the losses.
 
 from backprop.kernels.vector cimport real
-from backprop.kernels.elementary cimport exp_differences, exp_in_place
+from backprop.kernels.elementary cimport choose, exp_in_place
 
 cdef enum:
-    ROW_BLOCK = 64           # exponentials of a row that are kept; those of longer rows are computed twice
-    SHORT_ROW = 24           # up to here the exponentials of several rows are computed as one
-    GROUP = 256              # exponentials of such rows
-    GROUP_ROWS = 64
+    BLOCK_ROWS = 16          # rows that are computed side by side
+    FEW_ROWS = 4             # the same at the end of a tile; what is left are single rows
+    BLOCK_COLUMNS = 64       # exponentials of a row that are kept; those of longer rows are computed twice
 
 
 cdef inline Py_ssize_t top_of_row(Py_ssize_t n, const real* a) noexcept nogil:
-    """The index of the largest logit, the first of equal ones; of the first NaN, if there is one."""
+    """The index of the largest entry, the first of equal ones; of the first NaN, if there is one."""
     cdef Py_ssize_t k, top = 0
     for k in range(1, n):
         if not a[k] <= a[top] and a[top] == a[top]:
@@ -22,54 +21,101 @@ cdef inline Py_ssize_t top_of_row(Py_ssize_t n, const real* a) noexcept nogil:
     return top
 
 
-cdef inline Py_ssize_t rows_in_group(Py_ssize_t n) noexcept nogil:
-    """The number of rows for `exponentials_of_rows`. Its e has room for them, and for ROW_BLOCK at any row's place."""
-    return max(<Py_ssize_t>1, min(<Py_ssize_t>GROUP_ROWS, GROUP // n))
+cdef inline Py_ssize_t rows_of_block(Py_ssize_t n_rows) noexcept nogil:
+    """The rows of the next block if n_rows are left."""
+    return BLOCK_ROWS if n_rows >= BLOCK_ROWS else FEW_ROWS if n_rows >= FEW_ROWS else 1
 
 
-cdef inline void exponentials_of_rows(Py_ssize_t n_rows, Py_ssize_t n, const real* a, Py_ssize_t ld,  # IN
-                                      Py_ssize_t* top,                                                # OUT (n_rows)
-                                      double* e) noexcept nogil:                                      # OUT (n_rows, n)
-    """The index of each row's largest logit, and exp(a_k - max a) if n <= ROW_BLOCK.
+# A block of rows lies in e by columns: entry k of row s is e[k n_rows + s]. A loop over the rows is then a loop over
+# vectors, and the sums of the rows, each in order, run side by side. n_rows is a constant to the compiler.
 
-    The exponentials of short rows are one loop, which the compiler vectorises: each row of 10 would leave a remainder
-    of scalars, which took half of the time.
-    """
+cdef inline void load_columns(const Py_ssize_t n_rows, Py_ssize_t n, const real* a, Py_ssize_t ld,  # IN
+                              double* e) noexcept nogil:                                            # OUT
+    """The columns of a block of rows."""
     cdef Py_ssize_t s, k
-    cdef double a_top
     for s in range(n_rows):
-        top[s] = top_of_row(n, a + s * ld)
-        if n <= ROW_BLOCK:
-            a_top = a[s * ld + top[s]]
-            if n > SHORT_ROW:
-                exp_differences(n, a + s * ld, a_top, e + s * n)
-            else:
-                for k in range(n):
-                    e[s * n + k] = <double>a[s * ld + k] - a_top
-    if n <= SHORT_ROW:
-        exp_in_place(n_rows * n, e)
+        for k in range(n):
+            e[k * n_rows + s] = a[s * ld + k]
 
 
-cdef inline void softmax_row(Py_ssize_t n, const real* a, Py_ssize_t top,          # IN
-                             double* e,                                             # IN; scratch beyond ROW_BLOCK
-                             real* p) noexcept nogil:                               # OUT
-    """p_k = exp(a_k - max a) / sum."""
-    cdef Py_ssize_t k, size, start = 0
-    cdef double total = 0, a_top = a[top]
+cdef inline void store_columns(const Py_ssize_t n_rows, Py_ssize_t n, const double* e,              # IN
+                               real* a, Py_ssize_t ld) noexcept nogil:                              # OUT
+    """The way back, rounded to the dtype."""
+    cdef Py_ssize_t s, k
+    for s in range(n_rows):
+        for k in range(n):
+            a[s * ld + k] = <real>e[k * n_rows + s]
+
+
+cdef inline void find_tops(const Py_ssize_t n_rows, Py_ssize_t n, const real* a, Py_ssize_t ld,     # IN
+                           double* e,                                                               # OUT
+                           double* top_logit, Py_ssize_t* top) noexcept nogil:                      # OUT (n_rows)
+    """The largest logit of each row, and its index as in `top_of_row`; e holds the row if n <= BLOCK_COLUMNS."""
+    cdef Py_ssize_t s, k, size, larger, start = 0
+    cdef double logit
+    if n_rows == 1:  # a loop over one row is no vector: branches are faster
+        top[0] = top_of_row(n, a)
+        top_logit[0] = a[top[0]]
+        if n <= BLOCK_COLUMNS:
+            load_columns(1, n, a, ld, e)
+        return
+    for s in range(n_rows):
+        top[s] = 0
+        top_logit[s] = a[s * ld]
     while start < n:
-        size = min(n - start, <Py_ssize_t>ROW_BLOCK)
-        if n > ROW_BLOCK:
-            exp_differences(size, a + start, a_top, e)
+        size = min(n - start, <Py_ssize_t>BLOCK_COLUMNS)
+        load_columns(n_rows, size, a + start, ld, e)
         for k in range(size):
-            total = total + e[k]
+            for s in range(n_rows):
+                logit = e[k * n_rows + s]
+                # all bits are set, or none
+                larger = -<Py_ssize_t>((not logit <= top_logit[s]) & (top_logit[s] == top_logit[s]))
+                top[s] = (larger & (start + k)) | (~larger & top[s])
+                top_logit[s] = choose(larger, logit, top_logit[s])
+        start += size
+
+
+cdef inline void exponentials(const Py_ssize_t n_rows, Py_ssize_t n, const double* top_logit,       # IN
+                              double* e) noexcept nogil:                                            # IN and OUT
+    """exp(a_k - max a) in the place of a_k. e has room for a multiple of 8 entries."""
+    cdef Py_ssize_t s, k
+    for k in range(n):
+        for s in range(n_rows):
+            e[k * n_rows + s] = e[k * n_rows + s] - top_logit[s]
+    exp_in_place(n * n_rows, e)
+
+
+cdef inline void softmax_block(const Py_ssize_t n_rows, Py_ssize_t n, const real* a,                # IN
+                               real* p,                                                             # OUT
+                               Py_ssize_t ld) noexcept nogil:
+    """p_k = exp(a_k - max a) / sum for the rows of a block."""
+    cdef double e[BLOCK_COLUMNS * BLOCK_ROWS]
+    cdef double top_logit[BLOCK_ROWS]
+    cdef double total[BLOCK_ROWS]
+    cdef Py_ssize_t top[BLOCK_ROWS]
+    cdef Py_ssize_t s, k, size, start = 0
+    find_tops(n_rows, n, a, ld, e, top_logit, top)
+    for s in range(n_rows):
+        total[s] = 0
+    while start < n:
+        size = min(n - start, <Py_ssize_t>BLOCK_COLUMNS)
+        if n > BLOCK_COLUMNS:
+            load_columns(n_rows, size, a + start, ld, e)
+        exponentials(n_rows, size, top_logit, e)
+        for k in range(size):
+            for s in range(n_rows):
+                total[s] = total[s] + e[k * n_rows + s]
         start += size
     start = 0
     while start < n:
-        size = min(n - start, <Py_ssize_t>ROW_BLOCK)
-        if n > ROW_BLOCK:
-            exp_differences(size, a + start, a_top, e)
+        size = min(n - start, <Py_ssize_t>BLOCK_COLUMNS)
+        if n > BLOCK_COLUMNS:
+            load_columns(n_rows, size, a + start, ld, e)
+            exponentials(n_rows, size, top_logit, e)
         for k in range(size):
-            p[start + k] = <real>(e[k] / total)
+            for s in range(n_rows):
+                e[k * n_rows + s] = e[k * n_rows + s] / total[s]
+        store_columns(n_rows, size, e, p + start, ld)
         start += size
 
 
@@ -77,16 +123,19 @@ cdef inline void softmax_rows(Py_ssize_t n_rows, Py_ssize_t n,
                               const real* a,                                        # IN
                               real* p,                                              # OUT
                               Py_ssize_t ld) noexcept nogil:
-    """`softmax_row` for each row."""
-    cdef double e[GROUP]
-    cdef Py_ssize_t top[GROUP_ROWS]
-    cdef Py_ssize_t s, group = rows_in_group(n), row = group - 1
-    for s in range(n_rows):
-        row += 1
-        if row == group:
-            row = 0
-            exponentials_of_rows(min(group, n_rows - s), n, a + s * ld, ld, top, e)
-        softmax_row(n, a + s * ld, top[row], e + row * n, p + s * ld)
+    """Softmax of each row."""
+    cdef Py_ssize_t size
+    while n_rows > 0:
+        size = rows_of_block(n_rows)
+        if size == BLOCK_ROWS:
+            softmax_block(BLOCK_ROWS, n, a, p, ld)
+        elif size == FEW_ROWS:
+            softmax_block(FEW_ROWS, n, a, p, ld)
+        else:
+            softmax_block(1, n, a, p, ld)
+        a += size * ld
+        p += size * ld
+        n_rows -= size
 
 
 cdef inline void softmax_product(Py_ssize_t n_rows, Py_ssize_t n,
