@@ -11,7 +11,8 @@ A part uses only parts above it:
     elementary    exp, expm1, sigma, Phi, sin
     softmax       softmax of a row
     stages        functions of one argument over the vectors of a tile, at once or in stages
-    activations   g and g'
+    staged        g and g' of the longer activations
+    activations   g and g' of all
     second        g''
     losses        losses of rows, their first and second derivatives
     sums          sums over chunks of samples in wide accumulators
