@@ -79,6 +79,7 @@ cdef extern from "kernels/elementary.h" nogil:
     double exp "bp_exp"(double x) noexcept
     double choose "bp_choose"(Py_ssize_t mask, double x, double y) noexcept
     double log1p "bp_log1p"(double t) noexcept
+    double log1p_to_1 "bp_log1p_to_1"(double t) noexcept
     void exp_in_place "bp_exp_in_place"(Py_ssize_t n, double* x) noexcept
 
 
