@@ -14,6 +14,7 @@ A part uses only parts above it:
     staged        g and g' of the longer activations
     activations   g and g' of all
     second        g''
+    cross_entropy  cross-entropy of blocks of rows
     losses        losses of rows, their first and second derivatives
     sums          sums over chunks of samples in wide accumulators
     rows          single rows: gradients by sample, sums of squares
