@@ -17,7 +17,8 @@ cdef extern from *:
         size_t size = sizeof n_bytes;
         return sysctlbyname("hw.l2cachesize", &n_bytes, &size, NULL, 0) ? 0 : (long)n_bytes;
     #elif defined(_SC_LEVEL2_CACHE_SIZE)
-        return sysconf(_SC_LEVEL2_CACHE_SIZE);
+        const long n_bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+        return n_bytes > 0 ? n_bytes : 0; /* -1 if it has no such number */
     #else
         return 0;
     #endif
