@@ -1,9 +1,13 @@
 """Networks with a large W are divided layer by layer: the bits are those of one thread."""
 
+import ctypes
+import ctypes.util
+import sys
+
 import numpy as np
 import pytest
 
-from backprop import Network
+from backprop import Activation, Network
 
 # Sizes and samples: a W that is divided by its units beside small ones; ragged ends; an output layer with a large W;
 # one sample; several groups of rows; rows of h that are copied, whose gradient is divided by inputs.
@@ -15,6 +19,30 @@ CASES = [
     ((97, 700, 1100), 70),
     ((300, 300, 300), 1100),
 ]
+
+
+def sine():
+    """An activation whose functions are C's: such a layer is divided by rows."""
+    library = ctypes.CDLL("ucrtbase" if sys.platform == "win32" else ctypes.util.find_library("m"))
+    for name in ("sin", "cos"):
+        function = getattr(library, name)
+        function.restype, function.argtypes = ctypes.c_double, [ctypes.c_double]
+    return Activation("sine", library.sin, library.cos)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_layers_with_functions_of_a_users_own(dtype):
+    """Above and below layers that are divided by their units; with and without the gradient."""
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal((100, n)).astype(dtype) for n in (300, 8))
+    own = sine()
+    for activations in ([own, "relu"], ["relu", own], [own, own]):
+        net = Network((300, 401, 300, 8), activations=activations, dtype=dtype, rng=1)
+        loss, grad = net.value_and_grad(x, y, n_threads=1)
+        for n_threads in (2, 3, 5):
+            again, other = net.value_and_grad(x, y, n_threads=n_threads)
+            assert again == loss == net.loss(x, y, n_threads=n_threads)
+            assert np.array_equal(other, grad)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

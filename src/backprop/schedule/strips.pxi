@@ -51,11 +51,14 @@ cdef inline Py_ssize_t units_a_task(const StripRun* run, Py_ssize_t i) noexcept 
 
 
 cdef inline bint is_divided(const StripRun* run, Py_ssize_t i, Py_ssize_t of_layer) noexcept nogil:
-    """Whether a product with W_i is divided by the units of a layer, i or i - 1, and not by rows."""
+    """Whether a product with W_i is divided by the units of a layer, i or i - 1, and not by rows.
+
+    A user's own function takes whole rows of a_i.
+    """
     cdef const Shape* shape = run.request.shape
     cdef const Layer* layer = &shape.layers[i]
     return (layer.n_in * layer.n_out * shape.itemsize >= DIVIDED_BYTES and of_layer < shape.n_layers
-            and shape.sizes[of_layer] >= 2 * PIECE_COLUMNS and layer.activation != CUSTOM)
+            and shape.sizes[of_layer] >= 2 * PIECE_COLUMNS and (of_layer < i or layer.activation != CUSTOM))
 
 
 cdef Py_ssize_t number_tasks(StripRun* run, bint by_units) noexcept nogil:
