@@ -1,5 +1,5 @@
 # The matrix products of a layer, A B^T, A B and A^T B, and sums of columns.
-# Needs: block, packing, vector.
+# Needs: vector, block, packing, blocking, dot, few_rows.
 # Gives: the table's scratch_size, forward_product, hidden_sum, weight_gradient and bias_gradient.
 #
 # All products run on the same register blocks (block.h): A is broadcast, B is a panel of vectors.

@@ -6,8 +6,9 @@
 #
 #     chunks    each thread takes whole chunks; their gradients are added in the order of the chunks. For long batches
 #               of networks whose gradient fits into a cache.
-#     strips    all threads share one group of rows of a chunk: first its rows are divided, for (2)-(6), then the units
-#               of the layers, for (7) and (8). For short batches, and for wide layers.
+#     strips    all threads share one group of rows of a chunk: first its rows are divided, for (2)-(6), or the units of
+#               one layer after another; then the units of all layers, for (7) and (8). For short batches, and for wide
+#               layers.
 #     rows      each thread takes whole tiles, whose results have one row per sample.
 #
 # The pool (pool/pool.c) hands out tasks by number, in ascending order; the caller takes part and polls for signals.
