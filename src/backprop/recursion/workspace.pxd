@@ -42,7 +42,7 @@ cdef struct Workspace:
     double* row_square           # twice as many
     double* row_least            # of a tile's rows, as is row_exponent (derivatives/norms.pxi)
     int* row_exponent
-    char* scratch                # copies of panels, one part a thread
+    char* scratch                # copies of operands and chains that wait, one part a thread
     Py_ssize_t scratch_bytes     # of a part
     double* row_loss             # of a tile's rows
     char* grad_h                 # one layer's grad_h, if the caller asks for it, or the samples' gradients by x
