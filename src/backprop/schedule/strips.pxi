@@ -16,6 +16,7 @@ cdef struct StripRun:
     Py_ssize_t strip_rows
     bint by_layers
     bint is_only_group
+    bint is_one_strip            # all rows of the call: its thread packs, or needs no panels for so few rows
     Py_ssize_t layer             # of the phase, if it is of one layer
     Py_ssize_t n_units           # of a task of the phase; 0 if the tasks are strips
     double flops_a_task
@@ -36,9 +37,10 @@ cdef enum:
 cdef inline bint is_cut_by_inputs(const StripRun* run, Py_ssize_t i) noexcept nogil:
     """Whether tasks of grad_W_i are some inputs of all units: the kernel copies the panels of such long rows of h.
 
-    A task of few units would copy all of them for itself.
+    A task of few units would copy all of them for itself. But few samples write grad_W row by row.
     """
-    return ld_of_input(run.request.shape, i) * run.request.shape.itemsize >= FAR_BYTES
+    return (run.group.n_rows >= MIN_STRIP
+            and ld_of_input(run.request.shape, i) * run.request.shape.itemsize >= FAR_BYTES)
 
 
 cdef inline Py_ssize_t units_a_task(const StripRun* run, Py_ssize_t i) noexcept nogil:
@@ -57,7 +59,7 @@ cdef inline bint is_divided(const StripRun* run, Py_ssize_t i, Py_ssize_t of_lay
     """
     cdef const Shape* shape = run.request.shape
     cdef const Layer* layer = &shape.layers[i]
-    return (layer.n_in * layer.n_out * shape.itemsize >= DIVIDED_BYTES and of_layer < shape.n_layers
+    return (layer.n_in * layer.n_out * shape.itemsize >= DIVIDED_BYTES
             and shape.sizes[of_layer] >= 2 * PIECE_COLUMNS and (of_layer < i or layer.activation != CUSTOM))
 
 
@@ -117,7 +119,7 @@ cdef void strip_task(void* context, Py_ssize_t index, int worker) noexcept nogil
     cdef bint with_gradient = run.request.grad != NULL
     cdef Interrupt own
     give_to_thread(run, &strip, worker, &own)
-    strip.packing = PACKED
+    strip.packing = PACK_ONCE if run.is_one_strip else PACKED
     if forward_sweep(&strip, with_gradient):
         return
     if output_gradient(&strip, a_of(&strip, run.request.shape.n_layers), run.work.row_loss + strip.first,
@@ -158,8 +160,29 @@ cdef inline Tile part_of_layer(const StripRun* run, Py_ssize_t index, int worker
     return part
 
 
+cdef void end_of_layer(const StripRun* run, const Tile* part) noexcept nogil:
+    """(3) for some rows of a layer; and (4) if it is the last."""
+    cdef const Shape* shape = run.request.shape
+    cdef Py_ssize_t i = run.layer
+    cdef bint with_gradient = run.request.grad != NULL
+    if i < shape.n_layers or not shape.loss_acts_on_a:
+        if activation(part, i, shape.layers[i].activation, with_gradient):
+            return
+    if i == shape.n_layers:
+        output_gradient(part, a_of(part, i), run.work.row_loss + part.first, with_gradient)
+
+
+cdef void output_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
+    """(3) and (4) for some rows of the last layer, if its a was divided by units."""
+    cdef StripRun* run = <StripRun*>context
+    cdef Py_ssize_t unit, n_units
+    cdef Interrupt own
+    cdef Tile part = part_of_layer(run, index, worker, &own, &unit, &n_units)
+    end_of_layer(run, &part)
+
+
 cdef void forward_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
-    """(2) and (3) for some units or rows of one layer; and (4) for rows of the last."""
+    """(2) for some units or rows of one layer, and (3), and for rows of the last one (4); but no more of its units."""
     cdef StripRun* run = <StripRun*>context
     cdef const Shape* shape = run.request.shape
     cdef const Layer* layer = &shape.layers[run.layer]
@@ -170,16 +193,15 @@ cdef void forward_task(void* context, Py_ssize_t index, int worker) noexcept nog
     cdef int packing = PACKED
     if run.n_units and not run.work.is_packed:
         packing = PACK_ONCE if run.is_only_group else PACK_AND_KEEP
+    elif run.is_one_strip:
+        packing = PACK_ONCE
     if preactivation_of_units(&part, i, unit, n_units, run.request.params + layer.W, run.request.params + layer.b,
                               input_of(&part, i), run.work.packed[i], packing, a_of(&part, i), OVERWRITE):
         return
-    if run.n_units:
+    if run.n_units and i < shape.n_layers:
         activation_of_units(&part, i, unit, n_units, layer.activation, with_gradient)
-        return
-    if (i < shape.n_layers or not shape.loss_acts_on_a) and activation(&part, i, layer.activation, with_gradient):
-        return
-    if i == shape.n_layers:
-        output_gradient(&part, a_of(&part, i), run.work.row_loss + part.first, with_gradient)
+    elif run.n_units == 0:
+        end_of_layer(run, &part)
 
 
 cdef void hidden_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
@@ -201,6 +223,12 @@ cdef int layer_by_layer(StripRun* run, const Lease* lease, Interrupt* interrupt)
         if status:
             return status
     run.work.is_packed = not run.is_only_group
+    if run.n_units:
+        run.n_units = 0
+        status = pool_run(lease, (run.group.n_rows + run.strip_rows - 1) // run.strip_rows, output_task, run,
+                          poll_from_pool, interrupt)
+        if status:
+            return status
     if run.request.grad != NULL:
         for i in range(L - 1, 0, -1):
             status = pool_run(lease, start_layer(run, i + 1, i, lease.n_threads), hidden_task, run, poll_from_pool,
@@ -255,20 +283,24 @@ cdef void divide_task(void* context, Py_ssize_t index, int worker) noexcept nogi
 
 
 cdef bint goes_by_layers(const Request* request) noexcept nogil:
-    """Whether some W takes a quarter of L2 or more, and the caller asks for no more than loss and gradient.
+    """Whether some W takes a quarter of L2 or more, and layers that are divided have most of the parameters.
+
+    Each layer costs two more barriers. Calls that keep a, h or their gradients go by strips.
 
     Two threads over one, v3, float32 and float64, by strips and by layers: 1000-3000-1000 at 300 samples 1.72 and 1.69,
     1.90 and 1.87; 100-200-26 at 128, whose W are smaller, 1.49 and 1.52, 1.37 and 1.35.
     """
     cdef const Shape* shape = request.shape
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, n, divided = 0, largest = 0
     if (request.keep_a != NULL or request.keep_h != NULL or request.keep_grad_a != NULL
             or request.keep_grad_h != NULL):
         return False
     for i in range(1, shape.n_layers + 1):
-        if 4 * shape.layers[i].n_in * shape.layers[i].n_out * shape.itemsize >= shape.kernels.get_l2_bytes():
-            return True
-    return False
+        n = shape.layers[i].n_in * shape.layers[i].n_out
+        largest = max(largest, n)
+        if n * shape.itemsize >= DIVIDED_BYTES:
+            divided += n
+    return 4 * largest * shape.itemsize >= shape.kernels.get_l2_bytes() and 2 * divided >= shape.n_params
 
 
 cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Interrupt* interrupt) noexcept nogil:
@@ -279,9 +311,10 @@ cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Interrupt* 
     cdef Py_ssize_t chunk_rows = rows_of_chunk(shape, request.n_kept)
     cdef Py_ssize_t n_sums = n_parts_of_sums(request)
     cdef double chunk_loss
-    cdef int status
+    cdef int status = 0
     run.group = new_tile(request, run.work, interrupt)
-    status = pool_run(lease, number_tasks(run, False), pack_task, run, poll_from_pool, interrupt)
+    if not run.is_one_strip:
+        status = pool_run(lease, number_tasks(run, False), pack_task, run, poll_from_pool, interrupt)
     while done < request.n_kept and status == 0:
         in_chunk = 0
         chunk_loss = 0
@@ -341,6 +374,7 @@ cdef int run_strips(const Request* request, Py_ssize_t n_chunks, int n_threads, 
     run.interrupt = interrupt
     run.strip_rows = min(<Py_ssize_t>MAX_TILE_ROWS // 2, max(<Py_ssize_t>MIN_STRIP,
                                                              (rows + 2 * n_threads - 1) // (2 * n_threads) // 8 * 8))
+    run.is_one_strip = request.n_kept <= run.strip_rows
     run.by_layers = goes_by_layers(request)
     run.totals = take_totals(shape, request.n_sums, n_chunks > 1 and request.grad != NULL, 0)
     if run.totals == NULL:
