@@ -48,7 +48,7 @@ def run_product(product, dtype, rows, n_in, n_out, calls, package):
     ld_in, ld_out = row_length(n_in, itemsize), row_length(n_out, itemsize)
     h, grad_h, a, grad_a = array(rows * ld_in), array(rows * ld_in), array(rows * ld_out), array(rows * ld_out)
     W, grad_W, b = array(n_in * n_out), array(n_in * n_out), array(n_out)
-    packed, scratch = array(kernels.packed_size(n_in, n_out)), array(kernels.scratch_size(rows, n_in, n_out))
+    packed, scratch = array(kernels.packed_size(n_in, n_out)), array(kernels.scratch_size(rows, n_in, n_out, n_out))
     overwrite = CONSTANTS["OVERWRITE"]
     kernels.pack(n_in, n_out, W, packed, 0, n_out)
     shape = rows, n_in, n_out

@@ -326,7 +326,10 @@ def test_the_size_of_l2_changes_no_bit_of_a_call():
     assert len({bits for _, bits in found.values()}) == 1, found
 
 
-@pytest.mark.parametrize("kib", ["63", "65537", "-512", "0", "512k", "1e3", " 512", "\u0665\u0661\u0662"])
+@pytest.mark.parametrize(
+    "kib",
+    ["63", "65537", pytest.param("9" * 5000, id="long"), "-512", "0", "512k", "1e3", " 512", "\u0665\u0661\u0662"],
+)
 def test_a_wrong_size_of_l2_stops_the_import(kib):
     done = run("import backprop", kib, check=False)
     assert done.returncode

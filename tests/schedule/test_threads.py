@@ -458,7 +458,7 @@ def test_importing_does_not_import_threadpoolctl():
 
 @pytest.mark.alone
 def test_the_tasks_of_many_layers_take_no_longer_on_two_threads():
-    """With 20,000 layers of 8 units; a search for each task's layer from the first one took 8 times as long."""
+    """With 20,000 layers of 8 units: 2.2 to 2.6 times. A search for each task's layer from the first one took 8 times."""
     net = Network([8] * 20_001, rng=0)
     x = np.ones((64, 8))
 
@@ -470,7 +470,7 @@ def test_the_tasks_of_many_layers_take_no_longer_on_two_threads():
             times.append(time.process_time() - start)
         return min(times)
 
-    assert cpu_time(2) < 3 * cpu_time(1)
+    assert cpu_time(2) < 4 * cpu_time(1)
 
 
 @pytest.mark.parametrize("n_threads", shortened([1, 2], [2], "one thread cuts the same products"))

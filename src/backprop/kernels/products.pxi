@@ -138,7 +138,7 @@ cdef inline void fetch_beside(Fetch* f, const Operand* o, Py_ssize_t n, Py_ssize
     f.n_lines = columns * <Py_ssize_t>sizeof(real) // LINE_BYTES + 1
     f.line = 0
     f.left = n_rows * f.n_lines
-    f.lines_a_block = (f.left + n_blocks - 1) // n_blocks
+    f.lines_a_block = (f.left + n_blocks - 1) // max(<Py_ssize_t>1, n_blocks)
 
 
 cdef void product_in_blocks(const Product* whole, Py_ssize_t n, const Operand* o, const Blocks* b,

@@ -85,7 +85,7 @@ def _find_l2_bytes():
     wanted = os.environ.get("BACKPROP_L2_KIB", "")
     if not wanted:
         return min(max(bp_l2_of_system() or 512 * 1024, 256 * 1024), 2048 * 1024)
-    if not (wanted.isascii() and wanted.isdigit() and 64 <= int(wanted) <= 65536):
+    if not (wanted.isascii() and wanted.isdigit() and len(wanted) < 6 and 64 <= int(wanted) <= 65536):
         raise ImportError(f"BACKPROP_L2_KIB: expected a number of KiB from 64 to 65536, got {wanted!r}")
     return int(wanted) * 1024
 

@@ -63,6 +63,11 @@ cdef inline bint is_divided(const StripRun* run, Py_ssize_t i, Py_ssize_t of_lay
             and shape.sizes[of_layer] >= 2 * PIECE_COLUMNS and (of_layer < i or layer.activation != CUSTOM))
 
 
+cdef inline bint has_panels(const Shape* shape, Py_ssize_t i) noexcept nogil:
+    """Whether W_i is packed: the dot form of a narrow layer reads it as stored."""
+    return shape.kernels.packed_size(shape.layers[i].n_in, shape.layers[i].n_out) > 0
+
+
 cdef Py_ssize_t number_tasks(StripRun* run, bint by_units) noexcept nogil:
     """Number the tasks of a phase, layer by layer: panels that are packed, or units that are summed; how many."""
     cdef Py_ssize_t i, size, n
@@ -71,7 +76,7 @@ cdef Py_ssize_t number_tasks(StripRun* run, bint by_units) noexcept nogil:
         size = units_a_task(run, i) if by_units else PACK_COLUMNS
         n = run.request.shape.sizes[i - 1 if by_units and is_cut_by_inputs(run, i) else i]
         run.first_task[i + 1] = run.first_task[i]
-        if by_units or not (run.by_layers and is_divided(run, i, i)):
+        if by_units or not (run.by_layers and is_divided(run, i, i)) and has_panels(run.request.shape, i):
             run.first_task[i + 1] += (n + size - 1) // size
     return run.first_task[run.request.shape.n_layers + 1]
 
