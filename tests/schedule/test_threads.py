@@ -458,7 +458,7 @@ def test_importing_does_not_import_threadpoolctl():
 
 @pytest.mark.alone
 def test_the_tasks_of_many_layers_take_no_longer_on_two_threads():
-    """With 20,000 layers of 8 units: 2.2 to 2.6 times. A search for each task's layer from the first one took 8 times."""
+    """With 20,000 layers of 8 units: 2.2 to 2.6 times. A search for a task's layer from the first took 8 times."""
     net = Network([8] * 20_001, rng=0)
     x = np.ones((64, 8))
 
