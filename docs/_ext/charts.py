@@ -95,8 +95,9 @@ def _times_axis(axes: Any, label: str, colours: Colours) -> None:
 
 def draw_peers(colours: Colours) -> Any:
     """Geometric means of the peers' times over ours, a panel for each instruction set."""
-    table = [row for row in table_with("ours and peers", "best peer", "PyTorch", "sklearn") if row["dtype"] in DTYPES]
-    peers = ["NumPy", "PyTorch", "JAX", "sklearn"]
+    table = [row for row in table_with("ours and peers", "best peer", "NumPy") if row["dtype"] in DTYPES]
+    names = {"NumPy": "NumPy", "PyTorch": "PyTorch", "JAX": "JAX", "sklearn": "scikit-learn"}
+    peers = [name for name in names if name in table[0]]  # those of the run that is kept
     settings = [name for name in dict.fromkeys(row["ours and peers"] for row in table) if "threads" not in name]
     figure, panels = _figure(4 + 3 * len(settings), 2.8, len(settings))
     for axes, setting in zip(panels, settings, strict=True):
@@ -108,7 +109,8 @@ def draw_peers(colours: Colours) -> Any:
             for place, ratio in zip(places, ratios, strict=True):
                 text = f"{ratio:.2f}" if ratio else ""
                 axes.annotate(text, (ratio, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
-        axes.set_yticks(range(5), ["the fastest of them, case by case", *peers[:-1], "scikit-learn"])
+        labels = ["the fastest of them, case by case", *(names[name] for name in peers)]
+        axes.set_yticks(range(len(labels)), labels)
         axes.set_title(setting, fontsize=10)
         axes.axvline(1, color=colours["ink"], linewidth=1)
         axes.set_xlim(0, 1.12 * axes.get_xlim()[1])
