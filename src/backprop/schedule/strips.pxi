@@ -34,6 +34,11 @@ cdef enum:
     DIVIDED_BYTES = 65536        # a W of so many bytes is divided by its units
 
 
+cdef inline Py_ssize_t n_strips(const StripRun* run) noexcept nogil:
+    """Strips of the group's rows."""
+    return (run.group.n_rows + run.strip_rows - 1) // run.strip_rows
+
+
 cdef inline bint is_cut_by_inputs(const StripRun* run, Py_ssize_t i) noexcept nogil:
     """Whether tasks of grad_W_i are some inputs of all units: the kernel copies the panels of such long rows of h.
 
@@ -143,7 +148,7 @@ cdef Py_ssize_t start_layer(StripRun* run, Py_ssize_t i, Py_ssize_t of_layer, in
     run.layer = of_layer
     run.n_units = 0
     if not is_divided(run, i, of_layer):
-        return (run.group.n_rows + run.strip_rows - 1) // run.strip_rows
+        return n_strips(run)
     n_tasks = min(<Py_ssize_t>2 * n_threads, n // PIECE_COLUMNS)
     run.n_units = ((n + n_tasks - 1) // n_tasks + columns - 1) // columns * columns
     return max(<Py_ssize_t>1, (n + run.n_units - PIECE_COLUMNS) // run.n_units)
@@ -187,7 +192,7 @@ cdef void output_task(void* context, Py_ssize_t index, int worker) noexcept nogi
 
 
 cdef void forward_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
-    """(2) for some units or rows of one layer, and (3), and for rows of the last one (4); but no more of its units."""
+    """(2) and (3) for some units or rows of one layer. Of the last layer, rows get (4) too, and units get (2) alone."""
     cdef StripRun* run = <StripRun*>context
     cdef const Shape* shape = run.request.shape
     cdef const Layer* layer = &shape.layers[run.layer]
@@ -230,8 +235,7 @@ cdef int layer_by_layer(StripRun* run, const Lease* lease, Interrupt* interrupt)
     run.work.is_packed = not run.is_only_group
     if run.n_units:
         run.n_units = 0
-        status = pool_run(lease, (run.group.n_rows + run.strip_rows - 1) // run.strip_rows, output_task, run,
-                          poll_from_pool, interrupt)
+        status = pool_run(lease, n_strips(run), output_task, run, poll_from_pool, interrupt)
         if status:
             return status
     if run.request.grad != NULL:
@@ -338,8 +342,7 @@ cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Interrupt* 
                 run.is_only_group = run.group.n_rows == request.n_kept
                 status = layer_by_layer(run, lease, interrupt)
             else:
-                status = pool_run(lease, (run.group.n_rows + run.strip_rows - 1) // run.strip_rows, strip_task, run,
-                                  poll_from_pool, interrupt)
+                status = pool_run(lease, n_strips(run), strip_task, run, poll_from_pool, interrupt)
             if status:
                 return status
             for s in range(run.group.n_rows):
