@@ -68,7 +68,8 @@ static inline __attribute__((always_inline)) void bp_rows_times_groups(
             bp_transpose_group(W + g * BP_GROUP * n_in + k, n_in, t);
             for (int i = 0; i < BP_GROUP_K; i++)
                 for (int r = 0; r < n_rows; r++)
-                    chain[g * n_rows + r] = bp_group_fma(h[r * ld_h + k + i] - (bp_group){0}, t[i], chain[g * n_rows + r]);
+                    chain[g * n_rows + r] =
+                        bp_group_fma(h[r * ld_h + k + i] - (bp_group){0}, t[i], chain[g * n_rows + r]);
         }
     for (; k < n_in; k++)
         for (int g = 0; g < n_groups; g++) {
@@ -88,42 +89,31 @@ static inline __attribute__((always_inline)) void bp_rows_times_groups(
 static void bp_few_rows_product(int n_rows, ptrdiff_t n_in, ptrdiff_t n_out, const bp_real *h, ptrdiff_t ld_h,
                                 const bp_real *W, const bp_real *b, bp_real *a, ptrdiff_t ld_a)
 {
-    for (ptrdiff_t j = 0; j < n_out;) {
-        ptrdiff_t n_groups = (n_out - j) / BP_GROUP;
-        if (n_groups == 0) {
+    int n_groups = n_rows == 1 ? 8 : n_rows == 2 ? 4 : 2;
+    for (ptrdiff_t j = 0; j < n_out; j += n_groups * BP_GROUP) {
+        while (n_groups > 1 && n_groups * BP_GROUP > n_out - j)
+            n_groups /= 2;
+        if (BP_GROUP > n_out - j)
             j = n_out - BP_GROUP;
-            n_groups = 1;
-        }
         const bp_real *W_j = W + j * n_in, *b_j = b ? b + j : NULL;
-        bp_real *a_j = a + j;
-        if (n_rows == 1 && n_groups >= 8) {
-            n_groups = 8;
-            bp_rows_times_groups(1, 8, n_in, h, ld_h, W_j, b_j, a_j, ld_a);
-        } else if (n_rows == 1 && n_groups >= 4) {
-            n_groups = 4;
-            bp_rows_times_groups(1, 4, n_in, h, ld_h, W_j, b_j, a_j, ld_a);
-        } else if (n_rows == 2 && n_groups >= 4) {
-            n_groups = 4;
-            bp_rows_times_groups(2, 4, n_in, h, ld_h, W_j, b_j, a_j, ld_a);
-        } else if (n_groups >= 2) {
-            n_groups = 2;
-            if (n_rows == 1)
-                bp_rows_times_groups(1, 2, n_in, h, ld_h, W_j, b_j, a_j, ld_a);
-            else if (n_rows == 2)
-                bp_rows_times_groups(2, 2, n_in, h, ld_h, W_j, b_j, a_j, ld_a);
-            else if (n_rows == 3)
-                bp_rows_times_groups(3, 2, n_in, h, ld_h, W_j, b_j, a_j, ld_a);
-            else
-                bp_rows_times_groups(4, 2, n_in, h, ld_h, W_j, b_j, a_j, ld_a);
-        } else if (n_rows == 1)
-            bp_rows_times_groups(1, 1, n_in, h, ld_h, W_j, b_j, a_j, ld_a);
-        else if (n_rows == 2)
-            bp_rows_times_groups(2, 1, n_in, h, ld_h, W_j, b_j, a_j, ld_a);
-        else if (n_rows == 3)
-            bp_rows_times_groups(3, 1, n_in, h, ld_h, W_j, b_j, a_j, ld_a);
-        else
-            bp_rows_times_groups(4, 1, n_in, h, ld_h, W_j, b_j, a_j, ld_a);
-        j += n_groups * BP_GROUP;
+#define BP_CASE(ROWS, GROUPS)                                                                                          \
+    case 8 * ROWS + GROUPS:                                                                                            \
+        bp_rows_times_groups(ROWS, GROUPS, n_in, h, ld_h, W_j, b_j, a + j, ld_a);                                      \
+        break;
+        switch (8 * n_rows + n_groups) {
+            BP_CASE(1, 8)
+            BP_CASE(1, 4)
+            BP_CASE(1, 2)
+            BP_CASE(1, 1)
+            BP_CASE(2, 4)
+            BP_CASE(2, 2)
+            BP_CASE(2, 1)
+            BP_CASE(3, 2)
+            BP_CASE(3, 1)
+            BP_CASE(4, 2)
+            BP_CASE(4, 1)
+        }
+#undef BP_CASE
     }
 }
 #else

@@ -67,7 +67,6 @@ enum {
 typedef bp_real bp_half __attribute__((vector_size(BP_BYTES / 2)));
 enum { BP_HAS_HALF = 1 };
 #else
-typedef bp_vec bp_half;
 enum { BP_HAS_HALF = 0 };
 #endif
 
@@ -142,8 +141,8 @@ static inline bp_vec bp_fma(bp_vec a, bp_vec b, bp_vec c)
 #endif
 }
 
+#if BP_SIMD == 4
 /* The same for half vectors. Loads and stores touch only the first n lanes in memory, 0 < n <= BP_LANES / 2. */
-static inline bp_half bp_half_broadcast(bp_real x) { return x - (bp_half){0}; }
 /* The lower half of a vector. It spares a second broadcast. */
 static inline bp_half bp_lower_half(bp_vec v)
 {
@@ -151,7 +150,6 @@ static inline bp_half bp_lower_half(bp_vec v)
     memcpy(&h, &v, sizeof h);
     return h;
 }
-#if BP_SIMD == 4
 static inline bp_half bp_half_fma(bp_half a, bp_half b, bp_half c)
 {
     return (bp_half)BP_CAT(_mm256_fmadd_, BP_SUFFIX)(a, b, c);
@@ -166,11 +164,6 @@ static inline void bp_half_store(bp_real *p, bp_half v, ptrdiff_t n)
 {
     BP_CAT(_mm256_mask_storeu_, BP_SUFFIX)(p, (1u << n) - 1, v);
 }
-#else
-static inline bp_half bp_half_fma(bp_half a, bp_half b, bp_half c) { return bp_fma(a, b, c); }
-static inline bp_half bp_half_load_whole(const bp_real *p) { return (void)p, bp_half_broadcast(0); }
-static inline bp_half bp_half_load(const bp_real *p, ptrdiff_t n) { return (void)p, bp_half_broadcast((bp_real)n); }
-static inline void bp_half_store(bp_real *p, bp_half v, ptrdiff_t n) { (void)p, (void)v, (void)n; }
 #endif
 
 /* The first n lanes from memory, zeros after them. No other memory is touched. n may be negative, or larger than a

@@ -1,12 +1,11 @@
 # cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
 # The vector operations of vector.h, named for Cython. Each acts lane by lane.
 # Needs: vector.h.
-# Gives: `real`, `vec`, `half`, loads and stores, fma, comparisons, division by a known divisor.
+# Gives: `real`, `vec`, loads and stores, fma, comparisons, division by a known divisor.
 
 cdef extern from "kernels/vector.h" nogil:
     ctypedef float real "bp_real"    # C macros of the build choose the types; Cython believes that all are floats
     ctypedef float vec "bp_vec"
-    ctypedef float half "bp_half"
     enum:
         LANES "BP_LANES"
         PARTS "BP_PARTS"
@@ -20,19 +19,13 @@ cdef extern from "kernels/vector.h" nogil:
     void store "bp_store"(real* p, vec v) noexcept
     vec load_first "bp_load_first"(const real* p, Py_ssize_t n) noexcept
     void store_first "bp_store_first"(real* p, vec v, Py_ssize_t n) noexcept
-    half half_load_whole "bp_half_load_whole"(const real* p) noexcept
-    half half_load "bp_half_load"(const real* p, Py_ssize_t n) noexcept
-    void half_store "bp_half_store"(real* p, half v, Py_ssize_t n) noexcept
     void copy_block "bp_copy_block"(real* target, const real* source) noexcept
     void transpose_quad "bp_transpose_quad"(const real* source, Py_ssize_t source_row,
                                             real* target, Py_ssize_t target_row) noexcept
 
     # Arithmetic: a b + c, rounded once.
     vec broadcast "bp_broadcast"(real x) noexcept
-    half half_broadcast "bp_half_broadcast"(real x) noexcept
-    half lower_half "bp_lower_half"(vec v) noexcept
     vec vfma "bp_fma"(vec a, vec b, vec c) noexcept
-    half half_fma "bp_half_fma"(half a, half b, half c) noexcept
     real tree_sum "bp_tree_sum"(const vec* part) noexcept
 
     # Selection: a < b ? x : y. A NaN in v passes through a bound.
