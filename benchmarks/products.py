@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"
 from kernel_functions import CONSTANTS, kernel_functions
 
 BLOCKS, LONG_BLOCKS = 30, 10  # of calls; the best one counts. The second for calls that alone fill a block
-UNITS = 256  # whose gradients are made at a time (SCRATCH_UNITS in recursion/workspace.pxd)
+UNITS = CONSTANTS["SCRATCH_UNITS"]  # whose gradients are made at a time
 TARGETS = ((128, 85), (32, 75))  # from so many units on, % of the peak
 
 

@@ -57,7 +57,7 @@ from backprop.calls.rules cimport (
 )
 from backprop.kernels.table cimport (
     ADD, CHAIN_ROWS, CONTINUE, CROSS_ENTROPY, CUSTOM, FAR_BYTES, NO_WEIGHT, OVERWRITE, PACKED, PACK_AND_KEEP, PACK_ONCE,
-    ROW_BYTES, SOFTMAX, TIMES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
+    ROW_BYTES, SCRATCH_UNITS, SOFTMAX, TIMES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
 )
 from backprop.process.float_mode cimport (
     DEFAULT_X87, enter_default_mode, get_x87, is_default_mode, leave_default_mode, set_x87,
@@ -88,8 +88,8 @@ from backprop.recursion.tile cimport (
     weights_per_row,
 )
 from backprop.recursion.workspace cimport (
-    GRADIENT_BYTES, OF_DERIVATIVES, OF_GRADIENT, OF_HESSIAN, OF_NORMAL_EQUATIONS, SCRATCH_UNITS, TRIANGLE_ROWS,
-    KeptRows, Workspace, aligned, bytes_of_kept_row, lay_out_kept, reals_at_a_time,
+    GRADIENT_BYTES, OF_DERIVATIVES, OF_GRADIENT, OF_HESSIAN, OF_NORMAL_EQUATIONS, TRIANGLE_ROWS, KeptRows,
+    Workspace, aligned, bytes_of_kept_row, lay_out_kept, reals_at_a_time,
 )
 from backprop.schedule.cuts cimport chunks_of, rows_of_chunk, rows_of_tile
 from backprop.schedule.free_lists cimport (

@@ -11,6 +11,8 @@
 #include "rows.h"
 #include "vector.h"
 
+enum { BP_LINE_BYTES = 64 }; /* of a cache line */
+
 /* What is fetched into L2 beside a product, some cache lines for each register block: pieces of rows of the operand
  * that is packed or copied next. */
 typedef struct {
@@ -25,7 +27,7 @@ static void __attribute__((noinline)) bp_fetch_some(bp_fetch *f)
     ptrdiff_t n = f->lines_a_block < f->left ? f->lines_a_block : f->left;
     f->left -= n;
     for (; n > 0; n--) {
-        __builtin_prefetch(f->row + 64 * f->line, 0, 2);
+        __builtin_prefetch(f->row + BP_LINE_BYTES * f->line, 0, 2);
         if (++f->line == f->n_lines) {
             f->line = 0;
             f->row += f->row_bytes;
@@ -36,14 +38,14 @@ static void __attribute__((noinline)) bp_fetch_some(bp_fetch *f)
 typedef struct {
     bp_fetch *fetch;              /* IN and OUT; or NULL */
     ptrdiff_t n_rows, K;
-    int is_chained;               /* whether a sum is several chains of BP_CHAIN_ROWS k's, added to C one after another */
+    int is_chained;               /* whether a sum is several chains of BP_CHAIN_ROWS k's, one after another */
     const bp_real *A;             /* IN: A[r][k] at A + r a_row + k a_k */
     ptrdiff_t a_row, a_k;         /* a_k may be BP_BY_BLOCK */
     ptrdiff_t a_block;            /* a block whose first row is r starts at A + r a_block */
     ptrdiff_t a_start;            /* k's of A that are left out, with BP_BY_BLOCK */
     const bp_real *B;             /* IN: B[k] at B + k b_k; all its lanes can be read */
     ptrdiff_t b_k;
-    const bp_real *start;         /* IN: the chains start from it, row r at start + r start_row, or from 0 if it is NULL */
+    const bp_real *start;         /* IN: row r at start + r start_row: what the chains start from; NULL for 0 */
     ptrdiff_t start_row;          /* 0 if start is a bias; it may be C */
     const bp_real *factor;        /* IN: C is multiplied by it, which is laid out as C and may be C; or NULL */
     bp_real *C;                   /* OUT; IN too with add */
@@ -53,6 +55,7 @@ typedef struct {
     double divisor;               /* of C after the last chain, or 0 */
 } bp_product;
 
+/* CHAIN_ROWS of table.pxd. A field of bp_product instead of a constant cost 3 % (8-64-64-2 at 64 samples, v3). */
 enum { BP_CHAIN_ROWS = 64 };
 enum { BP_BY_BLOCK = -1 }; /* as a_k: from one k of A to the next are as many reals as the block has rows */
 
@@ -217,15 +220,15 @@ enum { BP_BY_BLOCK = -1 }; /* as a_k: from one k of A to the next are as many re
 
 /* The functions of a shape by rows less one. BP_BLOCK_ROWS rows of the most vectors fill the registers. */
 #if BP_SIMD == 4
-#define BP_BLOCKS(BLOCK, V)                                                                                                   \
+#define BP_BLOCKS(BLOCK, V)                                                                                            \
     BLOCK(1, V) BLOCK(2, V) BLOCK(3, V) BLOCK(4, V) BLOCK(5, V) BLOCK(6, V) BLOCK(7, V) BLOCK(8, V)
-#define BP_NAMES(NAME, V)                                                                                                    \
-    {NAME##_1_##V, NAME##_2_##V, NAME##_3_##V, NAME##_4_##V,                                                   \
+#define BP_NAMES(NAME, V)                                                                                              \
+    {NAME##_1_##V, NAME##_2_##V, NAME##_3_##V, NAME##_4_##V,                                                           \
      NAME##_5_##V, NAME##_6_##V, NAME##_7_##V, NAME##_8_##V}
 #elif BP_SIMD == 3
-#define BP_BLOCKS(BLOCK, V)                                                                                                   \
+#define BP_BLOCKS(BLOCK, V)                                                                                            \
     BLOCK(1, V) BLOCK(2, V) BLOCK(3, V) BLOCK(4, V) BLOCK(5, V) BLOCK(6, V)
-#define BP_NAMES(NAME, V)                                                                                                    \
+#define BP_NAMES(NAME, V)                                                                                              \
     {NAME##_1_##V, NAME##_2_##V, NAME##_3_##V, NAME##_4_##V, NAME##_5_##V, NAME##_6_##V}
 #else
 #define BP_BLOCKS(BLOCK, V) BLOCK(1, V) BLOCK(2, V) BLOCK(3, V) BLOCK(4, V)
@@ -233,7 +236,8 @@ enum { BP_BY_BLOCK = -1 }; /* as a_k: from one k of A to the next are as many re
 #endif
 
 typedef void bp_block_function(const bp_product *, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t);
-typedef enum { BP_WHOLE, BP_PART, BP_HALF } bp_tail; /* of a panel: its last vector is whole, or not; or half of one follows */
+/* The tail of a panel: its last vector is whole, or not; or half a vector follows. */
+typedef enum { BP_WHOLE, BP_PART, BP_HALF } bp_tail;
 
 #if BP_SIMD == 4
 #define BP_SHAPES(BLOCK)                                                                                               \

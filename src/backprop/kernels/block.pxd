@@ -8,6 +8,7 @@ from backprop.kernels.vector cimport BLOCK_VECTORS, HAS_HALF, LANES, real
 cdef extern from "kernels/block.h" nogil:
     enum:
         BY_BLOCK "BP_BY_BLOCK"
+        LINE_BYTES "BP_LINE_BYTES"
     ctypedef enum Tail "bp_tail":
         WHOLE "BP_WHOLE"
         PARTIAL "BP_PART"

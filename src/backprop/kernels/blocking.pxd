@@ -8,7 +8,7 @@
 # as that allows with 64 rows. B is copied strip by strip. No bit depends on any of this: a chain that ends at a block
 # is stored and goes on from there.
 
-from backprop.kernels.table cimport CHAIN_ROWS
+from backprop.kernels.table cimport CHAIN_ROWS, SCRATCH_UNITS
 from backprop.kernels.vector cimport BLOCK_ROWS, BLOCK_VECTORS, LANES, real
 from backprop.kernels.block cimport next_panel
 
@@ -24,7 +24,6 @@ cdef extern from *:
 
 cdef enum:
     GROUP_ROWS = (63 + BLOCK_ROWS) // BLOCK_ROWS * BLOCK_ROWS    # 64, rounded up to whole register blocks
-    UNITS = 256              # whose sums over samples are made at a time (SCRATCH_UNITS in recursion/workspace.pxd)
     STRIP_BYTES = 256        # of each row of B that is copied: four cache lines one after another
 
 
@@ -47,10 +46,10 @@ cdef inline Blocks blocks_of_chain(Py_ssize_t n_rows, Py_ssize_t K) noexcept nog
 
 
 cdef inline Blocks blocks_of_chains(Py_ssize_t n_rows) noexcept nogil:
-    """The same if the sums are several chains, one after another, and at most UNITS rows: one group."""
+    """The same if the sums are several chains, one after another. All rows are one group, mostly SCRATCH_UNITS."""
     cdef Blocks b
     cdef Py_ssize_t entries = l2_bytes // (4 * <Py_ssize_t>sizeof(real))
-    b.k = max(<Py_ssize_t>1, entries // (UNITS * CHAIN_ROWS)) * CHAIN_ROWS
+    b.k = max(<Py_ssize_t>1, entries // (SCRATCH_UNITS * CHAIN_ROWS)) * CHAIN_ROWS
     b.rows = n_rows
     b.strip = 1
     return b

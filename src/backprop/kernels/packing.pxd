@@ -14,7 +14,7 @@ cdef extern from "kernels/transpose.h" nogil:
 
 cdef enum:
     PACK_ROWS = 16           # k's of a panel packed at a time: what is written stays in L1 (784-128: 13 us, not 23)
-    LARGE_BYTES = 524288     # but W beyond L2 is read in whole rows, for the prefetcher (1000-3000: 3.9, not 6.3 ms)
+    LARGE_BYTES = 524288     # but a larger W is read in whole rows, for the prefetcher (1000-3000: 3.9, not 6.3 ms)
     COPIED_ROWS = 16         # of a strip at a time
     NARROW = 8               # a forward product with at most so many outputs takes the dot form (docs/kernels.rst)
 

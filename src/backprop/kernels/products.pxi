@@ -16,7 +16,7 @@ from backprop.kernels.table cimport (
     ADD, CHAIN_ROWS, CONTINUE, FAR_BYTES, OVERWRITE, PACKED, PACK_ONCE, TIMES,
 )
 from backprop.kernels.vector cimport BLOCK_VECTORS, LANES, divide_scalar, real
-from backprop.kernels.block cimport BY_BLOCK, Fetch, Panel, Product, next_panel, panel_product
+from backprop.kernels.block cimport BY_BLOCK, LINE_BYTES, Fetch, Panel, Product, next_panel, panel_product
 from backprop.kernels.packing cimport NARROW, copy_by_blocks, copy_strip, pack_panel
 from backprop.kernels.blocking cimport (
     Blocks, blocks_of_chain, blocks_of_chains, blocks_of_rows, copied_size, end_of_block, end_of_strip, get_l2_bytes,
@@ -31,7 +31,6 @@ cdef enum:
     COPY_ROWS = 32           # a copied strip of W must be used by so many rows
     COPY_COLUMNS = 64        # copied units by so many columns
     UNITS_BYTES = 1024       # rows of grad_a from here on are copied (400 wide, v3: 91 % of the peak, not 84)
-    LINE_BYTES = 64          # of a cache line
     FEW_INPUTS = 4           # up to here grad_W has its lanes over units: a vector over inputs would be mostly empty
 
 
@@ -155,6 +154,7 @@ cdef void product_in_blocks(const Product* whole, Py_ssize_t n, const Operand* o
     cdef Py_ssize_t j_start = 0, j_end, j, k, k_end, next_j, next_k, row, K = whole.K, ld = whole.c_row, n_blocks
     cdef bint fetches = (o.form != AS_STORED and o.form != IN_PANELS
                          and K * n * <Py_ssize_t>sizeof(real) > get_l2_bytes())
+    cdef bint is_chained = whole.is_chained
     cdef real* chains
     cdef real* panel
     if 2 * K < 3 * b.k and 2 * whole.n_rows < 3 * b.rows and o.form != COPIED:
@@ -174,7 +174,7 @@ cdef void product_in_blocks(const Product* whole, Py_ssize_t n, const Operand* o
             next_k = k_end if k_end < K else 0
             t.K = k_end - k
             t.a_start = k
-            t.add = whole.add and (whole.is_chained or k_end == K) or whole.is_chained and k > 0
+            t.add = whole.add and (is_chained or k_end == K) or is_chained and k > 0
             t.divisor = whole.divisor if k_end == K else 0
             if o.form == COPIED:
                 copy_strip(t.K, n, j_start, j_end, o.B + k * o.ld, o.ld, o.panels)
@@ -203,13 +203,13 @@ cdef void product_in_blocks(const Product* whole, Py_ssize_t n, const Operand* o
                     t.c_row = whole.c_row
                     chains = t.C if unfinished == NULL else unfinished + row * ld + j - j_start
                     t.start = t.factor = NULL
-                    if k > 0 and not whole.is_chained:
+                    if k > 0 and not is_chained:
                         t.start = chains
                         t.start_row = ld
                     elif whole.start != NULL:
                         t.start = whole.start + row * whole.start_row + j
                         t.start_row = whole.start_row
-                    if k_end < K and not whole.is_chained:
+                    if k_end < K and not is_chained:
                         t.C = chains
                         t.c_row = ld
                     elif whole.factor != NULL:

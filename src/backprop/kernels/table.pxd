@@ -11,6 +11,7 @@
 
 cdef enum:
     CHAIN_ROWS = 64          # rows summed in one register chain; in a trial 1.41e-7 against 2.9e-7 for 128
+    SCRATCH_UNITS = 256      # whose rows of grad_W are made at a time: what is copied for them stays small
     CHUNK_ROWS = 1024        # 16 chains are added in the network's dtype, then a wide accumulator takes over
     ROW_BYTES = 64           # tile rows are whole cache lines, one vector of the widest instruction set
     FAR_BYTES = 2048         # panels of rows from here on are copied before use; of shorter rows a copy costs too much

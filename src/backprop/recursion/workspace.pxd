@@ -4,7 +4,7 @@
 
 from libc.stdlib cimport calloc, free
 
-from backprop.kernels.table cimport CHAIN_ROWS, ROW_BYTES
+from backprop.kernels.table cimport CHAIN_ROWS, ROW_BYTES, SCRATCH_UNITS
 from backprop.recursion.shape cimport Shape
 
 cdef enum Buffers:         # each has the buffers of those before it
@@ -62,7 +62,6 @@ cdef struct KeptRows:
 
 cdef enum:
     GRADIENT_BYTES = 65536       # of gradients per sample that are written layer by layer, or copied at a time
-    SCRATCH_UNITS = 256          # whose rows of grad_W are made at a time: what is copied for them stays small
     TRIANGLE_ROWS = 64           # of J^T J at a time: a panel that is copied for them is used 64 times
 
 
