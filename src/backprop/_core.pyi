@@ -11,6 +11,7 @@ _Array = npt.NDArray[Any]
 simd: str
 l2_bytes: int
 most_threads: int
+NO_TOP: int
 
 # Cython 3.3 adds these to every module.
 __test__: dict[str, Any]
@@ -26,8 +27,11 @@ def look_at_targets(
 ) -> tuple[Literal["label", "domain", "sum"], int, int] | None: ...
 def look_at_weights(
     weight: _Array, n_per_row: int
-) -> tuple[Literal["weight", "all 0"] | None, int, float, float, int]: ...
+) -> tuple[Literal["weight", "all 0"] | None, int, float, int, int, int, int, int]: ...
+def scale_and_total(largest: float, top: int, limb_0: int, limb_1: int, limb_2: int) -> tuple[float, float]: ...
 def tolerance_of_probabilities(itemsize: int) -> float: ...
+def merge_bins(top: _Array, limbs: _Array, other_top: _Array, other_limbs: _Array) -> None: ...
+def raise_bins(top: _Array, limbs: _Array, new_top: _Array) -> None: ...
 def hidden_gradient(W_next: _Array, grad_a_next: _Array, grad_h: _Array) -> None: ...
 def preactivation_gradient(grad_h: _Array, g_prime: _Array) -> None: ...
 def activate(a: _Array, h: _Array, code: int, parameter: float) -> None: ...
@@ -86,6 +90,34 @@ class Plan:
         grad_weight: _Array | None = None,
         rows: _Array | None = None,
         linearization: Linearization | None = None,
+    ) -> float: ...
+    def unit_rows(self, call: Call, n_kept: int) -> int: ...
+    def partial(
+        self,
+        call: Call,
+        params: _Array,
+        x: _Array,
+        y: _Array | None,
+        weights: tuple[_Array, float, float, int] | None,
+        n_threads: int,
+        top: _Array,
+        limbs: _Array,
+        n_kept_in_all: int,
+        operand: _Array | None = None,
+        max_norm: float = 0.0,
+        grad_weight: _Array | None = None,
+        rows: _Array | None = None,
+        linearization: Linearization | None = None,
+    ) -> None: ...
+    def finish(
+        self,
+        call: Call,
+        top: _Array,
+        limbs: _Array,
+        n_kept_in_all: int,
+        total: float | None,
+        by_entry: bool,
+        out: _Array | None,
     ) -> float: ...
     def quick_value_and_grad(
         self,

@@ -18,10 +18,13 @@ B. A layer owns two buffers in the tile. h_i stays until (7) of the layer above 
    makes it g'(a_i), in place, and grad_a_i from (6) on, in place again: each is dead when the next is born.
    h_0 is the caller's x itself. (5) and (6) are one kernel, unless the caller asks to see grad_h.
 C. Sums over samples have three levels: chains of 64 rows in registers, at most 16 such chains added in the network's
-   dtype (a chunk), and chunks added in float64 or, for float64, as a two-term sum. The division by n_samples or by the
-   sum of the weights comes once, at the end. The order depends on the layers and the number of samples alone: tiles
-   are cut between chains, threads between tiles, units or chunks (schedule/). Tiles of very wide rows are shorter than
-   a chain, which then goes on from one to the next in a buffer of its own: `open_chain`.
+   dtype (a chunk), and chunks added in float64 or, for float64, as a two-term sum. The order depends on the layers and
+   the number of samples alone: tiles are cut between chains, threads between tiles, units or chunks (schedule/). Tiles
+   of very wide rows are shorter than a chain, which then goes on from one to the next in a buffer of its own:
+   `open_chain`. From 8192 samples on, chunks are added so within units of 4096 samples or more, and the sums of units
+   go into integer bins (kernels/bins.h), for which their order does not matter: so parts of a data set, on any number
+   of machines, add up to the bits of one call. The division by n_samples or by the sum of the weights comes once, at
+   the end.
 D. Rows whose weights are all 0 are left out when a tile is filled: the sums are those of the reduced problem, bit for
    bit. Then x, y and the weights of a tile are copied.
 E. Both dtypes and all instruction sets share this file: it handles untyped memory, and the kernels of `KernelTable`
@@ -41,11 +44,13 @@ cimport numpy as cnp
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY, fabs, frexp, isinf, ldexp, sqrt
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int8_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-from backprop.calls.inspect cimport Targets, WeightSums, rule_of_targets, rule_of_weights, tolerance_of_sums
+from backprop.calls.inspect cimport (
+    Targets, WeightSums, rule_of_targets, rule_of_weights, set_scale_and_total, tolerance_of_sums,
+)
 from backprop.calls.request cimport (
     set_operand, set_results, set_source, set_targets, set_weights, start_request, targets_of,
 )
@@ -55,6 +60,7 @@ from backprop.calls.rules cimport (
     rule_of_count, rule_of_data, rule_of_form, rule_of_grad_weight, rule_of_max_norm, rule_of_network, rule_of_out,
     rule_of_plain, rule_of_result, set_axes, share_bytes,
 )
+from backprop.kernels.bins cimport N_LIMBS, NO_TOP as EMPTY_TOP, merge_bins as add_bins, raise_top, round_bins
 from backprop.kernels.table cimport (
     ADD, CHAIN_ROWS, CONTINUE, CROSS_ENTROPY, CUSTOM, FAR_BYTES, NO_WEIGHT, OVERWRITE, PACKED, PACK_AND_KEEP, PACK_ONCE,
     ROW_BYTES, SCRATCH_UNITS, SOFTMAX, TIMES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
@@ -80,7 +86,7 @@ from backprop.recursion.reals cimport get_real, set_real
 from backprop.recursion.request cimport (
     COTANGENT, DIRECTION, DIVIDES, GIVES_LOSS, IN_STRIPS, KEEPS_LINEARIZATION, NEEDS_SECOND, NEEDS_SQUARED_ERROR,
     NO_OPERAND, OF_MEAN, OF_SAMPLE, OF_SUM, READS_PANELS_ONCE, TAKES_MAX_NORM, TAKES_Y, TARGET_GRAD_X, Mode, Request,
-    Tile, is_by_sample,
+    State, Tile, is_by_sample,
 )
 from backprop.recursion.shape cimport MAX_TILE_ROWS, Layer, Shape, has_curve_of_h, lay_out_layers, ld_of_input
 from backprop.recursion.tile cimport (
@@ -91,13 +97,14 @@ from backprop.recursion.workspace cimport (
     GRADIENT_BYTES, OF_DERIVATIVES, OF_GRADIENT, OF_HESSIAN, OF_NORMAL_EQUATIONS, TRIANGLE_ROWS, KeptRows,
     Workspace, aligned, bytes_of_kept_row, lay_out_kept, reals_at_a_time,
 )
-from backprop.schedule.cuts cimport chunks_of, rows_of_chunk, rows_of_tile
+from backprop.schedule.cuts cimport chunks_of, chunks_of_unit, rows_of_chunk, rows_of_tile
 from backprop.schedule.free_lists cimport (
     FreeLists, free_lists_of, give_totals, give_workspace, give_workspaces, take_totals, take_workspace,
     take_workspaces,
 )
 from backprop.schedule.totals cimport (
-    Totals, accumulate, add_chain, add_loss, divide, divide_only_chunk, mean_loss, n_parts_of_sums,
+    Totals, accumulate, add_chain, add_loss, chunks_in, divide, divide_only_chunk, mean_loss, n_parts_of_sums,
+    start_totals,
 )
 
 cnp.import_array()
@@ -471,6 +478,7 @@ include "calls/inspect.pxi"
 include "calls/parameters.pxi"
 include "calls/quick.pxi"
 include "calls/accepted.pxi"
+include "calls/partial.pxi"
 include "calls/ensemble.pxi"
 include "calls/plan.pxi"
 include "calls/c_api.pxi"

@@ -127,11 +127,11 @@ def sample_weight(value: object, loss: Loss, n_samples: int, n_out: int) -> Weig
         raise ValueError(f"sample_weight: expected shape {expected} with the loss {loss.name!r}, got {array.shape}")
     weight = converted(array, np.float64, "sample_weight")
     n_per_row = n_out if weight.ndim == 2 else 1
-    rule, bad, scale, total, n_kept = _core.look_at_weights(weight.reshape(-1), n_per_row)
+    rule, bad, largest, n_kept, *total = _core.look_at_weights(weight.reshape(-1), n_per_row)
     if rule == "weight":
         row = bad // n_per_row
         number = as_it_came(array.flat[bad], weight.flat[bad])
         raise ValueError(f"sample_weight: expected finite weights >= 0, got {number} in row {row}")
     if rule == "all 0":
         raise ValueError("sample_weight: expected at least one weight > 0, got none: all weights are 0")
-    return Weights(weight, scale, total, n_kept)
+    return Weights(weight, *_core.scale_and_total(largest, *total), n_kept)

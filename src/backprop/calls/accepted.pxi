@@ -4,8 +4,12 @@
 
 cdef double accepted_call(const Shape* shape, const Mode* mode, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y,
                           cnp.ndarray out, weights, int n_threads, cnp.ndarray operand, double max_norm,
-                          cnp.ndarray grad_weight, cnp.ndarray rows, Linearization linearization) except? -1:
-    """The call into out, and rows if it has both sums and rows; returns the loss, if there is one."""
+                          cnp.ndarray grad_weight, cnp.ndarray rows, Linearization linearization,
+                          State* state=NULL, Py_ssize_t n_whole=0) except? -1:
+    """The call into out, and rows if it has both sums and rows; returns the loss, if there is one.
+
+    If these are a part of a data set of n_whole samples that count, their sums go into state, and out is scratch.
+    """
     cdef Request request
     cdef Py_ssize_t n_samples
     if cnp.PyArray_NDIM(x) == 2 and cnp.PyArray_DIM(x, 0) == 0:
@@ -30,6 +34,11 @@ cdef double accepted_call(const Shape* shape, const Mode* mode, cnp.ndarray para
     if rows is not None:
         expect(rule_of_array(shape, rows, dtype_of(shape), mode.rows, n_samples, 1), "out")
     set_results(&request, out, rows)
+    if state != NULL:
+        request.state = state
+        request.n_whole = n_whole
+        if request.n_kept == 0:
+            return 0.0
     return run_keeping(&request, n_threads, linearization)
 
 

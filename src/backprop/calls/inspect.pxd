@@ -1,16 +1,18 @@
 # cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
 # The rules of values: labels, targets and weights, looked at before anything is written, in one pass for each rule and
 # without a copy, in the floating-point unit's default mode. An entry of weight 0 is not looked at.
-# Needs: calls/rules, process/pieces, float_mode. Gives: Targets, rule_of_targets, WeightSums, rule_of_weights.
+# Needs: calls/rules, process/pieces, float_mode, kernels/bins. Gives: Targets, rule_of_targets, WeightSums,
+# rule_of_weights, set_scale_and_total.
 
 from libc.math cimport frexp, isfinite, ldexp
+from libc.stdint cimport int8_t, int64_t
 from libc.string cimport memset
 
 from backprop.calls.rules cimport (
     BAD_LABEL, BAD_SUM, BAD_TARGET, BAD_WEIGHT, INTERRUPTED, KEPT, NO_WEIGHT_ABOVE_0,
 )
+from backprop.kernels.bins cimport NO_TOP, add_to_bins, round_bins
 from backprop.kernels.table cimport BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HINGE, POISSON
-from backprop.kernels.two_sum cimport two_sum
 from backprop.process.float_mode cimport enter_default_mode, leave_default_mode
 from backprop.process.interrupt cimport MEMORY_FLOPS, Interrupt, has_raised
 from backprop.process.pieces cimport Pieces, next_piece, start_rows
@@ -29,6 +31,9 @@ cdef struct Targets:
 
 cdef struct WeightSums:
     Py_ssize_t bad               # the first entry that is negative or not finite, or -1
+    double largest
+    int8_t top                   # the sum of the weights in bins (kernels/bins.h): the same for every order of rows
+    int64_t[3] limbs
     double scale                 # the power of two that brings the largest weight near 1
     double total                 # the sum of the weights times scale
     Py_ssize_t n_kept            # rows with a weight other than 0
@@ -147,45 +152,47 @@ cdef inline int rule_of_weights(const double* weight, Py_ssize_t n_rows, Py_ssiz
     return NO_WEIGHT_ABOVE_0 if sums.n_kept == 0 and n_rows > 0 else KEPT
 
 
-cdef inline bint add_up_weights(const double* weight, Py_ssize_t n_rows, Py_ssize_t n_per_row,
-                                WeightSums* sums,  # OUT
-                                Interrupt* interrupt) noexcept nogil:
-    """The sums, in the mode there is; true if a signal handler raised.
+cdef inline void set_scale_and_total(WeightSums* sums) noexcept nogil:
+    """The scale of the largest weight, and the sum times the scale.
 
     With the scale neither tiny nor huge weights underflow or overflow in a product; both uses of a weight are scaled
     alike, which is exact.
     """
-    cdef Py_ssize_t p, q, n_kept = 0
-    cdef double largest = 0, scale, total = 0, total_error = 0, error
     cdef int exponent
+    if sums.largest == 0:
+        return
+    frexp(sums.largest, &exponent)
+    exponent = min(1023, 1 - exponent)  # a subnormal weight stays within 2^-51 of 1
+    sums.scale = ldexp(1.0, exponent)
+    sums.total = round_bins(sums.top, sums.limbs, 1, exponent)
+
+
+cdef inline bint add_up_weights(const double* weight, Py_ssize_t n_rows, Py_ssize_t n_per_row,
+                                WeightSums* sums,  # OUT
+                                Interrupt* interrupt) noexcept nogil:
+    """The sums, in the mode there is; true if a signal handler raised."""
+    cdef Py_ssize_t p, q, n_kept = 0
+    cdef double largest = 0
     cdef bint empty
     cdef Pieces piece
     memset(sums, 0, sizeof(WeightSums))
     sums.scale = 1
     sums.bad = -1
-    start_rows(&piece, interrupt, n_rows * n_per_row, 1, MEMORY_FLOPS)
-    while piece.n:
-        for p in range(piece.row, piece.row + piece.n_rows):
-            if not (weight[p] >= 0 and isfinite(weight[p])):
-                sums.bad = p
-                return False
-            largest = max(largest, weight[p])
-        if next_piece(&piece):
-            return True
-    if largest == 0:
-        return False
-    frexp(largest, &exponent)
-    scale = ldexp(1.0, min(1023, 1 - exponent))  # a subnormal weight stays within 2^-51 of 1
+    sums.top = NO_TOP
     start_rows(&piece, interrupt, n_rows, n_per_row, 2.0 * MEMORY_FLOPS)
     while piece.n:
         for p in range(piece.row, piece.row + piece.n_rows):
             empty = True
             for q in range(p * n_per_row, (p + 1) * n_per_row):
+                if not (weight[q] >= 0 and isfinite(weight[q])):
+                    sums.bad = q
+                    return False
                 empty = empty and weight[q] == 0
-                two_sum(total, weight[q] * scale, &total, &error)
-                total_error += error
+                largest = max(largest, weight[q])
+                add_to_bins(weight[q], &sums.top, sums.limbs, 1)
             n_kept += not empty
         if next_piece(&piece):
             return True
-    sums.scale, sums.total, sums.n_kept = scale, total + total_error, n_kept
+    sums.largest, sums.n_kept = largest, n_kept
+    set_scale_and_total(sums)
     return False

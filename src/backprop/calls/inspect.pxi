@@ -1,5 +1,6 @@
 # Looks at targets and weights for api/targets.py, which finds the words for what is wrong.
-# Needs: calls/inspect, rules. Gives: look_at_targets, look_at_weights, tolerance_of_probabilities (to Python).
+# Needs: calls/inspect, rules. Gives: look_at_targets, look_at_weights, scale_and_total,
+# tolerance_of_probabilities (to Python).
 
 cdef object name_of_rule(int rule):
     """The rule that values break, as api/targets.py reads it; None if they keep all."""
@@ -50,9 +51,9 @@ def look_at_targets(int loss, cnp.ndarray y not None, Py_ssize_t n_out, cnp.ndar
 
 
 def look_at_weights(const double[::1] weight, Py_ssize_t n_per_row):
-    """(rule, first bad entry or -1, scale, sum of weights times scale, rows with a weight other than 0).
+    """(rule, first bad entry or -1, largest, rows with a weight other than 0, sum of weights as top and three limbs).
 
-    The rule that they break is "weight" or "all 0", or None.
+    The rule that they break is "weight" or "all 0", or None. The weights of a part of a data set may all be 0.
     """
     cdef WeightSums sums
     cdef Interrupt interrupt
@@ -61,7 +62,18 @@ def look_at_weights(const double[::1] weight, Py_ssize_t n_per_row):
         reset_interrupt(&interrupt, False, True)
         rule = rule_of_weights(&weight[0], weight.shape[0] // n_per_row, n_per_row, &sums, &interrupt)
     raise_for_signal(&interrupt)
-    return name_of_rule(rule), sums.bad, sums.scale, sums.total, sums.n_kept
+    return (name_of_rule(rule), sums.bad, sums.largest, sums.n_kept, sums.top, sums.limbs[0], sums.limbs[1],
+            sums.limbs[2])
+
+
+def scale_and_total(double largest, int8_t top, int64_t limb_0, int64_t limb_1, int64_t limb_2):
+    """The power of two that brings the largest weight near 1, and the sum of all weights times that."""
+    cdef WeightSums sums
+    memset(&sums, 0, sizeof(WeightSums))
+    sums.scale, sums.largest, sums.top = 1, largest, top
+    sums.limbs[0], sums.limbs[1], sums.limbs[2] = limb_0, limb_1, limb_2
+    set_scale_and_total(&sums)
+    return sums.scale, sums.total
 
 
 def tolerance_of_probabilities(Py_ssize_t itemsize):

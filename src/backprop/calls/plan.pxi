@@ -1,5 +1,6 @@
 # `Plan`: what the Python layer holds of a network's shape, and the calls that it makes.
-# Needs: calls/quick, accepted, ensemble, parameters; recursion/shape; schedule/free_lists. Gives: Plan (to Python).
+# Needs: calls/quick, accepted, partial, ensemble, parameters; recursion/shape; schedule/free_lists. Gives: Plan (to
+# Python).
 
 cdef class Plan:
     """What depends on a network's shape alone, worked out once: layers, offsets, kernels, size of the tile.
@@ -81,6 +82,30 @@ cdef class Plan:
         """
         return accepted_call(&self.shape, &call.mode, params, x, y, out, weights, n_threads, operand, max_norm,
                              grad_weight, rows, linearization)
+
+    def unit_rows(self, Call call not None, Py_ssize_t n_kept):
+        """Samples of a unit, of n_kept that have a weight other than 0; n_kept or more if they are all one unit."""
+        return rows_of_unit(&self.shape, &call.mode, n_kept)
+
+    def partial(self, Call call not None, cnp.ndarray params not None, cnp.ndarray x not None, cnp.ndarray y, weights,
+                int n_threads, int8_t[::1] top not None, int64_t[:, ::1] limbs not None, Py_ssize_t n_kept_in_all,
+                cnp.ndarray operand=None, double max_norm=0, cnp.ndarray grad_weight=None, cnp.ndarray rows=None,
+                Linearization linearization=None):
+        """The sums of whole units of a larger data set, and their loss behind them, as bins in top and limbs.
+
+        As `run`, but weights has the scale of the whole data set. n_kept_in_all counts its samples that have a weight
+        other than 0; there must be more than a unit of them.
+        """
+        run_part(&self.shape, &call.mode, params, x, y, weights, n_threads, top, limbs, n_kept_in_all, operand, max_norm,
+                 grad_weight, rows, linearization)
+
+    def finish(self, Call call not None, const int8_t[::1] top not None, const int64_t[:, ::1] limbs not None,
+               Py_ssize_t n_kept_in_all, total, bint by_entry, cnp.ndarray out):
+        """What `run` gives for the whole data set, from the bins of all its units; returns the loss.
+
+        total is None, or the sum of all scaled weights; by_entry says whether these have one for each output.
+        """
+        return finish_parts(&self.shape, &call.mode, top, limbs, n_kept_in_all, total, by_entry, out)
 
     def layer_gradients(self, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y, cnp.ndarray y_hat, cnp.ndarray out,
                         weights, int n_threads, a, h, grad_a, grad_h):

@@ -35,6 +35,7 @@ cdef inline void start_request(Request* request,  # OUT; made in place, since a 
         request.n_sums = entries_of(shape, mode.sums, n_samples)
     request.n_samples = n_samples
     request.n_kept = n_samples
+    request.n_whole = n_samples
     request.x = x
     request.weight_kind = NO_WEIGHT
     request.weight_scale = 1
@@ -50,6 +51,7 @@ cdef inline void set_weights(Request* request, const double* weight, int kind, c
     request.weight = weight
     request.weight_kind = kind
     request.n_kept = sums.n_kept
+    request.n_whole = sums.n_kept
     if request.mode.normalization == OF_MEAN:
         request.divisor = sums.total
     if request.mode.normalization != OF_SAMPLE:

@@ -17,6 +17,8 @@ A part uses only parts above it:
     cross_entropy  cross-entropy of blocks of rows
     losses        losses of rows, their first and second derivatives
     sums          sums over chunks of samples in wide accumulators
+    bins          one sum in integer bins, whatever the order of its addends
+    deposits      sums over units of chunks in such bins
     rows          single rows: gradients by sample, sums of squares
     elementwise   products and sums entry by entry
     block         the register block on which all matrix products run
@@ -55,6 +57,7 @@ from backprop.kernels.activations cimport g_of_rows
 from backprop.kernels.second cimport g_second_of_rows
 from backprop.kernels.losses cimport curvature_of_rows, loss_of_rows
 from backprop.kernels.sums cimport add_wide, divide_entries, divide_wide
+from backprop.kernels.deposits cimport deposit_wide, divide_bins
 from backprop.kernels.rows cimport copy_past_caches, outer_products_of_rows, square_sums_of_rows
 from backprop.kernels.elementwise cimport fill_with_ones, multiply, multiply_add, scale_rows, scaled_product
 from backprop.kernels.blocking cimport get_l2_bytes, set_l2_bytes
@@ -96,6 +99,8 @@ _table.fill_with_ones = fill_with_ones
 _table.accumulate = add_wide
 _table.finish_wide = divide_wide
 _table.finish = divide_entries
+_table.deposit = deposit_wide
+_table.finish_bins = divide_bins
 _table.outer_products = outer_products_of_rows
 _table.stream = copy_past_caches
 _table.square_sums = square_sums_of_rows
@@ -127,6 +132,8 @@ entries = (
     ("accumulate", typeof(_table.accumulate), <size_t>_table.accumulate),
     ("finish_wide", typeof(_table.finish_wide), <size_t>_table.finish_wide),
     ("finish", typeof(_table.finish), <size_t>_table.finish),
+    ("deposit", typeof(_table.deposit), <size_t>_table.deposit),
+    ("finish_bins", typeof(_table.finish_bins), <size_t>_table.finish_bins),
     ("outer_products", typeof(_table.outer_products), <size_t>_table.outer_products),
     ("stream", typeof(_table.stream), <size_t>_table.stream),
     ("square_sums", typeof(_table.square_sums), <size_t>_table.square_sums),

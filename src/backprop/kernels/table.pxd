@@ -9,6 +9,8 @@
 # follow each other. Tile rows (a, h, grad_a) are padded to a multiple of 64 bytes; kernels may read the padding, but
 # no result depends on it.
 
+from libc.stdint cimport int8_t, int64_t
+
 cdef enum:
     CHAIN_ROWS = 64          # rows summed in one register chain; in a trial 1.41e-7 against 2.9e-7 for 128
     SCRATCH_UNITS = 256      # whose rows of grad_W are made at a time: what is copied for them stays small
@@ -184,6 +186,24 @@ cdef struct KernelTable:
         const void* partial,                              # IN (n)
         double divisor,
         void* out,                                        # OUT (n); may be partial
+    ) noexcept nogil
+
+    # Sums over units of chunks in integer bins (bins.h): bins = bins + wide, then out = bins / divisor. The limbs are
+    # planar, `stride` apart.
+    void (*deposit)(
+        Py_ssize_t n,
+        const double* wide,                               # IN (n)
+        const double* wide_error,                         # IN (n), for float64 networks; else not used
+        int8_t* top,                                      # IN and OUT (n); OUT with first
+        int64_t* limbs,                                   # IN and OUT (3, n; stride); OUT with first
+        Py_ssize_t stride, bint first,
+    ) noexcept nogil
+    void (*finish_bins)(
+        Py_ssize_t n,
+        const int8_t* top,                                # IN (n)
+        const int64_t* limbs,                             # IN (3, n; stride)
+        Py_ssize_t stride, double divisor,
+        void* out,                                        # OUT (n)
     ) noexcept nogil
 
     # For each row its own grad_W = grad_a h^T with grad_b = grad_a behind it. If grad_a_2 and h_2 are not NULL,

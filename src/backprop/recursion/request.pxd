@@ -2,6 +2,8 @@
 # What a call asks for, as checked pointers, and the rows of it that go through the recursion together.
 # Needs: recursion/workspace, process/interrupt. Gives: Mode, Request, Tile, and what a Mode is made of.
 
+from libc.stdint cimport int8_t, int64_t
+
 from backprop.process.interrupt cimport Interrupt
 from backprop.recursion.shape cimport Shape
 from backprop.recursion.workspace cimport KeptRows, Workspace
@@ -54,6 +56,13 @@ cdef enum ModeFlag:
     IN_STRIPS = 256              # all threads may share one group of rows
 
 
+cdef struct State:
+    # Sums in integer bins (kernels/bins.h), the loss behind them.
+    Py_ssize_t n                 # sums, the loss among them
+    int8_t* top                  # (n,)
+    int64_t* limbs               # (3, n)
+
+
 cdef struct Request:
     # What one call asks for, as checked pointers; NULL if a thing is not asked for or not there.
     const Shape* shape           # of the network
@@ -69,6 +78,7 @@ cdef struct Request:
     const double* weight         # (n_samples,) or (n_samples, n_L)
     double weight_scale          # a power of two that brings the weights near 1, against under- and overflow
     Py_ssize_t n_kept            # samples that have a weight other than 0
+    Py_ssize_t n_whole           # such samples of the whole data set, of which these may be a part: it cuts chunks
     double divisor               # n_samples or the sum of scaled weights, times n_L if l is a mean over outputs
     Py_ssize_t n_sums            # entries of grad
     char* grad                   # the sums over samples: (n_params,) except for Hessians and normal equations
@@ -81,6 +91,7 @@ cdef struct Request:
     const double* grad_weight    # (n_L, n_0)
     bint with_second             # g''(a) is needed too
     int buffers                  # Buffers: which of the workspace's
+    State* state                 # where the sums of a part go, not divided; NULL if the data set is whole
     void** keep_a                # layer_gradients: arrays (n_samples, n_i) by layer 0..L, NULL entries are skipped
     void** keep_h
     void** keep_grad_a

@@ -22,11 +22,11 @@ cdef bint add_ready_chunks(ChunkRun* run, Interrupt* interrupt) noexcept nogil:
     cdef Py_ssize_t c = load_size(&run.n_added), slot, k
     while c < run.n_chunks and load_int(&totals.slot_is_ready[c % totals.n_slots]):
         slot = c % totals.n_slots
-        add_loss(totals, totals.slot_loss[slot])
+        add_loss(totals, totals.slot_loss[slot], c)
         if run.request.grad != NULL:
             for k in range(n_parts_of_sums(run.request)):
                 if accumulate(run.request, totals.slots + slot * run.request.n_sums * run.request.shape.itemsize,
-                              totals, k, c == 0, interrupt):
+                              totals, k, c, interrupt):
                     return True
         store_int(&totals.slot_is_ready[slot], 0)
         c += 1
@@ -91,7 +91,7 @@ cdef int run_chunks(const Request* request, Totals* totals, int n_threads, Py_ss
     memset(&run, 0, sizeof(ChunkRun))
     run.request = request
     run.totals = totals
-    run.chunk_rows = rows_of_chunk(shape, request.n_kept)
+    run.chunk_rows = rows_of_chunk(shape, request.n_whole)
     run.n_chunks = n_chunks
     run.interrupt = interrupt
     if request.n_kept < request.n_samples:
@@ -100,7 +100,7 @@ cdef int run_chunks(const Request* request, Totals* totals, int n_threads, Py_ss
             return NO_LIST
         find_starts(request, run.chunk_rows, n_chunks, starts, interrupt)
         run.starts = starts
-    run.work = take_workspaces(shape, rows_of_tile(shape, request.n_kept, request.buffers), n_threads, request.buffers)
+    run.work = take_workspaces(shape, rows_of_tile(shape, request.n_whole, request.buffers), n_threads, request.buffers)
     status = NO_WORKSPACE if run.work == NULL else share_out(n_chunks, chunk_task, &run, n_threads, interrupt)
     give_workspaces(shape, run.work, n_threads)
     free(starts)
@@ -127,8 +127,8 @@ cdef Py_ssize_t n_slots_for(const Request* request, int n_threads) noexcept nogi
 cdef int run_sums(const Request* request, int n_threads, Interrupt* interrupt, double* loss) noexcept nogil:
     """Sums over samples, chunk by chunk, on up to n_threads threads; and the sum of the losses, divided."""
     cdef const Shape* shape = request.shape
-    cdef Py_ssize_t n_chunks = chunks_of(shape, request.n_kept)
-    cdef bint with_wide = n_chunks > 1 and request.grad != NULL
+    cdef Py_ssize_t n_chunks = chunks_in(request)
+    cdef bint with_wide = request.grad != NULL and (n_chunks > 1 or request.state != NULL)
     cdef Totals* totals
     cdef Totals only_loss
     cdef int status
@@ -136,15 +136,15 @@ cdef int run_sums(const Request* request, int n_threads, Interrupt* interrupt, d
     if n_threads == 1 and not with_wide:
         memset(&only_loss, 0, sizeof(Totals))
         status = run_in_order(request, &only_loss, interrupt)
-        loss[0] = mean_loss(&only_loss, request.divisor)
+        loss[0] = mean_loss(&only_loss, request)
         return status
-    totals = take_totals(shape, request.n_sums if with_wide else 0, with_wide, n_slots_for(request, n_threads))
+    totals = take_totals(request, with_wide, n_slots_for(request, n_threads))
     if totals == NULL:
         return NO_TOTALS
     if n_threads > 1:
         status = run_chunks(request, totals, n_threads, n_chunks, interrupt)
     else:
         status = run_in_order(request, totals, interrupt)
-    loss[0] = mean_loss(totals, request.divisor)
+    loss[0] = mean_loss(totals, request)
     give_totals(shape, totals)
     return status

@@ -1,6 +1,6 @@
 # cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
-# How samples are cut into chunks, and chunks into tiles: by the layers and the number of samples alone.
-# Needs: recursion/shape, workspace. Gives: rows_of_chunk, chunks_of, rows_of_tile.
+# How samples are cut into units of chunks, and chunks into tiles: by the layers and the number of samples alone.
+# Needs: recursion/shape, workspace. Gives: rows_of_chunk, chunks_of, chunks_of_unit, rows_of_tile.
 
 from backprop.kernels.table cimport CHAIN_ROWS, CHUNK_ROWS
 from backprop.recursion.shape cimport Shape
@@ -8,6 +8,8 @@ from backprop.recursion.workspace cimport OF_GRADIENT, OF_HESSIAN, OF_NORMAL_EQU
 
 cdef enum:
     SMALL_BYTES = 131072         # of a gradient that is added to wide sums at the cost of some rows of its network
+    UNIT_ROWS = 4096             # whose sums go into bins: at 2 ns a parameter, 1 % of the products of so many rows
+    MATRIX_UNIT_ROWS = 16384     # of J^T J, whose sums are many: 2 flops an entry and row
     JACOBIAN_BYTES = 16777216    # of J, from which J^T J is made, if the result is no larger than that
 
 
@@ -24,7 +26,10 @@ cdef inline Py_ssize_t rows_of_chunk(const Shape* shape, Py_ssize_t n_kept) noex
         any other        chunks      1      1      1      1      1      2      4      4       977
                          rows      255    256    600   1000   1024    576    576    768      1024
     """
-    cdef Py_ssize_t n_chunks = (n_kept + CHUNK_ROWS - 1) // CHUNK_ROWS
+    cdef Py_ssize_t n_chunks
+    if n_kept < 4 * CHAIN_ROWS:
+        return n_kept
+    n_chunks = (n_kept + CHUNK_ROWS - 1) // CHUNK_ROWS
     if shape.n_params * shape.itemsize <= SMALL_BYTES:
         n_chunks = max(n_chunks, min(<Py_ssize_t>4, n_kept // (2 * CHAIN_ROWS)))
     if n_chunks <= 1:
@@ -37,6 +42,21 @@ cdef inline Py_ssize_t chunks_of(const Shape* shape, Py_ssize_t n_kept) noexcept
     """The number of chunks of so many samples."""
     cdef Py_ssize_t chunk_rows = rows_of_chunk(shape, n_kept)
     return (n_kept + chunk_rows - 1) // chunk_rows
+
+
+cdef inline Py_ssize_t chunks_of_unit(const Shape* shape, Py_ssize_t n_kept, int buffers) noexcept nogil:
+    """The chunks of a unit, whose sums are one addend of the last level: so many that each has UNIT_ROWS or more.
+
+    The last unit may have fewer. All chunks are one unit below twice UNIT_ROWS, and then the last level is not used.
+
+        samples           1000    8191    8192   12288   1000000
+        chunks               1       8       8      12       977
+        chunks of a unit     1       8       4       4         5
+        units                1       1       2       3       196
+    """
+    cdef Py_ssize_t n_chunks = chunks_of(shape, n_kept)
+    cdef Py_ssize_t n_units = n_kept // (MATRIX_UNIT_ROWS if buffers == OF_NORMAL_EQUATIONS else UNIT_ROWS)
+    return n_chunks if n_units <= 1 else (n_chunks + n_units - 1) // n_units
 
 
 cdef inline Py_ssize_t samples_of_jacobian(const Shape* shape, Py_ssize_t rows) noexcept nogil:

@@ -19,12 +19,11 @@ cdef void network_task(void* context, Py_ssize_t m, int worker) noexcept nogil:
         memset(&only_loss, 0, sizeof(Totals))
     else:
         totals = run.totals[worker]
-    totals.loss = 0
-    totals.loss_error = 0
+    start_totals(totals, &run.requests[m])
     run.work[worker].is_packed = False
     run.work[worker].tile_rows = rows_of_tile(run.requests[m].shape, run.requests[m].n_kept, OF_GRADIENT)
     if not sums_in_order(&run.requests[m], run.work[worker], totals, interrupt_of_thread(run.interrupt, worker, &own)):
-        run.losses[m] = mean_loss(totals, run.requests[m].divisor)
+        run.losses[m] = mean_loss(totals, &run.requests[m])
 
 
 cdef void give_totals_of_threads(const Shape* shape, Totals** totals, int n_threads) noexcept nogil:
@@ -36,16 +35,16 @@ cdef void give_totals_of_threads(const Shape* shape, Totals** totals, int n_thre
     free(totals)
 
 
-cdef Totals** take_totals_of_threads(const Shape* shape, int n_threads) noexcept nogil:
-    """Sums over chunks for each thread; NULL if out of memory."""
+cdef Totals** take_totals_of_threads(const Request* request, int n_threads) noexcept nogil:
+    """Sums over chunks for each thread, for a request with the most samples; NULL if out of memory."""
     cdef Totals** totals = <Totals**>calloc(n_threads, sizeof(Totals*))
     cdef int i
     if totals == NULL:
         return NULL
     for i in range(n_threads):
-        totals[i] = take_totals(shape, shape.n_params, True, 0)
+        totals[i] = take_totals(request, True, 0)
         if totals[i] == NULL:
-            give_totals_of_threads(shape, totals, n_threads)
+            give_totals_of_threads(request.shape, totals, n_threads)
             return NULL
     return totals
 
@@ -53,11 +52,12 @@ cdef Totals** take_totals_of_threads(const Shape* shape, int n_threads) noexcept
 cdef int run_ensemble(const Shape* shape, const Request* requests, Py_ssize_t n_networks, double* losses, int n_threads,
                       Interrupt* interrupt) noexcept nogil:
     """All networks; their bits do not depend on which thread has which."""
-    cdef Py_ssize_t m, rows = 0, largest = 0, fewest = requests[0].n_kept
+    cdef Py_ssize_t m, rows = 0, largest = 0, longest = 0, fewest = requests[0].n_kept
     cdef EnsembleRun run
     cdef int status = DONE
     for m in range(n_networks):
-        largest = max(largest, requests[m].n_kept)
+        if requests[m].n_kept > largest:
+            largest, longest = requests[m].n_kept, m
         fewest = min(fewest, requests[m].n_kept)
         rows = max(rows, rows_of_tile(shape, requests[m].n_kept, OF_GRADIENT))
     n_threads = useful_threads(shape, largest * n_networks, n_threads)
@@ -72,7 +72,7 @@ cdef int run_ensemble(const Shape* shape, const Request* requests, Py_ssize_t n_
     run.interrupt = interrupt
     run.totals = NULL
     if chunks_of(shape, largest) > 1:
-        run.totals = take_totals_of_threads(shape, n_threads)
+        run.totals = take_totals_of_threads(&requests[longest], n_threads)
         if run.totals == NULL:
             return NO_TOTALS
     run.work = take_workspaces(shape, rows, n_threads, OF_GRADIENT)

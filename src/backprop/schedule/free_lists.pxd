@@ -5,9 +5,10 @@
 from libc.stdlib cimport calloc, free
 
 from backprop.process.pool cimport pool_yield, try_lock, unlock
+from backprop.recursion.request cimport Request
 from backprop.recursion.shape cimport Shape
 from backprop.recursion.workspace cimport Workspace, free_workspace, new_workspace
-from backprop.schedule.totals cimport Totals, free_totals, new_totals
+from backprop.schedule.totals cimport Totals, free_totals, has_units, new_totals, start_totals
 
 cdef struct FreeLists:
     int is_taken                 # a lock, held for a few instructions
@@ -121,9 +122,11 @@ cdef inline Workspace** take_workspaces(const Shape* shape, Py_ssize_t rows, int
     return work
 
 
-cdef inline Totals* take_totals(const Shape* shape, Py_ssize_t n_sums, bint with_wide,
-                                Py_ssize_t n_slots) noexcept nogil:
+cdef inline Totals* take_totals(const Request* request, bint with_wide, Py_ssize_t n_slots) noexcept nogil:
     """Free sums over chunks that have what is needed, else new ones in the place of others; set to zero; or NULL."""
+    cdef const Shape* shape = request.shape
+    cdef Py_ssize_t n_sums = request.n_sums if with_wide else 0
+    cdef bint with_bins = with_wide and has_units(request)
     cdef FreeLists* lists = <FreeLists*>shape.free_lists
     cdef Totals** link = &lists.totals
     cdef Totals* totals = NULL
@@ -132,7 +135,8 @@ cdef inline Totals* take_totals(const Shape* shape, Py_ssize_t n_sums, bint with
     cdef bint is_locked = lock_lists(lists)
     if is_locked:
         while link[0] != NULL:
-            if ((link[0].wide != NULL) == with_wide and link[0].n_slots >= n_slots and link[0].n_sums == n_sums):
+            if ((link[0].wide != NULL) == with_wide and (link[0].bins.top != NULL) == with_bins
+                    and link[0].n_slots >= n_slots and link[0].n_sums == n_sums):
                 totals = link[0]
                 link[0] = totals.next
                 lists.n_bytes -= totals.n_bytes
@@ -145,12 +149,11 @@ cdef inline Totals* take_totals(const Shape* shape, Py_ssize_t n_sums, bint with
         unlock(&lists.is_taken)
     if totals == NULL:
         free_totals(other)
-        totals = new_totals(shape, n_sums, with_wide, n_slots)
+        totals = new_totals(shape, n_sums, with_wide, with_bins, n_slots)
         if totals == NULL:
             return NULL
         totals.is_listed = is_locked
-    totals.loss = 0
-    totals.loss_error = 0
+    start_totals(totals, request)
     for slot in range(totals.n_slots):
         totals.slot_is_ready[slot] = 0
     return totals

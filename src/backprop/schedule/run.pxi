@@ -10,7 +10,7 @@ cdef int run_any(const Request* request, int n_threads, Interrupt* interrupt, do
         return run_rows(request, useful_threads(shape, <Py_ssize_t>(request.n_samples * cost), n_threads), interrupt)
     n_threads = useful_threads(shape, <Py_ssize_t>(request.n_kept * cost), n_threads)
     if n_threads > 1 and request.mode.flags & IN_STRIPS:
-        n_chunks = chunks_of(shape, request.n_kept)
+        n_chunks = chunks_in(request)
         if n_chunks < n_threads or shape.n_params * shape.itemsize > CHUNK_BYTES:
             return run_strips(request, n_chunks, n_threads, interrupt, loss)
     return run_sums(request, n_threads, interrupt, loss)

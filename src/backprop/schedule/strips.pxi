@@ -24,7 +24,7 @@ cdef struct StripRun:
     bint add                     # to these
     bint first_chain
     double divisor               # of the sums of a single chunk if they end here, else 0
-    bint first_chunk
+    Py_ssize_t chunk             # its number
     Py_ssize_t* first_task       # by layer, of the phase that packs or sums by units; and their number at the end
     Interrupt* interrupt
 
@@ -280,7 +280,7 @@ cdef void accumulate_task(void* context, Py_ssize_t index, int worker) noexcept 
     """Some parameters of a chunk's sums into the wide sums."""
     cdef StripRun* run = <StripRun*>context
     cdef Interrupt own
-    accumulate(run.request, run.request.grad, run.totals, index, run.first_chunk,
+    accumulate(run.request, run.request.grad, run.totals, index, run.chunk,
                interrupt_of_thread(run.interrupt, worker, &own))
 
 
@@ -317,7 +317,7 @@ cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Interrupt* 
     cdef const Shape* shape = run.request.shape
     cdef const Request* request = run.request
     cdef Py_ssize_t row = 0, done = 0, in_chunk, n_rows, s
-    cdef Py_ssize_t chunk_rows = rows_of_chunk(shape, request.n_kept)
+    cdef Py_ssize_t chunk_rows = rows_of_chunk(shape, request.n_whole)
     cdef Py_ssize_t n_sums = n_parts_of_sums(request)
     cdef double chunk_loss
     cdef int status = 0
@@ -354,11 +354,11 @@ cdef int value_and_grad_in_strips(StripRun* run, const Lease* lease, Interrupt* 
             if (shape.tile_rows < CHAIN_ROWS and request.grad != NULL and status == 0
                     and (ends_chain(in_chunk, n_rows) if run.group.is_open else run.divisor != 0)):
                 status = pool_run(lease, n_sums, chain_task, run, poll_from_pool, interrupt)
-        add_loss(run.totals, chunk_loss)
+        add_loss(run.totals, chunk_loss, run.chunk)
         if run.totals.wide != NULL and status == 0:
-            run.first_chunk = done == 0
             status = pool_run(lease, n_sums, accumulate_task, run, poll_from_pool, interrupt)
         done += n_rows
+        run.chunk += 1
     if run.totals.wide != NULL and status == 0:
         status = pool_run(lease, n_sums, divide_task, run, poll_from_pool, interrupt)
     return status
@@ -376,7 +376,7 @@ cdef int run_strips(const Request* request, Py_ssize_t n_chunks, int n_threads, 
         rows *= 2  # still a part of a chain, or a whole one
     if rows % CHAIN_ROWS == 0:
         rows = max(rows, n_threads * shape.tile_rows // CHAIN_ROWS * CHAIN_ROWS)  # a tile a thread
-    rows = min(rows, rows_of_chunk(shape, request.n_kept))
+    rows = min(rows, rows_of_chunk(shape, request.n_whole))
     memset(&run, 0, sizeof(StripRun))
     run.request = request
     run.interrupt = interrupt
@@ -384,7 +384,7 @@ cdef int run_strips(const Request* request, Py_ssize_t n_chunks, int n_threads, 
                                                              (rows + 2 * n_threads - 1) // (2 * n_threads) // 8 * 8))
     run.is_one_strip = request.n_kept <= run.strip_rows
     run.by_layers = goes_by_layers(request)
-    run.totals = take_totals(shape, request.n_sums, n_chunks > 1 and request.grad != NULL, 0)
+    run.totals = take_totals(request, request.grad != NULL and (n_chunks > 1 or request.state != NULL), 0)
     if run.totals == NULL:
         return NO_TOTALS
     run.first_task = <Py_ssize_t*>calloc(shape.n_layers + 2, sizeof(Py_ssize_t))
@@ -400,6 +400,6 @@ cdef int run_strips(const Request* request, Py_ssize_t n_chunks, int n_threads, 
     free(run.first_task)
     if status == LOST:
         status = run_in_order(request, run.totals, interrupt)
-    loss[0] = mean_loss(run.totals, request.divisor)
+    loss[0] = mean_loss(run.totals, request)
     give_totals(shape, run.totals)
     return status

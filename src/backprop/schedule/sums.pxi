@@ -52,18 +52,19 @@ cdef int chunk_sums(const Request* request, Workspace* work, Interrupt* interrup
 cdef int sums_in_order(const Request* request, Workspace* work, Totals* totals, Interrupt* interrupt) noexcept nogil:
     """One chunk after another, on one thread."""
     cdef const Shape* shape = request.shape
-    cdef Py_ssize_t row = 0, done = 0, n_rows = rows_of_chunk(shape, request.n_kept), k
+    cdef Py_ssize_t row = 0, done = 0, c = 0, n_rows = rows_of_chunk(shape, request.n_whole), k
     cdef Py_ssize_t n_sums = 0 if totals.wide == NULL else n_parts_of_sums(request)
     cdef double loss
     while done < request.n_kept:
         if chunk_sums(request, work, interrupt, &row, min(n_rows, request.n_kept - done), request.grad,
                       request.divisor if totals.wide == NULL else 0, &loss):
             return 1
-        add_loss(totals, loss)
+        add_loss(totals, loss, c)
         for k in range(n_sums):
-            if accumulate(request, request.grad, totals, k, done == 0, interrupt):
+            if accumulate(request, request.grad, totals, k, c, interrupt):
                 return 1
         done += n_rows
+        c += 1
     for k in range(n_sums):
         if divide(request, totals, k, interrupt):
             return 1
@@ -73,13 +74,12 @@ cdef int sums_in_order(const Request* request, Workspace* work, Totals* totals, 
 cdef int run_in_order(const Request* request, Totals* totals, Interrupt* interrupt) noexcept nogil:
     """On the caller's thread, from the start: sums that threads left unfinished in totals are dropped."""
     cdef const Shape* shape = request.shape
-    cdef Workspace* work = take_workspace(shape, rows_of_tile(shape, request.n_kept, request.buffers), 1,
+    cdef Workspace* work = take_workspace(shape, rows_of_tile(shape, request.n_whole, request.buffers), 1,
                                           request.buffers)
     cdef int status
     if work == NULL:
         return NO_WORKSPACE
-    totals.loss = 0
-    totals.loss_error = 0
+    start_totals(totals, request)
     status = RAISED if sums_in_order(request, work, totals, interrupt) else DONE
     give_workspace(shape, work)
     return status
