@@ -60,7 +60,7 @@ from backprop.calls.rules cimport (
     rule_of_count, rule_of_data, rule_of_form, rule_of_grad_weight, rule_of_max_norm, rule_of_network, rule_of_out,
     rule_of_plain, rule_of_result, set_axes, share_bytes,
 )
-from backprop.kernels.bins cimport N_LIMBS, NO_TOP as EMPTY_TOP, merge_bins as add_bins, raise_top, round_bins
+from backprop.kernels.bins cimport EMPTY_TOP, N_LIMBS, add_bins, raise_top, round_bins
 from backprop.kernels.table cimport (
     ADD, CHAIN_ROWS, CONTINUE, CROSS_ENTROPY, CUSTOM, FAR_BYTES, NO_WEIGHT, OVERWRITE, PACKED, PACK_AND_KEEP, PACK_ONCE,
     ROW_BYTES, SCRATCH_UNITS, SOFTMAX, TIMES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,

@@ -19,7 +19,7 @@ def top_of(v):
 def digits(v, top):
     """The digits of v in the bins top - 2, top - 1 and top, with the sign of v; or the counts of what is not finite."""
     if not math.isfinite(v):
-        return [int(v == math.inf), int(v == -math.inf), int(v != v)]
+        return [int(v == math.inf), int(v == -math.inf), int(math.isnan(v))]
     sign = -1 if v < 0 else 1
     return [sign * (math.floor(abs(Fraction(v)) / Fraction(2) ** (32 * j)) % 2**32) for j in range(top - 2, top + 1)]
 

@@ -11,7 +11,7 @@ from libc.string cimport memset
 from backprop.calls.rules cimport (
     BAD_LABEL, BAD_SUM, BAD_TARGET, BAD_WEIGHT, INTERRUPTED, KEPT, NO_WEIGHT_ABOVE_0,
 )
-from backprop.kernels.bins cimport NO_TOP, add_to_bins, round_bins
+from backprop.kernels.bins cimport EMPTY_TOP, add_to_bins, round_bins
 from backprop.kernels.table cimport BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HINGE, POISSON
 from backprop.process.float_mode cimport enter_default_mode, leave_default_mode
 from backprop.process.interrupt cimport MEMORY_FLOPS, Interrupt, has_raised
@@ -178,7 +178,7 @@ cdef inline bint add_up_weights(const double* weight, Py_ssize_t n_rows, Py_ssiz
     memset(sums, 0, sizeof(WeightSums))
     sums.scale = 1
     sums.bad = -1
-    sums.top = NO_TOP
+    sums.top = EMPTY_TOP
     start_rows(&piece, interrupt, n_rows, n_per_row, 2.0 * MEMORY_FLOPS)
     while piece.n:
         for p in range(piece.row, piece.row + piece.n_rows):

@@ -33,8 +33,8 @@ cdef int run_part(const Shape* shape, const Mode* mode, cnp.ndarray params, cnp.
     cdef State state
     check_state(entries_of_state(shape, mode), top, limbs)
     if n_rows >= n_whole or n_kept > n_whole:
-        raise ValueError(f"n_kept_in_all: expected more than a unit of {n_rows} rows, and at least the {n_kept} of this "
-                         f"part, got {n_whole}")
+        raise ValueError(f"n_kept_in_all: expected more than a unit of {n_rows} rows, and at least the {n_kept} of "
+                         f"this part, got {n_whole}")
     state.n, state.top, state.limbs = top.shape[0], &top[0], &limbs[0, 0]
     memset(state.top, EMPTY_TOP, state.n)
     memset(state.limbs, 0, N_LIMBS * state.n * sizeof(int64_t))

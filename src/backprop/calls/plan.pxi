@@ -96,8 +96,8 @@ cdef class Plan:
         As `run`, but weights has the scale of the whole data set. n_kept_in_all counts its samples that have a weight
         other than 0; there must be more than a unit of them.
         """
-        run_part(&self.shape, &call.mode, params, x, y, weights, n_threads, top, limbs, n_kept_in_all, operand, max_norm,
-                 grad_weight, rows, linearization)
+        run_part(&self.shape, &call.mode, params, x, y, weights, n_threads, top, limbs, n_kept_in_all, operand,
+                 max_norm, grad_weight, rows, linearization)
 
     def finish(self, Call call not None, const int8_t[::1] top not None, const int64_t[:, ::1] limbs not None,
                Py_ssize_t n_kept_in_all, total, bint by_entry, cnp.ndarray out):

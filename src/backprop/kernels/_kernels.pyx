@@ -6,6 +6,7 @@ A part uses only parts above it:
 
     table         the interface to the recursion
     two_sum       the exact sum of two float64
+    bins          one sum in integer bins, whatever the order of its addends
     vector        the vector operations of vector.h
     pairs         arithmetic on pairs hi + lo, with twice the digits
     elementary    exp, expm1, sigma, Phi, sin
@@ -17,7 +18,6 @@ A part uses only parts above it:
     cross_entropy  cross-entropy of blocks of rows
     losses        losses of rows, their first and second derivatives
     sums          sums over chunks of samples in wide accumulators
-    bins          one sum in integer bins, whatever the order of its addends
     deposits      sums over units of chunks in such bins
     rows          single rows: gradients by sample, sums of squares
     elementwise   products and sums entry by entry

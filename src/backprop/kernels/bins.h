@@ -18,7 +18,7 @@
 #include <string.h>
 
 enum {
-    BP_NO_TOP = -128,     /* of an empty sum */
+    BP_EMPTY_TOP = -128,     /* of an empty sum */
     BP_NOT_FINITE = 100,  /* the limbs count +inf, -inf and NaN; all digits of finite numbers are below this window */
     BP_LIMBS = 3
 };

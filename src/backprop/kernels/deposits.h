@@ -109,7 +109,7 @@ static inline __attribute__((always_inline)) void bp_deposit(ptrdiff_t n, const 
         }
         for (; count; count--, p++) {
             if (first) {
-                top[p] = BP_NO_TOP;
+                top[p] = BP_EMPTY_TOP;
                 limbs[p] = limbs[stride + p] = limbs[2 * stride + p] = 0;
             }
             bp_add_pair_to_bins(sum[p], error ? error[p] : 0, top + p, limbs + p, stride);

@@ -7,7 +7,7 @@ from libc.stdint cimport int8_t, int64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-from backprop.kernels.bins cimport N_LIMBS, NO_TOP, add_pair_to_bins, round_bins
+from backprop.kernels.bins cimport EMPTY_TOP, N_LIMBS, add_pair_to_bins, round_bins
 from backprop.kernels.two_sum cimport two_sum
 from backprop.process.interrupt cimport MEMORY_FLOPS, Interrupt, is_stopped
 from backprop.recursion.request cimport GIVES_LOSS, Request, State
@@ -104,7 +104,7 @@ cdef inline void start_totals(Totals* totals, const Request* request) noexcept n
     totals.has_units = request.state != NULL or totals.n_chunks > 1 and has_units(request)
     if totals.has_units:
         totals.chunks_of_unit = chunks_of_unit(request.shape, request.n_whole, request.buffers)
-        totals.loss_top = NO_TOP
+        totals.loss_top = EMPTY_TOP
         totals.loss_limbs[0] = totals.loss_limbs[1] = totals.loss_limbs[2] = 0
     totals.loss = 0
     totals.loss_error = 0
