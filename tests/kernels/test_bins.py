@@ -140,6 +140,24 @@ def test_weights_have_one_sum_in_every_order(kind):
         assert total == float(whole * Fraction(scale))
 
 
+@pytest.mark.parametrize("simd", _core.supported_simd())
+def test_limbs_of_any_size_are_rounded_once(simd):
+    """Also those of more units than a call on one machine has, and with carries of both signs."""
+    rng = np.random.default_rng(9)
+    kernels = kernel_functions(simd, "float64")
+    n = 4000
+    limbs = rng.integers(-(2**62), 2**62, (3, n)) >> rng.integers(0, 63, (3, n))
+    limbs[2, :200] = rng.integers(-3, 3, 200)
+    limbs[1, 200:400] = limbs[2, 200:400] = -1
+    limbs[:, 400:800] = 2 ** rng.integers(0, 53, (3, 400)) - rng.integers(0, 2, (3, 400))  # ties, and near to ties
+    top = rng.integers(-32, 31, n).astype(np.int8)
+    out, zeros = np.empty(n), np.zeros(n)
+    kernels["finish_bins"](n, top.ctypes.data, limbs.ctypes.data, n, 1.0, out.ctypes.data)
+    expected = np.array([rounded(int(top[p]), [int(limb) for limb in limbs[:, p]]) for p in range(n)])
+    kernels["finish_wide"](n, expected.ctypes.data, zeros.ctypes.data, 1.0, expected.ctypes.data)
+    np.testing.assert_array_equal(out, expected)
+
+
 def test_sums_of_zeros_are_a_positive_zero():
     kernels = kernel_functions(_core.simd, "float64")
     units = np.array([[0.0, -0.0, 1.5, -0.0], [0.0, -0.0, -1.5, 0.0]])

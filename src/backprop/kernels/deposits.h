@@ -1,4 +1,4 @@
-/* Vectors of sums into integer bins (bins.h), as many at a time as a vector has float64 lanes. */
+/* Many sums into integer bins (bins.h), and out of them, as many at a time as a vector has float64 lanes. */
 #ifndef BACKPROP_KERNELS_DEPOSITS_H
 #define BACKPROP_KERNELS_DEPOSITS_H
 
@@ -114,6 +114,43 @@ static inline __attribute__((always_inline)) void bp_deposit(ptrdiff_t n, const 
             }
             bp_add_pair_to_bins(sum[p], error ? error[p] : 0, top + p, limbs + p, stride);
         }
+    }
+}
+
+/* Integers below 2^51 in magnitude as float64: no instruction before AVX-512 converts 64 bits. */
+typedef double bp_doubles __attribute__((vector_size(BP_BYTES)));
+typedef double bp_doubles_memory __attribute__((vector_size(BP_BYTES), aligned(8), may_alias));
+static inline bp_doubles bp_to_doubles(bp_words m) { return (bp_doubles)(m + 0x4338000000000000) - 0x1.8p52; }
+
+/* The sums, each rounded once to float64: bp_round_bins for all.
+ *
+ * With carries a sum is c 2^64 + b 2^32 + a, 0 <= a, b < 2^32, and |c| < 2^41 if there are fewer than 512 units. Then
+ * the error of c 2^64 + b 2^32 is a multiple of 2^32 below 2^52, a is added to it without rounding, and the last
+ * addition rounds once. Longer sums, and those near the ends of the range, are rounded one by one. */
+static inline __attribute__((always_inline)) void bp_round_all(ptrdiff_t n, const int8_t *top, const int64_t *limbs,
+                                                               ptrdiff_t stride, double *total)
+{
+    ptrdiff_t p = 0;
+    while (p < n) {
+        ptrdiff_t count = n - p < BP_WORDS ? n - p : BP_WORDS;
+        if (count == BP_WORDS) {
+            bp_words tops = __builtin_convertvector(*(const bp_tops *)(top + p), bp_words);
+            bp_words a = *(const bp_words_memory *)(limbs + p), b = *(const bp_words_memory *)(limbs + stride + p);
+            bp_words c = *(const bp_words_memory *)(limbs + 2 * stride + p);
+            b += a >> 32;
+            c += b >> 32;
+            if (!bp_any((c >= (int64_t)1 << 41) | (c <= -((int64_t)1 << 41)) | (tops < -29) | (tops > 31))) {
+                bp_doubles high = bp_to_doubles(c) * 0x1p64, middle = bp_to_doubles(b & 0xffffffff) * 0x1p32;
+                bp_doubles sum = high + middle, part = sum - high, error = (high - (sum - part)) + (middle - part);
+                bp_doubles scale = (bp_doubles)((32 * (tops - 2) + 1023) << 52);
+                sum += error + bp_to_doubles(a & 0xffffffff);
+                *(bp_doubles_memory *)(total + p) = sum * scale;
+                p += count;
+                continue;
+            }
+        }
+        for (; count; count--, p++)
+            total[p] = bp_round_bins(top[p], limbs + p, stride, 0);
     }
 }
 
