@@ -12,12 +12,21 @@ from backprop.api.array_likes import describe
 
 def positive_integer(value: object, name: str) -> int:
     """An integer >= 1; a bool is not accepted."""
+    return _integer(value, name, 1, "a positive integer")
+
+
+def natural(value: object, name: str) -> int:
+    """An integer >= 0; a bool is not accepted."""
+    return _integer(value, name, 0, "an integer >= 0")
+
+
+def _integer(value: object, name: str, least: int, expected: str) -> int:
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral | np.integer):
         if isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_):
-            raise ValueError(f"{name}: expected a positive integer, got {value!r}")
-        raise TypeError(f"{name}: expected a positive integer, got {describe(value)}")
-    if value < 1:
-        raise ValueError(f"{name}: expected a positive integer, got {int(value)}")
+            raise ValueError(f"{name}: expected {expected}, got {value!r}")
+        raise TypeError(f"{name}: expected {expected}, got {describe(value)}")
+    if value < least:
+        raise ValueError(f"{name}: expected {expected}, got {int(value)}")
     return int(value)
 
 

@@ -18,6 +18,7 @@ from backprop.losses import Loss
 
 Array = npt.NDArray[Any]
 
+ALL_0 = "sample_weight: expected at least one weight > 0, got none: all weights are 0"
 _BLOCK_ROWS = 4096  # rows of targets that are checked together
 
 
@@ -28,6 +29,15 @@ class Weights(NamedTuple):
     scale: float  # a power of two that brings the largest weight near 1
     total: float  # the sum of the scaled weights
     n_kept: int  # rows with a weight other than 0
+
+
+class SeenWeights(NamedTuple):
+    """Sample weights of some rows, and their sums, which add up with those of other rows."""
+
+    array: Array  # float64, (n_samples,) or (n_samples, n_out)
+    largest: float
+    n_kept: int  # rows with a weight other than 0
+    bins: tuple[int, int, int, int]  # the exact sum: top and limbs, as kernels/bins.h has them
 
 
 def _labels(array: Array, loss: Loss, n_samples: int, n_out: int, weight: Array | None) -> Array:
@@ -118,6 +128,16 @@ def refuse_targets(loss: Loss, n_out: int, dtype: np.dtype[Any], y: Array, weigh
 
 def sample_weight(value: object, loss: Loss, n_samples: int, n_out: int) -> Weights | None:
     """Weights by sample, or by sample and output if the loss is a mean over outputs."""
+    seen = seen_weights(value, loss, n_samples, n_out)
+    if seen is None:
+        return None
+    if seen.n_kept == 0 and n_samples:
+        raise ValueError(ALL_0)
+    return Weights(seen.array, *_core.scale_and_total(seen.largest, *seen.bins), seen.n_kept)
+
+
+def seen_weights(value: object, loss: Loss, n_samples: int, n_out: int) -> SeenWeights | None:
+    """The same for a part of the rows of a data set, whose weights may all be 0."""
     if value is None:
         return None
     array = as_array(value, "sample_weight")
@@ -125,13 +145,17 @@ def sample_weight(value: object, loss: Loss, n_samples: int, n_out: int) -> Weig
     if array.shape not in shapes:
         expected = " or ".join(map(str, shapes))
         raise ValueError(f"sample_weight: expected shape {expected} with the loss {loss.name!r}, got {array.shape}")
+    return look_at_weights(array)
+
+
+def look_at_weights(array: Array, first_row: int = 0) -> SeenWeights:
+    """Convert and sum up weights of one or two dimensions, the rows of an argument from first_row on."""
     weight = converted(array, np.float64, "sample_weight")
-    n_per_row = n_out if weight.ndim == 2 else 1
-    rule, bad, largest, n_kept, *total = _core.look_at_weights(weight.reshape(-1), n_per_row)
+    n_per_row = weight.shape[1] if weight.ndim == 2 else 1
+    rule, bad, largest, n_kept, *bins = _core.look_at_weights(weight.reshape(-1), n_per_row)
     if rule == "weight":
-        row = bad // n_per_row
+        row = first_row + bad // n_per_row
         number = as_it_came(array.flat[bad], weight.flat[bad])
         raise ValueError(f"sample_weight: expected finite weights >= 0, got {number} in row {row}")
-    if rule == "all 0":
-        raise ValueError("sample_weight: expected at least one weight > 0, got none: all weights are 0")
-    return Weights(weight, *_core.scale_and_total(largest, *total), n_kept)
+    top, low, middle, high = bins
+    return SeenWeights(weight, largest, n_kept, (top, low, middle, high))
