@@ -15,6 +15,8 @@ from backprop.process import interpreter  # isort: skip  # before NumPy and all 
 from backprop._version import __version__
 from backprop.api.layer_gradients import LayerGradients
 from backprop.custom import Activation
+from backprop.distributed.cuts import WeightTotals, row_blocks, weight_totals
+from backprop.distributed.partial_sums import PartialSums
 from backprop.ensemble import Ensemble
 from backprop.equations import hidden_gradient, preactivation_gradient
 from backprop.info import show_config
@@ -34,14 +36,18 @@ __all__ = [
     "Network",
     "NonFinite",
     "Objective",
+    "PartialSums",
+    "WeightTotals",
     "__version__",
     "get_num_threads",
     "hidden_gradient",
     "load",
     "num_threads",
     "preactivation_gradient",
+    "row_blocks",
     "set_num_threads",
     "show_config",
+    "weight_totals",
 ]
 
 after_import.register("threadpoolctl", threadpoolctl.add_controller)

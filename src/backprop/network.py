@@ -15,6 +15,7 @@ from backprop.api.architecture import ActivationSpec, Architecture, Spec
 from backprop.api.base import Base
 from backprop.api.first_order import FirstOrder
 from backprop.api.least_squares import LeastSquares
+from backprop.api.partial import Partial
 from backprop.api.second_order import SecondOrder
 from backprop.interchange import safetensors
 from backprop.judges.check_gradient import GradientReport, check_gradient
@@ -37,7 +38,7 @@ _FIXED = {
 }
 
 
-class Network(Base, FirstOrder, SecondOrder, LeastSquares):
+class Network(Base, FirstOrder, SecondOrder, LeastSquares, Partial):
     """A feed-forward network of dense layers, with its loss.
 
     h_0 = x, a_i = W_i h_{i-1} + b_i, h_i = g_i(a_i) for i = 1..L, y_hat = h_L = O(a_L).
@@ -240,4 +241,4 @@ def _let_network_have(*parts: type) -> None:
                 member.__module__, member.__qualname__ = __name__, f"Network.{name}"
 
 
-_let_network_have(Base, FirstOrder, SecondOrder, LeastSquares)
+_let_network_have(Base, FirstOrder, SecondOrder, LeastSquares, Partial)
