@@ -1,5 +1,6 @@
 """Data, blocks and parts for the tests of `partial_sums`: each call, and the same in parts."""
 
+import itertools
 import pickle
 from dataclasses import dataclass, field, replace
 
@@ -113,7 +114,7 @@ def joined(rng, blocks, n_parts):
     inner = [block.start for block in blocks[1:]]
     cuts = sorted(rng.choice(inner, min(n_parts - 1, len(inner)), replace=False).tolist()) if inner else []
     ends = [0, *cuts, blocks[-1].stop]
-    return [slice(first, stop) for first, stop in zip(ends, ends[1:], strict=False)]
+    return [slice(first, stop) for first, stop in itertools.pairwise(ends)]
 
 
 WAYS = (

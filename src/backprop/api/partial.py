@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,17 @@ _OPERANDS = {
     "gauss_newton_vp": ("v",),
     "sobolev_value_and_grad": ("grad_x", "weight"),
 }
+_AXES = {1: "by sample", 2: "by sample and output"}
+
+
+class _Counts(NamedTuple):
+    """How many rows count, those with a weight other than 0, and the weights."""
+
+    in_all: int  # of the whole data set
+    before: int  # the rows of a part
+    here: int  # in the part
+    weights: targets.Weights | None = None
+    weighting: part_bytes.Weighting | None = None
 
 
 class Partial(Calls):
@@ -89,52 +100,85 @@ class Partial(Calls):
             self._need_second(call)
         if of_call.needs_squared_error:
             self._need_squared_error(call)
-        n_threads, plan, dtype = threads.resolve(n_threads), self._plan, self._architecture.dtype
+        n_threads, architecture = threads.resolve(n_threads), self._architecture
         first_row, n_rows = scalars.natural(first_row, "first_row"), scalars.natural(n_rows, "n_rows")
         x_, theta = self._samples(x, of_mean=of_call.is_mean and n_rows == 0), self._theta(params)
-        stop = first_row + x_.shape[0]
+        n_part, stop = x_.shape[0], first_row + x_.shape[0]
         if stop > n_rows:
             raise ValueError(
-                f"x: expected at most {n_rows - first_row} rows after first_row={first_row}, got {len(x_)}"
+                f"x: expected at most {max(0, n_rows - first_row)} rows from row {first_row} on, got {n_part}"
             )
-
-        n_part, n_kept, before, kept = x_.shape[0], n_rows, first_row, x_.shape[0]
-        y_, weights, weighting = None, None, None
+        counts = self._counts(of_call, sample_weight, totals, first_row, stop, n_rows)
+        y_ = None
         if of_call.takes_y:
-            n_out, loss = self._architecture.sizes[-1], self._architecture.loss
-            seen = targets.seen_weights(sample_weight, loss, n_part, n_out)
-            if call == "sobolev_value_and_grad" and seen is not None and seen.array.ndim == 2:
-                raise ValueError(f"sample_weight: expected shape ({n_part},) in {call}, got {seen.array.shape}")
-            if seen is not None:
-                totals = _totals(totals, seen, n_part, n_rows)
-                before, kept = totals.kept_rows(first_row, stop, n_rows)
-                n_kept = totals.n_kept
-                weights = _weights(seen, totals, kept, first_row, stop)
-                weighting = part_bytes.Weighting(totals.axes, totals.largest, totals.bins)
-            elif totals is not None:
-                raise ValueError("totals: expected None without sample_weight, got WeightTotals")
-            y_ = targets.targets(y, loss, n_part, n_out, dtype, weights)
-        elif sample_weight is not None or totals is not None:
-            raise TypeError(f"sample_weight: expected None in {call}, which takes no weights, got some")
-        unit = state.unit_rows(plan, of_call, n_kept)
-        cuts.refuse_broken_units(of_call, unit, n_kept, before, kept, weights is not None)
+            y_ = targets.targets(
+                y, architecture.loss, n_part, architecture.sizes[-1], architecture.dtype, counts.weights
+            )
+        unit = state.unit_rows(self._plan, of_call, counts.in_all)
+        cuts.refuse_broken_units(of_call, unit, counts.in_all, counts.before, counts.here, counts.weights is not None)
         accepted, digest = self._accepted_operands(of_call, operands, n_part)
-        rows = np.empty(x_.shape, dtype) if call == "vjp" else None
-        sums = state.state_of_rows(plan, of_call, theta, x_, y_, weights, n_threads, n_kept, rows=rows, **accepted)
+        rows = np.empty(x_.shape, architecture.dtype) if call == "vjp" else None
+        sums = state.state_of_rows(
+            self._plan, of_call, theta, x_, y_, counts.weights, n_threads, counts.in_all, rows=rows, **accepted
+        )
         facts = part_bytes.Facts(
             release=__version__,
             arithmetic="no fma" if _core.simd == "v2" else "fma",
             call=call,
-            network=part_bytes.network_facts(self._architecture),
+            network=part_bytes.network_facts(architecture),
             params=part_bytes.digest(theta),
             operands=digest,
             n_rows=n_rows,
-            n_kept=n_kept,
+            n_kept=counts.in_all,
             unit_rows=unit,
-            weights=weighting,
+            weights=counts.weighting,
         )
-        intervals = [(first_row, stop)] if n_part else []
-        return PartialSums._of(facts, intervals, [rows] if rows is not None and n_part else [], sums)
+        if n_part == 0:
+            return PartialSums._of(facts, [], [], sums)
+        return PartialSums._of(facts, [(first_row, stop)], [] if rows is None else [rows], sums)
+
+    def _counts(
+        self,
+        call: _core.Call,
+        sample_weight: npt.ArrayLike | None,
+        totals: cuts.WeightTotals | None,
+        first: int,
+        stop: int,
+        n_rows: int,
+    ) -> _Counts:
+        """Which rows count, and the weights of the rows first:stop with the scale and the total of all weights."""
+        if sample_weight is None or not call.takes_y:
+            for name, value in (("sample_weight", sample_weight), ("totals", totals)):
+                if value is not None:
+                    why = ", since sample_weight is None" if call.takes_y else f", since {call.name} has no weights"
+                    raise TypeError(f"{name}: expected None{why}, got {array_likes.describe(value)}")
+            return _Counts(n_rows, first, stop - first)
+        loss, n_part = self._architecture.loss, stop - first
+        seen = targets.seen_weights(sample_weight, loss, n_part, self._architecture.sizes[-1])
+        assert seen is not None
+        axes = seen.array.ndim
+        if axes == 2 and call.name == "sobolev_value_and_grad":
+            raise ValueError(f"sample_weight: expected shape ({n_part},) in {call.name}, got {seen.array.shape}")
+        if totals is None and n_part == n_rows:
+            totals = cuts.totals_of(seen, 0, n_rows)
+        if totals is None:
+            raise ValueError(f"totals: expected weight_totals of all {n_rows} rows, since x has {n_part}, got None")
+        if not isinstance(totals, cuts.WeightTotals):
+            raise TypeError(f"totals: expected what weight_totals returns, got {array_likes.describe(totals)}")
+        before, kept = totals.kept_rows(first, stop, n_rows)
+        if totals.n_kept == 0 and n_rows:
+            raise ValueError(targets.ALL_0)
+        if n_part and axes != totals.axes:
+            raise ValueError(f"sample_weight: expected weights {_AXES[totals.axes]}, as in totals, got {_AXES[axes]}")
+        if seen.n_kept != kept or seen.largest > totals.largest:
+            raise ValueError(
+                f"sample_weight: expected the weights of rows {first}:{stop} as in totals, where {kept} rows have a "
+                f"weight and none is above {totals.largest:g}, got {seen.n_kept} rows and {seen.largest:g}"
+            )
+        weights = targets.Weights(seen.array, *totals.scale_and_total, seen.n_kept)
+        return _Counts(
+            totals.n_kept, before, kept, weights, part_bytes.Weighting(totals.axes, totals.largest, totals.bins)
+        )
 
     def _accepted_operands(self, call: _core.Call, operands: dict[str, Any], n_part: int) -> tuple[dict[str, Any], str]:
         """What `Plan.partial` takes besides samples, and a digest of what is the same for all rows."""
@@ -167,32 +211,3 @@ def _check_names(call: _core.Call, given: dict[str, object]) -> None:
             raise TypeError(
                 f"{name}: expected none, since {call.name} takes {takes}, got {array_likes.describe(value)}"
             )
-
-
-def _totals(totals: object, seen: targets.SeenWeights, n_part: int, n_rows: int) -> cuts.WeightTotals:
-    """What is known of all weights: what was given, or those of this part, if it has all rows."""
-    if totals is None:
-        if n_part != n_rows:
-            raise ValueError(
-                f"totals: expected weight_totals of all {n_rows} weights, since x has {n_part} rows, got None"
-            )
-        totals = cuts.totals_of(seen, 0, n_rows)
-    if not isinstance(totals, cuts.WeightTotals):
-        raise TypeError(f"totals: expected what weight_totals returns, got {array_likes.describe(totals)}")
-    if totals.n_kept == 0 and n_rows:
-        raise ValueError(targets.ALL_0)
-    if totals.axes != seen.array.ndim:
-        raise ValueError(
-            f"sample_weight: expected {totals.axes} dimensions, as the weights in totals have, got {seen.array.ndim}"
-        )
-    return totals
-
-
-def _weights(seen: targets.SeenWeights, totals: cuts.WeightTotals, kept: int, first: int, stop: int) -> targets.Weights:
-    """The weights of a part, with the scale and the total of all weights."""
-    if seen.n_kept != kept or seen.largest > totals.largest:
-        raise ValueError(
-            f"sample_weight: expected the weights of rows {first}:{stop} that totals have, of which {kept} are not 0 "
-            f"and none is above {totals.largest:g}, got {seen.n_kept} and {seen.largest:g}"
-        )
-    return targets.Weights(seen.array, *totals.scale_and_total, seen.n_kept)

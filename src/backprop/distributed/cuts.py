@@ -37,7 +37,7 @@ def call_of_name(name: object) -> _core.Call:
             f"call: expected one of {known}, whose results are sums over samples, got {name!r}, which gives one row "
             f"per sample: call net.{name} on each block, and put the rows one after another"
         )
-    raise ValueError(f"call: expected one of {known}, got {array_likes.describe(name)}")
+    raise ValueError(f"call: expected one of {known}, got {name[:40]!r}")
 
 
 # Blocks of rows ------------------------------------------------------------------------------------------------------
@@ -144,21 +144,21 @@ def refuse_broken_units(call: _core.Call, unit: int, n_kept: int, before: int, k
         return
     if before % unit:
         raise ValueError(
-            f"first_row: expected the start of a unit of {unit} rows{what}, with {_near(before, unit, n_kept)} of them "
-            f"before it, got {before} before it{cure}"
+            f"first_row: expected the start of a unit of {unit} rows{what}, with {_near(before, unit, n_kept, 0)} of "
+            f"them before it, got {before} before it{cure}"
         )
     end = before + kept
     if end % unit and end != n_kept:
         raise ValueError(
             f"x: expected the last of the {n_kept} rows{what}, or the end of a unit of {unit} rows, with "
-            f"{_near(end, unit, n_kept)} of them up to it, got {end} up to it{cure}"
+            f"{_near(end, unit, n_kept, before + 1)} of them up to it, got {end} up to it{cure}"
         )
 
 
-def _near(number: int, unit: int, n_kept: int) -> str:
-    """The two multiples of unit around a number of rows, in words."""
+def _near(number: int, unit: int, n_kept: int, least: int) -> str:
+    """The ends of units next to a number of rows, in words; those below least are left out."""
     low = number // unit * unit
-    return f"{low} or {min(low + unit, n_kept)}"
+    return f"{low} or {min(low + unit, n_kept)}" if low >= least else f"{min(low + unit, n_kept)}"
 
 
 def uncovered(intervals: Iterable[tuple[int, int]], n_rows: int) -> str:
@@ -227,14 +227,13 @@ class WeightTotals:
     def __add__(self, other: object) -> WeightTotals:
         if not isinstance(other, WeightTotals):
             return NotImplemented
-        if self.axes != other.axes:
-            raise ValueError(
-                "weight_totals: expected all weights by sample, or all by sample and output, got a sum of both"
-            )
+        axes = {totals.axes for totals in (self, other) if totals.n_rows} or {self.axes}
+        if len(axes) > 1:
+            raise ValueError("+: expected all weights by sample, or all by sample and output, got a sum of both")
         total = self.exact_sum.copy()
         total.add(other.exact_sum)
         blocks = np.concatenate([self.blocks, other.blocks])
-        return WeightTotals(blocks, self.axes, max(self.largest, other.largest), total)
+        return WeightTotals(blocks, axes.pop(), max(self.largest, other.largest), total)
 
     def __radd__(self, other: object) -> WeightTotals:
         if type(other) is int and other == 0:  # with which `sum` begins

@@ -132,7 +132,7 @@ class Unpacked(NamedTuple):
     """What the bytes of a part hold."""
 
     facts: Facts
-    intervals: list[Interval]
+    intervals: list[Interval]  # in ascending order
     sums: state.State
     rows: list[Array]  # of each interval, if the call has results by sample
 
@@ -163,7 +163,9 @@ def unpack(value: bytes | bytearray | memoryview) -> Unpacked:
     facts = _facts(bytes(header))
     sums = state.State(np.frombuffer(top, np.int8).copy(), _native(limbs, "<i8").reshape(state.N_LIMBS, n))
     intervals = [(first, stop) for first, stop in _native(ends, "<i8").reshape(-1, 2).tolist()]
-    return Unpacked(facts, intervals, sums, _checked_rows(facts, intervals, sums, by_row))
+    rows = _checked_rows(facts, intervals, sums, by_row)
+    order = sorted(range(n_intervals), key=intervals.__getitem__)  # another program may have added in any order
+    return Unpacked(facts, [intervals[k] for k in order], sums, [rows[k] for k in order] if rows else [])
 
 
 def _native(data: memoryview, dtype: str) -> Array:
