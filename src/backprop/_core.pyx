@@ -21,7 +21,7 @@ C. Sums over samples have three levels: chains of 64 rows in registers, at most 
    dtype (a chunk), and chunks added in float64 or, for float64, as a two-term sum. The order depends on the layers and
    the number of samples alone: tiles are cut between chains, threads between tiles, units or chunks (schedule/). Tiles
    of very wide rows are shorter than a chain, which then goes on from one to the next in a buffer of its own:
-   `open_chain`. From 8192 samples on, chunks are added so within units of 4096 samples or more, and the sums of units
+   `open_chain`. From 16384 samples on, chunks are added so within units of 8192 samples or more, and the sums of units
    go into integer bins (kernels/bins.h), for which their order does not matter: so parts of a data set, on any number
    of machines, add up to the bits of one call. The division by n_samples or by the sum of the weights comes once, at
    the end.
