@@ -12,7 +12,8 @@ from problems import same_bits
 from suites import shortened
 from systems import needs_fork, needs_proc, needs_signals
 
-from backprop import Activation, Network, objective
+from backprop import Activation, Network
+from backprop.distributed import samples
 
 SHAPES = {  # sizes, activation, loss, samples: a chunk of one tile, chunks of several tiles, no hidden layer
     "one sample": ([5, 19, 7, 2], "tanh", "squared_error", 1),
@@ -39,14 +40,14 @@ def make(shape, *, weight=None, dtype="float64"):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_all_products_have_the_bits_of_hvp(shape, dtype, weight, n_bytes, monkeypatch):
-    monkeypatch.setattr(objective, "_KEPT_BYTES", n_bytes)
+    monkeypatch.setattr(samples, "_KEPT_BYTES", n_bytes)
     data, rng = make(shape, weight=weight, dtype=dtype), np.random.default_rng(1)
     net = data.problem.net
     fun = net.objective(data.x, data.y, **data.keywords)
     thetas = [net.params.copy(), 0.9 * net.params, net.params.copy()]
     for theta in thetas:
         for n_threads in (1, 2, 8, 3):
-            fun._n_threads = n_threads
+            fun._samples.n_threads = n_threads
             v = rng.normal(size=net.n_params)
             assert same_bits(fun.hessp(theta, v), hvp(data, theta, v))
         loss, grad = fun(theta)
@@ -92,7 +93,7 @@ def test_a_second_direction_calls_no_activation(kept_share, monkeypatch):
     activation, calls = counting()
     net, x, y, directions = problem_of(activation)
     row = 4 * 8 * (32 + 24 + 8)  # h, g'(a), grad_a and curve, each a row of whole cache lines
-    monkeypatch.setattr(objective, "_KEPT_BYTES", int(kept_share * len(x) * row))
+    monkeypatch.setattr(samples, "_KEPT_BYTES", int(kept_share * len(x) * row))
     fun = net.objective(x, y)
 
     def calls_of(call):
