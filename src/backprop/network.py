@@ -17,6 +17,7 @@ from backprop.api.first_order import FirstOrder
 from backprop.api.least_squares import LeastSquares
 from backprop.api.partial import Partial
 from backprop.api.second_order import SecondOrder
+from backprop.distributed.blocks import Blocks
 from backprop.interchange import safetensors
 from backprop.judges.check_gradient import GradientReport, check_gradient
 from backprop.judges.find_nonfinite import NonFinite, find_nonfinite
@@ -117,8 +118,8 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares, Partial):
     @other_names.checks_names
     def objective(
         self,
-        x: npt.ArrayLike,
-        y: npt.ArrayLike,
+        x: npt.ArrayLike | Blocks,
+        y: npt.ArrayLike | None = None,
         *,
         sample_weight: npt.ArrayLike | None = None,
         l2: float = 0.0,
@@ -131,6 +132,10 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares, Partial):
         ----------
         x, y, sample_weight, n_threads
             As in `value_and_grad`.
+        x : iterable, or function without arguments that makes one
+            If there is no y: blocks of rows, for data that are larger than memory. Each is a tuple (x, y) or
+            (x, y, sample_weight) with any number of rows. They are read anew for each evaluation: a list, an object
+            whose ``iter()`` starts anew, or a generator function will do, but not a generator, which can be read once.
         l2 : float
             Adds l2/2 times the sum of all squared weights, without biases. It is not divided by n_samples. For
             scikit-learn's alpha use l2 = alpha / n_samples, or alpha / sample_weight.sum() with weights; twice that
@@ -148,7 +153,14 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares, Partial):
         Raises
         ------
         TypeError, ValueError
-            If an argument is refused.
+            If an argument or a block is refused; the error names the number of the block.
+
+        Notes
+        -----
+        With blocks, loss, gradient and products have the bits that one call on all rows gives, for any lengths of the
+        blocks. They are read once when the objective is made, to look at rows, targets and weights. A thread reads one
+        block ahead, so two are in memory, and the rows of one unit, some thousands. If an evaluation finds other rows
+        than the first pass, it raises a RuntimeError. An exception of the iterable is raised as it came.
         """
         return Objective(self, x, y, sample_weight=sample_weight, l2=l2, free=free, n_threads=n_threads)
 

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from backprop import _core, threads
 from backprop.api import attributes, parameters, scalars, shown, validate
 from backprop.api.base import Base
-from backprop.distributed import samples
+from backprop.distributed.blocks import Blocks, Streamed
+from backprop.distributed.samples import InMemory, Source
 
 Array = npt.NDArray[Any]
 
@@ -67,8 +68,8 @@ class Objective(attributes.Closed, shown.Shown):
     def __init__(
         self,
         net: Base,
-        x: npt.ArrayLike,
-        y: npt.ArrayLike,
+        x: npt.ArrayLike | Blocks,
+        y: npt.ArrayLike | None = None,
         *,
         sample_weight: npt.ArrayLike | None = None,
         l2: float = 0.0,
@@ -77,7 +78,7 @@ class Objective(attributes.Closed, shown.Shown):
     ) -> None:
         threads.resolve(n_threads)
         self._net = net
-        self._samples: samples.Source = samples.InMemory(net, x, y, sample_weight, n_threads)
+        self._samples = _source(net, x, y, sample_weight, n_threads)
         self._l2 = scalars.non_negative(l2, "l2")
         self._free = validate.free_mask(free, net.n_params)
         self._is_weight = np.zeros(net.n_params, bool)
@@ -208,3 +209,20 @@ class Objective(attributes.Closed, shown.Shown):
         # One tuple: another thread then reads the three of one theta.
         self._last = (full.copy() if self._free is None else full, loss, grad)
         return loss, grad
+
+
+def _source(
+    net: Base,
+    x: npt.ArrayLike | Blocks,
+    y: npt.ArrayLike | None,
+    sample_weight: npt.ArrayLike | None,
+    n_threads: int | None,
+) -> Source:
+    """The samples in memory, or in blocks if there is no y."""
+    if y is not None:
+        return InMemory(net, x, y, sample_weight, n_threads)  # type: ignore[arg-type]
+    if sample_weight is not None:
+        raise TypeError(
+            "sample_weight: expected none beside blocks, which bring their own, (x, y, sample_weight), got some"
+        )
+    return Streamed(net, x, n_threads)  # type: ignore[arg-type]

@@ -139,6 +139,12 @@ def _what_came(value: object, array: Array, name: str) -> str:
     return f"real numbers, got dtype object; np.asarray({name}, {kind}) makes {kind}s of it"
 
 
+def is_one_array(value: object) -> bool:
+    """Whether it is an array, a frame or a column, and not a list or another collection."""
+    kind = type(value)
+    return any(hasattr(kind, protocol) for protocol in (*_PROTOCOLS, "toarray")) or _is_frame(kind) or _is_column(kind)
+
+
 # Frames and their columns --------------------------------------------------------------------------------------------
 
 

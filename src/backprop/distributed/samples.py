@@ -1,14 +1,18 @@
-"""Where an objective gets its sums over samples from: a source. This one has all samples in memory."""
+"""Where an objective gets its sums over samples from: from arrays in memory, or from blocks of rows, unit by unit."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Generator, Iterable
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from backprop import _core, threads
 from backprop.api import validate
 from backprop.api.base import Base
+from backprop.api.targets import Weights
+from backprop.distributed import state
 
 Array = npt.NDArray[Any]
 
@@ -50,7 +54,7 @@ class InMemory:
         self,
         net: Base,
         x: npt.ArrayLike,
-        y: npt.ArrayLike | None,
+        y: npt.ArrayLike,
         sample_weight: npt.ArrayLike | None,
         n_threads: int | None,
     ) -> None:
@@ -88,3 +92,143 @@ class InMemory:
         n_threads = threads.resolve(self.n_threads)
         net._plan.run(call, theta, x, y, result, weights, n_threads, operand=operand, linearization=kept)
         return 0.0, result
+
+
+# Blocks of rows -------------------------------------------------------------------------------------------------------
+
+
+class Block(NamedTuple):
+    """Some rows of a data set, as the compiled calls take them. A row counts if it has a weight other than 0."""
+
+    x: Array
+    y: Array
+    weights: Weights | None  # with the scale and the total of the whole data set
+    kept: Array | None  # the numbers of the rows that count, None if all do
+
+    @classmethod
+    def of(cls, x: Array, y: Array, weights: Weights | None) -> Block:
+        """The block of accepted arrays."""
+        kept = None
+        if weights is not None and weights.n_kept < x.shape[0]:
+            with _core.DefaultFloatMode():  # in other modes NumPy may take a subnormal weight for 0
+                kept = np.flatnonzero(weights.array.reshape(x.shape[0], -1).any(axis=1))
+        return cls(x, y, weights, kept)
+
+    @property
+    def n_kept(self) -> int:
+        """The number of rows that count."""
+        return self.x.shape[0] if self.kept is None else len(self.kept)
+
+    def part(self, start: int, stop: int) -> Block:
+        """The rows that count from number start to number stop, and those of weight 0 in between, as views."""
+        if start == stop:
+            rows, kept = slice(0, 0), None
+        elif self.kept is None:
+            rows, kept = slice(start, stop), None
+        else:
+            first = int(self.kept[start])
+            rows = slice(first, int(self.kept[stop - 1]) + 1)
+            kept = self.kept[start:stop] - first
+        weights = self.weights
+        if weights is not None:
+            weights = weights._replace(array=weights.array[rows], n_kept=stop - start)
+        return Block(self.x[rows], self.y[rows], weights, kept)
+
+
+class _Copies:
+    """A buffer of rows that count, in the dtype of the network."""
+
+    def __init__(self, n_rows: int, like: Block, dtype: np.dtype[Any]) -> None:
+        y, weights = like.y, like.weights
+        self.n_rows = 0  # copied up to now
+        self._x = np.empty((n_rows, *like.x.shape[1:]), dtype)
+        self._y = np.empty((n_rows, *y.shape[1:]), np.intp if y.ndim == 1 else dtype)
+        self._weight = None if weights is None else np.empty((n_rows, *weights.array.shape[1:]))
+
+    def take(self, block: Block) -> None:
+        """Copy the rows of a block that count."""
+        rows = slice(self.n_rows, self.n_rows + block.n_kept)
+        which = slice(None) if block.kept is None else block.kept
+        with np.errstate(all="ignore"), _core.DefaultFloatMode():
+            self._x[rows] = block.x[which]
+            self._y[rows] = block.y[which]
+            if self._weight is not None and block.weights is not None:
+                self._weight[rows] = block.weights.array[which]
+        self.n_rows = rows.stop
+
+    def block(self, weights: Weights | None) -> Block:
+        """The rows that were copied; weights have the scale and the total."""
+        rows = slice(self.n_rows)
+        if weights is not None and self._weight is not None:
+            weights = weights._replace(array=self._weight[rows], n_kept=self.n_rows)
+        return Block(self._x[rows], self._y[rows], weights, None)
+
+
+Blocks = Generator[Block, None, None]
+
+
+def in_units(blocks: Iterable[Block], n_rows: int, dtype: np.dtype[Any]) -> Blocks:
+    """The rows that count in blocks of whole units of n_rows; the last may be shorter.
+
+    Units that lie in one block are views of it. The others are copied, one at a time.
+    """
+    copies: _Copies | None = None
+    weights = None
+    for block in blocks:
+        weights, n_kept, done = block.weights, block.n_kept, 0
+        if copies is not None:
+            done = min(n_rows - copies.n_rows, n_kept)
+            copies.take(block.part(0, done))
+            if copies.n_rows == n_rows:
+                unit, copies = copies.block(weights), None
+                yield unit
+                del unit
+        stop = n_kept - (n_kept - done) % n_rows
+        if done < stop:
+            yield block.part(done, stop)
+        if stop < n_kept:
+            copies = _Copies(n_rows, block, dtype)
+            copies.take(block.part(stop, n_kept))
+        del block
+    if copies is not None:
+        yield copies.block(weights)
+
+
+def first_rows(blocks: Iterable[Block], n_rows: int, dtype: np.dtype[Any]) -> Blocks:
+    """One block, a copy of the first n_rows rows that count."""
+    copies: _Copies | None = None
+    for block in blocks:
+        copies = copies or _Copies(n_rows, block, dtype)
+        copies.take(block.part(0, min(n_rows - copies.n_rows, block.n_kept)))
+        if copies.n_rows == n_rows:
+            yield copies.block(block.weights)
+            return
+        del block
+
+
+def without_first_rows(blocks: Iterable[Block], n_rows: int) -> Blocks:
+    """All but the first n_rows rows that count."""
+    for block in blocks:
+        skipped = min(n_rows, block.n_kept)
+        n_rows -= skipped
+        if skipped < block.n_kept:
+            yield block.part(skipped, block.n_kept)
+        del block
+
+
+def add_block(
+    net: Base,
+    call: _core.Call,
+    params: Array,
+    block: Block,
+    n_kept_in_all: int,
+    sums: state.State,
+    n_threads: int,
+    operand: Array | None = None,
+) -> None:
+    """Add the sums over whole units of a data set with n_kept_in_all rows that count, to a state of sums."""
+    sums.add(
+        state.state_of_rows(
+            net._plan, call, params, block.x, block.y, block.weights, n_threads, n_kept_in_all, operand=operand
+        )
+    )
