@@ -44,6 +44,15 @@ def refused(data, match="^data: expected the bytes of PartialSums: "):
         PartialSums.from_bytes(data)
 
 
+def error_of(function, *args):
+    """The text of the ValueError that a function raises, or ""."""
+    try:
+        function(*args)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("n", [300, 50_001])
 def test_they_come_back(call, n):
@@ -142,24 +151,21 @@ def test_flipped_bytes_with_a_checksum_that_fits():
     rng = random.Random(3)
     for data in (sample().to_bytes(), sample(n=300).to_bytes(), sample("vjp", 300, sizes=(2, 1)).to_bytes()):
         n_read = 0
-        for _ in range(3000):
+        for _ in range(1000):
             changed = bytearray(data)
             for _ in range(rng.choice([1, 2, 8])):
                 changed[rng.randrange(len(data))] = rng.choice([0, 1, 127, 128, 255, rng.randrange(256)])
-            try:
-                part = PartialSums.from_bytes(with_checksum(bytes(changed)))
-            except ValueError as error:
-                assert str(error).startswith("data: expected the bytes of PartialSums: ")
+            changed = with_checksum(bytes(changed))
+            error = error_of(PartialSums.from_bytes, changed)
+            if error:
+                assert error.startswith("data: expected the bytes of PartialSums: ")
                 continue
             n_read += 1
-            part = part + part
-            with pytest.raises(ValueError, match=r"^result: "):
-                part.result()
-            try:
-                PartialSums.from_bytes(with_checksum(bytes(changed))).result()
-            except ValueError as error:
-                assert str(error).startswith("result: ")
-        assert n_read > 100
+            part = PartialSums.from_bytes(changed)
+            error = error_of(part.result)
+            assert error == "" or error.startswith("result: ")
+            assert error_of((part + part).result).startswith("result: ")
+        assert n_read > 30
 
 
 @pytest.mark.parametrize("place", [8, 16, 24, 32])
@@ -177,18 +183,15 @@ def test_huge_counts_take_no_memory(place, count):
 def test_a_huge_network_takes_no_memory():
     """The header may name any sizes: only the bytes that are there are read."""
     data = sample("loss").to_bytes()
-    for sizes in ([10**9, 10**9, 2], [3] * 100_000, [2**62, 2], [10**30, 2]):
+    for sizes in ([10**9, 10**9, 2], [3] * 10_000, [2**62, 2], [10**30, 2]):
         network = {"activations": ["tanh"] * (len(sizes) - 2), "dtype": "float64", "loss": "squared_error"}
+        changed = with_header(data, with_fact("network", network | {"output": "tanh", "sizes": sizes}))
         tracemalloc.start()
-        try:
-            PartialSums.from_bytes(
-                with_header(data, with_fact("network", network | {"output": "tanh", "sizes": sizes}))
-            )
-        except ValueError as error:
-            assert str(error).startswith("data: ")
+        error = error_of(PartialSums.from_bytes, changed)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert peak < 100 << 20
+        assert error == "" if len(sizes) == 10_000 else "fits into memory" in error
+        assert peak < 1000 * len(sizes) + (1 << 20)
     refused(with_header(sample().to_bytes(), with_fact("network", network | {"output": "tanh", "sizes": [9, 9, 9]})))
 
 
