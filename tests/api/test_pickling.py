@@ -16,7 +16,7 @@ import pytest
 from scipy.sparse.linalg import LinearOperator
 
 import backprop
-from backprop import Activation, Ensemble, Network, Objective
+from backprop import Activation, Ensemble, Network, Objective, PartialSums
 
 RNG = np.random.default_rng(0)
 X, Y, W = RNG.normal(size=(9, 3)), RNG.normal(size=(9, 2)), RNG.uniform(1, 2, size=9)
@@ -50,14 +50,18 @@ ARGUMENTS = {
     "x": X, "y": Y, "v": V, "theta": V, "params": V, "vector": V, "cotangent": Y, "max_norm": 1.0, "weight": 0.5,
     "grad_x": RNG.normal(size=(9, 2, 3)), "sizes": [3, 4, 2], "net": network(), "k": 3, "name": "own", "g": g,
     "g_prime": g_prime, "W_next": np.ones((2, 4)), "grad_a_next": Y, "grad_h": np.ones((9, 3)), "a": X,
-    "activation": "tanh", "n": backprop.get_num_threads(),
+    "activation": "tanh", "n": backprop.get_num_threads(), "first_row": 0, "n_rows": 9, "n_parts": 2,
+    "sample_weight": W, "blocks": [slice(0, 9)],
 }  # fmt: skip
+GIVEN_TOO = {("partial_sums", "y")}  # has a default for the one call without targets
 NOT_PICKLED = {
     "__version__": "a string",
     "num_threads": "a block belongs to the thread that is in it",
     "LayerGradients": "layer_gradients makes it",
     "GradientReport": "check_gradient makes it",
     "NonFinite": "find_nonfinite makes it",
+    "PartialSums": "partial_sums makes it",
+    "WeightTotals": "weight_totals makes it",
     "load": "a network, tested with `save`",
 }
 
@@ -65,11 +69,15 @@ NOT_PICKLED = {
 def call(function, tmp_path):
     """What a function, method or class returns for arguments of these names."""
     needed = [
-        p.name
+        p
         for p in inspect.signature(function).parameters.values()
-        if p.default is p.empty and p.kind is not p.VAR_KEYWORD and p.kind is not p.VAR_POSITIONAL
+        if (p.default is p.empty or (function.__name__, p.name) in GIVEN_TOO)
+        and p.kind is not p.VAR_KEYWORD
+        and p.kind is not p.VAR_POSITIONAL
     ]
-    return function(*(saved(tmp_path) if name == "path" else ARGUMENTS[name] for name in needed))
+    given = {p: saved(tmp_path) if p.name == "path" else ARGUMENTS[p.name] for p in needed}
+    by_name = {p.name: value for p, value in given.items() if p.kind is p.KEYWORD_ONLY}
+    return function(*(value for p, value in given.items() if p.kind is not p.KEYWORD_ONLY), **by_name)
 
 
 def public(kind):
@@ -92,11 +100,15 @@ def bits(it):
         return bits([it @ V, it.matmat(np.stack([V, 2 * V], axis=1))])
     if isinstance(it, Activation):
         return repr(it), bits(it.g(X, 0.0)), bits(network(output=it).forward(X))
+    if isinstance(it, PartialSums):
+        return repr(it), it.to_bytes(), bits(it.result())
     if dataclasses.is_dataclass(it):
         return type(it).__name__, *(bits(getattr(it, field.name)) for field in dataclasses.fields(it))
     if callable(it):  # for a method that was returned, such as those of the residuals
         return bits(it(V))
-    assert it is None or isinstance(it, bool | int | float | str | np.dtype), f"how can a {type(it)} be compared?"
+    assert it is None or isinstance(it, bool | int | float | str | slice | np.dtype), (
+        f"how can a {type(it)} be compared?"
+    )
     return repr(it)
 
 

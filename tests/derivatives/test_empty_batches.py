@@ -21,6 +21,7 @@ MEANS = {"value_and_grad", "hvp", "gauss_newton_vp", "hessian", "objective.hessp
 MEANS_OF_X_AND_Y = {
     "loss", "layer_gradients", "objective", "hvp_operator", "gauss_newton_operator", "find_nonfinite", "check_gradient",
 }  # fmt: skip
+OF_ITS_CALL = {"partial_sums"}  # tests/distributed
 WITHOUT_SAMPLES = {"save", "unflatten"}
 EVERY = CALLS | FIRST_PART
 DEFINED = sorted(ROWS | SUMS | set(BOTH))
@@ -41,7 +42,7 @@ def assert_empty(name, results, expected):
 
 
 def test_every_call_is_in_a_table():
-    named = ROWS | SUMS | set(BOTH) | MEANS | MEANS_OF_X_AND_Y | WITHOUT_SAMPLES
+    named = ROWS | SUMS | set(BOTH) | MEANS | MEANS_OF_X_AND_Y | OF_ITS_CALL | WITHOUT_SAMPLES
     methods = {name for name, _ in inspect.getmembers(Network, inspect.isfunction) if not name.startswith("_")}
     assert {name.split(".")[0] for name in named} == methods, "a call is missing in ROWS, SUMS, MEANS, ... above"
     assert {name for name, call in _core.CALLS.items() if call.is_mean} == (MEANS | {"loss"}) - {"objective.hessp"}

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 import backprop
-from backprop import Activation, Ensemble, LayerGradients, Network, Objective
+from backprop import Activation, Ensemble, LayerGradients, Network, Objective, PartialSums, WeightTotals
 
 Array = npt.NDArray[Any]
 
@@ -49,6 +49,13 @@ def main() -> None:
     total += sobolev + value
     ok: bool = net.check_gradient(x, y).ok
     found = net.find_nonfinite(x, y)
+    blocks: list[slice] = backprop.row_blocks(net, 2, 3, call="hvp", sample_weight=[0, 1])
+    totals: WeightTotals = backprop.weight_totals([0], [slice(0, 1)]) + backprop.weight_totals([1], [slice(1, 2)])
+    part: PartialSums = net.partial_sums(
+        x, y, call="hvp", v=v, first_row=0, n_rows=2, sample_weight=[0, 1], totals=totals, n_threads=1
+    )
+    product: Array = sum([], start=PartialSums.from_bytes(part.to_bytes())).result()
+    covered: list[slice] = part.rows
     ensemble: Ensemble = Ensemble(net, 3, rng=0)
     losses, grads = ensemble.value_and_grad(x, y)
     member: Network = ensemble[0]
@@ -61,8 +68,10 @@ def main() -> None:
     a_1 = layers.a[1]
     assert a_1 is not None
     grad_a: Array = backprop.preactivation_gradient(grad_h, a_1, "tanh")
-    parts = [y_hat, slope, curved, W, b, of_params, of_x, *rows, r, J, JTJ, JTr, of_sobolev, losses, grads, grad_a]
+    second = [curved, product, *rows]
+    parts = [y_hat, slope, W, b, of_params, of_x, *second, r, J, JTJ, JTr, of_sobolev, losses, grads, grad_a]
     assert (ok, found, sizes) == (True, None, (2, 8, 1))
+    assert covered == blocks[:1]
     assert total >= 0
     assert all(np.isfinite(part).all() for part in parts)
 
