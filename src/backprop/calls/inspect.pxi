@@ -69,10 +69,13 @@ def look_at_weights(const double[::1] weight, Py_ssize_t n_per_row):
 def scale_and_total(double largest, int8_t top, int64_t limb_0, int64_t limb_1, int64_t limb_2):
     """The power of two that brings the largest weight near 1, and the sum of all weights times that."""
     cdef WeightSums sums
+    cdef uint64_t float_mode
     memset(&sums, 0, sizeof(WeightSums))
     sums.scale, sums.largest, sums.top = 1, largest, top
     sums.limbs[0], sums.limbs[1], sums.limbs[2] = limb_0, limb_1, limb_2
+    float_mode = enter_default_mode()
     set_scale_and_total(&sums)
+    leave_default_mode(float_mode, &sums)
     return sums.scale, sums.total
 
 

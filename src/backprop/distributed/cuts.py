@@ -233,7 +233,7 @@ class WeightTotals:
         total = self.exact_sum.copy()
         total.add(other.exact_sum)
         blocks = np.concatenate([self.blocks, other.blocks])
-        return WeightTotals(blocks, axes.pop(), max(self.largest, other.largest), total)
+        return WeightTotals(blocks, axes.pop(), _larger(self.largest, other.largest), total)
 
     def __radd__(self, other: object) -> WeightTotals:
         if type(other) is int and other == 0:  # with which `sum` begins
@@ -305,10 +305,15 @@ def weight_totals(sample_weight: npt.ArrayLike, blocks: Iterable[slice]) -> Weig
     for first, stop in rows:
         seen = targets.look_at_weights(array[row : row + stop - first], row)
         row += stop - first
-        largest = max(largest, seen.largest)
+        largest = _larger(largest, seen.largest)
         found.append((first, stop, seen.n_kept))
         total.add(state.State.of_one(*seen.bins))
     return WeightTotals(np.array(found, np.int64).reshape(-1, 3), array.ndim, largest, total)
+
+
+def _larger(a: float, b: float) -> float:
+    with _core.DefaultFloatMode():  # in other modes a subnormal weight may count as 0
+        return max(a, b)
 
 
 def totals_of(seen: targets.SeenWeights, first: int, stop: int) -> WeightTotals:
