@@ -53,7 +53,9 @@ ARGUMENTS = {
     "activation": "tanh", "n": backprop.get_num_threads(), "first_row": 0, "n_rows": 9, "n_parts": 2,
     "sample_weight": W, "blocks": [slice(0, 9)],
 }  # fmt: skip
-GIVEN_TOO = {("partial_sums", "y")}  # has a default for the one call without targets
+GIVEN_TOO = {  # y has a default for what takes no targets, or has them in blocks
+    (name, "y") for name in ("partial_sums", "objective", "Objective")
+}
 NOT_PICKLED = {
     "__version__": "a string",
     "num_threads": "a block belongs to the thread that is in it",
