@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from derivative_peers import CALLS, FIRST_PART, random_data
 from fault_injection import bits
+from partial_cases import case_of
 from suites import shortened
 from systems import compile_c, needs_signals
 
@@ -214,6 +215,29 @@ def test_files_hold_the_same_numbers_in_every_mode(unit, tmp_path):
 
 
 # The caller's mode ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", MODES)
+@pytest.mark.parametrize("scale", [1.0, 1e-310])
+@pytest.mark.parametrize("n", [300, 50_001])
+def test_parts_of_sums_do_not_depend_on_the_mode(unit, n, scale, how):
+    """Subnormal weights too: their mask, their largest one, their sum, and what parts hold as bytes."""
+    case = case_of("value_and_grad", n, weight="entry", loss="huber")
+    case.weight *= scale
+
+    def all_of_it():
+        blocks = case.blocks(4)
+        totals = sum(backprop.weight_totals(case.weight[rows], [rows]) for rows in blocks if rows.start < n)
+        parts = [backprop.PartialSums.from_bytes(case.part(rows, totals).to_bytes()) for rows in blocks]
+        total = sum(parts)
+        numbers = [totals.largest, *totals.scale_and_total]
+        return blocks, totals.bins, np.array(numbers).tobytes(), total.to_bytes(), bits(total.result())
+
+    expected = all_of_it()
+    with mode(unit, how):
+        assert all_of_it() == expected
+        loss = case.net.loss(case.x, case.y, sample_weight=case.weight.astype(">f8"))  # which is converted
+    assert loss == case.plain()[0]
 
 
 def test_import_leaves_the_control_words(unit):
