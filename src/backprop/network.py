@@ -130,12 +130,13 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares, Partial):
 
         Parameters
         ----------
-        x, y, sample_weight, n_threads
-            As in `value_and_grad`.
-        x : iterable, or function without arguments that makes one
-            If there is no y: blocks of rows, for data that are larger than memory. Each is a tuple (x, y) or
-            (x, y, sample_weight) with any number of rows. They are read anew for each evaluation: a list, an object
-            whose ``iter()`` starts anew, or a generator function will do, but not a generator, which can be read once.
+        x : (n_samples, n_0) array_like, or blocks
+            Without y: blocks of rows, for data that are larger than memory. That is an iterable, or a function that
+            makes one, of tuples (x, y) or (x, y, sample_weight) with any number of rows. It is read anew for each
+            evaluation, so a list, a generator function, or an object whose ``iter()`` starts anew will do; a generator,
+            which can be read once, will not.
+        y, sample_weight, n_threads
+            As in `value_and_grad`. Blocks bring their own y and sample_weight.
         l2 : float
             Adds l2/2 times the sum of all squared weights, without biases. It is not divided by n_samples. For
             scikit-learn's alpha use l2 = alpha / n_samples, or alpha / sample_weight.sum() with weights; twice that

@@ -100,8 +100,8 @@ class Seen:
         ):
             if n > n_first or (is_over and n < n_first):
                 raise RuntimeError(
-                    f"blocks: expected {shown.count(n_first, 'row')}{what} at each pass, as at the first, got {n:,}{end}; "
-                    "blocks must not change, and a function must make a new iterator each time"
+                    f"blocks: expected {shown.count(n_first, 'row')}{what} at each pass, as at the first, got {n:,}"
+                    f"{end}; blocks must not change, and a function must make a new iterator each time"
                 )
         if is_over and (self.largest, self.bins) != (first.largest, first.bins):
             raise RuntimeError("blocks: expected the same weights at each pass, got others than at the first")
@@ -151,12 +151,12 @@ class Stream:
     def _head(self, reading: Reading, n_kept: int) -> samples.Blocks:
         return samples.first_rows(self._read(reading, Seen(), self.seen), n_kept, self._net.dtype)
 
-    def units(self, n_rows: int) -> Generator[Block, None, None]:
-        """All rows that are not skipped, in blocks of whole units of n_rows; the last may be shorter.
+    def units(self, unit: int) -> Generator[Block, None, None]:
+        """All rows that are not skipped, in blocks of whole units of so many rows; the last unit may be shorter.
 
         Close the generator or exhaust it.
         """
-        return read_ahead(lambda reading: samples.in_units(self._rows(reading), n_rows, self._net.dtype))
+        return read_ahead(lambda it: samples.in_units(self._rows(it), unit, self._net.dtype))
 
     def _rows(self, reading: Reading) -> samples.Blocks:
         found = self._read(reading, Seen(), self.seen)
