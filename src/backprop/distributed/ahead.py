@@ -64,7 +64,10 @@ def read_ahead(read: Callable[[Reading], Generator[Item, None, None]]) -> Genera
     try:
         while (item := _next_of(items)) is not _END:
             if type(item) is _Raised:
-                raise item.error
+                try:
+                    raise item.error
+                finally:
+                    del item  # else this frame would keep the error, which keeps the frame
             wanted.put(True)
             yield item
             del item
@@ -90,7 +93,6 @@ def _work(
     items: SimpleQueue[Any],
 ) -> None:
     """Put an item each time one is wanted, and at last the end or an exception."""
-    end: object = _END
     try:
         with closing(read(reading)) as found:
             while wanted.get():
@@ -100,5 +102,6 @@ def _work(
                 items.put(item)
                 del item
     except BaseException as error:
-        end = _Raised(error)
-    items.put(end)
+        items.put(_Raised(error))
+    else:
+        items.put(_END)
