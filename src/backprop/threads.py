@@ -44,8 +44,8 @@ def _text_of(*path: str | os.PathLike[str]) -> str:
         return file.read()
 
 
-def _from_environment() -> int:
-    """The count that the environment or the machine gives; an invalid value warns and is ignored."""
+def _from_environment() -> int | None:
+    """The count that the environment gives; an invalid value warns and is ignored."""
     for name in ("BACKPROP_NUM_THREADS", "OMP_NUM_THREADS"):
         value = os.environ.get(name, "").strip()
         if not value:
@@ -56,10 +56,11 @@ def _from_environment() -> int:
         warnings.warn(
             f"{name}: expected a positive integer, got {value!r}; it is ignored", RuntimeWarning, stacklevel=2
         )
-    return available_cpus()
+    return None
 
 
-_default = _from_environment()
+_of_environment = _from_environment()
+_default = available_cpus() if _of_environment is None else _of_environment
 
 
 def _count(n: object, name: str) -> int:
@@ -119,6 +120,9 @@ def num_threads(n: int) -> Iterator[None]:
         _in_context.reset(token)
 
 
-def resolve(n_threads: int | None) -> int:
-    """The number of threads of one call with this argument."""
-    return get_num_threads() if n_threads is None else _count(n_threads, "n_threads")
+def resolve(n_threads: int | None, most: int | None = None) -> int:
+    """The number of threads of one call with this argument; at most most, if the user has not chosen a number."""
+    if n_threads is not None:
+        return _count(n_threads, "n_threads")
+    is_chosen = any(chosen is not None for chosen in (_in_context.get(), _of_process[0], _of_environment))
+    return get_num_threads() if most is None or is_chosen else min(get_num_threads(), most)
