@@ -125,6 +125,7 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares, Partial):
         l2: float = 0.0,
         free: npt.ArrayLike | None = None,
         n_threads: int | None = None,
+        comm: object = None,
     ) -> Objective:
         """The function theta -> (loss, gradient) of this network on these data, for `scipy.optimize.minimize`.
 
@@ -143,6 +144,12 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares, Partial):
             for squared_error, since scikit-learn halves the squared error.
         free : (n_params,) boolean mask, optional
             theta and the gradient then hold only the free parameters. The others keep their values in the network.
+        comm : mpi4py communicator, optional
+            x, y and sample_weight, or the blocks, are then the rows of this rank. The data set is the rows of all
+            ranks, in the order of the ranks. A rank may have any number of rows, also none. All ranks make the
+            objective together and evaluate it together at the same theta; or rank 0 evaluates it while the others are
+            in ``fun.serve()``. Each gets the bits that one process gets from all rows. If a rank fails, or if arguments
+            differ, all raise. By default, the ranks on one machine share its CPUs.
 
         Returns
         -------
@@ -155,6 +162,8 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares, Partial):
         ------
         TypeError, ValueError
             If an argument or a block is refused; the error names the number of the block.
+        RuntimeError
+            With comm, if another rank fails or has other arguments.
 
         Notes
         -----
@@ -163,7 +172,7 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares, Partial):
         block ahead, so two are in memory, and the rows of one unit, some thousands. If an evaluation finds other rows
         than the first pass, it raises a RuntimeError. An exception of the iterable is raised as it came.
         """
-        return Objective(self, x, y, sample_weight=sample_weight, l2=l2, free=free, n_threads=n_threads)
+        return Objective(self, x, y, sample_weight=sample_weight, l2=l2, free=free, n_threads=n_threads, comm=comm)
 
     def find_nonfinite(
         self,

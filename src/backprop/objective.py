@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,10 @@ import numpy.typing as npt
 from backprop import _core, threads
 from backprop.api import attributes, parameters, scalars, shown, validate
 from backprop.api.base import Base
-from backprop.distributed.blocks import Blocks, Streamed
+from backprop.distributed import agreement, communicator
+from backprop.distributed.blocks import Blocks, Stream, Streamed
+from backprop.distributed.ranks import AcrossRanks
+from backprop.distributed.rows_of_ranks import Arrays, Rows
 from backprop.distributed.samples import InMemory, Source
 
 Array = npt.NDArray[Any]
@@ -22,7 +27,7 @@ _HVP = _core.CALLS["hvp"]
 _FIXED = {
     **{
         name: f"is fixed when the objective is made: make another one, net.objective(x, y, {name}=...)"
-        for name in ("sample_weight", "l2", "free", "n_threads")
+        for name in ("sample_weight", "l2", "free", "n_threads", "comm")
     },
     **dict.fromkeys(("net", "x", "y"), "is fixed when the objective is made: make another one, net.objective(x, y)"),
     "n_free": "follows from free",
@@ -35,7 +40,7 @@ class Objective(attributes.Closed, shown.Shown):
     Parameters
     ----------
     net : Network
-    x, y, sample_weight, l2, free, n_threads
+    x, y, sample_weight, l2, free, n_threads, comm
         As in `Network.objective`.
 
     Notes
@@ -75,16 +80,25 @@ class Objective(attributes.Closed, shown.Shown):
         l2: float = 0.0,
         free: npt.ArrayLike | None = None,
         n_threads: int | None = None,
+        comm: object = None,
     ) -> None:
-        threads.resolve(n_threads)
-        self._net = net
-        self._samples = _source(net, x, y, sample_weight, n_threads)
-        self._l2 = scalars.non_negative(l2, "l2")
-        self._free = validate.free_mask(free, net.n_params)
+        self._net, self._l2, self._free = net, 0.0, None
+
+        def accept() -> None:
+            """Accept all arguments but the samples."""
+            threads.resolve(n_threads)
+            self._l2 = scalars.non_negative(l2, "l2")
+            self._free = validate.free_mask(free, net.n_params)
+
+        if comm is None:
+            accept()
+            self._samples = _source(net, x, y, sample_weight, n_threads)
+        else:
+            self._samples = self._source_of_ranks(comm, accept, x, y, sample_weight, n_threads)
         self._is_weight = np.zeros(net.n_params, bool)
         for W, _ in parameters.unflatten(self._is_weight, net.sizes):
             W[...] = True
-        self._last: tuple[Array, float, Array] | None = None
+        self._last: tuple[Array, float, Array, int] | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._net!r}, {', '.join(self._facts())}>"
@@ -92,6 +106,8 @@ class Objective(attributes.Closed, shown.Shown):
     def _facts(self) -> list[str]:
         """What is minimised, in words."""
         facts = [shown.count(self._samples.n_samples, "sample")]
+        if isinstance(self._samples, AcrossRanks):
+            facts[0] += f" on {shown.count(self._samples.n_ranks, 'rank')}"
         if self._samples.weight_axes:
             facts.append("weighted" if self._samples.weight_axes == 1 else "weighted by output")
         if self._l2:
@@ -106,6 +122,11 @@ class Objective(attributes.Closed, shown.Shown):
         return table._replace(title=title, notes=(table.title,))
 
     def __getstate__(self) -> object:
+        if isinstance(self._samples, AcrossRanks):
+            raise TypeError(
+                f"{type(self).__name__}: expected an objective without comm to pickle or copy, got one with a "
+                "communicator; pickle the network and the data, and make the objective on all ranks"
+            )
         return object.__getstate__(self)  # with slots, protocols 0 and 1 of pickle need this method
 
     @property
@@ -163,8 +184,9 @@ class Objective(attributes.Closed, shown.Shown):
         """
         net = self._net
         net._need_second("hessp")
-        full = self._full_params(validate.params(theta, self.n_free, net.dtype, "theta"))
-        direction = validate.params(v, self.n_free, net.dtype, "v")
+        with self._refusing():
+            full = self._full_params(validate.params(theta, self.n_free, net.dtype, "theta"))
+            direction = validate.params(v, self.n_free, net.dtype, "v")
         if self._free is not None:  # the direction is 0 for fixed parameters
             whole = np.zeros(net.n_params, net.dtype)
             whole[self._free] = direction
@@ -175,6 +197,80 @@ class Objective(attributes.Closed, shown.Shown):
             if self._l2:
                 product += self._l2 * self._weights_in(direction)
         return product if self._free is None else product[self._free]
+
+    # With ranks of MPI ------------------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """On a rank above 0: compute this rank's part of all that rank 0 evaluates, until rank 0 calls `stop`.
+
+        So an optimizer runs on rank 0 alone::
+
+            if comm.rank == 0:
+                result = minimize(fun, net.params, jac=True)
+                fun.stop()
+            else:
+                fun.serve()
+
+        Notes
+        -----
+        It serves all objectives that were made with this communicator. If an evaluation fails on some rank, rank 0
+        raises, and this rank serves on.
+
+        Raises
+        ------
+        RuntimeError
+            On rank 0, without a communicator, or if another rank ends its program or leaves a call.
+        """
+        if not isinstance(self._samples, AcrossRanks):
+            raise RuntimeError("serve: expected an objective of many ranks, net.objective(..., comm=comm), got none")
+        self._samples.serve()
+
+    def stop(self) -> None:
+        """On rank 0: let all other ranks return from `serve`; wait for those that have not come there yet.
+
+        A second stop does nothing, nor does one without other ranks.
+
+        Raises
+        ------
+        RuntimeError
+            On other ranks, or if other ranks evaluate instead of serving.
+        """
+        if isinstance(self._samples, AcrossRanks):
+            self._samples.stop()
+
+    def _source_of_ranks(
+        self,
+        comm: object,
+        accept: Callable[[], None],
+        x: npt.ArrayLike | Blocks,
+        y: npt.ArrayLike | None,
+        sample_weight: npt.ArrayLike | None,
+        n_threads: int | None,
+    ) -> AcrossRanks:
+        """The samples of all ranks. An error on this rank is raised on all."""
+        net, shared, facts = self._net, communicator.of(comm), dict[str, float | int | None]()
+        rows: Rows | None = None
+        error: BaseException | None = None
+        try:
+            accept()
+            facts.update({"l2": self._l2, "the values of free": agreement.checksum(self._free)})
+            if self._free is not None:
+                facts["the values of the frozen parameters"] = agreement.checksum(net.params[~self._free])
+            _refuse_weight_beside_blocks(y, sample_weight)
+            rows = Stream(net, x) if y is None else Arrays(net, x, y, sample_weight)  # type: ignore[arg-type]
+        except BaseException as caught:
+            error = caught
+        return AcrossRanks(net, shared, facts, rows, error, n_threads)
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """An argument that is refused on one rank is an error on all."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(self._samples, AcrossRanks):
+                self._samples.refuse(error)
+            raise
 
     def _weights_in(self, vector: Array) -> Array:
         """A vector with the layout of params in float64, with 0 for biases: l2 acts only on weights."""
@@ -189,11 +285,12 @@ class Objective(attributes.Closed, shown.Shown):
         return full
 
     def _evaluate(self, theta: npt.ArrayLike) -> tuple[float, Array]:
-        point = validate.params(theta, self.n_free, self._net.dtype, "theta")
-        full = self._full_params(point)
-        last = self._last
+        with self._refusing():
+            point = validate.params(theta, self.n_free, self._net.dtype, "theta")
+            full = self._full_params(point)
+        last, epoch = self._last, self._samples.epoch
         with _core.DefaultFloatMode():
-            is_last = last is not None and np.array_equal(last[0], full)
+            is_last = last is not None and last[3] == epoch and np.array_equal(last[0], full)
         if last is not None and is_last:
             return last[1], last[2]
         loss, net_grad = self._samples.sums(_VALUE_AND_GRAD, full)
@@ -206,8 +303,8 @@ class Objective(attributes.Closed, shown.Shown):
                 grad += self._l2 * W
         if self._free is not None:
             grad = grad[self._free]
-        # One tuple: another thread then reads the three of one theta.
-        self._last = (full.copy() if self._free is None else full, loss, grad)
+        # One tuple: another thread then reads what belongs to one theta.
+        self._last = (full.copy() if self._free is None else full, loss, grad, epoch)
         return loss, grad
 
 
@@ -221,8 +318,12 @@ def _source(
     """The samples in memory, or in blocks if there is no y."""
     if y is not None:
         return InMemory(net, x, y, sample_weight, n_threads)  # type: ignore[arg-type]
-    if sample_weight is not None:
+    _refuse_weight_beside_blocks(y, sample_weight)
+    return Streamed(net, x, n_threads)  # type: ignore[arg-type]
+
+
+def _refuse_weight_beside_blocks(y: npt.ArrayLike | None, sample_weight: npt.ArrayLike | None) -> None:
+    if y is None and sample_weight is not None:
         raise TypeError(
             "sample_weight: expected none beside blocks, which bring their own, (x, y, sample_weight), got some"
         )
-    return Streamed(net, x, n_threads)  # type: ignore[arg-type]

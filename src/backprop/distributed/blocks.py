@@ -250,6 +250,8 @@ class Streamed:
         If a block is refused.
     """
 
+    epoch = 0
+
     def __init__(self, net: Base, given: Blocks, n_threads: int | None) -> None:
         self._net, self._n_threads = net, n_threads
         self._stream = Stream(net, given)

@@ -36,6 +36,10 @@ class Source(Protocol):
     n_samples: int  # rows of the whole data set
     weight_axes: int  # 0: no weights, 1: weights by sample, 2: weights by sample and output
 
+    @property
+    def epoch(self) -> int:
+        """Results that were kept in another epoch must not be used."""
+
     def sums(self, call: _core.Call, params: Array, operand: Array | None = None) -> tuple[float, Array]:
         """The loss, 0.0 if the call has none, and the sums in the dtype of the network. operand is v."""
 
@@ -54,6 +58,8 @@ class InMemory:
     TypeError, ValueError
         If an argument is refused.
     """
+
+    epoch = 0
 
     def __init__(
         self,
