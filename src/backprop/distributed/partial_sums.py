@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import pickle
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from backprop import _core
 from backprop.api import array_likes, attributes, shown
-from backprop.distributed import cuts, part_bytes, state
+from backprop.distributed import agreement, communicator, cuts, part_bytes, state
 from backprop.distributed.part_bytes import Facts, Interval
 
 Array = npt.NDArray[Any]
@@ -129,6 +130,42 @@ class PartialSums(shown.Tidy, attributes.Closed):
             return sums, rows
         return _RESULTS.get(facts.call, _sums_alone)(loss, sums)
 
+    def allreduce(self, comm: object) -> PartialSums:
+        """The sum of the parts of all ranks of MPI, on each of them. All ranks call this together.
+
+        Parameters
+        ----------
+        comm : mpi4py communicator
+            Each rank calls this with the sum of its parts. A rank without rows makes a part of no rows.
+
+        Returns
+        -------
+        PartialSums
+
+        Raises
+        ------
+        TypeError, ValueError
+            If comm is not a communicator of this rank.
+        RuntimeError
+            On all ranks, if the parts are not of one sum, or if a rank fails; the error names the rank.
+        """
+        shared, sums = communicator.of(comm), None
+        error: BaseException | None = None
+        try:
+            sums = self._state.copy()
+        except BaseException as caught:  # the others wait for this rank
+            error = caught
+        with shared.lock:
+            shared.reduce(_facts_of_all(self._facts), sums, error)
+            parts = [pickle.loads(raw) for raw in shared.gather(pickle.dumps((self._intervals, self._rows)))]
+        intervals: list[Interval] = []
+        rows: list[Array] = []
+        for its_intervals, its_rows in parts:
+            for k, interval in enumerate(its_intervals):
+                _insert(intervals, rows, interval, its_rows[k] if its_rows else None)
+        assert sums is not None  # as there is no error
+        return self._of(self._facts, intervals, rows, sums)
+
     # Sending ---------------------------------------------------------------------------------------------------------
 
     def to_bytes(self) -> bytes:
@@ -176,6 +213,21 @@ def _refuse_others(facts: Facts, others: Facts) -> None:
         if ours != theirs:
             got = f", {theirs!r} instead of {ours!r}" if name in ("release", "call", "n_rows", "unit_rows") else ""
             raise ValueError(f"+: expected parts of one sum, got {difference}{got}")
+
+
+def _facts_of_all(facts: Facts) -> agreement.Facts:
+    """What the parts of all ranks must have in common, in the words of an error."""
+    return {
+        "call": facts.call,
+        "backprop": facts.release,
+        "the arithmetic": facts.arithmetic,
+        "the network": ", ".join(f"{name}={value!r}" for name, value in facts.network.items()),
+        "the values of params": facts.params,
+        "the values of v, max_norm or weight": facts.operands,
+        "n_rows": facts.n_rows,
+        "the values of totals": repr((facts.n_kept, facts.weights)),
+        "the rows of a unit": facts.unit_rows,
+    }
 
 
 def _insert(intervals: list[Interval], rows: list[Array], interval: Interval, its_rows: Array | None) -> None:
