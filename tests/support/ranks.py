@@ -21,7 +21,7 @@ def mpiexec():
     return find_mpiexec()
 
 
-def start_ranks(n_ranks, *command, env=None):
+def start_ranks(n_ranks, *command, env=None, cwd=None):
     """Start `mpiexec -n n_ranks python command...`, as a `subprocess.Popen` with text in `stdout` and `stderr`.
 
     Each rank has one thread, unless `env` says otherwise. stdin is empty: the worker's own is xdist's.
@@ -32,17 +32,19 @@ def start_ranks(n_ranks, *command, env=None):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd=cwd,
         env=os.environ | OPEN_MPI | {"BACKPROP_NUM_THREADS": "1"} | (env or {}),
         start_new_session=True,  # a Ctrl-C of the tests' terminal ends pytest, which ends the ranks
     )
 
 
-def run_on_ranks(n_ranks, *command, env=None, limit=LIMIT):
+def run_on_ranks(n_ranks, *command, limit=LIMIT, **keywords):
     """Run `mpiexec -n n_ranks python command...` to its end, as a `subprocess.CompletedProcess`.
 
-    After `limit` seconds the ranks are ended, and the test fails with what they have printed.
+    After `limit` seconds the ranks are ended, and the test fails with what they have printed. The keywords are those of
+    `start_ranks`.
     """
-    process = start_ranks(n_ranks, *command, env=env)
+    process = start_ranks(n_ranks, *command, **keywords)
     try:
         out, err = process.communicate(timeout=limit)
     except BaseException as error:

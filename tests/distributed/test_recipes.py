@@ -1,0 +1,207 @@
+"""The programs of the page "More than one machine": all of them run, and print the fingerprint of one plain call."""
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from peers import require_peer
+from places import ROOT
+from ranks import OPEN_MPI, mpiexec, run_on_ranks
+
+if not (ROOT / "docs").is_dir():
+    pytest.skip("docs/ is in the repository alone", allow_module_level=True)
+PAGE = (ROOT / "docs" / "machines.rst").read_text(encoding="utf-8")
+BLOCKS = [  # language, file name, text
+    (language, name, re.sub("^   ", "", text, flags=re.MULTILINE).strip() + "\n")
+    for language, name, text in re.findall(
+        r"^\.\. code-block:: (\w+)\n(?:   :caption: (\S+)\n)?((?:\n|   .*\n)+)", PAGE, re.MULTILINE
+    )
+]
+PROGRAMS = {name: text for _, name, text in BLOCKS if name}
+COMMANDS = [line for language, name, text in BLOCKS if language == "bash" and not name for line in text.splitlines()]
+RUNS = [command for command in COMMANDS if not command.startswith("pip ")]
+LIMIT = 120  # seconds; each takes a few
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with all programs, and the data that `model.py` writes."""
+    folder = tmp_path_factory.mktemp("machines")
+    for name, text in PROGRAMS.items():
+        (folder / name).write_text(text)
+    (folder / "plain").write_text("\n".join(run(folder, "model.py")))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    """The fingerprint of the plain call."""
+    return (folder / "plain").read_text()
+
+
+def run(folder, *command, launcher=sys.executable, env=None):
+    """The lines that `python command...` prints in the folder."""
+    done = subprocess.run(
+        [launcher, *command],
+        cwd=folder,
+        env=os.environ | {"BACKPROP_NUM_THREADS": "1"} | (env or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def require_what_is_imported(program):
+    for name in ("dask", "joblib"):
+        if re.search(rf"^from {name}\b", PROGRAMS[program], re.MULTILINE):
+            require_peer(name if name == "joblib" else "distributed")
+
+
+def test_every_block_of_the_page_is_run():
+    assert {language for language, _, _ in BLOCKS} == {"python", "bash"}
+    assert len(PAGE.split(".. code-block::")) == len(BLOCKS) + 1
+    run_by_name = {word for command in RUNS for word in command.split() if word in PROGRAMS}
+    assert set(PROGRAMS) - run_by_name == {"job.sh"}
+
+
+@pytest.mark.parametrize("command", RUNS)
+def test_commands_print_the_fingerprint_of_the_plain_call(folder, plain, command):
+    launcher, *words = command.split()
+    if launcher == "mpiexec":
+        n_ranks = int(words[words.index("-n") + 1])
+        done = run_on_ranks(n_ranks, *words[words.index("python") + 1 :], cwd=folder)
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+    else:
+        assert launcher == "python"
+        require_what_is_imported(words[0])
+        lines = run(folder, *words)
+    if words[0] == "weighted.py":
+        plain = lines[1]
+    assert lines[0] == plain
+    assert re.fullmatch(r"[0-9a-f]{64}", plain)
+
+
+def test_fits_end_at_the_same_parameters_for_every_number_of_ranks(folder):
+    """Three ranks of which one has no rows, too."""
+    ends = {run_on_ranks(n, "-m", "mpi4py", "fit.py", cwd=folder).stdout.splitlines()[1] for n in (1, 2, 3)}
+    ends |= {run_on_ranks(2, "-m", "mpi4py", "drive.py", cwd=folder).stdout.splitlines()[1]}
+    ends |= {run(folder, "fit_with_processes.py")[1]}
+    assert len(ends) == 1
+
+
+def test_the_job_of_slurm(folder, plain, tmp_path):
+    """The lines for Slurm are comments to the shell, and `srun` is `mpiexec` here."""
+    options = dict(re.findall(r"^#SBATCH --(\S+)=(\S+)$", PROGRAMS["job.sh"], re.MULTILINE))
+    n_ranks = int(options["nodes"]) * int(options["ntasks-per-node"])
+    put_program(tmp_path / "srun", f'exec {mpiexec()} -n {n_ranks} "$@"')
+    put_program(tmp_path / "python", f'exec {sys.executable} "$@"')
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    lines = run(
+        folder,
+        "job.sh",
+        launcher="bash",
+        env={"PATH": path, "SLURM_CPUS_PER_TASK": options["cpus-per-task"], **OPEN_MPI},
+    )
+    assert lines[0] == plain
+
+
+def put_program(path, line):
+    path.write_text(f"#!/bin/sh\n{line}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    assert shutil.which(path.name, path=str(path.parent))
+
+
+DASK = """
+import functools
+import os
+import pathlib
+import signal
+
+from dask.distributed import Client, LocalCluster
+
+import backprop
+import model
+import weighted
+from with_dask import total
+
+
+def die_once(rows, theta, start, marker):
+    if rows.start == start and not pathlib.Path(marker).exists():
+        pathlib.Path(marker).write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGKILL)
+    return model.sums_of(rows, theta)
+
+
+if __name__ == "__main__":
+    net = model.make_network()
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+        for n in (1, 5, 20):
+            blocks = backprop.row_blocks(net, model.N_ROWS, n)
+            print(model.fingerprint(*total(client, model.sums_of, blocks, net.params).result()))
+        before = set(client.run(os.getpid).values())
+        dying = functools.partial(die_once, start=blocks[11].start, marker="marker")
+        print(model.fingerprint(*total(client, dying, blocks, net.params).result()))
+        assert int(pathlib.Path("marker").read_text()) in before
+        weights = weighted.make_weights()
+        for n in (1, 5, 20):
+            blocks = backprop.row_blocks(net, model.N_ROWS, n, sample_weight=weights)
+            sums_of = functools.partial(weighted.sums_of, totals=backprop.weight_totals(weights, blocks))
+            print(model.fingerprint(*total(client, sums_of, blocks, net.params).result()))
+"""
+
+OTHERS = """
+import concurrent.futures
+import functools
+import inspect
+
+import backprop
+import model
+import weighted
+from {module} import total
+
+if __name__ == "__main__":
+    net, weights = model.make_network(), weighted.make_weights()
+    with concurrent.futures.ProcessPoolExecutor(2) as executor:
+        if "executor" in inspect.signature(total).parameters:
+            total = functools.partial(total, executor)
+        for n in (1, 5, 20):
+            blocks = backprop.row_blocks(net, model.N_ROWS, n)
+            print(model.fingerprint(*total(model.sums_of, blocks, net.params).result()))
+        for n in (1, 5, 20):
+            blocks = backprop.row_blocks(net, model.N_ROWS, n, sample_weight=weights)
+            sums_of = functools.partial(weighted.sums_of, totals=backprop.weight_totals(weights, blocks))
+            print(model.fingerprint(*total(sums_of, blocks, net.params).result()))
+"""
+
+
+def test_dask_with_1_5_and_20_blocks_with_weights_and_with_a_worker_killed(folder, plain):
+    require_peer("distributed")
+    (folder / "try_dask.py").write_text(DASK)
+    lines = run(folder, "try_dask.py")
+    assert lines[:4] == [plain] * 4
+    assert lines[4:] == [run(folder, "weighted.py")[1]] * 3
+
+
+@pytest.mark.parametrize("module", ["with_joblib", "with_processes"])
+def test_other_engines_with_1_5_and_20_blocks_and_with_weights(folder, plain, module):
+    require_what_is_imported(f"{module}.py")
+    (folder / f"try_{module}.py").write_text(OTHERS.format(module=module))
+    lines = run(folder, f"try_{module}.py")
+    assert lines == [plain] * 3 + [run(folder, "weighted.py")[1]] * 3
+
+
+def test_the_extra_is_there():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    (install,) = [command for command in COMMANDS if command.startswith("pip ")]
+    assert install == "pip install '.[mpi]' mpich"
+    assert any(requirement.startswith("mpi4py") for requirement in extras["mpi"])
