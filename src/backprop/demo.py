@@ -26,6 +26,7 @@ EXAMPLES = {  # in the repository, not in the package
     "examples/least_squares.py": "least squares with certified results: SciPy, and Levenberg-Marquardt (2 s)",
     "examples/differential_ml.py": "a Black-Scholes surrogate, fitted with and without input gradients (9 s)",
     "examples/private_digits.py": "private training on digits: accuracy against the noise (6 s)",
+    "examples/many_machines.py": "one fit from a file, on any number of machines: the same bits (3 s)",
 }
 LIST = """\
 in the package:

@@ -16,11 +16,11 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 pytestmark = pytest.mark.skipif(not (ROOT / "examples").is_dir(), reason="the examples are in the repository alone")
 
 
-def lines_of(name, tmp_path):
-    """What `python examples/name --quick --plot ...` prints; the figure has been drawn."""
+def lines_of(name, tmp_path, *arguments):
+    """What `python examples/name --quick --plot ... arguments` prints; the figure has been drawn."""
     pytest.importorskip("matplotlib")
     plot = tmp_path / "figure.png"
-    command = [sys.executable, str(ROOT / "examples" / name), "--quick", "--plot", str(plot)]
+    command = [sys.executable, str(ROOT / "examples" / name), "--quick", "--plot", str(plot), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -73,6 +73,16 @@ def test_privacy_costs_accuracy(tmp_path):
     assert accuracy[sigma == 20.0][0] >= 85.0
     rho = 60 / (2 * 20.0**2)
     assert epsilon[sigma == 20.0][0] == pytest.approx(rho + 2 * np.sqrt(rho * np.log(1e5)), abs=5e-3)
+
+
+def test_a_surrogate_of_a_file(tmp_path):
+    lines = lines_of("many_machines.py", tmp_path, "--data", str(tmp_path))
+    table = [line.split() for line in lines if re.match(r" *\d+ +[\d.]+ +[\d.]+$", line)]
+    losses = [float(loss) for _, loss, _ in table]
+    assert sorted(losses, reverse=True) == losses
+    assert losses[-1] < 0.01
+    (error,) = re.findall(r"error at new points ([\d.]+)% of the deviation", "\n".join(lines))
+    assert float(error) < 10.0  # the loss is the square of this, of the file
 
 
 def test_list_names_them_all(capsys):
