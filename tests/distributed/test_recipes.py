@@ -28,12 +28,12 @@ RUNS = [command for command in COMMANDS if not command.startswith("pip ")]
 LIMIT = 120  # seconds; each takes a few
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with all programs, and the data that `model.py` writes."""
+@pytest.fixture(scope="module", params=[50_000, 300], ids=lambda n: f"{n} rows")
+def folder(request, tmp_path_factory):
+    """A folder with all programs, and the data that `model.py` writes; 300 rows are one unit."""
     folder = tmp_path_factory.mktemp("machines")
     for name, text in PROGRAMS.items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text.replace("N_ROWS = 50_000", f"N_ROWS = {request.param}"))
     (folder / "plain").write_text("\n".join(run(folder, "model.py")))
     return folder
 
@@ -149,7 +149,8 @@ if __name__ == "__main__":
             blocks = backprop.row_blocks(net, model.N_ROWS, n)
             print(model.fingerprint(*total(client, model.sums_of, blocks, net.params).result()))
         before = set(client.run(os.getpid).values())
-        dying = functools.partial(die_once, start=blocks[11].start, marker="marker")
+        last = [rows.start for rows in blocks if rows.stop > rows.start][-9:][0]
+        dying = functools.partial(die_once, start=last, marker="marker")
         print(model.fingerprint(*total(client, dying, blocks, net.params).result()))
         assert int(pathlib.Path("marker").read_text()) in before
         weights = weighted.make_weights()
@@ -187,7 +188,7 @@ if __name__ == "__main__":
 def test_dask_with_1_5_and_20_blocks_with_weights_and_with_a_worker_killed(folder, plain):
     require_peer("distributed")
     (folder / "try_dask.py").write_text(DASK)
-    lines = run(folder, "try_dask.py")
+    lines = run(folder, "try_dask.py", env={"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "2s"})
     assert lines[:4] == [plain] * 4
     assert lines[4:] == [run(folder, "weighted.py")[1]] * 3
 
