@@ -23,6 +23,7 @@ BLOCKS = [  # language, file name, text
     )
 ]
 PROGRAMS = {name: text for _, name, text in BLOCKS if name}
+ROWS = "N_ROWS = 50_000\n"  # in model.py
 COMMANDS = [line for language, name, text in BLOCKS if language == "bash" and not name for line in text.splitlines()]
 RUNS = [command for command in COMMANDS if not command.startswith("pip ")]
 LIMIT = 120  # seconds; each takes a few
@@ -32,8 +33,9 @@ LIMIT = 120  # seconds; each takes a few
 def folder(request, tmp_path_factory):
     """A folder with all programs, and the data that `model.py` writes; 300 rows are one unit."""
     folder = tmp_path_factory.mktemp("machines")
+    assert ROWS in PROGRAMS["model.py"]
     for name, text in PROGRAMS.items():
-        (folder / name).write_text(text.replace("N_ROWS = 50_000", f"N_ROWS = {request.param}"))
+        (folder / name).write_text(text.replace(ROWS, f"N_ROWS = {request.param}\n"))
     (folder / "plain").write_text("\n".join(run(folder, "model.py")))
     return folder
 
@@ -149,8 +151,8 @@ if __name__ == "__main__":
             blocks = backprop.row_blocks(net, model.N_ROWS, n)
             print(model.fingerprint(*total(client, model.sums_of, blocks, net.params).result()))
         before = set(client.run(os.getpid).values())
-        last = [rows.start for rows in blocks if rows.stop > rows.start][-9:][0]
-        dying = functools.partial(die_once, start=last, marker="marker")
+        ninth_from_the_end = [rows for rows in blocks if rows.stop > rows.start][-9:][0]
+        dying = functools.partial(die_once, start=ninth_from_the_end.start, marker="marker")
         print(model.fingerprint(*total(client, dying, blocks, net.params).result()))
         assert int(pathlib.Path("marker").read_text()) in before
         weights = weighted.make_weights()
