@@ -29,6 +29,7 @@ FIRST_FILES = [
     "test_handed_out",
     "test_cli",
     "test_memory",
+    "test_recipes",
     "test_saving",
     "test_exactness",
     "test_after_import",
