@@ -132,7 +132,8 @@ def test_the_job_of_slurm(folder, plain, tmp_path):
     """The lines for Slurm are comments to the shell, and `srun` is `mpiexec` here."""
     options = dict(re.findall(r"^#SBATCH --(\S+)=(\S+)$", PROGRAMS["job.sh"], re.MULTILINE))
     n_ranks = int(options["nodes"]) * int(options["ntasks-per-node"])
-    put_program(tmp_path / "srun", f'exec {mpiexec()} -n {n_ranks} "$@"')
+    skip_options = 'while [ "${1#--}" != "$1" ]; do shift; done'
+    put_program(tmp_path / "srun", f'{skip_options}\nexec {mpiexec()} -n {n_ranks} "$@"')
     put_program(tmp_path / "python", f'exec {sys.executable} "$@"')
     path = f"{tmp_path}:{os.environ['PATH']}"
     lines = run(
