@@ -56,6 +56,24 @@ def of_file(of="np.float32", dtype="", order=""):
     return FILE.format(of=of, dtype=dtype, order=order)
 
 
+BLOCKS = """
+net = Network([20, 32, 1], dtype="float32", rng=0)
+with open(Path(folder) / "rows", "wb") as file:
+    for _ in range({n_rows} // 100_000):
+        rng.standard_normal((100_000, 21), np.float32).tofile(file)
+def blocks():
+    with open(Path(folder) / "rows", "rb") as file:
+        while len(rows := np.fromfile(file, np.float32, 100_000 * 21).reshape(-1, 21)):
+            yield rows[:, :20], rows[:, 20]
+fun = net.objective(blocks, n_threads={n_threads})
+"""
+
+
+def in_blocks(n_rows, n_threads):
+    """A network, and an objective that reads a file in blocks of 8 MiB."""
+    return BLOCKS.format(n_rows=n_rows, n_threads=n_threads)
+
+
 FLOAT32 = 'dtype="float32", '
 VALUE_AND_GRAD = "net.value_and_grad(x, y, n_threads={n})"
 CASES = {
@@ -85,6 +103,9 @@ CASES = {
     "int8 file, float32 network": (of_file("np.int8", FLOAT32), VALUE_AND_GRAD.format(n=1)),
     "foreign byte order": (of_file("'>f8'"), VALUE_AND_GRAD.format(n=1)),
     "Fortran order": (of_file("np.float64", order=', order="F"'), VALUE_AND_GRAD.format(n=1)),
+    "1e6 rows of 84 bytes in blocks of 100,000, objective": (in_blocks(10**6, 2), "fun(net.params)[1]"),
+    "1e7 rows of 84 bytes in blocks of 100,000, objective": (in_blocks(10**7, 2), "fun(net.params)[1]"),
+    "1e7 rows of 84 bytes in blocks of 100,000, hessp": (in_blocks(10**7, 2), "fun.hessp(net.params, net.params)"),
     "every second column": (of_file("np.float64") + "; net = Network([25, 32, 1], rng=0); x = x[:, ::2]",
                             VALUE_AND_GRAD.format(n=1)),
 }  # fmt: skip

@@ -92,6 +92,9 @@ OTHERS = {  # calls without a peer, as functions of net, x, y and the number of 
     ),
     "objective": with_objective(lambda f, theta: f(theta)),
     "objective.hessp": with_objective(lambda f, theta: f.hessp(theta, theta)),
+    "objective on blocks": lambda net, x, y, n: net.objective(
+        [(LONG[: x[k:].size].reshape(x[k:].shape), y[k:]) for k in (0, 9)], n_threads=n
+    )(net.params),
     "operators": lambda net, x, y, n: [
         operator(x, y, n_threads=n) @ net.params for operator in (net.hvp_operator, net.gauss_newton_operator)
     ],

@@ -99,3 +99,22 @@ def test_calls_on_a_file_of_another_dtype(call):
     peak, kept, _ = measure(FILE.format(dtype="float64", of="f4", order="C"), OF_FILES[call])
     assert peak <= 6
     assert kept <= 6
+
+
+# Blocks ---------------------------------------------------------------------------------------------------------------
+
+BLOCKS = """
+net = Network([19, 16, 1], activations="tanh", rng=0)
+def blocks():
+    for k in range(10):
+        x = np.full((100_000, 19), 0.1 * k)
+        yield x, x[:, 0]
+fun = net.objective(blocks, n_threads=2)
+"""
+
+
+@pytest.mark.parametrize("call", ["fun(net.params)[1]", "fun.hessp(net.params, net.params)", "net.objective(blocks)"])
+def test_rows_that_stream_in_blocks(call):
+    """A million rows of 145 MiB, in blocks of 14.5."""
+    peak, _, _ = measure(BLOCKS, call)  # the C library may keep the memory of freed blocks for the next ones
+    assert peak <= 2 * 14.5 + 2 * 6 + 6  # two blocks, two copies of four units, and what calls take

@@ -25,6 +25,9 @@ def main() -> None:
     y_hat: Array = net.forward(x)
     layers: LayerGradients = net.layer_gradients(x, y)
     fun: Objective = net.objective(x, y, l2=0.1)
+    in_blocks: list[tuple[Array, Array]] = [(x, y), (x, y)]
+    for made in (net.objective(in_blocks), net.objective(lambda: in_blocks), net.objective([(x, y, np.ones(2))])):
+        fun = made
     value, slope = fun(net.params)
     curved: Array = fun.hessp(net.params, v)
     W, b = net.unflatten(grad)[0]

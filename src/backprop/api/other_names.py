@@ -124,6 +124,7 @@ _OF_NETWORK = {
     "sizes": "layer_sizes layers dims layer_dims architecture n_units units widths",
 }
 _OF_OBJECTIVE = {
+    "x": "blocks batches data dataset loader dataloader X",
     "l2": "alpha weight_decay l2_reg l2_penalty regularization penalty lambda_ lam",
     "sample_weight": "sample_weights weights weight",
     "free": "free_mask trainable",
