@@ -24,7 +24,7 @@ BLOCKS = [  # language, file name, text
     )
 ]
 PROGRAMS = {name: text for _, name, text in BLOCKS if name}
-ROWS = "N_ROWS = 50_000\n"  # in model.py
+ROWS = "N_ROWS = 200_000\n"  # in model.py
 COMMANDS = [line for language, name, text in BLOCKS if language == "bash" and not name for line in text.splitlines()]
 FAILURES = {  # the command, and what it prints
     command.strip(): printed
@@ -49,7 +49,7 @@ print(model.fingerprint(*net.value_and_grad(x, y)))
 """
 
 
-@pytest.fixture(scope="module", params=[50_000, 300], ids=lambda n: f"{n} rows")
+@pytest.fixture(scope="module", params=[200_000, 300], ids=lambda n: f"{n} rows")
 def folder(request, tmp_path_factory):
     """A folder with all programs, and the data that `model.py` writes; 300 rows are one unit."""
     folder = tmp_path_factory.mktemp("machines")
@@ -179,7 +179,7 @@ if __name__ == "__main__":
             blocks = backprop.row_blocks(net, model.N_ROWS, n)
             print(model.fingerprint(*total(client, model.sums_of, blocks, net.params).result()))
         before = set(client.run(os.getpid).values())
-        ninth_from_the_end = [rows for rows in blocks if rows.stop > rows.start][-9:][0]
+        ninth_from_the_end = [rows for rows in blocks if rows.stop > rows.start][-9:][0]  # the only one of 300 rows
         dying = functools.partial(die_once, start=ninth_from_the_end.start, marker="marker")
         print(model.fingerprint(*total(client, dying, blocks, net.params).result()))
         assert int(pathlib.Path("marker").read_text()) in before
