@@ -1,14 +1,18 @@
 """Parts as bytes: they come back bit for bit, other programs can add them, and hostile bytes are refused."""
 
 import json
+import os
 import random
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
 from partial_cases import CALLS, added, bits, case_of
+from places import ROOT
 
 import backprop
 from backprop import PartialSums
@@ -270,13 +274,37 @@ def test_intervals_of_another_program_may_be_in_any_order():
     assert again.to_bytes() == total.to_bytes()
 
 
-def test_a_part_of_a_process_with_other_bits_is_refused(monkeypatch):
-    case = case_of("loss", 50_001)
-    first, second, *_ = case.blocks(3)
-    part = case.part(first)
-    monkeypatch.setattr(backprop._core, "simd", "v2")
-    with pytest.raises(ValueError, match=r"^\+: expected parts of one sum, got a CPU with, and one without FMA"):
-        part + case.part(second)
+PROCESS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from partial_cases import case_of
+case = case_of("value_and_grad", 50_001, weight="sample")
+blocks = case.blocks(4)
+sys.stdout.buffer.write(case.part(blocks[int(sys.argv[2])], case.totals(blocks)).to_bytes())
+"""
+
+
+def part_of_a_process(simd, k):
+    """A part that a process with another instruction set has computed."""
+    support = str(ROOT / "tests" / "support")
+    environment = {**os.environ, "BACKPROP_SIMD": simd}
+    done = subprocess.run([sys.executable, "-c", PROCESS, support, str(k)], stdout=subprocess.PIPE, check=True,
+                          env=environment)  # fmt: skip
+    return PartialSums.from_bytes(done.stdout)
+
+
+def test_parts_of_other_instruction_sets():
+    """Those with FMA have the same bits, and parts of v2 do not mix with them."""
+    known = backprop._core.supported_simd()
+    with_fma = [simd for simd in known if simd != "v2"]
+    case = case_of("value_and_grad", 50_001, weight="sample")
+    parts = [part_of_a_process(with_fma[k % len(with_fma)], k) for k in range(4)]
+    if backprop._core.simd != "v2":
+        assert bits(sum(parts).result()) == bits(case.plain())
+    if "v2" in known:
+        other = part_of_a_process("v2", 1)
+        with pytest.raises(ValueError, match=r"^\+: expected parts of one sum, got a CPU with, and one without FMA"):
+            parts[0] + other
 
 
 def test_many_parts_that_were_sent():
