@@ -61,6 +61,30 @@ def test_any_division_of_the_rows_has_the_bits_of_one_process(tmp_path, n_ranks,
     assert all("wrong" not in line for each in lines.values() for line in each), done.stdout
 
 
+WIDE = """
+import numpy as np
+from mpi4py import MPI
+from on_ranks import say, sha
+from backprop import Network
+
+comm = MPI.COMM_WORLD
+rng = np.random.default_rng(0)
+net = Network([9, 300, 9], rng=0)  # more parameters than the tops of the first message
+x = rng.standard_normal((20_000, 9)) * np.repeat([1, 1e-30, 1e20, 1], 5_000)[:, None]
+expected = net.objective(x, x)(net.params)
+rows = slice(comm.rank * 10_000, (comm.rank + 1) * 10_000)
+say(comm.rank, same=sha(*net.objective(x[rows], x[rows], comm=comm)(net.params)) == sha(*expected))
+"""
+
+
+def test_sums_of_very_different_sizes_in_a_large_network(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(WIDE)
+    done = run_on_ranks(2, program, env=support())
+    assert done.returncode == 0, done.stderr
+    assert said(done) == {rank: [{"rank": rank, "same": True}] for rank in range(2)}
+
+
 NOT_FINITE = """
 import sys
 import numpy as np

@@ -64,4 +64,5 @@ def split(n, n_ranks, rng):
 
 def support():
     """The variable by which a program finds this file and its neighbours."""
-    return {"PYTHONPATH": os.path.dirname(__file__)}
+    others = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *([others] if others else [])])}

@@ -37,7 +37,7 @@ _FIRST_TOP = _COMPLEMENT.stop
 _DATA = 2  # the tag of rows
 
 _attribute: list[int] = []  # the key of the attribute of a communicator that holds its duplicate
-_making = Lock()
+_making_a_key = Lock()
 
 
 def of(comm: object) -> Communicator:
@@ -57,13 +57,13 @@ def of(comm: object) -> Communicator:
         raise ValueError("comm: expected a communicator that this rank belongs to, got COMM_NULL")
     if comm.Is_inter():
         raise TypeError("comm: expected a communicator of one group of ranks, got an intercommunicator: Merge() it")
-    with _making:
+    with _making_a_key:
         if not _attribute:
             _attribute.append(MPI.Comm.Create_keyval(delete_fn=_free_duplicate))
-        found: Communicator | None = comm.Get_attr(_attribute[0])
-        if found is None:
-            found = Communicator(comm, MPI)
-            comm.Set_attr(_attribute[0], found)
+    found: Communicator | None = comm.Get_attr(_attribute[0])
+    if found is None:
+        found = Communicator(comm, MPI)
+        comm.Set_attr(_attribute[0], found)
     found.check_use()
     return found
 
@@ -188,7 +188,7 @@ class Communicator(Serving):
             requests = [self._comm.Irecv(array, source=rank, tag=_DATA) for rank, array in received]
             requests += [self._comm.Isend(array, dest=rank, tag=_DATA) for rank, array in sent]
             for request in requests:
-                self.wait(request, self.spin)
+                self.wait(request, SPIN_TOGETHER)
 
     def _all_reduce(self, array: Array, operator: str, spin: float, look: Look | None = None) -> None:
         self.keep(array)
