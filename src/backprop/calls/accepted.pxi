@@ -13,8 +13,9 @@ cdef double accepted_call(const Shape* shape, const Mode* mode, cnp.ndarray para
     cdef Request request
     cdef Py_ssize_t n_samples
     if cnp.PyArray_NDIM(x) == 2 and cnp.PyArray_DIM(x, 0) == 0:
-        # No rows, and sums of nothing; means of it have been refused.
-        memset(cnp.PyArray_DATA(out), 0, cnp.PyArray_NBYTES(out))
+        # No rows, and sums of nothing; means of it have been refused, unless another thread has taken the rows since.
+        if out is not None:
+            memset(cnp.PyArray_DATA(out), 0, cnp.PyArray_NBYTES(out))
         return 0.0
     accept_samples(&request, shape, mode, params, x)
     n_samples = request.n_samples

@@ -28,9 +28,12 @@ cdef int run_part(const Shape* shape, const Mode* mode, cnp.ndarray params, cnp.
                   double max_norm, cnp.ndarray grad_weight, cnp.ndarray rows, Linearization linearization) except -1:
     """The bins of the sums of whole units."""
     cdef cnp.ndarray out = None
-    cdef Py_ssize_t n_kept = cnp.PyArray_DIM(x, 0) if weights is None else weights[3]
-    cdef Py_ssize_t n_rows = rows_of_unit(shape, mode, n_whole)
+    cdef Py_ssize_t n_kept = cnp.PyArray_DIM(x, 0), n_rows = rows_of_unit(shape, mode, n_whole)
     cdef State state
+    if is_by_sample(mode):
+        raise ValueError("call: expected one whose results are sums over samples, got one that gives a row per sample")
+    if weights is not None:
+        _, _, _, n_kept = weights
     check_state(entries_of_state(shape, mode), top, limbs)
     if n_rows >= n_whole or n_kept > n_whole:
         raise ValueError(f"n_kept_in_all: expected more than a unit of {n_rows} rows, and at least the {n_kept} of "
@@ -42,6 +45,7 @@ cdef int run_part(const Shape* shape, const Mode* mode, cnp.ndarray params, cnp.
         out = new_array(shape, mode.sums, 0, 1, dtype_of(shape))
         if out is None:
             raise MemoryError("the sums of a chunk do not fit into memory")
+        memset(cnp.PyArray_DATA(out), 0, cnp.PyArray_NBYTES(out))  # tiles leave half of a symmetric matrix as it is
     if n_kept > 0:
         accepted_call(shape, mode, params, x, y, out, weights, n_threads, operand, max_norm, grad_weight, rows,
                       linearization, &state, n_whole)

@@ -80,7 +80,7 @@ def n_sums(plan: _core.Plan, call: _core.Call) -> int:
 
 def unit_rows(plan: _core.Plan, call: _core.Call, n_kept: int) -> int:
     """Kept rows of a unit of a data set with n_kept kept rows in all; at least n_kept if that is one unit."""
-    return plan.unit_rows(call, n_kept) if n_kept else 0
+    return plan.unit_rows(call, n_kept)
 
 
 def is_one_unit(plan: _core.Plan, call: _core.Call, n_kept: int) -> bool:

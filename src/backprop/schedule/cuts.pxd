@@ -42,7 +42,7 @@ cdef inline Py_ssize_t rows_of_chunk(const Shape* shape, Py_ssize_t n_kept) noex
 
 cdef inline Py_ssize_t chunks_of(const Shape* shape, Py_ssize_t n_kept) noexcept nogil:
     """The number of chunks of so many samples."""
-    cdef Py_ssize_t chunk_rows = rows_of_chunk(shape, n_kept)
+    cdef Py_ssize_t chunk_rows = max(<Py_ssize_t>1, rows_of_chunk(shape, n_kept))
     return (n_kept + chunk_rows - 1) // chunk_rows
 
 
