@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
 Facts = Mapping[str, str | int | float | None]
@@ -46,9 +47,14 @@ def digest(facts: Facts) -> bytes:
 def checksum(array: npt.NDArray[Any] | None) -> int | None:
     """A fact that stands for a whole array in C order.
 
-    It overlooks one difference in 4e9, takes a fifth of blake2b's time, and need not withstand an attack.
+    It overlooks a difference if a CRC of 32 bits and a sum of 64 are equal by chance. It takes a quarter of blake2b's
+    time, and need not withstand an attack.
     """
-    return None if array is None else zlib.crc32(array.data.cast("B"))
+    if array is None:
+        return None
+    raw = array.data.cast("B")
+    words = np.frombuffer(raw[: len(raw) // 8 * 8], np.uint64)
+    return zlib.crc32(raw) << 64 | int(words.sum(dtype=np.uint64))
 
 
 def ranks(numbers: Sequence[int]) -> str:

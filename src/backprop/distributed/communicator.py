@@ -1,9 +1,10 @@
 """An MPI communicator as objectives and parts of sums use it: what all ranks do together, and rank 0's commands.
 
-Each operation of several steps begins with `agree`: one MAX of a message whose length is always the same. It holds a
-digest of what this rank is about to do, and the complement of the digest: the maxima of both show whether all digests
-are equal. So ranks that do different things, with arrays of different lengths, never exchange a wrong length. The
-message also holds the tops of the sums, as many as fit; a second MAX takes the others.
+Each operation of several steps begins with `agree`: one MAX of a message whose length all ranks know. It
+holds a digest of what this rank is about to do, and the complement of the digest: the maxima of both show whether all
+digests are equal. So ranks that do different things, with arrays of different lengths, never exchange a wrong length.
+The message also holds the tops of the sums, since it is as long as the largest objective needs. Parts of sums may have
+more, and a second MAX takes these.
 
 mpi4py is never imported here: a user who has a communicator has imported it.
 """
@@ -29,7 +30,7 @@ from backprop.distributed.waiting import SPIN_CROWDED, SPIN_TOGETHER, Look
 
 Array = npt.NDArray[Any]
 
-_HEAD_BYTES = 4096  # of the message that begins an operation: it holds the tops of all sums of most networks
+_HEAD_BYTES = 4096  # of the message that begins an operation, while no objective has more sums
 _DIGEST = slice(1, 1 + agreement.DIGEST_BYTES)
 _COMPLEMENT = slice(_DIGEST.stop, _DIGEST.stop + agreement.DIGEST_BYTES)
 _FIRST_TOP = _COMPLEMENT.stop
@@ -94,10 +95,12 @@ class Communicator(Serving):
         if is_crowded:
             self.spin = SPIN_CROWDED
 
-    def register(self, thing: object) -> int:
-        """A number for something that all ranks make together, which is the same on all ranks."""
+    def register(self, thing: object, n_sums: int) -> int:
+        """A number for something that all ranks make together, which is the same on all ranks; it has so many sums."""
         self._n_objects += 1
         self.objects[self._n_objects] = thing
+        if self._head.size < _FIRST_TOP + n_sums:
+            self._head = np.empty(_FIRST_TOP + n_sums, np.int8)
         return self._n_objects
 
     # Operations ------------------------------------------------------------------------------------------------------
@@ -136,7 +139,7 @@ class Communicator(Serving):
             head[0] = error is not None
             head[_DIGEST] = np.frombuffer(agreement.digest(facts), np.int8)
             np.invert(head[_DIGEST], out=head[_COMPLEMENT])
-            n_first = 0 if top is None else min(top.size, _HEAD_BYTES - _FIRST_TOP)
+            n_first = 0 if top is None else min(top.size, head.size - _FIRST_TOP)
             first = slice(_FIRST_TOP, _FIRST_TOP + n_first)
             if top is not None:
                 head[first] = top[:n_first]

@@ -66,7 +66,7 @@ class AcrossRanks:
             assert rows is not None  # as there is no error
             self._rows, self._whole = rows, divided(net, communicator, rows)
             self.n_samples, self.weight_axes = self._whole.n_samples, self._whole.weight_axes
-            self._number = communicator.register(self)
+            self._number = communicator.register(self, net.n_params + 1)
 
     @property
     def n_ranks(self) -> int:
