@@ -157,6 +157,7 @@ METHODS = [
     for kind in KINDS
     for name in public(KINDS[kind]())
     if not (kind == "float32" and name in ("residuals", "normal_equations", "sobolev_value_and_grad"))
+    if not (kind == "Objective" and name == "serve")  # it needs a communicator
     if not (kind == "own" and name == "save")  # a custom activation has no name in a file
     if not (kind == "Activation" and name in ("g", "g_prime", "g_second", "functions"))  # the user's own
 ]
