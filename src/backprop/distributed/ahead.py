@@ -54,14 +54,12 @@ def read_ahead(read: Callable[[Reading], Generator[Item, None, None]]) -> Genera
     thread = threading.Thread(
         target=run, args=(_work, read, reading, wanted, items), name="backprop-reader", daemon=True
     )
-    wanted.put(True)
     try:
-        thread.start()
-    except RuntimeError:  # the system has no more threads, or the interpreter is about to end
-        with closing(read(reading)) as inline:
-            yield from inline
-        return
-    try:
+        if not _is_started(thread):
+            with closing(read(reading)) as inline:
+                yield from inline
+            return
+        wanted.put(True)
         while (item := _next_of(items)) is not _END:
             if type(item) is _Raised:
                 try:
@@ -74,7 +72,19 @@ def read_ahead(read: Callable[[Reading], Generator[Item, None, None]]) -> Genera
     finally:
         reading.is_wanted = False
         wanted.put(False)
-        thread.join(_PATIENCE)
+        if thread.is_alive():
+            thread.join(_PATIENCE)
+
+
+def _is_started(thread: threading.Thread) -> bool:
+    """Start a thread; False if the system has no more threads, or if the interpreter is about to end."""
+    try:
+        thread.start()
+    except RuntimeError:
+        if thread.ident is not None:  # a signal handler has raised
+            raise
+        return False
+    return True
 
 
 def _next_of(items: SimpleQueue[Any]) -> Any:
