@@ -50,6 +50,9 @@ class Objective(attributes.Closed, shown.Shown):
     theta, further products there need no forward sweep and no sweep of the gradient: the results of these sweeps are
     kept for the first samples, up to 64 MiB. x, y and the weights are not copied if they fit; do not change them.
 
+    With comm, threads of one rank must make their calls in the order of the other ranks, and a product with the Hessian
+    costs as much as `Network.hvp`.
+
     Evaluating an objective does not change the network, so after ``result = minimize(fun, net.params, jac=True)`` write
     ``net.params = result.x`` (with free, ``net.params[free] = result.x``).
 

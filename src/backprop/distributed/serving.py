@@ -77,7 +77,7 @@ class Serving(Waiting):
         if self.rank == 0:
             self._command_servers(self.n_operations, command)
         elif self._mixed is not None and self._mixed[0] == self.n_operations and not self._is_serving:
-            raise RuntimeError(self._mixed[1])
+            raise self.error(self._mixed[1])
 
     def finds_servers(self) -> bool:
         """Whether this is rank 0, and all others wait for its commands by now."""
@@ -101,7 +101,7 @@ class Serving(Waiting):
             self._waits_for.clear()
             self.is_driving = True
         if command is None:
-            raise RuntimeError("rank 0 made a call that needs all ranks, while the others serve: call fun.stop() first")
+            raise self.error("rank 0 made a call that needs all ranks, while the others serve: call fun.stop() first")
         self._told = operation
         self._pass_on(command())
 

@@ -87,8 +87,11 @@ class Waiting:
         self._is_free = False
         self._status = MPI.Status()
         self._sent: list[tuple[Any, object]] = []  # requests of control messages, and what they send
+        self._receiving: tuple[Any, int, bytearray] | None = None  # a control message: request, source, bytes
         self._failed = 0  # the last operation for which a rank is known to have failed
+        self._is_in_operation = False
         self._buffers: list[object] = []  # of the operation that goes on
+        self._known: RuntimeError | None = None  # an error that says which rank is the cause
         self._ended: dict[int, tuple[int, str]] = {}  # by rank: its number of operations, and what ended it
         self._comm, request = comm.Idup()
         poll(request, self.spin)
@@ -103,6 +106,9 @@ class Waiting:
         """An operation of all ranks, which no rank leaves alone."""
         with self.lock:
             self.check_use()
+            if self._is_in_operation:
+                raise RuntimeError("comm: expected no call within another one, got one from a signal handler")
+            self._is_in_operation = True
             self.n_operations += 1
             try:
                 self._check_ended()
@@ -112,6 +118,8 @@ class Waiting:
                 _abandoned.append(self._buffers)
                 self.break_off(error)
                 raise
+            finally:
+                self._is_in_operation = False
 
     def keep(self, *buffers: object) -> None:
         """Let the buffers of a step live as long as the operation, also if it is left by an exception."""
@@ -136,11 +144,14 @@ class Waiting:
         RuntimeError
             If another rank has left an operation, or has ended.
         """
-        while self._comm.Iprobe(self._MPI.ANY_SOURCE, _CONTROL, self._status):
-            source, n_bytes = self._status.Get_source(), self._status.Get_count(self._MPI.BYTE)
-            raw = bytearray(n_bytes)
-            poll(self._comm.Irecv([raw, self._MPI.BYTE], source=source, tag=_CONTROL), self.spin)
+        while self._receiving or self._comm.Iprobe(self._MPI.ANY_SOURCE, _CONTROL, self._status):
+            if self._receiving is None:
+                source, raw = self._status.Get_source(), bytearray(self._status.Get_count(self._MPI.BYTE))
+                self._receiving = self._comm.Irecv([raw, self._MPI.BYTE], source=source, tag=_CONTROL), source, raw
+            request, source, raw = self._receiving
+            poll(request, self.spin)
             self._take(source, raw[0], bytes(raw[1:]))
+            self._receiving = None  # not earlier: a signal may come between, and to take it twice is harmless
 
     def send(self, rank: int, kind: int, content: bytes) -> None:
         """Begin to send a control message."""
@@ -152,7 +163,7 @@ class Waiting:
         """Take a control message."""
         if kind == _BROKEN:
             self.why_broken = content.decode()
-            raise RuntimeError(self.why_broken)
+            raise self.error(self.why_broken)
         if kind == _ENDED:
             self._ended[source] = pickle.loads(content)
             self._check_ended()
@@ -186,13 +197,18 @@ class Waiting:
         """Raise if this rank waits for an operation that an ended rank never began."""
         for rank, (n_operations, what) in self._ended.items():
             if n_operations < self.n_operations:
-                raise RuntimeError(f"rank {rank} ended its program{what}, while rank {self.rank} waits for it")
+                raise self.error(f"rank {rank} ended its program{what}, while rank {self.rank} waits for it")
+
+    def error(self, text: str) -> RuntimeError:
+        """An error whose text says enough for all ranks."""
+        self._known = RuntimeError(text)
+        return self._known
 
     def break_off(self, error: BaseException) -> None:
         """Tell all ranks, once, why no operation can go on."""
         if self.why_broken is not None:
             return
-        if isinstance(error, RuntimeError):
+        if error is self._known:
             self.why_broken = str(error)
         else:
             text = f": {error}" if str(error) else ""
