@@ -36,6 +36,7 @@ from derivative_peers import CALLS, FIRST_PART, random_data
 
 import backprop
 from backprop import Activation, Ensemble, Network, _core
+from backprop.distributed import state
 from backprop.judges.check_gradient import GradientReport
 from backprop.judges.find_nonfinite import NonFinite
 
@@ -309,12 +310,49 @@ def trials(n_threads):
     )
     add("ensemble.forward", ensemble, lambda e, n_threads: e.forward(x, n_threads=n_threads))
     add("ensemble.forward, by member", ensemble, lambda e, n_threads: e.forward(xs, n_threads=n_threads))
+    add_sums_of_units(add)
     add("Network", net, lambda net, n_threads: Network([5, 19, 7, 2], activations="tanh", rng=1).params)
     add("Ensemble", net, lambda net, n_threads: Ensemble(net, 3, rng=1).params)
     add("pickle", net, lambda net, n_threads: pickle.loads(pickle.dumps(net)).params)
     add("hidden_gradient", net, lambda net, n_threads: backprop.hidden_gradient(net.weights[1], x[:, [0] * 7]))
     add("preactivation_gradient", net, lambda net, n_threads: backprop.preactivation_gradient(y, y, "tanh"))
     return found
+
+
+def add_sums_of_units(add):
+    """Calls whose sums go into bins, since there are more samples than a unit has, and parts of such sums."""
+    n, unit = 16384, 8192
+    rng = np.random.default_rng(2)
+    net = Network([2, 3, 1], activations="tanh", rng=1)
+    x, y = rng.normal(size=(n, 2)), rng.normal(size=(n, 1))
+    wide = Network([64, 256, 256, 8], dtype="float32", rng=1)  # its threads take strips
+    wide_x, wide_y = rng.normal(size=(200, 64)).astype("float32"), rng.normal(size=(200, 8)).astype("float32")
+    ensemble = Ensemble(net, 3, rng=1)
+    weights = rng.uniform(size=(3, n))
+    weights[1, :100] = 0  # one unit alone
+    add("value_and_grad, units", net, lambda net, n_threads: net.value_and_grad(x, y, n_threads=n_threads))
+    add("loss, units", net, lambda net, n_threads: net.loss(x, y, n_threads=n_threads))
+    add(
+        "ensemble.value_and_grad, units",
+        ensemble,
+        lambda e, n_threads: e.value_and_grad(x, y, sample_weight=weights, n_threads=n_threads),
+    )
+    for name in ("value_and_grad", "loss"):
+
+        def parts(net, n_threads, name=name):
+            first, last = (
+                net.partial_sums(x[rows], y[rows], call=name, first_row=rows.start, n_rows=n, n_threads=n_threads)
+                for rows in (slice(0, unit), slice(unit, n))
+            )
+            return (first + last).result()
+
+        add(f"partial_sums of {name}", net, parts)
+
+    def strips(net, n_threads):
+        call = _core.CALLS["value_and_grad"]
+        return tuple(state.state_of_rows(net._plan, call, net.params, wide_x, wide_y, None, n_threads, n))
+
+    add("partial_sums, strips", wide, strips)
 
 
 def allocations(faults, n_threads):
