@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from bins import empty_state, rounded, state_of
-from kernel_functions import kernel_functions
+from kernel_functions import built_simd, kernel_functions
 
 from backprop import _core
 
@@ -45,7 +45,7 @@ def deposited(kernels, units, errors):
     return top, limbs
 
 
-@pytest.mark.parametrize("simd", _core.supported_simd())
+@pytest.mark.parametrize("simd", built_simd())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_deposits_are_those_of_integers(kind, dtype, simd):
@@ -140,7 +140,7 @@ def test_weights_have_one_sum_in_every_order(kind):
         assert total == float(whole * Fraction(scale))
 
 
-@pytest.mark.parametrize("simd", _core.supported_simd())
+@pytest.mark.parametrize("simd", built_simd())
 def test_limbs_of_any_size_are_rounded_once(simd):
     """Also those of more units than a call on one machine has, and with carries of both signs."""
     rng = np.random.default_rng(9)

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from kernel_functions import kernel_functions
+from kernel_functions import built_simd, kernel_functions
 from places import ROOT
 
 from backprop import _core
@@ -48,7 +48,7 @@ def test_the_entries_are_those_of_the_table(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_kernel_is_called_by_name(dtype):
     """In the instruction sets of this CPU."""
-    for simd in _core.supported_simd():
+    for simd in built_simd():
         kernels = kernel_functions(simd, np.dtype(dtype))
         t, s, x, g = np.random.default_rng(0).integers(-9, 9, (4, 3, 16)).astype(dtype)
         expected = g * t + s * x
@@ -58,7 +58,7 @@ def test_a_kernel_is_called_by_name(dtype):
 
 
 @pytest.mark.parametrize("with_prime", [0, 1])
-@pytest.mark.parametrize("simd", _core.supported_simd())
+@pytest.mark.parametrize("simd", built_simd())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_tile_of_activations_is_its_entries_one_by_one(dtype, simd, with_prime):
     """Whatever the width: blocks of vectors go across rows, and the gaps between rows stay as they are."""

@@ -8,10 +8,10 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from kernel_functions import built_simd
 from suites import shortened
 
 import backprop
@@ -19,7 +19,7 @@ from backprop import Network, _core, get_num_threads, num_threads, set_num_threa
 from backprop import threads as threads_module
 
 SUPPORTED = _core.supported_simd()
-BUILT = [simd for simd in SUPPORTED if find_spec(f"backprop._kernels_{simd}_f4")]  # some tools build one only
+BUILT = built_simd()
 VARIABLES = ["BACKPROP_NUM_THREADS", "OMP_NUM_THREADS", *["BACKPROP_SIMD"] * (BUILT == SUPPORTED)]
 
 needs_all_builds = pytest.mark.skipif(BUILT != SUPPORTED, reason=f"built for {', '.join(BUILT)} alone")

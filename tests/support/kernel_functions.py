@@ -5,6 +5,7 @@ The benchmarks and the tests share them, and the constants of that file.
 
 import ctypes
 import importlib
+import importlib.util
 import re
 import sys
 
@@ -43,13 +44,20 @@ def c_function_type(declaration):
     return ctypes.CFUNCTYPE(C_TYPES[result], *types)
 
 
+def built_simd():
+    """The instruction sets of this CPU that the package was built for: all, but some tools build one."""
+    from backprop import _core
+
+    return [simd for simd in _core.supported_simd() if importlib.util.find_spec(f"backprop._kernels_{simd}_f4")]
+
+
 def kernel_functions(simd, dtype):
     """The kernels of one instruction set and dtype.
 
     Parameters
     ----------
     simd : str
-        One of `backprop._core.supported_simd()`. A test that needs one instruction set takes `backprop._core.simd`.
+        One of `built_simd`. A test that needs one instruction set takes `backprop._core.simd`.
     dtype : str or numpy.dtype
         float32 or float64.
 
