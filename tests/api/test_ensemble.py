@@ -119,6 +119,20 @@ def test_members_with_other_numbers_of_samples_keep_their_chains(kept, dtype):
             np.testing.assert_array_equal(grads[m], grad_alone)
 
 
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_members_of_one_unit_and_of_two(n_threads):
+    """As many chunks each, so they run as they are: the first has one unit, whose sums need no bins."""
+    x, y = problem("squared_error", 16_384, 3, 1)
+    ensemble = Ensemble(Network([3, 4, 1], rng=1), 3, rng=3)
+    weights = np.ones((3, len(x)))
+    weights[0, :9] = weights[2, 5] = 0
+    losses, grads = ensemble.value_and_grad(x, y, sample_weight=weights, n_threads=n_threads)
+    for m in range(3):
+        loss_alone, grad_alone = ensemble[m].value_and_grad(x, y, sample_weight=weights[m])
+        assert losses[m] == loss_alone
+        np.testing.assert_array_equal(grads[m], grad_alone)
+
+
 def test_weights_by_member_where_they_could_be_by_output():
     """k = n_samples = n_out: cross-entropy has no weights per output, so the weights are per member."""
     ensemble = Ensemble(Network([2, 3], loss="cross_entropy", rng=0), 3, rng=0)

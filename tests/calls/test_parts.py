@@ -91,3 +91,19 @@ def test_a_part_without_kept_rows_overwrites_what_was_there():
     plan.partial(call, case.net.params, case.x[rows], case.y[rows], weights, 1, *sums, case.n)
     assert (sums.top == _core.NO_TOP).all()
     assert not sums.limbs.any()
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sums_of_a_large_network_all_go_where_they_belong(dtype, n_threads):
+    """They are deposited, copied and divided in pieces."""
+    case = case_of("value_and_grad", 300, dtype=dtype, sizes=(300, 250, 2))
+    call, plan, n_kept = _core.CALLS["value_and_grad"], case.net._plan, 20_000
+    assert case.net.n_params > 65536
+    params = case.net.params
+    sums = state.state_of_rows(plan, call, params, case.x, case.y, None, n_threads, n_kept)
+    loss, grad = state.finish(plan, call, sums, n_kept, None, False, params.dtype)
+    expected_loss, expected = case.plain()
+    assert loss * n_kept == pytest.approx(expected_loss * case.n, rel=1e-12)
+    tolerance = 1e-5 if dtype == "float32" else 1e-13
+    np.testing.assert_allclose(grad * n_kept, expected * case.n, rtol=tolerance, atol=tolerance * abs(expected).max())
