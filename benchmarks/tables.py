@@ -1,6 +1,6 @@
 """Write the tables of figures in README.md from what the benchmarks kept with --json, so that none is typed by hand.
 
-    python benchmarks/tables.py run.json derivatives.json products.json pool.json machine.json
+    python benchmarks/tables.py run.json derivatives.json products.json pool.json machine.json machines.json
     python benchmarks/tables.py --page /tmp/copy.md run_v3.json run_v4.json     # two runs of one kind, one machine
     python benchmarks/tables.py --short        # made-up figures in a copy of the page, to see that it works
 
@@ -17,6 +17,7 @@ from statistics import median
 
 import derivative_cases
 import machine
+import machines
 import plots
 import products
 import report
@@ -186,12 +187,30 @@ def machine_block(results):
     return f"FMA peak of one thread, GFLOP/s: {', '.join(peaks)}.\n\n{markdown(rows)}"
 
 
+def machines_block(results):
+    """Fingerprints, scaling, the reduction, parts and blocks, and the model; without MPI no ranks and no model."""
+    parts = ["SHA-256 of loss and gradient, the same in every way:"]
+    parts.append("\n".join(f"- {line}" for line in machines.fingerprint_lines(results["sha256"])))
+    if "scaling" in results:
+        parts += [f"Ranks by {results['reduction']['library']}.", markdown(machines.scaling_rows(results["scaling"]))]
+        parts.append(markdown(machines.reduction_rows(results["reduction"])))
+    parts.append(markdown(machines.parts_rows(results["parts"])))
+    if "model" in results:
+        parts.append(f"**{machines.model_lines(results['model'])}**")
+        for dtype, facts in results["model"]["dtypes"].items():
+            rows = machines.model_rows(facts)
+            rows[0][0] = f"ranks, {dtype}, model"
+            parts.append(markdown(rows))
+    return "\n\n".join(parts)
+
+
 BLOCKS = {
     "machine": machine_block,
     "run": run_block,
     "derivatives": derivatives_block,
     "products": products_block,
     "pool": pool_block,
+    "machines": machines_block,
 }
 
 
@@ -207,7 +226,7 @@ def merged(files):
     for path, results in files:
         kind = results.get("kind")
         if kind not in BLOCKS:
-            raise SystemExit(f"{path}: expected what run.py, products.py, pool.py or machine.py --json wrote")
+            raise SystemExit(f"{path}: expected what another benchmark wrote with --json, one of {', '.join(BLOCKS)}")
         first = found.setdefault(kind, results)
         if first is results:
             continue
@@ -263,13 +282,14 @@ def made_up():
             "machine": about,
             "scaling": {"v3": {"1-1@1": {"ratios": [1.0, 1.1], "seconds": 1e-6, "bound": 2.0}}},
         },
+        "machines": {"machine": about, **machines.made_up()},
     }
 
 
 def main():
     """Write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", nargs="*", help="what run.py, products.py, pool.py or machine.py --json wrote")
+    parser.add_argument("results", nargs="*", help="what the other benchmarks wrote with --json")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page (default benchmarks/README.md)")
     parser.add_argument("--short", action="store_true", help="made-up figures in a copy of the page; nothing is kept")
     options = parser.parse_args()

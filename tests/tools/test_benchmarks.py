@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from places import ROOT, use_folder
 
@@ -13,10 +14,13 @@ use_folder("benchmarks")
 import bandwidth  # noqa: E402
 import held  # noqa: E402
 import machine  # noqa: E402
+import machines  # noqa: E402
 import pool  # noqa: E402
 import products  # noqa: E402
+import rank_model  # noqa: E402
 import report  # noqa: E402
 import run  # noqa: E402
+import same_bits  # noqa: E402
 import tables  # noqa: E402
 from cases import Case  # noqa: E402
 
@@ -156,6 +160,78 @@ def test_the_bound_of_two_threads():
     assert limits.of(wide, 2 * seconds) == pytest.approx((0.5, 1 / (0.5 / 2 + 0.5 / 1.4)))
 
 
+# Machines -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_model_is_the_line_of_two_ranks():
+    n_bytes = np.array([28_000, 250_000, 2_500_000])
+    latency, bandwidth, error = rank_model.fit_line(n_bytes, 30e-6 + n_bytes / 2e9)
+    assert (latency, bandwidth) == (pytest.approx(30e-6), pytest.approx(2e9))
+    assert error < 1e-9
+    facts = {"unit_rows": 1000, "row_seconds": 1e-6, "n_bytes": 10**6, "latency": latency, "bandwidth": bandwidth}
+    seconds = {p: rank_model.seconds_of(p, 9500, **facts) for p in (1, 2, 3, 4, 10, 4096)}
+    assert seconds[1] == pytest.approx(9500e-6)
+    assert seconds[2] == pytest.approx(5000e-6 + 30e-6 + 500e-6)
+    assert seconds[3] == pytest.approx(4000e-6 + 2 * 30e-6 + 2 / 3 * 1000e-6)
+    assert seconds[4] == pytest.approx(3000e-6 + 2 * 30e-6 + 3 / 4 * 1000e-6)
+    assert seconds[10] == pytest.approx(1000e-6 + 4 * 30e-6 + 9 / 10 * 1000e-6)
+    assert seconds[4096] > 1000e-6 + 12 * 30e-6  # ten units are work for ten ranks
+
+
+def test_a_line_that_noise_turns_down_has_no_latency():
+    latency, bandwidth, error = rank_model.fit_line([1000, 10_000], [1e-6, 100e-6])
+    assert latency == 0.0
+    assert bandwidth > 0
+    assert error > 0.5
+
+
+def test_ways_with_other_bits_are_found():
+    net, x, y = same_bits.make(300, "float32")
+    ways = {"plain": same_bits.with_threads(net, x, y, 1), "blocks": same_bits.streamed(net, x, y, 77)}
+    sha = same_bits.expect_one(net, ways)
+    assert same_bits.expect_one(net, ways, sha) == sha
+    y_near = y.copy()
+    y_near[7] = np.nextafter(y[7], np.float32(2))
+    ways["other"] = same_bits.with_threads(net, x, y_near, 1)
+    with pytest.raises(same_bits.DifferentBitsError, match=r"^float32, other: the SHA-256 is [0-9a-f]{64}, not "):
+        same_bits.expect_one(net, ways)
+    del ways["other"]
+    with pytest.raises(same_bits.DifferentBitsError, match="float32, plain"):
+        same_bits.expect_one(net, ways, 64 * "0")
+
+
+def test_different_bits_end_the_benchmark_before_it_times(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["machines.py", "--short"])
+    monkeypatch.setattr(machines, "what_is_missing", lambda: "")
+    monkeypatch.setattr(machines, "on_ranks", lambda *_: {"float32 50000": "another"})
+    monkeypatch.setattr(machines, "measure_parts", lambda *_: pytest.fail("it times ways that differ"))
+    assert machines.main() == 1
+    assert "ERROR 1 ranks have {'float32 50000': 'another'}, one process has" in capsys.readouterr().out
+
+
+def test_machines_misses_are_marked():
+    found = machines.made_up()
+    assert "1.91 (" not in str(machines.scaling_rows(found["scaling"]))
+    (row,) = machines.scaling_rows(found["scaling"])[1:]
+    assert row[6:8] == ["2.09 (2.00)", "2.09 (2.00)"]
+    found["scaling"][0]["seconds"]["2 ranks"] = [0.6, 0.6]
+    assert machines.scaling_rows(found["scaling"])[1][7] == "1.83 (1.67)*"
+    assert machines.reduction_rows(found["reduction"])[2][4] == "1,000"
+    found["reduction"]["counts"][1]["seconds"]["ours"] = [3.1e-3]
+    assert machines.reduction_rows(found["reduction"])[2][4] == "3,100*"
+
+
+def test_machines_without_mpi_have_neither_ranks_nor_a_model():
+    found = machines.made_up()
+    whole = tables.machines_block(found)
+    assert whole.count("MPICH") == whole.count("A model on paper") == 1
+    for name in ("scaling", "reduction", "model"):
+        del found[name]
+    text = tables.machines_block(found)
+    assert "| partial_sums, 1 part |" in text
+    assert "rank" not in text
+
+
 # Tables ---------------------------------------------------------------------------------------------------------------
 
 
@@ -196,7 +272,7 @@ def test_files_of_one_kind_are_joined():
 # The options that the short forms of test_short_forms.py leave out ----------------------------------------------------
 
 
-@pytest.mark.long("runs four benchmarks in their short forms, and the page is made of what they keep")
+@pytest.mark.long("runs six benchmarks in their short forms, and the page is made of what they keep")
 def test_both_instruction_sets_from_the_run_to_the_page(tmp_path):
     simd = ",".join(_core.supported_simd()[-2:])
     page = tmp_path / "page.md"
@@ -224,6 +300,7 @@ def test_both_instruction_sets_from_the_run_to_the_page(tmp_path):
     program("benchmarks/products.py", *keep["products"], "--simd", simd, "--markdown")
     program("benchmarks/pool.py", "scaling", *keep["pool"], "--simd", simd)
     program("benchmarks/machine.py", *keep["machine"])
+    program("benchmarks/machines.py", *keep["machines"])
     program("benchmarks/tables.py", "--page", str(page), *files.values())
     cells = json.loads((tmp_path / "run.json").read_text())["cells"]
     assert {cell["simd"] for cell in cells} == set(simd.split(","))
