@@ -2,7 +2,7 @@
 
     python benchmarks/exactness.py                              # 10, 1,000 and 100,000 samples: a minute
     python benchmarks/exactness.py --samples 10000000           # some ten minutes and 8 GB
-    python benchmarks/exactness.py --samples --table docs/tables/exactness.rst
+    python benchmarks/exactness.py --samples --table docs/tables/exactness.rst      # the order alone, and the table
     python benchmarks/exactness.py --short                      # 10 to 2,000 samples; nothing is kept
 
 There are three sets of data. With targets that are a smooth function of random rows, rounding errors average out. With
@@ -12,6 +12,9 @@ largest |g_k - reference_k| / (u mean_s |contribution of sample s to g_k|) over 
 2^-53; it allows for cancellation. The reference has the same parameters and inputs. For repeated rows, and up to 1,000
 rows, it is the recursion in long double. For more rows it is NumPy's float64 recursion (`recursion.py`) over tiles of
 1,000 rows, which are added in long double; its own error is 1e-16.
+
+The order of sums is tried too: the sums over the units of a call (`Network.partial_sums`) are added in random orders,
+one after another and in trees. Loss and gradient must have one SHA-256, that of the plain call.
 
 This library takes all samples in one call. The others keep the activations of a whole batch: they get more than
 1,000,000 rows in parts of 1,000,000, and the gradients of the parts are added in the network's dtype. Results are kept
@@ -30,6 +33,7 @@ from pathlib import Path
 
 import numpy as np
 import peers
+import same_bits
 from cases import Case, Problem
 
 import backprop
@@ -168,6 +172,50 @@ def measure(data, n_samples, libraries):
     return result
 
 
+def measure_orders(n_samples, n_orders):
+    """How often loss and gradient had each SHA-256 in random orders of units, by dtype; one call comes first."""
+    result = {"samples": n_samples, "orders": n_orders, "units": {}, "sha256": {}}
+    for dtype in ("float32", "float64"):
+        net = backprop.Network(SIZES, activations="tanh", dtype=dtype, rng=0)
+        x, y = (array.astype(dtype, copy=False) for array in teacher(n_samples))
+        n_units = -(-n_samples // net._plan.unit_rows(_core.CALLS["value_and_grad"], n_samples))
+        parts = [
+            net.partial_sums(x[rows], y[rows], first_row=rows.start, n_rows=n_samples)
+            for rows in backprop.row_blocks(net, n_samples, n_units)
+        ]
+        counts = {same_bits.fingerprint(net, *net.value_and_grad(x, y)): 0}
+        rng = np.random.default_rng(0)
+        for k in range(n_orders):
+            found = same_bits.fingerprint(net, *add(parts, rng, in_tree=k % 2 == 1).result())
+            counts[found] = counts.get(found, 0) + 1
+        result["units"][dtype], result["sha256"][dtype] = n_units, counts
+        verdict = "one SHA-256" if len(counts) == 1 else f"{len(counts)} SHA-256"
+        print(f"{n_orders:,} random orders of {n_units} units, {dtype}: {verdict}, {next(iter(counts))}")
+    return result
+
+
+def add(parts, rng, in_tree):
+    """The sum of parts in random order, from the first to the last, or in a random tree."""
+    left = [parts[k] for k in rng.permutation(len(parts))]
+    while len(left) > 1:
+        k = rng.integers(len(left) - 1) if in_tree else 0
+        left[k : k + 2] = [left[k] + left[k + 1]]
+    return left[0]
+
+
+def orders_text(orders):
+    """What the random orders gave, in a sentence, and which dtypes had different bits."""
+    differ = [dtype for dtype, counts in orders["sha256"].items() if len(counts) > 1]
+    found = "one SHA-256 in each dtype, that of one call"
+    if differ:
+        found = f"MORE THAN ONE SHA-256 in {' and '.join(differ)}"
+    n_units = " or ".join(map(str, sorted(set(orders["units"].values()))))
+    text = (
+        f"The sums over the {n_units} units of {orders['samples']:,} samples were added in {orders['orders']:,} random "
+    )
+    return f"{text}orders, every second one in a random tree: {found}.", differ
+
+
 def read_kept():
     """All that has been measured."""
     return json.loads(KEPT.read_text()) if KEPT.exists() else {"versions": {}}
@@ -225,6 +273,8 @@ def table(kept):
         for row in rows:
             lines += [f"   {'* -' if i == 0 else '  -'} {cell}" for i, cell in enumerate(row)]
         lines.append("")
+    if "orders" in kept:
+        lines += [orders_text(kept["orders"])[0], ""]
     condition_goals = "; of conditions in float32 64, from 100,000 samples on 4" if kept.get("conditions") else ""
     lines += [
         "The goals, for random rows: 2e-7 in float32 and 1e-15 in float64, from 100,000 samples on 5e-8 and 3e-16"
@@ -248,8 +298,10 @@ def short(all_data):
         n_samples = {"random": 2000, "noise": 10, "repeated": 1000}[data]  # both references
         for name, values in measure(data, n_samples, libraries).items():
             kept.setdefault(name, {}).setdefault(data, {})[str(n_samples)] = values
+    kept["orders"] = measure_orders(50_000, 20)
     print(table(kept))
-    missed = [what for name in ("errors", "conditions") for what in rows_of(kept, name)[1]]
+    missed = orders_text(kept["orders"])[1]
+    missed += [what for name in ("errors", "conditions") for what in rows_of(kept, name)[1]]
     required = os.environ.get("BACKPROP_REQUIRE_PEERS") == "1"
     on_page = TABLE.exists() and TABLE.read_text() == table(read_kept())
     print(f"{TABLE.name}: {'as made of exactness.json' if on_page else 'NOT as made of exactness.json: run --table'}")
@@ -257,11 +309,12 @@ def short(all_data):
 
 
 def main():
-    """Measure, keep, and print or write the table."""
+    """Measure, keep, and print or write the table; the exit status is 1 if the order of units changes bits."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, nargs="*", default=[10, 1000, 100_000], help="numbers of samples")
     parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
+    parser.add_argument("--orders", type=int, default=1000, help="random orders of units (default 1,000); 0 for none")
     parser.add_argument("--table", type=Path, help="write the table of all results that are kept")
     parser.add_argument(
         "--short", action="store_true", help="10 to 2,000 samples of what is installed; nothing is kept"
@@ -284,10 +337,15 @@ def main():
             kept["machine"] = f"{platform.machine()}, {_core.simd}, one thread"
             kept["versions"] |= {name: version(LIBRARIES[name][0]) for name in options.libraries}
             KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+    differ = []
+    if options.orders:
+        orders = measure_orders(200_000, options.orders)
+        differ = orders_text(orders)[1]
+        KEPT.write_text(json.dumps(read_kept() | {"orders": orders}, indent=1) + "\n")
     if options.table:
         options.table.parent.mkdir(parents=True, exist_ok=True)
         options.table.write_text(table(read_kept()))
-    return 0
+    return int(bool(differ))
 
 
 if __name__ == "__main__":
