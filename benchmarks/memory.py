@@ -50,6 +50,15 @@ MATRIX += "; y = np.ones((1024, 50))"
 FILE = "net = Network([50, 32, 1], {dtype}rng=0); x = on_disk(np.full((1_000_000, 50), 0.25, {of}){order})"
 FILE += "; y = np.ones((1_000_000, 1), net.dtype)"
 
+STREAM = """
+def blocks():
+    for _ in range(10_000_000 // {rows}):
+        yield np.full(({rows}, 30), 0.25, np.float32), np.ones(({rows}, 1), np.float32)
+
+net = Network([30, 16, 1], dtype="float32", rng=0)
+fun = net.objective(blocks, n_threads=1)
+"""  # a block of 100,000 rows has 11.8 MiB
+
 
 def of_file(of="np.float32", dtype="", order=""):
     """A network and a million rows of 50 in a file of some dtype."""
@@ -108,6 +117,8 @@ CASES = {
     "1e7 rows of 84 bytes in blocks of 100,000, hessp": (in_blocks(10**7, 2), "fun.hessp(net.params, net.params)"),
     "every second column": (of_file("np.float64") + "; net = Network([25, 32, 1], rng=0); x = x[:, ::2]",
                             VALUE_AND_GRAD.format(n=1)),
+    **{f"10,000,000 rows streamed in blocks of {name} MiB": (STREAM.format(rows=rows), "fun(net.params)[1]")
+       for name, rows in (("1.2", 10_000), ("11.8", 100_000), ("118", 1_000_000))},
 }  # fmt: skip
 
 
