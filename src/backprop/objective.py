@@ -204,7 +204,7 @@ class Objective(attributes.Closed, shown.Shown):
     # With ranks of MPI ------------------------------------------------------------------------------------------------
 
     def serve(self) -> None:
-        """On a rank above 0: compute this rank's part of all that rank 0 evaluates, until rank 0 calls `stop`.
+        """On a rank above 0: compute this rank's part of all that rank 0 evaluates, until rank 0 calls ``stop``.
 
         So an optimizer runs on rank 0 alone::
 
@@ -229,7 +229,7 @@ class Objective(attributes.Closed, shown.Shown):
         self._samples.serve()
 
     def stop(self) -> None:
-        """On rank 0: let all other ranks return from `serve`; wait for those that have not come there yet.
+        """On rank 0: let all other ranks return from ``serve``; wait for those that have not come there yet.
 
         A second stop does nothing, nor does one without other ranks.
 

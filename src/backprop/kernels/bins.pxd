@@ -14,5 +14,5 @@ cdef extern from "kernels/bins.h" nogil:
     void add_pair_to_bins "bp_add_pair_to_bins"(double total, double error, int8_t* top, int64_t* limbs,
                                                 Py_ssize_t stride) noexcept
     void add_bins "bp_merge_bins"(int other_top, const int64_t* other, Py_ssize_t other_stride, int8_t* top,
-                                    int64_t* limbs, Py_ssize_t stride) noexcept
+                                  int64_t* limbs, Py_ssize_t stride) noexcept
     double round_bins "bp_round_bins"(int top, const int64_t* limbs, Py_ssize_t stride, int exponent) noexcept
