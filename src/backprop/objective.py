@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -187,9 +186,12 @@ class Objective(attributes.Closed, shown.Shown):
         """
         net = self._net
         net._need_second("hessp")
-        with self._refusing():
+        try:
             full = self._full_params(validate.params(theta, self.n_free, net.dtype, "theta"))
             direction = validate.params(v, self.n_free, net.dtype, "v")
+        except Exception as error:
+            self._refuse(error)
+            raise
         if self._free is not None:  # the direction is 0 for fixed parameters
             whole = np.zeros(net.n_params, net.dtype)
             whole[self._free] = direction
@@ -265,15 +267,10 @@ class Objective(attributes.Closed, shown.Shown):
             error = caught
         return AcrossRanks(net, shared, facts, rows, error, n_threads)
 
-    @contextmanager
-    def _refusing(self) -> Iterator[None]:
-        """An argument that is refused on one rank is an error on all."""
-        try:
-            yield
-        except Exception as error:
-            if isinstance(self._samples, AcrossRanks):
-                self._samples.refuse(error)
-            raise
+    def _refuse(self, error: Exception) -> None:
+        """Raise an error on all ranks if an argument is refused on this one."""
+        if isinstance(self._samples, AcrossRanks):
+            self._samples.refuse(error)
 
     def _weights_in(self, vector: Array) -> Array:
         """A vector with the layout of params in float64, with 0 for biases: l2 acts only on weights."""
@@ -288,9 +285,11 @@ class Objective(attributes.Closed, shown.Shown):
         return full
 
     def _evaluate(self, theta: npt.ArrayLike) -> tuple[float, Array]:
-        with self._refusing():
-            point = validate.params(theta, self.n_free, self._net.dtype, "theta")
-            full = self._full_params(point)
+        try:
+            full = self._full_params(validate.params(theta, self.n_free, self._net.dtype, "theta"))
+        except Exception as error:
+            self._refuse(error)
+            raise
         last, epoch = self._last, self._samples.epoch
         with _core.DefaultFloatMode():
             is_last = last is not None and last[3] == epoch and np.array_equal(last[0], full)

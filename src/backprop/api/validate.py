@@ -176,11 +176,18 @@ def free_mask(value: object, n_params: int) -> npt.NDArray[np.bool_] | None:
 
 def their_memory(x: Array, y: Array | None = None, weight: Array | None = None, params: Array | None = None) -> None:
     """Refuse kept views of arrays whose memory ``resize(refcheck=False)`` may have freed."""
-    for name, array in (("x", x), ("y", y), ("sample_weight", weight), ("params", params)):
-        if array is not None and not _core.is_in_its_owner(array):
-            raise ValueError(
-                f"{name}: expected an array that keeps its size, got one that was resized since it was given"
-            )
+    is_there = _core.is_in_its_owner
+    if not is_there(x):
+        name = "x"
+    elif y is not None and not is_there(y):
+        name = "y"
+    elif weight is not None and not is_there(weight):
+        name = "sample_weight"
+    elif params is not None and not is_there(params):
+        name = "params"
+    else:
+        return
+    raise ValueError(f"{name}: expected an array that keeps its size, got one that was resized since it was given")
 
 
 def same_shape(names: Sequence[str], arrays: Sequence[Array]) -> None:
