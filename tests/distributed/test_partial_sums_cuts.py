@@ -212,6 +212,7 @@ def test_totals_by_sample_and_by_output_do_not_mix():
         ([slice(0, 40)], "expected the weights of rows 0:30, each once, got those of rows 0:40"),
         ([slice(0, 10), slice(20, 40)], "got none for rows 10:20"),
         ([slice(0, 10), slice(5, 30)], "got rows 5:10 twice"),
+        ([slice(0, 10), slice(9, 29)], "got rows 9:10 twice"),
         ([slice(10, 40)], "got none for rows 0:10"),
         ([slice(0, 10), slice(10, 30)], "expected blocks that begin and end as rows 10:20 do, got others"),
         ([slice(0, 20), slice(20, 30)], "expected blocks that begin and end as rows 10:20 do, got others"),

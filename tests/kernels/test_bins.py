@@ -158,6 +158,17 @@ def test_limbs_of_any_size_are_rounded_once(simd):
     np.testing.assert_array_equal(out, expected)
 
 
+def test_limbs_that_overflow_are_wrong_and_harmless():
+    """No sum of ours has such limbs, but bytes of parts may hold any. A sanitizer traps overflows."""
+    kernels = kernel_functions(_core.simd, "float64")
+    top, limbs = np.array([3, 3, 3], np.int8), np.array([[2**63 - 1] * 3, [2**63 - 1, -(2**63), 0], [2**63 - 1] * 3])
+    others = limbs.copy()
+    out = np.empty(3)
+    kernels["finish_bins"](3, top.ctypes.data, limbs.ctypes.data, 3, 1.0, out.ctypes.data)
+    _core.merge_bins(top, limbs, top, others)
+    assert limbs.tolist() == [[-2] * 3, [-2, 0, 0], [-2] * 3]
+
+
 def test_sums_of_zeros_are_a_positive_zero():
     kernels = kernel_functions(_core.simd, "float64")
     units = np.array([[0.0, -0.0, 1.5, -0.0], [0.0, -0.0, -1.5, 0.0]])

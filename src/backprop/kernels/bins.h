@@ -67,14 +67,14 @@ static inline void bp_add_pair_to_bins(double sum, double error, int8_t *top, in
         bp_add_to_bins(error, top, limbs, stride);
 }
 
-/* Add a state to another one. */
+/* Add a state to another one. Limbs of foreign states may overflow: the sum is then wrong, but defined. */
 static inline void bp_merge_bins(int other_top, const int64_t *other, ptrdiff_t other_stride, int8_t *top, int64_t *limbs,
                                  ptrdiff_t stride)
 {
     if (other_top > *top)
         bp_raise(other_top, top, limbs, stride);
     for (int k = 0, below = *top - other_top; k + below < BP_LIMBS; k++)
-        limbs[k * stride] += other[(k + below) * other_stride];
+        limbs[k * stride] = (int64_t)((uint64_t)limbs[k * stride] + (uint64_t)other[(k + below) * other_stride]);
 }
 
 /* x 2^e, for a result that needs no rounding if it is subnormal. */
@@ -99,8 +99,8 @@ static inline double bp_round_bins(int top, const int64_t *limbs, ptrdiff_t stri
     int negative, zeros, e = 32 * (top - 2) + exponent;
     if (top == BP_NOT_FINITE)
         return c || (a && b) ? (double)NAN : a ? (double)INFINITY : -(double)INFINITY;
-    b += a >> 32; /* carries: c 2^64 + low */
-    c += b >> 32;
+    b = (int64_t)((uint64_t)b + (uint64_t)(a >> 32)); /* carries: c 2^64 + low */
+    c = (int64_t)((uint64_t)c + (uint64_t)(b >> 32));
     low = (uint64_t)b << 32 | (a & 0xffffffff);
     negative = c < 0;
     high = (uint64_t)c;
