@@ -265,6 +265,16 @@ def test_numbers_that_no_sum_has():
         refused(part_bytes.pack(only._facts, [interval], only._state, []), "expected intervals of 300 rows")
 
 
+def test_counts_of_rows_that_do_not_fit():
+    """More rows with a weight than rows; and other numbers of results by sample than rows."""
+    weighted = case_of("value_and_grad", 300, weight="sample")
+    refused(with_header(weighted.part(slice(0, 300)).to_bytes(), with_fact("n_kept", 301)), "numbers of rows")
+    part = case_of("vjp", 300).part(slice(0, 300))
+    for n_rows in (299, 301):
+        rows = [np.zeros((n_rows, 3))]
+        refused(part_bytes.pack(part._facts, part._intervals, part._state, rows), "300 rows of results by sample")
+
+
 def test_other_things_than_bytes():
     for value in ("text", 3, None, [1, 2], np.zeros(3)):
         with pytest.raises(TypeError, match=r"^data: expected bytes, got "):

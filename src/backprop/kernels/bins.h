@@ -67,7 +67,7 @@ static inline void bp_add_pair_to_bins(double sum, double error, int8_t *top, in
         bp_add_to_bins(error, top, limbs, stride);
 }
 
-/* Add a state to another one. Limbs of foreign states may overflow: the sum is then wrong, but defined. */
+/* Add a state to another one. A result of one unit that is added twice may overflow: it is refused later. */
 static inline void bp_merge_bins(int other_top, const int64_t *other, ptrdiff_t other_stride, int8_t *top, int64_t *limbs,
                                  ptrdiff_t stride)
 {
