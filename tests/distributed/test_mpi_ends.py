@@ -164,6 +164,7 @@ def test_a_rank_that_is_killed_ends_all(tmp_path):
 INTERRUPTED = "rank 1 raised KeyboardInterrupt while it waited for the others"
 
 
+@pytest.mark.alone
 @needs_signals
 def test_ctrl_c_in_a_wait_ends_the_call_on_all_ranks(tmp_path):
     lines, code, _ = errors(tmp_path, "is interrupted")
@@ -178,6 +179,7 @@ def test_ctrl_c_in_a_wait_ends_the_call_on_all_ranks(tmp_path):
 
 
 @same_wait
+@pytest.mark.alone
 @needs_signals
 def test_ctrl_c_while_an_objective_is_made(tmp_path):
     lines, code, _ = errors(tmp_path, "is interrupted while it makes an objective")
@@ -200,6 +202,7 @@ def test_servers_end_with_rank_0(tmp_path, what, how):
     assert texts(lines) == {1: [text], 2: [text]}
 
 
+@pytest.mark.alone
 @needs_signals
 def test_ctrl_c_on_a_server_ends_all(tmp_path):
     lines, code, _ = errors(tmp_path, "is interrupted while it serves")
