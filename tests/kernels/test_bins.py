@@ -158,6 +158,17 @@ def test_limbs_of_any_size_are_rounded_once(simd):
     np.testing.assert_array_equal(out, expected)
 
 
+@pytest.mark.parametrize("simd", built_simd())
+def test_errors_may_be_larger_than_their_sums(simd):
+    """Chunks may cancel, and leave the errors of their additions."""
+    kernels = kernel_functions(simd, "float64")
+    sums = np.tile([0.0, 1e-40, -1e-40, 3.0], 5)
+    errors = np.tile([1e5, -1e5, 1e-20, 1e30], 5)
+    top, limbs = deposited(kernels, np.array([sums, sums]), np.array([errors, -3 * errors]))
+    for p in range(20):
+        assert (top[p], limbs[:, p].tolist()) == state_of([sums[p], errors[p], sums[p], -3 * errors[p]])
+
+
 def test_limbs_that_overflow_are_wrong_and_harmless():
     """No sum of ours has such limbs, but bytes of parts may hold any. A sanitizer traps overflows."""
     kernels = kernel_functions(_core.simd, "float64")
