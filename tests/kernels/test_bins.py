@@ -167,6 +167,9 @@ def test_errors_may_be_larger_than_their_sums(simd):
     top, limbs = deposited(kernels, np.array([sums, sums]), np.array([errors, -3 * errors]))
     for p in range(20):
         assert (top[p], limbs[:, p].tolist()) == state_of([sums[p], errors[p], sums[p], -3 * errors[p]])
+    top, limbs = deposited(kernels, np.array([sums]), np.full((1, 20), np.nan))  # after an overflow on the way
+    for p in range(20):
+        assert (top[p], limbs[:, p].tolist()) == state_of([sums[p]])
 
 
 def test_limbs_that_overflow_are_wrong_and_harmless():
