@@ -34,6 +34,11 @@ CHANGED = {
         [(X, Y, W + 1e-9)],
         "expected the same weights at each pass, got others than at the",
     ),
+    "other weights below the largest": (
+        [(X, Y, W)],
+        [(X, Y, np.where(W < W.max(), W + 1e-9, W))],
+        "expected the same weights at each pass, got others than at the",
+    ),
     "weights of 0": (
         [(X, Y, W)],
         [(X, Y, np.where(np.arange(9) < 2, 0, W))],
