@@ -36,7 +36,7 @@ CHANGED = {
     ),
     "other weights below the largest": (
         [(X, Y, W)],
-        [(X, Y, np.where(W < W.max(), W + 1e-9, W))],
+        [(X, Y, np.where(W.max() > W, W + 1e-9, W))],
         "expected the same weights at each pass, got others than at the",
     ),
     "weights of 0": (
