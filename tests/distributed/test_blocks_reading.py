@@ -302,6 +302,7 @@ def test_a_signal_while_short_blocks_are_read(alarm):
 
 @needs_signals
 @pytest.mark.alone
+@pytest.mark.filterwarnings("ignore:.*fork")  # of JAX, which other tests have imported, and of Python 3.12
 def test_a_child_of_a_fork_reads_too():
     """Also one that is made while another thread evaluates."""
     data = data_of(3 * UNIT)

@@ -85,6 +85,7 @@ def test_ranks_of_a_machine_share_its_cpus(ranks, shares):
 
 def test_the_share_is_a_default(monkeypatch):
     monkeypatch.setattr(threads, "_of_environment", None)
+    monkeypatch.setattr(threads, "_of_process", [None])  # other tests may have set it
     monkeypatch.setattr(threads, "_default", 6)
     assert threads.resolve(None, 2) == 2
     assert threads.resolve(None, 9) == 6

@@ -3,6 +3,7 @@
     python tools/ranks/failures.py                  # all ways, with 3 ranks
     python tools/ranks/failures.py --only theta     # those with "theta" in their names
     python tools/ranks/failures.py --ranks 4
+    python tools/ranks/failures.py --short          # three ways
 
 The mpiexec beside this Python starts the ranks, else that of PATH. Rank 1 is the one that fails. Seconds count from its
 failure, or from the call in which ranks differ, on the clock of the machine.
@@ -18,8 +19,9 @@ import threading
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "support"))
+
+from launcher import OPEN_MPI, find_mpiexec, what_is_missing
 
 FAILS = 1  # the rank that fails
 LIMIT = 300  # seconds
@@ -148,6 +150,7 @@ IN_COMPUTATION = ["an activation that raises", "memory that is used up", "Ctrl-C
 LATER = ["Ctrl-C in a wait", "Ctrl-C on a server", "a server that is killed"]
 ARGUMENTS = ["another theta", "theta of another length", "another call", "no rows", "NaN in a row"]
 AT_CREATION = ["another architecture", "another l2", "another instruction set", "a NaN among the weights"]
+SHORT = ["a rank that is killed", "Ctrl-C in a wait", "another theta"]
 NAMES = BETWEEN_CALLS + IN_COMPUTATION + LATER + ARGUMENTS + AT_CREATION
 
 
@@ -156,8 +159,6 @@ NAMES = BETWEEN_CALLS + IN_COMPUTATION + LATER + ARGUMENTS + AT_CREATION
 
 def report(name, n_ranks):
     """Run one way to fail, and print what each rank says."""
-    from launcher import OPEN_MPI, find_mpiexec
-
     command = [find_mpiexec(), "-n", str(n_ranks), sys.executable, __file__, "--inside", name]
     start = time.time()
     done = subprocess.run(
@@ -185,15 +186,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="ways to fail with this in their names")
     parser.add_argument("--ranks", type=int, default=3)
+    parser.add_argument("--short", action="store_true", help="three ways alone")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside:
         on_ranks(arguments.inside)
-        return
-    for name in NAMES:
+        return 0
+    missing = what_is_missing()
+    if missing:
+        print(f"nothing was tried: {missing}")
+        return int(os.environ.get("BACKPROP_REQUIRE_PEERS") == "1")
+    for name in SHORT if arguments.short else NAMES:
         if arguments.only in name:
             report(name, arguments.ranks)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
