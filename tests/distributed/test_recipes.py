@@ -49,7 +49,10 @@ print(model.fingerprint(*net.value_and_grad(x, y)))
 """
 
 
-@pytest.fixture(scope="module", params=[200_000, 300], ids=lambda n: f"{n} rows")
+ONE_UNIT = pytest.param(300, marks=pytest.mark.long("the programs again, on one unit"))
+
+
+@pytest.fixture(scope="module", params=[200_000, ONE_UNIT], ids=lambda n: f"{n} rows")
 def folder(request, tmp_path_factory):
     """A folder with all programs, and the data that `model.py` writes; 300 rows are one unit."""
     folder = tmp_path_factory.mktemp("machines")
