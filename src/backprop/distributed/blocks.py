@@ -19,6 +19,9 @@ from backprop.distributed.samples import Block
 Array = npt.NDArray[Any]
 Blocks = Iterable[Any] | Callable[[], Iterable[Any]]
 
+FORMS_OF_WEIGHTS = ("no weights", "weights by sample", "weights by sample and output")  # by their axes
+FORMS_OF_Y = ("probabilities", "labels")  # by whether there are labels
+
 _A_BLOCK = "a tuple (x, y) or (x, y, sample_weight)"
 
 
@@ -88,8 +91,7 @@ class Seen:
     @property
     def bins(self) -> tuple[int, int, int, int]:
         """The top and the limbs of the exact sum of the weights."""
-        low, middle, high = self.exact_sum.limbs[:, 0].tolist()
-        return int(self.exact_sum.top[0]), low, middle, high
+        return self.exact_sum.one
 
     def refuse_change(self, first: Seen, *, is_over: bool) -> None:
         """Refuse rows that are not those of the first pass."""
@@ -221,14 +223,11 @@ def _refuse_another_form(seen: Seen, weight_axes: int, has_labels: bool) -> None
     if seen.weight_axes is None:
         seen.weight_axes, seen.has_labels = weight_axes, has_labels
     if weight_axes != seen.weight_axes:
-        forms = ("no weights", "weights by sample", "weights by sample and output")
-        raise ValueError(
-            f"sample_weight: expected {forms[seen.weight_axes]}, as in the blocks before, got {forms[weight_axes]}"
-        )
+        expected, got = FORMS_OF_WEIGHTS[seen.weight_axes], FORMS_OF_WEIGHTS[weight_axes]
+        raise ValueError(f"sample_weight: expected {expected}, as in the blocks before, got {got}")
     if has_labels != seen.has_labels:
-        forms_of_y = ("probabilities", "labels")
         raise ValueError(
-            f"y: expected {forms_of_y[not has_labels]}, as in the blocks before, got {forms_of_y[has_labels]}"
+            f"y: expected {FORMS_OF_Y[not has_labels]}, as in the blocks before, got {FORMS_OF_Y[has_labels]}"
         )
 
 
@@ -259,7 +258,7 @@ class Streamed:
         if not seen.n_samples:
             raise ValueError("blocks: expected at least one sample, got 0: the mean of no samples is not defined")
         if not seen.n_kept:
-            raise ValueError("sample_weight: expected at least one weight > 0, got none: all weights are 0")
+            raise ValueError(targets.ALL_0)
         self.n_samples, self.weight_axes = seen.n_samples, seen.weight_axes or 0
 
     def sums(self, call: _core.Call, params: Array, operand: Array | None = None) -> tuple[float, Array]:

@@ -212,8 +212,7 @@ class WeightTotals:
     @property
     def bins(self) -> tuple[int, int, int, int]:
         """The top and the limbs of the exact sum."""
-        low, middle, high = self.exact_sum.limbs[:, 0].tolist()
-        return int(self.exact_sum.top[0]), low, middle, high
+        return self.exact_sum.one
 
     @cached_property
     def scale_and_total(self) -> tuple[float, float]:

@@ -72,6 +72,11 @@ def network_facts(architecture: Architecture) -> dict[str, Any]:
     return {**facts, "output": {"own": output.name} if isinstance(output, Custom) else output}
 
 
+def in_words(network: dict[str, Any]) -> str:
+    """The facts of a network as arguments, for errors."""
+    return ", ".join(f"{name}={value!r}" for name, value in network.items())
+
+
 def digest(array: Array) -> str:
     """A digest of the numbers in an array, as text."""
     import hashlib

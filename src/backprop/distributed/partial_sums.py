@@ -221,7 +221,7 @@ def _facts_of_all(facts: Facts) -> agreement.Facts:
         "call": facts.call,
         "backprop": facts.release,
         "the arithmetic": facts.arithmetic,
-        "the network": ", ".join(f"{name}={value!r}" for name, value in facts.network.items()),
+        "the network": part_bytes.in_words(facts.network),
         "the values of params": facts.params,
         "the values of v, max_norm or weight": facts.operands,
         "n_rows": facts.n_rows,

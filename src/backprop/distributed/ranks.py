@@ -10,10 +10,8 @@ import numpy.typing as npt
 
 from backprop import _core, threads
 from backprop._version import __version__
-from backprop.api.architecture import Architecture
 from backprop.api.base import Base
-from backprop.custom import Activation as Custom
-from backprop.distributed import agreement, samples, state
+from backprop.distributed import agreement, part_bytes, samples, state
 from backprop.distributed.communicator import Communicator
 from backprop.distributed.rows_of_ranks import Rows, divided
 
@@ -57,7 +55,7 @@ class AcrossRanks:
                 {
                     "call": "objective",
                     "backprop": __version__,
-                    "the network": _in_words(net._architecture),
+                    "the network": part_bytes.in_words(part_bytes.network_facts(net._architecture)),
                     "the arithmetic": "that of a CPU without FMA" if _core.simd == "v2" else "that of a CPU with FMA",
                     **facts,
                 },
@@ -185,11 +183,3 @@ class AcrossRanks:
                 f"stop: expected rank 0, which drives the others, got rank {self._communicator.rank}, which may serve"
             )
         self._communicator.stop()
-
-
-def _in_words(architecture: Architecture) -> str:
-    """The arguments of the network. Activations of the user are known by their names alone."""
-    values = architecture.to_dict()
-    values["activations"] = [a.name if isinstance(a, Custom) else a for a in values["activations"]]
-    values["output"] = values["output"].name if isinstance(values["output"], Custom) else values["output"]
-    return ", ".join(f"{name}={value!r}" for name, value in values.items())

@@ -14,7 +14,7 @@ from backprop import _core
 from backprop.api import targets, validate
 from backprop.api.base import Base
 from backprop.distributed import division, samples, state
-from backprop.distributed.blocks import Seen
+from backprop.distributed.blocks import FORMS_OF_WEIGHTS, FORMS_OF_Y, Seen
 from backprop.distributed.communicator import Communicator
 from backprop.distributed.samples import Block
 
@@ -109,10 +109,6 @@ class _Description(NamedTuple):
     bins: tuple[int, int, int, int]
 
 
-_FORMS_OF_WEIGHTS = ("no weights", "weights by sample", "weights by sample and output")
-_FORMS_OF_Y = ("probabilities", "labels")
-
-
 def _common_form(described: list[_Description]) -> tuple[int, bool]:
     """The axes of the weights, and whether y has labels, of all ranks with rows."""
     filled = [(rank, each) for rank, each in enumerate(described) if each.n_samples]
@@ -123,16 +119,16 @@ def _common_form(described: list[_Description]) -> tuple[int, bool]:
         if each.weight_axes != of_first.weight_axes:
             raise ValueError(
                 f"sample_weight: expected the same form on all ranks with rows, got "
-                f"{_FORMS_OF_WEIGHTS[of_first.weight_axes or 0]} on rank {first}, and "
-                f"{_FORMS_OF_WEIGHTS[each.weight_axes or 0]} on rank {rank}"
+                f"{FORMS_OF_WEIGHTS[of_first.weight_axes or 0]} on rank {first}, and "
+                f"{FORMS_OF_WEIGHTS[each.weight_axes or 0]} on rank {rank}"
             )
         if each.has_labels != of_first.has_labels:
             raise ValueError(
-                f"y: expected the same form on all ranks with rows, got {_FORMS_OF_Y[bool(of_first.has_labels)]} on "
-                f"rank {first}, and {_FORMS_OF_Y[bool(each.has_labels)]} on rank {rank}"
+                f"y: expected the same form on all ranks with rows, got {FORMS_OF_Y[bool(of_first.has_labels)]} on "
+                f"rank {first}, and {FORMS_OF_Y[bool(each.has_labels)]} on rank {rank}"
             )
     if not any(each.n_kept for each in described):
-        raise ValueError("sample_weight: expected at least one weight > 0, got none: all weights are 0 on all ranks")
+        raise ValueError(f"{targets.ALL_0} on all ranks")
     return of_first.weight_axes or 0, bool(of_first.has_labels)
 
 
@@ -165,9 +161,8 @@ def divided(net: Base, communicator: Communicator, rows: Rows) -> Whole:
         exact_sum = state.State.zero(1)
         for each in described:
             exact_sum.add(state.State.of_one(*each.bins))
-        low, middle, high = exact_sum.limbs[:, 0].tolist()
         largest = max(each.largest for each in described)
-        rows.scale, rows.total = _core.scale_and_total(largest, int(exact_sum.top[0]), low, middle, high)
+        rows.scale, rows.total = _core.scale_and_total(largest, *exact_sum.one)
     unit_rows = math.lcm(*(state.unit_rows(net._plan, _core.CALLS[call], n_kept) for call in _CALLS))
     unit_rows = min(unit_rows, n_kept)
     sent: list[tuple[int, Array]] = []

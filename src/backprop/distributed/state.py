@@ -59,6 +59,12 @@ class State(NamedTuple):
         """The state of one sum."""
         return cls(np.array([top], np.int8), np.array(limbs, np.int64)[:, None])
 
+    @property
+    def one(self) -> tuple[int, int, int, int]:
+        """The top and the three limbs of the first sum, as `of_one` takes them."""
+        low, middle, high = self.limbs[:, 0].tolist()
+        return int(self.top[0]), low, middle, high
+
     def add(self, other: State) -> None:
         """Add the sums of another state, in place."""
         _core.merge_bins(self.top, self.limbs, other.top, other.limbs)

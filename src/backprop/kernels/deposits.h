@@ -52,6 +52,9 @@ static inline int bp_any(bp_words m)
 #endif
 }
 
+/* bp_bin of many biased exponents. */
+static inline bp_words bp_bins_of(bp_words e) { return ((e - (e == 0) + 65) >> 5) - 34; }
+
 /* Add the digits of v to the limbs of a window. */
 static inline void bp_add_digits(bp_words v, bp_words top, bp_words *limb)
 {
@@ -73,12 +76,12 @@ static inline __attribute__((always_inline)) void bp_deposit(ptrdiff_t n, const 
         ptrdiff_t count = n - p < BP_WORDS ? n - p : BP_WORDS;
         if (count == BP_WORDS) {
             bp_words v = *(const bp_words_memory *)(sum + p), e = (v >> 52) & 0x7ff, tops, w = {0}, limb[BP_LIMBS];
-            bp_words t = ((e - (e == 0) + 65) >> 5) - 34, infinite = e == 0x7ff;
+            bp_words t = bp_bins_of(e), infinite = e == 0x7ff;
             if (error) {
                 w = *(const bp_words_memory *)(error + p);
                 e = (w >> 52) & 0x7ff;
                 infinite |= e == 0x7ff;
-                e = ((e - (e == 0) + 65) >> 5) - 34;
+                e = bp_bins_of(e);
                 t += (e - t) & (e > t);
             }
             if (!bp_any(infinite)) {
