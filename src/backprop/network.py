@@ -155,8 +155,8 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares, Partial):
         -------
         Objective
             ``fun(theta) -> (float, a new float64 array)``, for ``minimize(fun, x0, jac=True)``. Also
-            ``fun.value(theta)`` and ``fun.grad(theta)``, which share their work at the same theta, and
-            ``fun.hessp(theta, v)``, the Hessian times v.
+            ``fun.value(theta)`` and ``fun.grad(theta)``, which share their work at the same theta; ``fun.hess(theta)``
+            and ``fun.hessp(theta, v)``, the Hessian alone and times v; and ``fun.expand(theta)``, all parameters.
 
         Raises
         ------

@@ -21,6 +21,7 @@ Array = npt.NDArray[Any]
 
 _VALUE_AND_GRAD = _core.CALLS["value_and_grad"]
 _HVP = _core.CALLS["hvp"]
+_HESSIAN = _core.CALLS["hessian"]
 
 # Attributes that cannot be assigned, and what to do instead.
 _FIXED = {
@@ -53,7 +54,7 @@ class Objective(attributes.Closed, shown.Shown):
     costs as much as `Network.hvp`.
 
     Evaluating an objective does not change the network, so after ``result = minimize(fun, net.params, jac=True)`` write
-    ``net.params = result.x`` (with free, ``net.params[free] = result.x``).
+    ``net.params = result.x``, or ``net.params = fun.expand(result.x)``, which is right with free too.
 
     `scipy.optimize.check_grad` and `scipy.optimize.approx_fprime` need the loss without its gradient:
     ``check_grad(fun.value, fun.grad, p)``. For a float32 network their steps of 1.5e-8 are lost when theta is rounded:
@@ -203,6 +204,57 @@ class Objective(attributes.Closed, shown.Shown):
                 product += self._l2 * self._weights_in(direction)
         return product if self._free is None else product[self._free]
 
+    def hess(self, theta: npt.ArrayLike) -> Array:
+        """The Hessian at theta, l2 included: for `scipy.optimize.minimize` with trust-exact or dogleg.
+
+        Parameters
+        ----------
+        theta : (n_free,) array_like
+
+        Returns
+        -------
+        (n_free, n_free) float64 array
+            Symmetric to the last bit. A new array at each call.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If theta is refused.
+        MemoryError
+            If the Hessian of all n_params parameters does not fit into memory: it is computed also with free. Blocks
+            and comm need 25 bytes for each of its entries. `hessp` needs none of this.
+        """
+        self._net._need_second("hess")
+        full = self._accepted(theta)
+        _, hessian_of_loss = self._samples.sums(_HESSIAN, full)
+        _core.mirror(hessian_of_loss)  # each row is computed from its own layer on
+        with np.errstate(all="ignore"), _core.DefaultFloatMode():
+            H = hessian_of_loss.astype(np.float64)
+            if self._l2:
+                diagonal = np.arange(self._net.n_params)[self._is_weight]
+                H[diagonal, diagonal] += self._l2
+        return H if self._free is None else H[np.ix_(self._free, self._free)]
+
+    def expand(self, theta: npt.ArrayLike) -> Array:
+        """All parameters of the network: theta for the free ones, and for the others the values in the network.
+
+        Parameters
+        ----------
+        theta : (n_free,) array_like
+
+        Returns
+        -------
+        (n_params,) array of the network's dtype
+            A new array at each call, for ``net.params = fun.expand(result.x)``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If theta is refused.
+        """
+        full = self._full_params(validate.params(theta, self.n_free, self._net.dtype, "theta"))
+        return full.copy() if self._free is None else full
+
     # With ranks of MPI ------------------------------------------------------------------------------------------------
 
     def serve(self) -> None:
@@ -284,12 +336,16 @@ class Objective(attributes.Closed, shown.Shown):
         full[self._free] = theta
         return full
 
-    def _evaluate(self, theta: npt.ArrayLike) -> tuple[float, Array]:
+    def _accepted(self, theta: npt.ArrayLike) -> Array:
+        """All parameters for a theta of the user. If it is refused, all ranks raise."""
         try:
-            full = self._full_params(validate.params(theta, self.n_free, self._net.dtype, "theta"))
+            return self._full_params(validate.params(theta, self.n_free, self._net.dtype, "theta"))
         except Exception as error:
             self._refuse(error)
             raise
+
+    def _evaluate(self, theta: npt.ArrayLike) -> tuple[float, Array]:
+        full = self._accepted(theta)
         last, epoch = self._last, self._samples.epoch
         with _core.DefaultFloatMode():
             is_last = last is not None and last[3] == epoch and np.array_equal(last[0], full)

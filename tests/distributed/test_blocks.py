@@ -44,6 +44,21 @@ def test_any_lengths_have_the_bits_of_arrays(n, loss, weight, dtype):
         assert results(fun, theta, v) == expected, name
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [FEW, 2 * UNIT + 700])
+def test_the_hessian(n, dtype):
+    data = data_of(n, dtype=dtype, weight="sample")
+    data.weight[300:] = np.maximum(data.weight[300:], 0.1)  # two units
+    data.x[~np.isfinite(data.x)] = 0
+    free = np.arange(data.net.n_params) % 3 > 0
+    for options in ({"l2": 0.1}, {"l2": 0.1, "free": free}):
+        plain = data.plain(n_threads=1, **options)
+        theta = np.random.default_rng(0).standard_normal(plain.n_free)
+        for lengths in (n, 90 if n == FEW else 5000):
+            fun = data.net.objective(data.blocks(lengths), **options)
+            assert bits([fun.hess(theta)]) == bits([plain.hess(theta)])
+
+
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 8])
 @pytest.mark.parametrize("n", [FEW, MANY])
 def test_any_number_of_threads(n, n_threads):

@@ -30,6 +30,8 @@ def main() -> None:
         fun = made
     value, slope = fun(net.params)
     curved: Array = fun.hessp(net.params, v)
+    curvature: Array = fun.hess(net.params)
+    whole: Array = fun.expand(net.params)
     W, b = net.unflatten(grad)[0]
     of_params, of_x = net.vjp(x, np.ones((2, 1)))
     rows: list[Array] = [
@@ -71,7 +73,7 @@ def main() -> None:
     a_1 = layers.a[1]
     assert a_1 is not None
     grad_a: Array = backprop.preactivation_gradient(grad_h, a_1, "tanh")
-    second = [curved, product, *rows]
+    second = [curved, curvature, whole, product, *rows]
     parts = [y_hat, slope, W, b, of_params, of_x, *second, r, J, JTJ, JTr, of_sobolev, losses, grads, grad_a]
     assert (ok, found, sizes) == (True, None, (2, 8, 1))
     assert covered == blocks[:1]

@@ -20,7 +20,7 @@ from backprop.distributed.samples import Block
 
 Array = npt.NDArray[Any]
 
-_CALLS = ("value_and_grad", "hvp")  # of an objective
+_CALLS = ("value_and_grad", "hvp", "hessian")  # of an objective
 _BLOCK_FLOPS = 1e10  # after which a rank looks whether another one has failed: less than a second on one CPU
 
 # The rows of one rank -------------------------------------------------------------------------------------------------
