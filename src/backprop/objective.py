@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from backprop import _core, threads
-from backprop.api import attributes, parameters, scalars, shown, validate
+from backprop.api import array_likes, attributes, parameters, scalars, shown, validate
 from backprop.api.base import Base
-from backprop.distributed import agreement, communicator
-from backprop.distributed.blocks import Blocks, Stream, Streamed
-from backprop.distributed.ranks import AcrossRanks
-from backprop.distributed.rows_of_ranks import Arrays, Rows
-from backprop.distributed.samples import InMemory, Source
+from backprop.distributed import terms
+from backprop.distributed.blocks import Blocks
+from backprop.distributed.samples import Source
+from backprop.distributed.terms import Term, Terms
 
 Array = npt.NDArray[Any]
-
-_VALUE_AND_GRAD = _core.CALLS["value_and_grad"]
-_HVP = _core.CALLS["hvp"]
-_HESSIAN = _core.CALLS["hessian"]
 
 # Attributes that cannot be assigned, and what to do instead.
 _FIXED = {
@@ -36,6 +30,9 @@ _FIXED = {
 
 class Objective(attributes.Closed, shown.Shown):
     """The function theta -> (loss, gradient) that `Network.objective` makes.
+
+    Objectives of one network with equal free add up, and a number scales one: ``fun_1 + 0.1 * fun_2`` and
+    ``sum([fun_1, fun_2])`` are objectives too.
 
     Parameters
     ----------
@@ -53,6 +50,9 @@ class Objective(attributes.Closed, shown.Shown):
     With comm, threads of one rank must make their calls in the order of the other ranks, and a product with the Hessian
     costs as much as `Network.hvp`.
 
+    In a sum each term keeps its samples, l2 and comm, and the terms are added in their order. Terms may have one
+    communicator only, and some may have none: these are computed by each rank alone.
+
     Evaluating an objective does not change the network, so after ``result = minimize(fun, net.params, jac=True)`` write
     ``net.params = result.x``, or ``net.params = fun.expand(result.x)``, which is right with free too.
 
@@ -66,12 +66,12 @@ class Objective(attributes.Closed, shown.Shown):
         "__weakref__",
         "_free",
         "_is_weight",
-        "_l2",
         "_last",
         "_net",
-        "_samples",
+        "_terms",
     )
     _fixed = _FIXED
+    __array_ufunc__ = None  # so that NumPy leaves np.float64(0.1) * fun to __rmul__
 
     def __init__(
         self,
@@ -85,36 +85,84 @@ class Objective(attributes.Closed, shown.Shown):
         n_threads: int | None = None,
         comm: object = None,
     ) -> None:
-        self._net, self._l2, self._free = net, 0.0, None
-
-        def accept() -> None:
+        def accept() -> tuple[float, npt.NDArray[np.bool_] | None]:
             """Accept all arguments but the samples."""
             threads.resolve(n_threads)
-            self._l2 = scalars.non_negative(l2, "l2")
-            self._free = validate.free_mask(free, net.n_params)
+            return scalars.non_negative(l2, "l2"), validate.free_mask(free, net.n_params)
 
+        samples: Source
         if comm is None:
-            accept()
-            self._samples = _source(net, x, y, sample_weight, n_threads)
+            accepted_l2, accepted_free = accept()
+            samples = terms.source(net, x, y, sample_weight, n_threads)
         else:
-            self._samples = self._source_of_ranks(comm, accept, x, y, sample_weight, n_threads)
+            samples, accepted_l2, accepted_free = terms.source_of_ranks(
+                net, comm, accept, x, y, sample_weight, n_threads
+            )
+        self._take(net, accepted_free, (Term(samples, accepted_l2),))
+
+    def _take(self, net: Base, free: npt.NDArray[np.bool_] | None, its_terms: Terms) -> None:
+        """Have these attributes."""
+        self._net, self._free, self._terms = net, free, its_terms
         self._is_weight = np.zeros(net.n_params, bool)
         for W, _ in parameters.unflatten(self._is_weight, net.sizes):
             W[...] = True
-        self._last: tuple[Array, float, Array, int] | None = None
+        self._last: tuple[Array, float, Array, tuple[int, ...]] | None = None
+
+    @staticmethod
+    def _of(net: Base, free: npt.NDArray[np.bool_] | None, its_terms: Terms) -> Objective:
+        """The objective of these terms."""
+        fun = Objective.__new__(Objective)
+        fun._take(net, free, its_terms)
+        return fun
+
+    # Sums of objectives -----------------------------------------------------------------------------------------------
+
+    def __add__(self, other: Objective) -> Objective:
+        if not isinstance(other, Objective):
+            raise TypeError(f"+: expected another objective of the same network, got {array_likes.describe(other)}")
+        if self._net is not other._net:
+            raise ValueError(
+                f"+: expected objectives of one network, got those of two, {self._net!r} and {other._net!r}; "
+                "make both by one network's calls"
+            )
+        if self.n_free != other.n_free or not np.array_equal(self._mask(), other._mask()):
+            raise ValueError(
+                f"+: expected objectives with equal free, got {self.n_free:,} free parameters on the left, and "
+                f"{other.n_free:,}{' others' if self.n_free == other.n_free else ''} on the right"
+            )
+        ours, theirs = terms.across_ranks(self._terms), terms.across_ranks(other._terms)
+        if ours is not None and theirs is not None and not ours.is_with(theirs):
+            raise ValueError("+: expected objectives with one comm, or with none, got two communicators")
+        return self._of(self._net, self._free, self._terms + other._terms)
+
+    def __radd__(self, other: object) -> Objective:
+        if isinstance(other, int) and not isinstance(other, bool) and other == 0:  # with which sum() begins
+            return self
+        raise TypeError(f"+: expected another objective of the same network, got {array_likes.describe(other)}")
+
+    def __mul__(self, factor: float) -> Objective:
+        number = scalars.finite(factor, "*")
+        with np.errstate(all="ignore"), _core.DefaultFloatMode():
+            scaled = tuple(term._replace(factor=number * term.factor) for term in self._terms)
+        return self._of(self._net, self._free, scaled)
+
+    __rmul__ = __mul__
+
+    def _mask(self) -> npt.NDArray[np.bool_]:
+        """The mask of the free parameters, also if all are free."""
+        return np.ones(self._net.n_params, bool) if self._free is None else self._free
+
+    # What it shows and pickles ----------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._net!r}, {', '.join(self._facts())}>"
 
     def _facts(self) -> list[str]:
         """What is minimised, in words."""
-        facts = [shown.count(self._samples.n_samples, "sample")]
-        if isinstance(self._samples, AcrossRanks):
-            facts[0] += f" on {shown.count(self._samples.n_ranks, 'rank')}"
-        if self._samples.weight_axes:
-            facts.append("weighted" if self._samples.weight_axes == 1 else "weighted by output")
-        if self._l2:
-            facts.append(f"l2={self._l2:g}")
+        if len(self._terms) == 1 and self._terms[0].factor == 1.0:
+            facts = self._terms[0].facts
+        else:
+            facts = [" + ".join(f"{term.factor:g} * ({', '.join(term.facts)})" for term in self._terms)]
         if self._free is not None:
             facts.append(f"{self.n_free:,} of {shown.count(self._net.n_params, 'parameter')} free")
         return facts
@@ -125,12 +173,14 @@ class Objective(attributes.Closed, shown.Shown):
         return table._replace(title=title, notes=(table.title,))
 
     def __getstate__(self) -> object:
-        if isinstance(self._samples, AcrossRanks):
+        if terms.across_ranks(self._terms) is not None:
             raise TypeError(
                 f"{type(self).__name__}: expected an objective without comm to pickle or copy, got one with a "
                 "communicator; pickle the network and the data, and make the objective on all ranks"
             )
         return object.__getstate__(self)  # with slots, protocols 0 and 1 of pickle need this method
+
+    # The function and its derivatives ---------------------------------------------------------------------------------
 
     @property
     def n_free(self) -> int:
@@ -191,17 +241,13 @@ class Objective(attributes.Closed, shown.Shown):
             full = self._full_params(validate.params(theta, self.n_free, net.dtype, "theta"))
             direction = validate.params(v, self.n_free, net.dtype, "v")
         except Exception as error:
-            self._refuse(error)
+            terms.refuse(self._terms, error)
             raise
         if self._free is not None:  # the direction is 0 for fixed parameters
             whole = np.zeros(net.n_params, net.dtype)
             whole[self._free] = direction
             direction = whole
-        _, product_of_loss = self._samples.sums(_HVP, full, direction)
-        with np.errstate(all="ignore"), _core.DefaultFloatMode():
-            product = product_of_loss.astype(np.float64)
-            if self._l2:
-                product += self._l2 * self._weights_in(direction)
+        _, product = terms.added(self._terms, lambda term: term.hessp(full, direction, self._is_weight))
         return product if self._free is None else product[self._free]
 
     def hess(self, theta: npt.ArrayLike) -> Array:
@@ -226,13 +272,7 @@ class Objective(attributes.Closed, shown.Shown):
         """
         self._net._need_second("hess")
         full = self._accepted(theta)
-        _, hessian_of_loss = self._samples.sums(_HESSIAN, full)
-        _core.mirror(hessian_of_loss)  # each row is computed from its own layer on
-        with np.errstate(all="ignore"), _core.DefaultFloatMode():
-            H = hessian_of_loss.astype(np.float64)
-            if self._l2:
-                diagonal = np.arange(self._net.n_params)[self._is_weight]
-                H[diagonal, diagonal] += self._l2
+        _, H = terms.added(self._terms, lambda term: term.hess(full, self._is_weight))
         return H if self._free is None else H[np.ix_(self._free, self._free)]
 
     def expand(self, theta: npt.ArrayLike) -> Array:
@@ -278,9 +318,10 @@ class Objective(attributes.Closed, shown.Shown):
         RuntimeError
             On rank 0, without a communicator, or if another rank ends its program or leaves a call.
         """
-        if not isinstance(self._samples, AcrossRanks):
+        samples = terms.across_ranks(self._terms)
+        if samples is None:
             raise RuntimeError("serve: expected an objective of many ranks, net.objective(..., comm=comm), got none")
-        self._samples.serve()
+        samples.serve()
 
     def stop(self) -> None:
         """On rank 0: let all other ranks return from ``serve``; wait for those that have not come there yet.
@@ -292,41 +333,9 @@ class Objective(attributes.Closed, shown.Shown):
         RuntimeError
             On other ranks, or if other ranks evaluate instead of serving.
         """
-        if isinstance(self._samples, AcrossRanks):
-            self._samples.stop()
-
-    def _source_of_ranks(
-        self,
-        comm: object,
-        accept: Callable[[], None],
-        x: npt.ArrayLike | Blocks,
-        y: npt.ArrayLike | None,
-        sample_weight: npt.ArrayLike | None,
-        n_threads: int | None,
-    ) -> AcrossRanks:
-        """The samples of all ranks. An error on this rank is raised on all."""
-        net, shared, facts = self._net, communicator.of(comm), dict[str, float | int | None]()
-        rows: Rows | None = None
-        error: BaseException | None = None
-        try:
-            accept()
-            facts.update({"l2": self._l2, "the values of free": agreement.checksum(self._free)})
-            if self._free is not None:
-                facts["the values of the frozen parameters"] = agreement.checksum(net.params[~self._free])
-            _refuse_weight_beside_blocks(y, sample_weight)
-            rows = Stream(net, x) if y is None else Arrays(net, x, y, sample_weight)  # type: ignore[arg-type]
-        except BaseException as caught:
-            error = caught
-        return AcrossRanks(net, shared, facts, rows, error, n_threads)
-
-    def _refuse(self, error: Exception) -> None:
-        """Raise an error on all ranks if an argument is refused on this one."""
-        if isinstance(self._samples, AcrossRanks):
-            self._samples.refuse(error)
-
-    def _weights_in(self, vector: Array) -> Array:
-        """A vector with the layout of params in float64, with 0 for biases: l2 acts only on weights."""
-        return np.where(self._is_weight, vector, 0.0).astype(np.float64)
+        samples = terms.across_ranks(self._terms)
+        if samples is not None:
+            samples.stop()
 
     def _full_params(self, theta: Array) -> Array:
         """The parameters of the network, with theta for the free ones."""
@@ -341,47 +350,19 @@ class Objective(attributes.Closed, shown.Shown):
         try:
             return self._full_params(validate.params(theta, self.n_free, self._net.dtype, "theta"))
         except Exception as error:
-            self._refuse(error)
+            terms.refuse(self._terms, error)
             raise
 
     def _evaluate(self, theta: npt.ArrayLike) -> tuple[float, Array]:
         full = self._accepted(theta)
-        last, epoch = self._last, self._samples.epoch
+        last, epochs = self._last, tuple([term.samples.epoch for term in self._terms])
         with _core.DefaultFloatMode():
-            is_last = last is not None and last[3] == epoch and np.array_equal(last[0], full)
+            is_last = last is not None and last[3] == epochs and np.array_equal(last[0], full)
         if last is not None and is_last:
             return last[1], last[2]
-        loss, net_grad = self._samples.sums(_VALUE_AND_GRAD, full)
-        # A line search may step so far that this overflows: inf is then right, without a warning.
-        with np.errstate(all="ignore"), _core.DefaultFloatMode():
-            grad = net_grad.astype(np.float64)
-            if self._l2:
-                W = self._weights_in(full)
-                loss += 0.5 * self._l2 * float(np.square(W).sum())  # no BLAS: the same bits on all machines
-                grad += self._l2 * W
+        loss, grad = terms.added(self._terms, lambda term: term.value_and_grad(full, self._is_weight))
         if self._free is not None:
             grad = grad[self._free]
         # One tuple: another thread then reads what belongs to one theta.
-        self._last = (full.copy() if self._free is None else full, loss, grad, epoch)
+        self._last = (full.copy() if self._free is None else full, loss, grad, epochs)
         return loss, grad
-
-
-def _source(
-    net: Base,
-    x: npt.ArrayLike | Blocks,
-    y: npt.ArrayLike | None,
-    sample_weight: npt.ArrayLike | None,
-    n_threads: int | None,
-) -> Source:
-    """The samples in memory, or in blocks if there is no y."""
-    if y is not None:
-        return InMemory(net, x, y, sample_weight, n_threads)  # type: ignore[arg-type]
-    _refuse_weight_beside_blocks(y, sample_weight)
-    return Streamed(net, x, n_threads)  # type: ignore[arg-type]
-
-
-def _refuse_weight_beside_blocks(y: npt.ArrayLike | None, sample_weight: npt.ArrayLike | None) -> None:
-    if y is None and sample_weight is not None:
-        raise TypeError(
-            "sample_weight: expected none beside blocks, which bring their own, (x, y, sample_weight), got some"
-        )

@@ -206,4 +206,4 @@ def test_an_objective_sees_the_data_where_they_are():
     net = networks("float64")
     x, y = numbers((N, 6), "f4"), numbers((N, 2), "f8")
     fun = net.objective(x, y)
-    assert np.shares_memory(fun._samples.x, x)
+    assert np.shares_memory(fun._terms[0].samples.x, x)

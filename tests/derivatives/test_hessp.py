@@ -47,7 +47,7 @@ def test_all_products_have_the_bits_of_hvp(shape, dtype, weight, n_bytes, monkey
     thetas = [net.params.copy(), 0.9 * net.params, net.params.copy()]
     for theta in thetas:
         for n_threads in (1, 2, 8, 3):
-            fun._samples.n_threads = n_threads
+            fun._terms[0].samples.n_threads = n_threads
             v = rng.normal(size=net.n_params)
             assert same_bits(fun.hessp(theta, v), hvp(data, theta, v))
         loss, grad = fun(theta)

@@ -215,7 +215,7 @@ def products(net, x, y, directions, n_threads, *, n_before, n_bytes=64 << 20, **
     """
     twin = pickle.loads(pickle.dumps(net))
     before, fun = (one.objective(x, y, n_threads=n_threads, **options) for one in (twin, net))
-    before._samples.linearization = fun._samples.linearization = _core.Linearization(n_bytes)
+    before._terms[0].samples.linearization = fun._terms[0].samples.linearization = _core.Linearization(n_bytes)
     theta = net.params if fun.n_free == net.n_params else net.params[options["free"]]
     for v in directions[:n_before]:
         before.hessp(theta, v[: fun.n_free])

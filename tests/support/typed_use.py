@@ -28,6 +28,8 @@ def main() -> None:
     in_blocks: list[tuple[Array, Array]] = [(x, y), (x, y)]
     for made in (net.objective(in_blocks), net.objective(lambda: in_blocks), net.objective([(x, y, np.ones(2))])):
         fun = made
+    fun = fun + 0.1 * net.objective(x, y) * 2
+    fun = sum([fun, fun], start=fun)
     value, slope = fun(net.params)
     curved: Array = fun.hessp(net.params, v)
     curvature: Array = fun.hess(net.params)

@@ -38,6 +38,18 @@ def as_float(value: numbers.Real) -> float:
         return float("inf")
 
 
+def finite(value: object, name: str) -> float:
+    """A finite number."""
+    if isinstance(value, bool | np.bool_ | str) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a finite number, got {describe(value)}")
+    with _core.DefaultFloatMode():
+        result = as_float(value)
+        is_accepted = -np.inf < result < np.inf
+    if not is_accepted:
+        raise ValueError(f"{name}: expected a finite number, got {result}")
+    return result
+
+
 def non_negative(value: object, name: str) -> float:
     """A finite number >= 0."""
     if isinstance(value, bool | np.bool_ | str) or not isinstance(value, numbers.Real):

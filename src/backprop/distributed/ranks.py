@@ -76,6 +76,10 @@ class AcrossRanks:
         """Results that were kept in an earlier epoch may be of different calls on different ranks."""
         return self._communicator.epoch
 
+    def is_with(self, other: AcrossRanks) -> bool:
+        """Whether both have one communicator."""
+        return self._communicator is other._communicator
+
     # Sums ------------------------------------------------------------------------------------------------------------
 
     def sums(self, call: _core.Call, params: Array, operand: Array | None = None) -> tuple[float, Array]:
@@ -129,7 +133,7 @@ class AcrossRanks:
                 del block
         return sums
 
-    def refuse(self, error: Exception) -> None:
+    def refuse(self, error: BaseException) -> None:
         """Let all ranks raise, because this one was given an argument that is refused.
 
         Ranks that serve are left in peace: they do not wait for rank 0.

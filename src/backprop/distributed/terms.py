@@ -1,0 +1,183 @@
+"""The terms of an objective: each is a loss over samples with its l2, times a factor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from backprop import _core
+from backprop.api import shown
+from backprop.api.base import Base
+from backprop.distributed import agreement, communicator
+from backprop.distributed.blocks import Blocks, Stream, Streamed
+from backprop.distributed.ranks import AcrossRanks
+from backprop.distributed.rows_of_ranks import Arrays, Rows
+from backprop.distributed.samples import InMemory, Source
+
+Array = npt.NDArray[Any]
+
+_VALUE_AND_GRAD = _core.CALLS["value_and_grad"]
+_HVP = _core.CALLS["hvp"]
+_HESSIAN = _core.CALLS["hessian"]
+
+
+class Term(NamedTuple):
+    """factor (loss + l2/2 times the sum of all squared weights), as a function of all parameters.
+
+    Results are new float64 arrays, for all parameters. is_weight is the mask of the weights among them: l2 does not act
+    on biases.
+    """
+
+    samples: Source
+    l2: float
+    factor: float = 1.0
+
+    @property
+    def facts(self) -> list[str]:
+        """The samples and l2, in words."""
+        samples = self.samples
+        found = [shown.count(samples.n_samples, "sample")]
+        if isinstance(samples, AcrossRanks):
+            found[0] += f" on {shown.count(samples.n_ranks, 'rank')}"
+        if samples.weight_axes:
+            found.append("weighted" if samples.weight_axes == 1 else "weighted by output")
+        if self.l2:
+            found.append(f"l2={self.l2:g}")
+        return found
+
+    def value_and_grad(self, params: Array, is_weight: Array) -> tuple[float, Array]:
+        """The loss and its gradient."""
+        loss, net_grad = self.samples.sums(_VALUE_AND_GRAD, params)
+        # A line search may step so far that this overflows: inf is then right, without a warning.
+        with np.errstate(all="ignore"), _core.DefaultFloatMode():
+            grad = net_grad.astype(np.float64)
+            if self.l2:
+                W = _weights_in(params, is_weight)
+                loss += 0.5 * self.l2 * float(np.square(W).sum())  # no BLAS: the same bits on all machines
+                grad += self.l2 * W
+            if self.factor != 1.0:
+                loss, grad = self.factor * loss, self.factor * grad
+        return loss, grad
+
+    def hessp(self, params: Array, direction: Array, is_weight: Array) -> tuple[float, Array]:
+        """0.0, and the Hessian times a direction."""
+        _, product_of_loss = self.samples.sums(_HVP, params, direction)
+        with np.errstate(all="ignore"), _core.DefaultFloatMode():
+            product = product_of_loss.astype(np.float64)
+            if self.l2:
+                product += self.l2 * _weights_in(direction, is_weight)
+            if self.factor != 1.0:
+                product *= self.factor
+        return 0.0, product
+
+    def hess(self, params: Array, is_weight: Array) -> tuple[float, Array]:
+        """0.0, and the Hessian, symmetric to the last bit."""
+        _, hessian_of_loss = self.samples.sums(_HESSIAN, params)
+        _core.mirror(hessian_of_loss)  # each row is computed from its own layer on
+        with np.errstate(all="ignore"), _core.DefaultFloatMode():
+            H = hessian_of_loss.astype(np.float64)
+            if self.l2:
+                diagonal = np.flatnonzero(is_weight)
+                H[diagonal, diagonal] += self.l2
+            if self.factor != 1.0:
+                H *= self.factor
+        return 0.0, H
+
+
+def _weights_in(vector: Array, is_weight: Array) -> Array:
+    """A vector with the layout of params in float64, with 0 for biases."""
+    return np.where(is_weight, vector, 0.0).astype(np.float64)
+
+
+Terms = tuple[Term, ...]
+
+
+def added(terms: Terms, of_term: Callable[[Term], tuple[float, Array]]) -> tuple[float, Array]:
+    """The sum of what each term gives, added in order.
+
+    Terms without a communicator are computed first. If one fails on some rank, all ranks raise at the next term.
+    """
+    if len(terms) == 1:
+        return of_term(terms[0])
+    parts: dict[int, tuple[float, Array]] = {}
+    try:
+        for k, term in enumerate(terms):
+            if not isinstance(term.samples, AcrossRanks):
+                parts[k] = of_term(term)
+    except BaseException as error:
+        refuse(terms, error)
+        raise
+    for k, term in enumerate(terms):
+        if isinstance(term.samples, AcrossRanks):
+            parts[k] = of_term(term)
+    loss, total = parts[0]
+    with np.errstate(all="ignore"), _core.DefaultFloatMode():
+        for k in range(1, len(terms)):
+            loss += parts[k][0]
+            total += parts[k][1]
+    return loss, total
+
+
+def across_ranks(terms: Terms) -> AcrossRanks | None:
+    """The first samples that are divided between ranks."""
+    return next((term.samples for term in terms if isinstance(term.samples, AcrossRanks)), None)
+
+
+def refuse(terms: Terms, error: BaseException) -> None:
+    """Raise an error on all ranks, if the terms have any: this rank does not come to the call that the others make."""
+    samples = across_ranks(terms)
+    if samples is not None:
+        samples.refuse(error)
+
+
+# Samples of a user --------------------------------------------------------------------------------------------------
+
+
+def source(
+    net: Base,
+    x: npt.ArrayLike | Blocks,
+    y: npt.ArrayLike | None,
+    sample_weight: npt.ArrayLike | None,
+    n_threads: int | None,
+) -> Source:
+    """The samples in memory, or in blocks if there is no y."""
+    if y is not None:
+        return InMemory(net, x, y, sample_weight, n_threads)  # type: ignore[arg-type]
+    _refuse_weight_beside_blocks(y, sample_weight)
+    return Streamed(net, x, n_threads)  # type: ignore[arg-type]
+
+
+def source_of_ranks(
+    net: Base,
+    comm: object,
+    accept: Callable[[], tuple[float, npt.NDArray[np.bool_] | None]],
+    x: npt.ArrayLike | Blocks,
+    y: npt.ArrayLike | None,
+    sample_weight: npt.ArrayLike | None,
+    n_threads: int | None,
+) -> tuple[AcrossRanks, float, npt.NDArray[np.bool_] | None]:
+    """The samples of all ranks, l2 and the mask of free parameters. An error on this rank is raised on all."""
+    shared, facts = communicator.of(comm), dict[str, float | int | None]()
+    rows: Rows | None = None
+    error: BaseException | None = None
+    l2, free = 0.0, None
+    try:
+        l2, free = accept()
+        facts.update({"l2": l2, "the values of free": agreement.checksum(free)})
+        if free is not None:
+            facts["the values of the frozen parameters"] = agreement.checksum(net.params[~free])
+        _refuse_weight_beside_blocks(y, sample_weight)
+        rows = Stream(net, x) if y is None else Arrays(net, x, y, sample_weight)  # type: ignore[arg-type]
+    except BaseException as caught:
+        error = caught
+    return AcrossRanks(net, shared, facts, rows, error, n_threads), l2, free
+
+
+def _refuse_weight_beside_blocks(y: npt.ArrayLike | None, sample_weight: npt.ArrayLike | None) -> None:
+    if y is None and sample_weight is not None:
+        raise TypeError(
+            "sample_weight: expected none beside blocks, which bring their own, (x, y, sample_weight), got some"
+        )
