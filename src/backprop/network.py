@@ -21,7 +21,7 @@ from backprop.distributed.blocks import Blocks
 from backprop.interchange import safetensors
 from backprop.judges.check_gradient import GradientReport, check_gradient
 from backprop.judges.find_nonfinite import NonFinite, find_nonfinite
-from backprop.objective import Objective
+from backprop.objective import Objective, sobolev
 
 
 def _made_with(argument: str) -> str:
@@ -173,6 +173,41 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares, Partial):
         than the first pass, it raises a RuntimeError. An exception of the iterable is raised as it came.
         """
         return Objective(self, x, y, sample_weight=sample_weight, l2=l2, free=free, n_threads=n_threads, comm=comm)
+
+    @other_names.checks_names
+    def sobolev_objective(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        grad_x: npt.ArrayLike,
+        weight: npt.ArrayLike,
+        *,
+        sample_weight: npt.ArrayLike | None = None,
+        l2: float = 0.0,
+        free: npt.ArrayLike | None = None,
+        n_threads: int | None = None,
+    ) -> Objective:
+        """The loss of `sobolev_value_and_grad` on fixed data as a function of theta: values and input gradients.
+
+        Parameters
+        ----------
+        x, y, grad_x, weight, sample_weight
+            As in `sobolev_value_and_grad`; the loss must be squared_error.
+        l2, free, n_threads
+            As in `objective`.
+
+        Returns
+        -------
+        Objective
+            As that of `objective`, and it adds up with those; but it has no second derivatives: ``hessp`` and ``hess``
+            raise a ValueError.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is refused, or if the loss is another one.
+        """
+        return sobolev(self, x, y, grad_x, weight, sample_weight=sample_weight, l2=l2, free=free, n_threads=n_threads)
 
     def find_nonfinite(
         self,

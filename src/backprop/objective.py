@@ -12,7 +12,7 @@ from backprop.api import array_likes, attributes, parameters, scalars, shown, va
 from backprop.api.base import Base
 from backprop.distributed import terms
 from backprop.distributed.blocks import Blocks
-from backprop.distributed.samples import Source
+from backprop.distributed.samples import Source, WithInputGradients
 from backprop.distributed.terms import Term, Terms
 
 Array = npt.NDArray[Any]
@@ -233,10 +233,10 @@ class Objective(attributes.Closed, shown.Shown):
         Raises
         ------
         TypeError, ValueError
-            If theta or v is refused.
+            If theta or v is refused, or with a term of `Network.sobolev_objective`.
         """
         net = self._net
-        net._need_second("hessp")
+        self._need_second("hessp")
         try:
             full = self._full_params(validate.params(theta, self.n_free, net.dtype, "theta"))
             direction = validate.params(v, self.n_free, net.dtype, "v")
@@ -265,12 +265,12 @@ class Objective(attributes.Closed, shown.Shown):
         Raises
         ------
         TypeError, ValueError
-            If theta is refused.
+            If theta is refused, or with a term of `Network.sobolev_objective`.
         MemoryError
             If the Hessian of all n_params parameters does not fit into memory: it is computed also with free. Blocks
             and comm need 25 bytes for each of its entries. `hessp` needs none of this.
         """
-        self._net._need_second("hess")
+        self._need_second("hess")
         full = self._accepted(theta)
         _, H = terms.added(self._terms, lambda term: term.hess(full, self._is_weight))
         return H if self._free is None else H[np.ix_(self._free, self._free)]
@@ -337,6 +337,15 @@ class Objective(attributes.Closed, shown.Shown):
         if samples is not None:
             samples.stop()
 
+    def _need_second(self, call: str) -> None:
+        """Refuse activations without g'', and terms without second derivatives."""
+        self._net._need_second(call)
+        if any(term.samples.has_input_gradients for term in self._terms):
+            raise ValueError(
+                f"{call}: expected an objective without input gradients, got one of sobolev_objective, which has no "
+                "second derivatives; use a method that needs gradients alone, as L-BFGS-B or BFGS"
+            )
+
     def _full_params(self, theta: Array) -> Array:
         """The parameters of the network, with theta for the free ones."""
         if self._free is None:
@@ -366,3 +375,22 @@ class Objective(attributes.Closed, shown.Shown):
         # One tuple: another thread then reads what belongs to one theta.
         self._last = (full.copy() if self._free is None else full, loss, grad, epochs)
         return loss, grad
+
+
+def sobolev(
+    net: Base,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    grad_x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    *,
+    sample_weight: npt.ArrayLike | None,
+    l2: float,
+    free: npt.ArrayLike | None,
+    n_threads: int | None,
+) -> Objective:
+    """The objective of `Network.sobolev_objective`."""
+    threads.resolve(n_threads)
+    accepted_l2, mask = scalars.non_negative(l2, "l2"), validate.free_mask(free, net.n_params)
+    samples = WithInputGradients(net, x, y, grad_x, weight, sample_weight, n_threads)
+    return Objective._of(net, mask, (Term(samples, accepted_l2),))

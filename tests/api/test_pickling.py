@@ -97,7 +97,8 @@ def bits(it):
     if isinstance(it, Ensemble):
         return repr(it), bits(it.value_and_grad(X, Y)), [bits(it[i]) for i in range(len(it))]
     if isinstance(it, Objective):
-        return bits([it(V), it(V), it.hessp(V, V), it.value(2 * V), it.grad(V)])
+        second = [] if "input gradients" in repr(it) else [it.hessp(V, V), it.hess(V)]
+        return bits([it(V), it(V), *second, it.value(2 * V), it.grad(V), it.expand(V)])
     if isinstance(it, LinearOperator):
         return bits([it @ V, it.matmat(np.stack([V, 2 * V], axis=1))])
     if isinstance(it, Activation):
@@ -144,20 +145,27 @@ def test_every_public_name_and_what_it_gives(name, tmp_path):
     assert_comes_back(call(function, tmp_path))
 
 
+def sum_of_objectives():
+    net = network()
+    return net.objective(X, Y, sample_weight=W, l2=0.1) + 0.5 * net.objective([(X[:4], Y[:4]), (X[4:], Y[4:])])
+
+
 KINDS = {
     "Network": network,
     "float32": lambda: network(dtype="float32", loss=("huber", 0.5)),
     "own": lambda: network(activations=Activation("own", g, g_prime, g_second)),
     "Ensemble": lambda: Ensemble(network(), 3, rng=0),
     "Objective": lambda: network().objective(X, Y, sample_weight=W, l2=0.1),
+    "sum": sum_of_objectives,
     "Activation": lambda: Activation("own", g, g_prime, g_second),
 }
+SQUARED_ERRORS = ("residuals", "normal_equations", "sobolev_value_and_grad", "sobolev_objective")
 METHODS = [
     (kind, name)
     for kind in KINDS
     for name in public(KINDS[kind]())
-    if not (kind == "float32" and name in ("residuals", "normal_equations", "sobolev_value_and_grad"))
-    if not (kind == "Objective" and name == "serve")  # it needs a communicator
+    if not (kind == "float32" and name in SQUARED_ERRORS)
+    if not (kind in ("Objective", "sum") and name == "serve")  # it needs a communicator
     if not (kind == "own" and name == "save")  # a custom activation has no name in a file
     if not (kind == "Activation" and name in ("g", "g_prime", "g_second", "functions"))  # the user's own
 ]

@@ -30,6 +30,7 @@ def main() -> None:
         fun = made
     fun = fun + 0.1 * net.objective(x, y) * 2
     fun = sum([fun, fun], start=fun)
+    of_slopes: Objective = net.sobolev_objective(x, y, np.zeros((2, 2)), 0.5, l2=0.1)
     value, slope = fun(net.params)
     curved: Array = fun.hessp(net.params, v)
     curvature: Array = fun.hess(net.params)
@@ -53,7 +54,7 @@ def main() -> None:
     J: Array = jacobian(net.params)
     JTJ, JTr = net.normal_equations(x, y)
     sobolev, of_sobolev = net.sobolev_value_and_grad(x, y, np.zeros((2, 2)), 0.5)
-    total += sobolev + value
+    total += sobolev + value + of_slopes.value(net.params)
     ok: bool = net.check_gradient(x, y).ok
     found = net.find_nonfinite(x, y)
     blocks: list[slice] = backprop.row_blocks(net, 2, 3, call="hvp", sample_weight=[0, 1])

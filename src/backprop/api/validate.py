@@ -174,7 +174,13 @@ def free_mask(value: object, n_params: int) -> npt.NDArray[np.bool_] | None:
     return array.copy()
 
 
-def their_memory(x: Array, y: Array | None = None, weight: Array | None = None, params: Array | None = None) -> None:
+def their_memory(
+    x: Array,
+    y: Array | None = None,
+    weight: Array | None = None,
+    params: Array | None = None,
+    grad_x: Array | None = None,
+) -> None:
     """Refuse kept views of arrays whose memory ``resize(refcheck=False)`` may have freed."""
     is_there = _core.is_in_its_owner
     if not is_there(x):
@@ -185,6 +191,8 @@ def their_memory(x: Array, y: Array | None = None, weight: Array | None = None, 
         name = "sample_weight"
     elif params is not None and not is_there(params):
         name = "params"
+    elif grad_x is not None and not is_there(grad_x):
+        name = "grad_x"
     else:
         return
     raise ValueError(f"{name}: expected an array that keeps its size, got one that was resized since it was given")

@@ -250,6 +250,7 @@ class Streamed:
     """
 
     epoch = 0
+    has_input_gradients = False
 
     def __init__(self, net: Base, given: Blocks, n_threads: int | None) -> None:
         self._net, self._n_threads = net, n_threads

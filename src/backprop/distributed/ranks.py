@@ -39,6 +39,8 @@ class AcrossRanks:
         On all ranks, if one has an error, or if facts differ. A rank with an error raises that one.
     """
 
+    has_input_gradients = False
+
     def __init__(
         self,
         net: Base,

@@ -42,6 +42,8 @@ class Term(NamedTuple):
         found = [shown.count(samples.n_samples, "sample")]
         if isinstance(samples, AcrossRanks):
             found[0] += f" on {shown.count(samples.n_ranks, 'rank')}"
+        if samples.has_input_gradients:
+            found[0] += " with input gradients"
         if samples.weight_axes:
             found.append("weighted" if samples.weight_axes == 1 else "weighted by output")
         if self.l2:
