@@ -53,6 +53,15 @@ def main() -> None:
     r: Array = residual(net.params)
     J: Array = jacobian(net.params)
     JTJ, JTr = net.normal_equations(x, y)
+    some = np.arange(net.n_params) < 9
+    fun_of_some, _ = net.residuals(x, y, free=some)
+    JTJ_of_some, _ = net.normal_equations(x, y, free=some)
+    of_some: list[Array] = [
+        fun_of_some(net.params[some]),
+        JTJ_of_some,
+        net.clipped_gradient(x, y, 1.0, free=some),
+        net.per_sample_gradient_norms(x, y, free=some),
+    ]
     sobolev, of_sobolev = net.sobolev_value_and_grad(x, y, np.zeros((2, 2)), 0.5)
     total += sobolev + value + of_slopes.value(net.params)
     ok: bool = net.check_gradient(x, y).ok
@@ -76,7 +85,7 @@ def main() -> None:
     a_1 = layers.a[1]
     assert a_1 is not None
     grad_a: Array = backprop.preactivation_gradient(grad_h, a_1, "tanh")
-    second = [curved, curvature, whole, product, *rows]
+    second = [curved, curvature, whole, product, *rows, *of_some]
     parts = [y_hat, slope, W, b, of_params, of_x, *second, r, J, JTJ, JTr, of_sobolev, losses, grads, grad_a]
     assert (ok, found, sizes) == (True, None, (2, 8, 1))
     assert covered == blocks[:1]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop import _core, threads
-from backprop.api import scalars, validate
+from backprop.api import free_parameters, scalars, validate
 from backprop.api.calls import Calls
 
 Array = npt.NDArray[Any]
@@ -236,6 +236,7 @@ class FirstOrder(Calls):
         *,
         params: npt.ArrayLike | None = None,
         sample_weight: npt.ArrayLike | None = None,
+        free: npt.ArrayLike | None = None,
         out: Array | None = None,
         n_threads: int | None = None,
     ) -> Array:
@@ -245,6 +246,9 @@ class FirstOrder(Calls):
         ----------
         x, y, params, sample_weight, n_threads
             As in `value_and_grad`.
+        free : (n_params,) boolean mask, optional
+            The other parameters then count for nothing. This needs the gradients of some samples at a time, and their
+            time.
         out : (n_samples,) array of the network's dtype, optional
 
         Returns
@@ -261,6 +265,8 @@ class FirstOrder(Calls):
         ----------
         I. Goodfellow, Efficient per-example gradient computations, arXiv:1510.01799 (2015).
         """
+        if free is not None:
+            return free_parameters.norms(self, x, y, params, sample_weight, free, out, n_threads)
         return self._call(_PER_SAMPLE_GRADIENT_NORMS, x, y, params, sample_weight, out, n_threads)
 
     def clipped_gradient(
@@ -271,6 +277,7 @@ class FirstOrder(Calls):
         *,
         params: npt.ArrayLike | None = None,
         sample_weight: npt.ArrayLike | None = None,
+        free: npt.ArrayLike | None = None,
         out: Array | None = None,
         n_threads: int | None = None,
     ) -> Array:
@@ -282,6 +289,9 @@ class FirstOrder(Calls):
             As in `value_and_grad`.
         max_norm : float
             > 0. The factor is 1 if g_s is 0.
+        free : (n_params,) boolean mask, optional
+            The other parameters then count for nothing in the norms, and the sum is 0 there. This needs the gradients
+            of some samples at a time, and their time; each must be within the range of the dtype.
         out : (n_params,) array of the network's dtype, optional
 
         Returns
@@ -303,6 +313,8 @@ class FirstOrder(Calls):
         ----------
         M. Abadi et al., Deep learning with differential privacy, CCS (2016).
         """
+        if free is not None:
+            return free_parameters.clipped_gradient(self, x, y, max_norm, params, sample_weight, free, out, n_threads)
         result: Array | None = self._plan.quick(
             _CLIPPED_GRADIENT,
             self._memory,

@@ -34,6 +34,7 @@ class LeastSquares(Calls):
         y: npt.ArrayLike,
         *excess: Never,
         sample_weight: npt.ArrayLike | None = None,
+        free: npt.ArrayLike | None = None,
         n_threads: int | None = None,
     ) -> tuple[Callable[[npt.ArrayLike], Array], Callable[[npt.ArrayLike], Array]]:
         """Residuals and their Jacobian as functions of theta, for `scipy.optimize.least_squares`.
@@ -42,13 +43,16 @@ class LeastSquares(Calls):
         ----------
         x, y, sample_weight, n_threads
             As in `value_and_grad`; the loss must be squared_error.
+        free : (n_params,) boolean mask, optional
+            theta and the columns of the Jacobian are then those of the free parameters. The others keep their values in
+            the network.
 
         Returns
         -------
         fun : callable
             theta -> r = sqrt(w) (y_hat - y), ravelled, (n_samples n_L,), not divided by anything.
         jac : callable
-            theta -> dr/dtheta, (n_samples n_L, n_params).
+            theta -> dr/dtheta, (n_samples n_L, n_params), or as many columns as there are free parameters.
 
         Raises
         ------
@@ -59,6 +63,7 @@ class LeastSquares(Calls):
             validate.refuse_excess("residuals", x, excess, self.n_params)
         threads.resolve(n_threads)
         self._need_squared_error("residuals")
+        mask = validate.free_mask(free, self.n_params)
         y_, x_, _, weights = self._inputs(x, y, None, sample_weight, of_mean=False)
         with _core.DefaultFloatMode():
             root = np.ones((x_.shape[0], 1)) if weights is None else np.sqrt(weights.array)
@@ -67,7 +72,7 @@ class LeastSquares(Calls):
         rows = counts.any(axis=1)
         target = conversion.at_once(np.where(counts, y_, 0)[rows], self._architecture.dtype, "y")
         x_kept = x_ if rows.all() else x_[rows]  # once, not at each theta
-        kept = _Residuals(self, x_kept, target, root, counts, rows, weights is not None, n_threads)
+        kept = _Residuals(self, x_kept, target, root, counts, rows, weights is not None, n_threads, mask)
         return kept.fun, kept.jac
 
     def normal_equations(
@@ -77,6 +82,7 @@ class LeastSquares(Calls):
         *,
         params: npt.ArrayLike | None = None,
         sample_weight: npt.ArrayLike | None = None,
+        free: npt.ArrayLike | None = None,
         n_threads: int | None = None,
     ) -> tuple[Array, Array]:
         """J^T J and J^T r of `residuals`, J never stored: for Levenberg-Marquardt at any number of samples.
@@ -85,12 +91,14 @@ class LeastSquares(Calls):
         ----------
         x, y, params, sample_weight, n_threads
             As in `value_and_grad`; the loss must be squared_error.
+        free : (n_params,) boolean mask, optional
+            J then has the columns of the free parameters alone. The work is that of all columns.
 
         Returns
         -------
-        JTJ : (n_params, n_params) array
+        JTJ : (n_params, n_params) array, or (n_free, n_free)
             Symmetric to the last bit.
-        JTr : (n_params,) array
+        JTr : (n_params,) array, or (n_free,)
             Half the gradient of the sum of squares. An entry is right to rounding if r and its column of J are within
             the range of the dtype, whatever the weights are.
 
@@ -101,10 +109,11 @@ class LeastSquares(Calls):
         MemoryError
             If the result does not fit into memory.
         """
+        mask = validate.free_mask(free, self.n_params)
         both = self._call(_NORMAL_EQUATIONS, x, y, params, sample_weight, None, n_threads)
-        JTJ = both[:-1]
+        JTJ, JTr = both[:-1], both[-1]
         _core.mirror(JTJ)
-        return JTJ, both[-1]
+        return (JTJ, JTr) if mask is None else (JTJ[np.ix_(mask, mask)], JTr[mask])
 
     # Values and input gradients together -----------------------------------------------------------------------------
 
@@ -210,11 +219,22 @@ class _Residuals:
     rows: Array
     is_weighted: bool
     n_threads: int | None
+    free: Array | None = None  # the mask of free parameters
+
+    def _point(self, theta: npt.ArrayLike) -> Array:
+        """All parameters of the network for a theta of the user."""
+        net, free = self.net, self.free
+        n_free = net.n_params if free is None else int(free.sum())
+        point = validate.params(theta, n_free, net._architecture.dtype, "theta")
+        if free is None:
+            return point
+        whole = net._theta(None).copy()
+        whole[free] = point
+        return whole
 
     def fun(self, theta: npt.ArrayLike) -> Array:
         """The residuals r at theta."""
-        net = self.net
-        point = validate.params(theta, net.n_params, net._architecture.dtype, "theta")
+        net, point = self.net, self._point(theta)
         validate.their_memory(self.x)
         y_hat = net._call(_FORWARD, self.x, None, point, None, None, self.n_threads)
         r = np.zeros(self.root.shape)  # in float64, as sqrt(w): rounded once
@@ -225,8 +245,7 @@ class _Residuals:
 
     def jac(self, theta: npt.ArrayLike) -> Array:
         """The Jacobian of r at theta."""
-        net = self.net
-        point = validate.params(theta, net.n_params, net._architecture.dtype, "theta")
+        net, point = self.net, self._point(theta)
         validate.their_memory(self.x)
         J = np.zeros((*self.root.shape, net.n_params), net._architecture.dtype)
         J[self.rows] = net._call(_JACOBIAN, self.x, None, point, None, None, self.n_threads)
@@ -234,4 +253,5 @@ class _Residuals:
             with np.errstate(all="ignore"), _core.DefaultFloatMode():
                 np.multiply(J, self.root[:, :, None], out=J, where=self.counts[:, :, None], casting="same_kind")
             J[~self.counts] = 0  # even if y_hat is infinite
-        return J.reshape(-1, net.n_params)
+        J = J.reshape(-1, net.n_params)
+        return J if self.free is None else J[:, self.free]
