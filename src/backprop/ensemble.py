@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from backprop import _core, threads
 from backprop.api import array_likes, attributes, other_names, parameters, scalars, shown, targets, validate
 from backprop.api.calls import Calls
+from backprop.interchange import safetensors
 from backprop.network import Network
 
 Array = npt.NDArray[Any]
@@ -68,14 +70,25 @@ class Ensemble(attributes.Closed, shown.Shown):
             raise TypeError(f"net: expected a Network, got {array_likes.describe(net)}")
         n_members = scalars.positive_integer(k, "k")
         generator = scalars.random_generator(rng)
+        self._allocate(net, n_members)
+        layers = [layer for layer, _ in net._architecture.layers]
+        for row in self.params:
+            parameters.initialize(row, net.sizes, layers, generator)
+
+    @classmethod
+    def _of(cls, net: Network, n_members: int) -> Self:
+        """An ensemble of networks like net, with parameters of 0."""
+        ensemble = cls.__new__(cls)
+        ensemble._allocate(net, n_members)
+        return ensemble
+
+    def _allocate(self, net: Network, n_members: int) -> None:
+        """Take the architecture of net, and parameters of 0."""
         self._net = net._with_params(np.zeros(net.n_params, net.dtype))
         try:
             array = np.zeros((n_members, net.n_params), net.dtype)
         except (MemoryError, ValueError) as error:
             raise MemoryError(f"the parameters of {n_members} networks do not fit into memory") from error
-        layers = [layer for layer, _ in net._architecture.layers]
-        for row in array:
-            parameters.initialize(row, net.sizes, layers, generator)
         self._keep_params(array)
 
     def _keep_params(self, array: Array) -> None:
@@ -197,6 +210,27 @@ class Ensemble(attributes.Closed, shown.Shown):
         losses = np.empty(k)
         net._plan.ensemble_value_and_grad(self._memory, x_, y_, losses, grads, weights, n_threads)
         return losses, grads
+
+    def save(self, path: str | bytes | os.PathLike[Any]) -> None:
+        """Write all members to one file that `backprop.load` reads, in the safetensors format.
+
+        Parameters
+        ----------
+        path : str, bytes or path-like
+            As in `Network.save`: an old file of that name is replaced in one step.
+
+        Raises
+        ------
+        ValueError, OSError, ModuleNotFoundError
+            As in `Network.save`.
+
+        Notes
+        -----
+        The tensors are named as those of a network, with one more dimension: "0.weight" has the shape (k, n_1, n_0),
+        "0.bias" (k, n_1). So ``torch.func.stack_module_state`` names those of k modules. Attributes that a subclass
+        adds are not saved.
+        """
+        safetensors.write(path, self._net._architecture, self.params)
 
     def _samples(self, x: npt.ArrayLike, *, of_mean: bool) -> Array:
         """x, shared or one per member."""

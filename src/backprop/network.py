@@ -285,7 +285,7 @@ class Network(Base, FirstOrder, SecondOrder, LeastSquares, Partial):
         -----
         The tensors are named "0.weight", "0.bias", "2.weight", ..., so that ``load_state_dict`` of
         ``torch.nn.Sequential(Linear, activation, Linear, ...)`` accepts them. A hidden activation "identity" needs
-        ``torch.nn.Identity()`` there. The members of an `Ensemble` are networks; save them one by one.
+        ``torch.nn.Identity()`` there. `Ensemble.save` writes all its members to one file.
         """
         safetensors.write(path, self._architecture, self._theta(None))
 

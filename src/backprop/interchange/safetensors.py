@@ -1,4 +1,4 @@
-"""Networks as files of the safetensors format: what `Network.save` writes and `load` reads.
+"""Networks and ensembles as files of the safetensors format: what their `save` writes and `load` reads.
 
 The tensors are named "0.weight", "0.bias", "2.weight", ... as ``torch.nn.Sequential(Linear, activation, Linear, ...)``
 names them: W_i and b_i belong to module 2 (i - 1), whatever the activations are. Each hidden activation takes the place
@@ -11,6 +11,8 @@ The metadata hold the architecture as JSON under the key "backprop", for instanc
      "loss": ["huber", 0.5], "dtype": "float64"}
 
 with every parameter of an activation or a loss written out: a new default in a later release then changes no network.
+Those of an ensemble also have "members", the number k of its networks. Its tensors have the same names and one more
+dimension, (k, n_i, n_{i-1}) and (k, n_i), as ``torch.func.stack_module_state`` gives them.
 
 Writing. `atomic_file.py` puts the new file in the place of the old one in one step.
 
@@ -32,10 +34,11 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
 from backprop import _core
-from backprop.api import array_likes, parameters
+from backprop.api import array_likes, parameters, scalars
 from backprop.api.architecture import Architecture
 from backprop.custom import Activation as Custom
 from backprop.interchange import atomic_file, file_kinds
@@ -52,15 +55,24 @@ DTYPES = {"float32": "F32", "float64": "F64"}
 MAX_HEADER = 2**20
 
 
+class Content(NamedTuple):
+    """What a file holds."""
+
+    architecture: Architecture
+    n_members: int | None  # of an ensemble; None for a network
+    layers: Iterator[tuple[Array, Array]]  # W_i and b_i; of an ensemble with one more dimension
+
+
 def write(path: str | bytes | os.PathLike[Any], architecture: Architecture, theta: Array) -> None:
-    """Write a network to a file, as `Network.save` documents it."""
+    """Write a network to a file, as `Network.save` documents it; or an ensemble, whose theta has a row per member."""
     import json
 
     library = _safetensors()
     tensors = {}
-    for i, (W, b) in enumerate(parameters.unflatten(theta, architecture.sizes)):
+    for i, (W, b) in enumerate(_layers(theta, architecture.sizes)):
         tensors[f"{2 * i}.weight"], tensors[f"{2 * i}.bias"] = W, b
-    data = library.numpy.save(tensors, {KEY: json.dumps(_to_metadata(architecture), allow_nan=False)})
+    n_members = None if theta.ndim == 1 else theta.shape[0]
+    data = library.numpy.save(tensors, {KEY: json.dumps(_to_metadata(architecture, n_members), allow_nan=False)})
     n_header = int.from_bytes(data[:8], "little")
     if n_header > MAX_HEADER:
         n_layers = len(architecture.layers)
@@ -74,8 +86,16 @@ def write(path: str | bytes | os.PathLike[Any], architecture: Architecture, thet
     atomic_file.replace(os.fsdecode(path), data)
 
 
-def read(path: str | bytes | os.PathLike[Any]) -> tuple[Architecture, Iterator[tuple[Array, Array]]]:
-    """The architecture in a file and W_i, b_i layer by layer, as `load` documents it."""
+def _layers(theta: Array, sizes: tuple[int, ...]) -> list[tuple[Array, Array]]:
+    """W_i and b_i of a network; of an ensemble with one more dimension."""
+    if theta.ndim == 1:
+        return parameters.unflatten(theta, sizes)
+    members = [parameters.unflatten(row, sizes) for row in theta]
+    return [(np.stack([W for W, _ in layer]), np.stack([b for _, b in layer])) for layer in zip(*members, strict=True)]
+
+
+def read(path: str | bytes | os.PathLike[Any]) -> Content:
+    """What a file holds, as `load` documents it."""
     library = _safetensors()
     name = os.fsdecode(path)
     if os.path.isdir(name):
@@ -109,36 +129,38 @@ def _safetensors() -> ModuleType:
 # The architecture ----------------------------------------------------------------------------------------------------
 
 
-def _to_metadata(architecture: Architecture) -> dict[str, Any]:
-    """The metadata of a network."""
+def _to_metadata(architecture: Architecture, n_members: int | None = None) -> dict[str, Any]:
+    """The metadata of a network, or of an ensemble."""
     for i, (layer, _) in enumerate(architecture.layers, start=1):
         if isinstance(layer, Custom):
             raise ValueError(
                 f"net: expected built-in activations, which have names, got {layer!r} in layer {i}; "
                 "an activation of your own cannot be saved"
             )
-    return {"format": FORMAT, **architecture.to_dict()}
+    members = {} if n_members is None else {"members": n_members}
+    return {"format": FORMAT, **members, **architecture.to_dict()}
 
 
-def _from_metadata(values: dict[str, Any]) -> Architecture:
-    """The architecture that the metadata describe; hostile values are refused."""
+def _from_metadata(values: dict[str, Any]) -> tuple[Architecture, int | None]:
+    """The architecture and the number of members that the metadata describe; hostile values are refused."""
     rest = dict(values)
     version = rest.pop("format", None)
     if type(version) is not int or version < 1:
         raise ValueError(f"expected the number of its format, got {array_likes.describe(version)}")
     if version > FORMAT:
         raise ValueError(f"expected format {FORMAT}, got format {version}, which a newer release of backprop wrote")
+    n_members = scalars.positive_integer(rest.pop("members"), "members") if "members" in rest else None
     architecture = Architecture.from_dict(rest)
     if architecture.to_dict() != rest:  # a default would be that of this release, not of the writer
         raise ValueError(f"expected the parameter of each activation and loss, got {array_likes.describe(rest)}")
-    return architecture
+    return architecture, n_members
 
 
-def _tensor_shapes(sizes: tuple[int, ...]) -> dict[str, list[int]]:
-    """The tensors of a network, by name."""
-    shapes = {}
+def _tensor_shapes(sizes: tuple[int, ...], n_members: int | None) -> dict[str, list[int]]:
+    """The tensors of a network or an ensemble, by name."""
+    shapes, first = {}, [] if n_members is None else [n_members]
     for i, (n_in, n_out) in enumerate(pairwise(sizes)):
-        shapes[f"{2 * i}.weight"], shapes[f"{2 * i}.bias"] = [n_out, n_in], [n_out]
+        shapes[f"{2 * i}.weight"], shapes[f"{2 * i}.bias"] = [*first, n_out, n_in], [*first, n_out]
     return shapes
 
 
@@ -152,7 +174,7 @@ def _open_at_once(name: str, flags: int) -> int:
     return os.open(name, flags)
 
 
-def _read(file: BinaryIO, size: int, library: ModuleType) -> tuple[Architecture, Iterator[tuple[Array, Array]]]:
+def _read(file: BinaryIO, size: int, library: ModuleType) -> Content:
     """The same from an open file of that size; ValueError or TypeError if it holds no network."""
     prefix = file.read(8)
     n_header = int.from_bytes(prefix, "little")
@@ -162,7 +184,7 @@ def _read(file: BinaryIO, size: int, library: ModuleType) -> tuple[Architecture,
     if n_header > MAX_HEADER:
         raise ValueError(f"expected a header of at most {MAX_HEADER} bytes, got one of {n_header}")
     header = file.read(n_header)
-    architecture = _read_header(header, n_data)
+    architecture, n_members = _read_header(header, n_data)
     rest = file.read(n_data)
     if len(header) + len(rest) < n_header + n_data:
         raise ValueError(f"expected {size} bytes, got {8 + len(header) + len(rest)}: it was cut while it was read")
@@ -174,11 +196,11 @@ def _read(file: BinaryIO, size: int, library: ModuleType) -> tuple[Architecture,
         raise ValueError(str(error)) from error
     del data
     names = [(f"{2 * i}.weight", f"{2 * i}.bias") for i in range(len(architecture.layers))]
-    return architecture, ((tensors.pop(weight), tensors.pop(bias)) for weight, bias in names)
+    return Content(architecture, n_members, ((tensors.pop(weight), tensors.pop(bias)) for weight, bias in names))
 
 
-def _read_header(header: bytes, n_data: int) -> Architecture:
-    """The architecture that a header describes, if its tensors take n_data bytes."""
+def _read_header(header: bytes, n_data: int) -> tuple[Architecture, int | None]:
+    """The architecture and the number of members that a header describes, if its tensors take n_data bytes."""
     grammar = _grammar()
     if grammar.header.fullmatch(header) is None:
         raise ValueError(f"expected the header of a safetensors file, got {header[:40]!r}")
@@ -196,22 +218,23 @@ def _read_header(header: bytes, n_data: int) -> Architecture:
         raise ValueError(f"expected the architecture of {n_tensors} tensors, got one of {len(text)} bytes")
     if grammar.architecture.fullmatch(text) is None:
         raise ValueError(f"expected the architecture as an object of JSON, got {text[:40]!r}")
-    architecture = _from_metadata(_parse(text))
+    architecture, n_members = _from_metadata(_parse(text))
 
-    n_layers, n_bytes = len(architecture.layers), architecture.dtype.itemsize * architecture.n_params
+    n_layers = len(architecture.layers)
+    n_bytes = architecture.dtype.itemsize * architecture.n_params * (n_members or 1)
     if n_tensors != 2 * n_layers:
         raise ValueError(f"expected {2 * n_layers} tensors, two for each layer, got {n_tensors}")
     if n_data != n_bytes:
         raise ValueError(f"expected {n_bytes} bytes of parameters, got {n_data}")
     tensors = _parse(header)  # with all other fields, which the library will refuse
-    for name, shape in _tensor_shapes(architecture.sizes).items():
+    for name, shape in _tensor_shapes(architecture.sizes, n_members).items():
         if name not in tensors:
             raise ValueError(f"expected a tensor {name!r}, got none of that name")
         expected = {"dtype": DTYPES[architecture.dtype.name], "shape": shape}
         got = {key: tensors[name].get(key) for key in expected}
         if got != expected:
             raise ValueError(f"expected {expected} for the tensor {name!r}, got {got}")
-    return architecture
+    return architecture, n_members
 
 
 def _parse(text: bytes) -> dict[str, Any]:
