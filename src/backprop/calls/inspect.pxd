@@ -143,7 +143,7 @@ cdef inline int rule_of_weights(const double* weight, Py_ssize_t n_rows, Py_ssiz
     """The rule that weights break, and what they add up to, whatever the floating-point unit's mode."""
     cdef bint is_stopped
     interrupt.callers_mode = enter_default_mode()
-    is_stopped = add_up_weights(weight, n_rows, n_per_row, sums, interrupt)
+    is_stopped = add_up_weights(weight, NULL, n_rows, n_per_row, sums, interrupt)
     leave_default_mode(interrupt.callers_mode, sums)
     if is_stopped:
         return INTERRUPTED
@@ -167,11 +167,14 @@ cdef inline void set_scale_and_total(WeightSums* sums) noexcept nogil:
     sums.total = round_bins(sums.top, sums.limbs, 1, exponent)
 
 
-cdef inline bint add_up_weights(const double* weight, Py_ssize_t n_rows, Py_ssize_t n_per_row,
+cdef inline bint add_up_weights(const double* weight, const Py_ssize_t* order, Py_ssize_t n_rows, Py_ssize_t n_per_row,
                                 WeightSums* sums,  # OUT
                                 Interrupt* interrupt) noexcept nogil:
-    """The sums, in the mode there is; true if a signal handler raised."""
-    cdef Py_ssize_t p, q, n_kept = 0
+    """The sums of the rows with these numbers, or of the first ones, in the mode there is.
+
+    True if a signal handler raised.
+    """
+    cdef Py_ssize_t p, q, first, n_kept = 0
     cdef double largest = 0
     cdef bint empty
     cdef Pieces piece
@@ -183,7 +186,8 @@ cdef inline bint add_up_weights(const double* weight, Py_ssize_t n_rows, Py_ssiz
     while piece.n:
         for p in range(piece.row, piece.row + piece.n_rows):
             empty = True
-            for q in range(p * n_per_row, (p + 1) * n_per_row):
+            first = (p if order == NULL else order[p]) * n_per_row
+            for q in range(first, first + n_per_row):
                 if not (weight[q] >= 0 and isfinite(weight[q])):
                     sums.bad = q
                     return False

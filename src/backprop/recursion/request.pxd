@@ -69,6 +69,7 @@ cdef struct Request:
     const Mode* mode             # which derivative
     const char* params
     Py_ssize_t n_samples
+    const Py_ssize_t* order      # (n_samples,): which rows of x, y and the weights they are; NULL: the first ones
     const char* x                # (n_samples, n_0)
     const char* y                # (n_samples, n_L), or NULL for labels
     const Py_ssize_t* labels     # (n_samples,)
@@ -111,7 +112,7 @@ cdef struct Tile:
     const char* y
     const Py_ssize_t* labels
     const double* weight
-    Py_ssize_t* source_rows      # by row of the tile: its number among the caller's samples
+    Py_ssize_t* source_rows      # by row of the tile: its number among the samples of the request
     char* scratch                # of the thread
     int packing
     bint is_open                 # its sums go on with chains that tiles before it began

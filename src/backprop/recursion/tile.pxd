@@ -28,9 +28,15 @@ cdef inline Py_ssize_t weights_per_row(const Request* request) noexcept nogil:
     return request.shape.sizes[request.shape.n_layers] if request.weight_kind == WEIGHT_PER_ENTRY else 1
 
 
+cdef inline Py_ssize_t number_of_row(const Request* request, Py_ssize_t row) noexcept nogil:
+    """Where sample `row` of the request lies in x, y and the weights."""
+    return row if request.order == NULL else request.order[row]
+
+
 cdef inline bint has_weight(const Request* request, Py_ssize_t row) noexcept nogil:
-    """Whether any weight of the row is not 0."""
+    """Whether any weight of sample `row` is not 0."""
     cdef Py_ssize_t j, n = weights_per_row(request)
+    row = number_of_row(request, row)
     for j in range(n):
         if request.weight[row * n + j] != 0:
             return True
@@ -125,8 +131,26 @@ cdef inline void point_at_rows(Tile* tile, Py_ssize_t row) noexcept nogil:
         tile.labels = copy_labels(&request.y_source, <const char*>tile.labels, n_rows, work.labels)
 
 
+cdef inline void copy_row(Tile* tile, Py_ssize_t s, Py_ssize_t number) noexcept nogil:
+    """Row `number` of x, y and the weights into row s of the tile's copies."""
+    cdef const Shape* shape = tile.shape
+    cdef const Request* request = tile.request
+    cdef Workspace* work = tile.work
+    cdef Py_ssize_t n_in = shape.sizes[0], n_out = shape.sizes[shape.n_layers], n_weights = weights_per_row(request)
+    copy_reals(&request.x_source, rows_of_source(request.x, &request.x_source, number, n_in * shape.itemsize), 1, n_in,
+               shape.itemsize, work.x + s * n_in * shape.itemsize)
+    if request.y != NULL:
+        copy_reals(&request.y_source, rows_of_source(request.y, &request.y_source, number, n_out * shape.itemsize), 1,
+                   n_out, shape.itemsize, work.y + s * n_out * shape.itemsize)
+    if request.labels != NULL:
+        copy_labels(&request.y_source, rows_of_source(<const char*>request.labels, &request.y_source, number,
+                                                      sizeof(Py_ssize_t)), 1, work.labels + s)
+    if request.weight_kind != NO_WEIGHT:
+        memcpy(work.weight + s * n_weights, request.weight + number * n_weights, n_weights * sizeof(double))
+
+
 cdef inline Py_ssize_t copy_kept_rows(Tile* tile, Py_ssize_t row) noexcept nogil:
-    """Copies of rows from `row` on, without those whose weights are all 0; returns the row after the last one.
+    """Copies of samples from `row` on, without those whose weights are all 0; returns the sample after the last one.
 
     If another thread sets weights to 0 during the call, or if a signal handler raised, fewer rows are left. The rest of
     the tile then holds rows of zeros without weight.
@@ -136,24 +160,18 @@ cdef inline Py_ssize_t copy_kept_rows(Tile* tile, Py_ssize_t row) noexcept nogil
     cdef Workspace* work = tile.work
     cdef Py_ssize_t n_in = shape.sizes[0], n_out = shape.sizes[shape.n_layers], n_rows = tile.n_rows, s = 0
     cdef Py_ssize_t n_weights = weights_per_row(request)
+    cdef bint all_count = request.n_kept == request.n_samples
     tile.x = work.x
     if request.y != NULL:
         tile.y = work.y
     if request.labels != NULL:
         tile.labels = work.labels
-    tile.weight = work.weight
+    if request.weight_kind != NO_WEIGHT:
+        tile.weight = work.weight
     while s < n_rows and row < request.n_samples:
-        if has_weight(request, row):
+        if all_count or has_weight(request, row):
             tile.source_rows[s] = row
-            copy_reals(&request.x_source, rows_of_source(request.x, &request.x_source, row, n_in * shape.itemsize), 1,
-                       n_in, shape.itemsize, work.x + s * n_in * shape.itemsize)
-            if request.y != NULL:
-                copy_reals(&request.y_source, rows_of_source(request.y, &request.y_source, row, n_out * shape.itemsize),
-                           1, n_out, shape.itemsize, work.y + s * n_out * shape.itemsize)
-            if request.labels != NULL:
-                copy_labels(&request.y_source, rows_of_source(<const char*>request.labels, &request.y_source, row,
-                                                              sizeof(Py_ssize_t)), 1, work.labels + s)
-            memcpy(work.weight + s * n_weights, request.weight + row * n_weights, n_weights * sizeof(double))
+            copy_row(tile, s, number_of_row(request, row))
             s += 1
         row += 1
         if is_stopped(tile.interrupt, MEMORY_FLOPS * (n_in + n_out)):
@@ -171,13 +189,13 @@ cdef inline Py_ssize_t copy_kept_rows(Tile* tile, Py_ssize_t row) noexcept nogil
 
 
 cdef inline Py_ssize_t fill_tile(Tile* tile, Py_ssize_t row, Py_ssize_t n_rows) noexcept nogil:
-    """n_rows rows that have a weight, from source row `row` on, into the tile; returns the row after the last one."""
+    """n_rows samples that have a weight, from `row` on, into the tile; returns the sample after the last one."""
     cdef const Request* request = tile.request
     tile.n_rows = n_rows
     tile.y = NULL
     tile.labels = NULL
     tile.weight = NULL
-    if request.n_kept == request.n_samples:
+    if request.n_kept == request.n_samples and request.order == NULL:
         point_at_rows(tile, row)
         return row + n_rows
     return copy_kept_rows(tile, row)
