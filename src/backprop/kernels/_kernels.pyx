@@ -21,6 +21,7 @@ A part uses only parts above it:
     deposits      sums over units of chunks in such bins
     rows          single rows: gradients by sample, sums of squares
     elementwise   products and sums entry by entry
+    steps         steps of solvers, inner products
     block         the register block on which all matrix products run
     packing       copies of their operands
     blocking      the blocks into which a product is cut, by the size of L2
@@ -60,6 +61,7 @@ from backprop.kernels.sums cimport add_wide, divide_entries, divide_wide
 from backprop.kernels.deposits cimport deposit_wide, divide_bins
 from backprop.kernels.rows cimport copy_past_caches, outer_products_of_rows, square_sums_of_rows
 from backprop.kernels.elementwise cimport fill_with_ones, multiply, multiply_add, scale_rows, scaled_product
+from backprop.kernels.steps cimport adam_step, add_multiple, dot, penalized_squares, sgd_step
 from backprop.kernels.blocking cimport get_l2_bytes, set_l2_bytes
 from backprop.kernels.packing cimport pack, packed_size, panel_columns
 
@@ -110,6 +112,11 @@ _table.second_derivative = g_second_of_rows
 _table.loss_curvature = curvature_of_rows
 _table.softmax_product = softmax_product
 _table.multiply_add = multiply_add
+_table.adam_step = adam_step
+_table.sgd_step = sgd_step
+_table.penalized_squares = penalized_squares
+_table.dot = dot
+_table.add_multiple = add_multiple
 
 table = PyCapsule_New(&_table, "backprop.KernelTable", NULL)
 
@@ -143,4 +150,9 @@ entries = (
     ("loss_curvature", typeof(_table.loss_curvature), <size_t>_table.loss_curvature),
     ("softmax_product", typeof(_table.softmax_product), <size_t>_table.softmax_product),
     ("multiply_add", typeof(_table.multiply_add), <size_t>_table.multiply_add),
+    ("adam_step", typeof(_table.adam_step), <size_t>_table.adam_step),
+    ("sgd_step", typeof(_table.sgd_step), <size_t>_table.sgd_step),
+    ("penalized_squares", typeof(_table.penalized_squares), <size_t>_table.penalized_squares),
+    ("dot", typeof(_table.dot), <size_t>_table.dot),
+    ("add_multiple", typeof(_table.add_multiple), <size_t>_table.add_multiple),
 )

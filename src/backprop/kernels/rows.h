@@ -55,6 +55,41 @@ static inline void bp_stream(ptrdiff_t n, const bp_real *from, bp_real *to)
 typedef bp_real bp_eight __attribute__((vector_size(8 * sizeof(bp_real))));
 typedef double bp_wide __attribute__((vector_size(64)));
 
+/* a b + c of eight float64, each rounded once. */
+static inline bp_wide bp_wide_fma(bp_wide a, bp_wide b, bp_wide c)
+{
+#if BP_SIMD == 4
+    return (bp_wide)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif BP_SIMD == 3
+    __m256d x[2], y[2], z[2];
+    memcpy(x, &a, sizeof x);
+    memcpy(y, &b, sizeof y);
+    memcpy(z, &c, sizeof z);
+    z[0] = _mm256_fmadd_pd(x[0], y[0], z[0]);
+    z[1] = _mm256_fmadd_pd(x[1], y[1], z[1]);
+    memcpy(&c, z, sizeof z);
+    return c;
+#else
+    for (int i = 0; i < 8; i++)
+        c[i] = bp_fma_double(a[i], b[i], c[i]);
+    return c;
+#endif
+}
+
+/* The sum of eight lanes by one fixed tree: the upper half is added to the lower until one lane is left. */
+static inline double bp_wide_sum(bp_wide sum)
+{
+    typedef double half __attribute__((vector_size(32)));
+    typedef double quarter __attribute__((vector_size(16)));
+    half h[2];
+    quarter q[2];
+    memcpy(h, &sum, sizeof h);
+    h[0] += h[1];
+    memcpy(q, &h[0], sizeof q);
+    q[0] += q[1];
+    return q[0][0] + q[0][1];
+}
+
 /* The first n < 8 of eight reals from memory, zeros after them. No other memory is touched. */
 static inline bp_eight bp_first_of_eight(const bp_real *p, ptrdiff_t n)
 {
@@ -72,13 +107,18 @@ static inline bp_eight bp_first_of_eight(const bp_real *p, ptrdiff_t n)
 #endif
 }
 
-static inline bp_wide bp_add_squares(bp_wide sum, bp_eight v)
+static inline bp_wide bp_widen(bp_eight v)
 {
 #if BP_SIMD == 4 && !BP_FLOAT64 /* GCC 12 converts and joins two halves */
-    bp_wide wide = (bp_wide)_mm512_cvtps_pd((__m256)v);
+    return (bp_wide)_mm512_cvtps_pd((__m256)v);
 #else
-    bp_wide wide = __builtin_convertvector(v, bp_wide);
+    return __builtin_convertvector(v, bp_wide);
 #endif
+}
+
+static inline bp_wide bp_add_squares(bp_wide sum, bp_eight v)
+{
+    bp_wide wide = bp_widen(v);
     return sum + wide * wide;
 }
 
@@ -97,17 +137,8 @@ static inline void bp_square_sums(int n_rows, ptrdiff_t n, const bp_real *a, ptr
     if (j < n)
         for (int r = 0; r < n_rows; r++)
             sum[r] = bp_add_squares(sum[r], bp_first_of_eight(a + r * ld + j, n - j));
-    for (int r = 0; r < n_rows; r++) {
-        typedef double half __attribute__((vector_size(32)));
-        typedef double quarter __attribute__((vector_size(16)));
-        half h[2];
-        quarter q[2];
-        memcpy(h, &sum[r], sizeof h);
-        h[0] += h[1];
-        memcpy(q, &h[0], sizeof q);
-        q[0] += q[1];
-        sums[r] = q[0][0] + q[0][1];
-    }
+    for (int r = 0; r < n_rows; r++)
+        sums[r] = bp_wide_sum(sum[r]);
 }
 
 #endif
