@@ -26,7 +26,8 @@ C. Sums over samples have three levels: chains of 64 rows in registers, at most 
    of machines, add up to the bits of one call. The division by n_samples or by the sum of the weights comes once, at
    the end.
 D. Rows whose weights are all 0 are left out when a tile is filled: the sums are those of the reduced problem, bit for
-   bit. Then x, y and the weights of a tile are copied.
+   bit. Then x, y and the weights of a tile are copied. So they are if the samples
+   are rows by number, as those of mini-batches: the data are never copied as a whole.
 E. Both dtypes and all instruction sets share this file: it handles untyped memory, and the kernels of `KernelTable`
    (kernels/table.pxd) compute. Single numbers are read and written by recursion/reals.pxd. The typed twin at the end
    states the equations as plain loops.
@@ -43,13 +44,13 @@ cimport cython
 cimport numpy as cnp
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport INFINITY, fabs, frexp, isinf, ldexp, sqrt
-from libc.stdint cimport int8_t, int64_t, uint64_t
+from libc.math cimport INFINITY, fabs, frexp, isfinite, isinf, ldexp, sqrt
+from libc.stdint cimport int8_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from backprop.calls.inspect cimport (
-    Targets, WeightSums, rule_of_targets, rule_of_weights, set_scale_and_total, tolerance_of_sums,
+    Targets, WeightSums, add_up_weights, rule_of_targets, rule_of_weights, set_scale_and_total, tolerance_of_sums,
 )
 from backprop.calls.request cimport (
     set_operand, set_results, set_source, set_targets, set_weights, start_request, targets_of,
@@ -58,7 +59,7 @@ from backprop.calls.rules cimport (
     BAD_LABEL, BAD_SUM, BAD_TARGET, BAD_WEIGHT, HAS_EMPTY_ROWS, IS_NULL, KEPT, MISALIGNED, MOST_AXES,
     NO_WEIGHT_ABOVE_0, OTHER_FORM, OVERLAPS, axes_of_operand, dtype_of, entries_of, rule_of_address, rule_of_array,
     rule_of_count, rule_of_data, rule_of_form, rule_of_grad_weight, rule_of_max_norm, rule_of_network, rule_of_out,
-    rule_of_plain, rule_of_result, set_axes, share_bytes,
+    rule_of_plain, rule_of_result, rule_of_shape, set_axes, share_bytes,
 )
 from backprop.kernels.bins cimport EMPTY_TOP, N_LIMBS, add_bins, raise_top, round_bins
 from backprop.kernels.table cimport (
@@ -70,8 +71,8 @@ from backprop.process.float_mode cimport (
 )
 from backprop.process.gil cimport give_gil, raise_pending, take_gil
 from backprop.process.interrupt cimport (
-    ENTRY_FLOPS, MEMORY_FLOPS, OWN_C_FLOPS, OWN_NUMPY_FLOPS, Interrupt, has_raised, interrupt_of_thread, is_stopped,
-    raise_for_signal, reset_interrupt, signal_is_pending, stop,
+    ENTRY_FLOPS, LOOK_FLOPS, MEMORY_FLOPS, OWN_C_FLOPS, OWN_NUMPY_FLOPS, Interrupt, has_raised, interrupt_of_thread,
+    is_stopped, raise_for_signal, reset_interrupt, signal_is_pending, stop,
 )
 from backprop.process.pieces cimport (
     PIECE_COLUMNS, Pieces, get_piece_flops, next_piece, place, set_piece_flops, start_entries, start_pieces,
@@ -90,8 +91,8 @@ from backprop.recursion.request cimport (
 )
 from backprop.recursion.shape cimport MAX_TILE_ROWS, Layer, Shape, has_curve_of_h, lay_out_layers, ld_of_input
 from backprop.recursion.tile cimport (
-    a_of, copy_out, fill_tile, has_weight, input_of, new_tile, output_of, packing_of, part_of, weight_of,
-    weights_per_row,
+    a_of, copy_out, fill_tile, has_weight, input_of, new_tile, output_of, packing_of, part_of, rows_of_source,
+    weight_of, weights_per_row,
 )
 from backprop.recursion.workspace cimport (
     GRADIENT_BYTES, OF_DERIVATIVES, OF_GRADIENT, OF_HESSIAN, OF_NORMAL_EQUATIONS, TRIANGLE_ROWS, KeptRows,
@@ -106,6 +107,7 @@ from backprop.schedule.totals cimport (
     Totals, accumulate, add_chain, add_loss, chunks_in, divide, divide_only_chunk, mean_loss, n_parts_of_sums,
     start_totals,
 )
+from backprop.training.steps cimport ADAM, SGD, Run, Solver, l2_of_batch, penalty, set_runs, take_step
 
 cnp.import_array()
 
@@ -480,6 +482,7 @@ include "calls/quick.pxi"
 include "calls/accepted.pxi"
 include "calls/partial.pxi"
 include "calls/ensemble.pxi"
+include "calls/epochs.pxi"
 include "calls/plan.pxi"
 include "calls/c_api.pxi"
 include "calls/elementwise.pxi"

@@ -1,6 +1,6 @@
 # `Plan`: what the Python layer holds of a network's shape, and the calls that it makes.
-# Needs: calls/quick, accepted, partial, ensemble, parameters; recursion/shape; schedule/free_lists. Gives: Plan (to
-# Python).
+# Needs: calls/quick, accepted, partial, ensemble, epochs, parameters; recursion/shape; schedule/free_lists.
+# Gives: Plan (to Python).
 
 cdef class Plan:
     """What depends on a network's shape alone, worked out once: layers, offsets, kernels, size of the tile.
@@ -123,6 +123,55 @@ cdef class Plan:
         x and y have one dimension more if each network has its own; weights is None or a list of one for each.
         """
         accepted_ensemble_call(&self.shape, params, x, y, losses, out, weights, n_threads)
+
+    def run_epochs(self, Parameters params not None, cnp.ndarray x not None, cnp.ndarray y not None, weights,
+                   const Py_ssize_t[:, ::1] orders, Py_ssize_t batch_size, const double[::1] rates not None,
+                   double[:, ::1] moments not None, double[::1] progress not None, double[:, ::1] losses not None,
+                   double[:, ::1] totals not None, int n_threads, *, method, betas=(0.9, 0.999), double epsilon=1e-8,
+                   bint corrects_epsilon=True, double weight_decay=0, double momentum=0.9, bint is_nesterov=True,
+                   double l2=0, bint divides_l2=False, max_norm=None, cnp.ndarray free=None):
+        """Steps of "adam" or "sgd" on mini-batches, for some epochs; returns the number of batches done.
+
+        It is smaller than the number of all batches if the loss of the next one is not finite: losses holds that loss,
+        and no step was made for it. params, moments and progress are changed in place. They are those of the last whole
+        step if an exception comes too.
+
+        Parameters
+        ----------
+        params
+            The memory of one network.
+        x, y, weights
+            As in `run`: accepted, any dtype and layout. A batch copies its rows, by number.
+        orders
+            (n_epochs, n_used) intp, the rows of each epoch, in which a row may be missing or come twice; or None: all
+            rows as they lie.
+        batch_size
+            Rows of a batch; the last one of an epoch may have fewer. A batch without weight makes no step.
+        rates
+            (n_epochs,) learning rates.
+        moments, progress
+            The state: (2, n_params) m and v for adam, (1, n_params) velocity for sgd; (3,), which counts steps and has
+            the powers of the betas. At the start zeros, and [0, 1, 1].
+        losses, totals
+            (n_epochs, batches): for the loss of each batch before its step, with the penalty, and the sum of its
+            weights.
+        method, betas, epsilon, corrects_epsilon, weight_decay, momentum, is_nesterov
+            With corrects_epsilon, epsilon is added to the corrected root of v, as in Kingma and Ba's algorithm 1; else
+            to the plain one, as scikit-learn does. weight_decay acts on weights, not on biases.
+        l2, divides_l2
+            The penalty l2 / 2 ||W||^2, with divides_l2 over the sum of the batch's weights.
+        max_norm
+            To which a batch's gradient, with that of the penalty, is clipped.
+        free
+            (n_params,) mask of the parameters that move; only they count for the norm.
+        """
+        return accepted_epochs(&self.shape, params, x, y, weights, orders, batch_size, rates, moments, progress, losses,
+                               totals, free, n_threads, {
+                                   "method": method, "betas": betas, "epsilon": epsilon,
+                                   "corrects_epsilon": corrects_epsilon, "weight_decay": weight_decay,
+                                   "momentum": momentum, "is_nesterov": is_nesterov, "l2": l2,
+                                   "divides_l2": divides_l2, "max_norm": max_norm,
+                               })
 
     def result_shape(self, Call call not None, Py_ssize_t n_samples):
         """The shape of a call's result: of the sums if it has rows too."""
