@@ -44,7 +44,7 @@ cimport cython
 cimport numpy as cnp
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport INFINITY, fabs, frexp, isfinite, isinf, ldexp, sqrt
+from libc.math cimport INFINITY, NAN, fabs, frexp, isfinite, isinf, ldexp, sqrt
 from libc.stdint cimport int8_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
@@ -108,6 +108,11 @@ from backprop.schedule.totals cimport (
     start_totals,
 )
 from backprop.training.steps cimport ADAM, SGD, Run, Solver, l2_of_batch, penalty, set_runs, take_step
+from backprop.training.cholesky cimport NOT_POSITIVE, STOPPED, factorize, solve
+from backprop.training.line_search cimport (
+    ACCEPTED_STEP, GO_ON, GO_ON_FROM_HERE, NO_STEP_BUT_THIS, LineSearch, go_on_searching, start_search,
+)
+from backprop.training.vectors cimport add_multiple, inner_product, largest_magnitude, step_to
 
 cnp.import_array()
 
@@ -476,6 +481,9 @@ include "schedule/strips.pxi"
 include "schedule/rows.pxi"
 include "schedule/run.pxi"
 include "schedule/ensemble.pxi"
+include "training/evaluation.pxi"
+include "training/lbfgs.pxi"
+include "training/levenberg_marquardt.pxi"
 include "calls/inspect.pxi"
 include "calls/parameters.pxi"
 include "calls/quick.pxi"
@@ -483,6 +491,7 @@ include "calls/accepted.pxi"
 include "calls/partial.pxi"
 include "calls/ensemble.pxi"
 include "calls/epochs.pxi"
+include "calls/training.pxi"
 include "calls/plan.pxi"
 include "calls/c_api.pxi"
 include "calls/elementwise.pxi"

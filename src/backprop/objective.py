@@ -369,7 +369,7 @@ class Objective(attributes.Closed, shown.Shown):
             is_last = last is not None and last[3] == epochs and np.array_equal(last[0], full)
         if last is not None and is_last:
             return last[1], last[2]
-        loss, grad = terms.added(self._terms, lambda term: term.value_and_grad(full, self._is_weight))
+        loss, grad = terms.added(self._terms, lambda term: term.value_and_grad(full))
         if self._free is not None:
             grad = grad[self._free]
         # One tuple: another thread then reads what belongs to one theta.

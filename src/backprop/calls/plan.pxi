@@ -1,5 +1,5 @@
 # `Plan`: what the Python layer holds of a network's shape, and the calls that it makes.
-# Needs: calls/quick, accepted, partial, ensemble, epochs, parameters; recursion/shape; schedule/free_lists.
+# Needs: calls/quick, accepted, partial, ensemble, epochs, training, parameters; recursion/shape; schedule/free_lists.
 # Gives: Plan (to Python).
 
 cdef class Plan:
@@ -172,6 +172,29 @@ cdef class Plan:
                                    "momentum": momentum, "is_nesterov": is_nesterov, "l2": l2,
                                    "divides_l2": divides_l2, "max_norm": max_norm,
                                })
+
+    def fit_by_lbfgs(self, LBFGS solver not None, cnp.ndarray params not None, cnp.ndarray x not None,
+                     cnp.ndarray y not None, weights, const Py_ssize_t[::1] free, double l2, double tol,
+                     Py_ssize_t max_iter, int n_threads):
+        """Up to max_iter iterations of a solver on accepted arrays: (the name of an answer, losses by iteration).
+
+        free is None or the numbers of the free parameters (n_free,), intp. params (n_params,) must be writable. In
+        the end, and if a signal handler raises, it is the last accepted point.
+        """
+        return fit_by_lbfgs(&self.shape, solver, params, x, y, weights, free, l2, tol, max_iter, n_threads)
+
+    def fit_by_lm(self, LevenbergMarquardt solver not None, cnp.ndarray params not None, cnp.ndarray x not None,
+                  cnp.ndarray y not None, weights, const Py_ssize_t[::1] free, double l2, double tol,
+                  Py_ssize_t max_iter, int n_threads):
+        """The same by Levenberg-Marquardt; the loss must be squared_error."""
+        return fit_by_lm(&self.shape, solver, params, x, y, weights, free, l2, tol, max_iter, n_threads)
+
+    def add_penalty(self, cnp.ndarray params not None, double l2, cnp.ndarray gradient not None):
+        """l2/2 times the sum of the squared weights, in the order of sums of a fit; l2 W is added to the gradient.
+
+        params (n_params,) have the dtype of the network, gradient (n_params,) is float64.
+        """
+        return penalty_of(&self.shape, params, l2, gradient)
 
     def result_shape(self, Call call not None, Py_ssize_t n_samples):
         """The shape of a call's result: of the sums if it has rows too."""

@@ -98,6 +98,6 @@ _float32_kernels.set_l2_bytes(l2_bytes)
 _float64_kernels.set_l2_bytes(l2_bytes)
 
 
-cdef inline const KernelTable* kernel_table(Py_ssize_t itemsize) noexcept:
+cdef inline const KernelTable* kernel_table(Py_ssize_t itemsize) noexcept nogil:
     """The kernels for reals of 4 or 8 bytes."""
     return _float32_kernels if itemsize == 4 else _float64_kernels
