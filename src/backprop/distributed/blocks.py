@@ -138,7 +138,7 @@ class Stream:
 
     def __init__(self, net: Base, given: Blocks) -> None:
         refuse_unless_blocks(given)
-        self._net, self._given = net, given
+        self.net, self._given = net, given
         self.scale, self.total, self.n_skipped = 1.0, 0.0, 0
         self.tail: Block | None = None
         with closing(read_ahead(self._look)) as seen:
@@ -151,14 +151,14 @@ class Stream:
             return next(blocks)
 
     def _head(self, reading: Reading, n_kept: int) -> samples.Blocks:
-        return samples.first_rows(self._read(reading, Seen(), self.seen), n_kept, self._net.dtype)
+        return samples.first_rows(self._read(reading, Seen(), self.seen), n_kept, self.net.dtype)
 
     def units(self, unit: int) -> Generator[Block, None, None]:
         """All rows that are not skipped, in blocks of whole units of so many rows; the last unit may be shorter.
 
         Close the generator or exhaust it.
         """
-        return read_ahead(lambda it: samples.in_units(self._rows(it), unit, self._net.dtype))
+        return read_ahead(lambda it: samples.in_units(self._rows(it), unit, self.net.dtype))
 
     def _rows(self, reading: Reading) -> samples.Blocks:
         found = self._read(reading, Seen(), self.seen)
@@ -201,9 +201,9 @@ class Stream:
             cure = "; net.objective([(x, y)]) has one block, net.objective(x, y) none" if is_arrays else ""
             raise TypeError(f"expected {_A_BLOCK}, got {array_likes.describe(given)}{cure}")
         x, y, *rest = given
-        architecture = self._net._architecture
+        architecture = self.net._architecture
         loss, n_out, dtype = architecture.loss, architecture.sizes[-1], architecture.dtype
-        x_ = self._net._samples(x)
+        x_ = self.net._samples(x)
         n_samples = x_.shape[0]
         weight = targets.seen_weights(rest[0] if rest else None, loss, n_samples, n_out)
         weights = None if weight is None else targets.Weights(weight.array, self.scale, self.total, weight.n_kept)
@@ -253,7 +253,7 @@ class Streamed:
     has_input_gradients = False
 
     def __init__(self, net: Base, given: Blocks, n_threads: int | None) -> None:
-        self._net, self._n_threads = net, n_threads
+        self.net, self._n_threads = net, n_threads
         self._stream = Stream(net, given)
         seen = self._stream.seen
         if not seen.n_samples:
@@ -264,7 +264,7 @@ class Streamed:
 
     def sums(self, call: _core.Call, params: Array, operand: Array | None = None) -> tuple[float, Array]:
         """As in `samples.Source`: one pass over the blocks."""
-        net, n_kept = self._net, self._stream.seen.n_kept
+        net, n_kept = self.net, self._stream.seen.n_kept
         n_threads = threads.resolve(self._n_threads)
         sums = state.State.zero(state.n_sums(net._plan, call))
         unit = min(n_kept, state.unit_rows(net._plan, call, n_kept))

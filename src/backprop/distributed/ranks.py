@@ -50,7 +50,7 @@ class AcrossRanks:
         error: BaseException | None,
         n_threads: int | None,
     ) -> None:
-        self._net, self._n_threads = net, n_threads
+        self.net, self._n_threads = net, n_threads
         self._communicator = communicator
         with communicator.lock:
             communicator.agree(
@@ -95,7 +95,7 @@ class AcrossRanks:
         with self._communicator.lock:
             sums = self._sums_of_all(call, params, operand)
             total = self._rows.total if self.weight_axes else None
-            net = self._net
+            net = self.net
             return state.finish(net._plan, call, sums, self._whole.n_kept, total, self.weight_axes == 2, net.dtype)
 
     def _sums_of_all(self, call: _core.Call, params: Array, operand: Array | None) -> state.State:
@@ -124,7 +124,7 @@ class AcrossRanks:
 
     def _own_sums(self, call: _core.Call, params: Array, operand: Array | None) -> state.State:
         """The sums over the units of this rank."""
-        net = self._net
+        net = self.net
         sums = state.State.zero(state.n_sums(net._plan, call))
         n_threads = threads.resolve(self._n_threads, self._communicator.n_threads)
         with closing(self._rows.units(self._whole.unit_rows)) as blocks:

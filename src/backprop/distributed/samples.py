@@ -34,6 +34,7 @@ _COPIED_BYTES = 16 << 20
 class Source(Protocol):
     """Samples of which an objective needs only sums, as one call on all of them gives them."""
 
+    net: Base
     n_samples: int  # rows of the whole data set
     weight_axes: int  # 0: no weights, 1: weights by sample, 2: weights by sample and output
     has_input_gradients: bool  # then there are no second derivatives
