@@ -73,7 +73,7 @@ def by_numpy(net, x, y, orders, batch_size, rates, method, *, weight=None, state
         W[...] = True
     is_free = np.ones(net.n_params, bool) if free is None else free
     decay = how.get("weight_decay", 0.0)
-    runs = _runs(is_free, is_weight if l2 or decay else np.zeros_like(is_weight))
+    runs = _runs(is_free, is_weight if l2 else np.zeros_like(is_weight))
     orders = np.broadcast_to(np.arange(len(x)), (len(rates), len(x))) if orders is None else orders
     losses, totals, n_done = [], [], 0
     for order, rate in zip(orders, rates, strict=True):
@@ -103,7 +103,7 @@ def by_numpy(net, x, y, orders, batch_size, rates, method, *, weight=None, state
                 epsilon *= root if how["corrects_epsilon"] else 1
                 m = beta_1 * moments[0] + (1 - beta_1) * g
                 v = beta_2 * moments[1] + (1 - beta_2) * (g * g)
-                moved = theta - (rate * decay * is_weight) * theta - step * m / (np.sqrt(v) + epsilon)
+                moved = theta - rate * decay * theta - step * m / (np.sqrt(v) + epsilon)
                 new = np.array([m, v])
             else:
                 velocity = how["momentum"] * moments[0] - rate * g

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from epochs import METHODS, by_core, by_numpy, refuse_other_bits
+from peers import require_peer
 from problems import LAYOUTS, random_targets, with_layout
 
 import backprop
@@ -194,3 +195,22 @@ def test_the_fit_gets_somewhere(method):
     orders = np.array([rng.permutation(200) for _ in range(200)])
     result = by_core(net, x, y, orders, 20, np.full(200, 0.01), method)
     assert result.losses[-1].mean() < 0.05 * result.losses[0].mean()
+
+
+@pytest.mark.parametrize("method", ["adam", "adamw"])
+def test_pytorchs_adamw(method):
+    """The same steps by gradients of the same batches; the decay acts on weights and biases."""
+    torch = require_peer("torch")
+    net, x, y, orders = problem()
+    net.biases[0][...] = 1.0
+    how = METHODS[method]
+    theta = torch.nn.Parameter(torch.from_numpy(net.params.copy()))
+    peer = torch.optim.AdamW([theta], betas=how["betas"], eps=how["epsilon"], weight_decay=how["weight_decay"])
+    for order, rate in zip(orders, RATES, strict=True):
+        peer.param_groups[0]["lr"] = rate
+        for rows in np.split(order, range(16, 67, 16)):
+            _, grad = net.value_and_grad(x[rows], y[rows], params=theta.detach().numpy())
+            theta.grad = torch.from_numpy(grad)
+            peer.step()
+    found = by_core(net, x, y, orders, 16, RATES, method)
+    np.testing.assert_allclose(found.params, theta.detach().numpy(), rtol=1e-11, atol=1e-13)

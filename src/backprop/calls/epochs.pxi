@@ -196,7 +196,7 @@ cdef Py_ssize_t accepted_epochs(const Shape* shape, Parameters params, cnp.ndarr
     if orders is not None:
         epochs.orders = &orders[0, 0]
     epochs.rates, epochs.losses, epochs.totals = &rates[0], &losses[0, 0], &totals[0, 0]
-    by_kind = solver.l2 != 0 or solver.weight_decay != 0
+    by_kind = solver.l2 != 0
     solver.n_runs = set_runs(shape, mask, by_kind, NULL)
     runs = <Run*>calloc(solver.n_runs + 1, sizeof(Run))
     if runs == NULL:

@@ -157,7 +157,7 @@ cdef class Plan:
             weights.
         method, betas, epsilon, corrects_epsilon, weight_decay, momentum, is_nesterov
             With corrects_epsilon, epsilon is added to the corrected root of v, as in Kingma and Ba's algorithm 1; else
-            to the plain one, as scikit-learn does. weight_decay acts on weights, not on biases.
+            to the plain one, as scikit-learn does. weight_decay acts on all free parameters.
         l2, divides_l2
             The penalty l2 / 2 ||W||^2, with divides_l2 over the sum of the batch's weights.
         max_norm

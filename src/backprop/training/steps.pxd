@@ -20,7 +20,7 @@ cdef enum Method:
 cdef struct Run:
     # Parameters side by side that are moved alike.
     Py_ssize_t first, n
-    bint are_weights             # on which l2 and weight_decay act; they do not act on biases
+    bint are_weights             # on which l2 acts; it does not act on biases
 
 
 cdef struct Solver:
@@ -29,7 +29,7 @@ cdef struct Solver:
     double beta_1, beta_2        # of Adam
     double epsilon
     bint corrects_epsilon        # whether it is added to the corrected sqrt(v) (Kingma and Ba's algorithm 1)
-    double weight_decay          # decoupled, of Adam
+    double weight_decay          # decoupled, of Adam; it acts on biases too
     double momentum              # of gradient descent
     bint is_nesterov
     double l2                    # the penalty l2 / 2 ||W||^2
@@ -128,10 +128,10 @@ cdef inline void move_entries(const Move* move, Py_ssize_t first, Py_ssize_t n) 
     cdef const Solver* solver = move.solver
     cdef const Shape* shape = move.shape
     cdef Py_ssize_t p = move.run.first + first, start = p * shape.itemsize
-    cdef double l2 = move.l2 if move.run.are_weights else 0, decay = move.decay if move.run.are_weights else 0
+    cdef double l2 = move.l2 if move.run.are_weights else 0
     if solver.method == ADAM:
         shape.kernels.adam_step(n, move.grad + start, move.factor, l2, solver.beta_1, solver.beta_2, move.rate,
-                                move.epsilon, decay, move.params + start, solver.moments + p,
+                                move.epsilon, move.decay, move.params + start, solver.moments + p,
                                 solver.moments + shape.n_params + p)
     else:
         shape.kernels.sgd_step(n, move.grad + start, move.factor, l2, solver.momentum, move.rate, solver.is_nesterov,
