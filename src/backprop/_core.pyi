@@ -230,6 +230,9 @@ class Plan:
         divides_l2: bool = False,
         max_norm: float | None = None,
         free: _Array | None = None,
+        loss_cap: float | None = None,
+        penalties: _Array | None = None,
+        stops: bool = True,
     ) -> int: ...
     def quick_ensemble_value_and_grad(
         self,

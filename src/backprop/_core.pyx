@@ -253,6 +253,52 @@ cdef int forward_sweep(const Tile* tile, bint with_prime) noexcept nogil:
 
 # (4) ------------------------------------------------------------------------------------------------------------------
 
+cdef enum:
+    CAPPED_OUTPUTS = 64          # whose losses are made together, on the stack
+
+
+cdef void capped_loss(const Tile* tile,
+                      char* z, const char* y_hat,  # IN: as the kernel takes them; z OUT with with_gradient
+                      double* row_loss,            # OUT
+                      bint with_gradient) noexcept nogil:
+    """The kernel's row losses, none above the cap of the request, and its gradients, as if there were no cap.
+
+    The cap is that of a row for cross_entropy, else that of an output; the kernel takes outputs for rows of one output.
+    """
+    cdef const Shape* shape = tile.shape
+    cdef const Request* request = tile.request
+    cdef Py_ssize_t L = shape.n_layers, n_out = shape.sizes[L], ld = shape.layers[L].ld, s, j, k, n, at
+    cdef double[CAPPED_OUTPUTS] losses
+    cdef double w = request.weight_scale, most
+    cdef const double* weight = NULL
+    if shape.loss == CROSS_ENTROPY:
+        shape.kernels.loss(shape.loss, shape.loss_parameter, tile.n_rows, n_out, z, ld, y_hat, tile.y, tile.labels,
+                           request.weight_kind, tile.weight, request.weight_scale, row_loss, with_gradient)
+        for s in range(tile.n_rows):
+            if request.weight_kind != NO_WEIGHT:
+                w = tile.weight[s] * request.weight_scale
+            if row_loss[s] > w * request.loss_cap:
+                row_loss[s] = w * request.loss_cap
+        return
+    for s in range(tile.n_rows):
+        if request.weight_kind == WEIGHT_PER_SAMPLE:
+            w = tile.weight[s] * request.weight_scale
+        row_loss[s] = 0
+        j = 0
+        while j < n_out:
+            n = min(n_out - j, <Py_ssize_t>CAPPED_OUTPUTS)
+            if request.weight_kind == WEIGHT_PER_ENTRY:
+                weight = tile.weight + s * n_out + j
+            at = (s * ld + j) * shape.itemsize
+            shape.kernels.loss(shape.loss, shape.loss_parameter, n, 1, z + at, 1,
+                               NULL if y_hat == NULL else y_hat + at, tile.y + (s * n_out + j) * shape.itemsize, NULL,
+                               NO_WEIGHT if weight == NULL else WEIGHT_PER_SAMPLE, weight, w, losses, with_gradient)
+            for k in range(n):
+                most = (w if weight == NULL else weight[k] * w) * request.loss_cap
+                row_loss[s] += most if losses[k] > most else losses[k]
+            j += n
+
+
 cdef int output_gradient(const Tile* tile, char* z,  # IN: a_L, or g'(a_L) if the loss acts on y_hat; OUT: grad_{a_L} L
                          double* row_loss,           # OUT
                          bint with_gradient) noexcept nogil:
@@ -267,11 +313,15 @@ cdef int output_gradient(const Tile* tile, char* z,  # IN: a_L, or g'(a_L) if th
         if p.n_rows < tile.n_rows:
             part = part_of(tile, p.row, p.n_rows)
             rows = &part
-        shape.kernels.loss(shape.loss, shape.loss_parameter, rows.n_rows, shape.sizes[L],
-                           z + place(&p, shape.layers[L].ld, shape.itemsize), shape.layers[L].ld,
-                           NULL if shape.loss_acts_on_a else output_of(rows, L), rows.y, rows.labels,
-                           tile.request.weight_kind, rows.weight, tile.request.weight_scale, row_loss + p.row,
-                           with_gradient)
+        if tile.request.loss_cap:
+            capped_loss(rows, z + place(&p, shape.layers[L].ld, shape.itemsize),
+                        NULL if shape.loss_acts_on_a else output_of(rows, L), row_loss + p.row, with_gradient)
+        else:
+            shape.kernels.loss(shape.loss, shape.loss_parameter, rows.n_rows, shape.sizes[L],
+                               z + place(&p, shape.layers[L].ld, shape.itemsize), shape.layers[L].ld,
+                               NULL if shape.loss_acts_on_a else output_of(rows, L), rows.y, rows.labels,
+                               tile.request.weight_kind, rows.weight, tile.request.weight_scale, row_loss + p.row,
+                               with_gradient)
         if next_piece(&p):
             return 1
     return 0

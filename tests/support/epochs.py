@@ -22,6 +22,7 @@ class Trained:
     losses: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     totals: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     n_done: int = 0
+    penalties: np.ndarray | None = None
 
 
 def start(net, method):
@@ -30,7 +31,8 @@ def start(net, method):
     return Trained(net.params.copy(), np.zeros((n_rows, net.n_params)), np.array([0.0, 1.0, 1.0]))
 
 
-def by_core(net, x, y, orders, batch_size, rates, method, *, weight=None, state=None, n_threads=1, **options):
+def by_core(net, x, y, orders, batch_size, rates, method, *, weight=None, state=None, n_threads=1, apart=False,
+            **options):  # fmt: skip
     """Run the epochs in the network, whose parameters they change."""
     state = start(net, method) if state is None else state
     net.params = state.params
@@ -40,8 +42,10 @@ def by_core(net, x, y, orders, batch_size, rates, method, *, weight=None, state=
     losses, totals = np.full(shape, np.nan), np.full(shape, np.nan)
     moments, progress = state.moments.copy(), state.progress.copy()
     arrays = orders, batch_size, rates, moments, progress, losses, totals
+    if apart:
+        options["penalties"] = np.full(shape, np.nan)
     n_done = net._plan.run_epochs(net._memory, x_, y_, weights, *arrays, n_threads, **METHODS[method], **options)
-    return Trained(net.params.copy(), moments, progress, losses, totals, n_done)
+    return Trained(net.params.copy(), moments, progress, losses, totals, n_done, options.get("penalties"))
 
 
 def _sum(values):

@@ -7,7 +7,9 @@ cdef struct Epochs:
     const Py_ssize_t* orders     # (n_epochs, n_used): numbers of rows; NULL: all rows as they lie
     Py_ssize_t n_epochs, n_used, batch_size
     const double* rates          # (n_epochs,)
+    bint stops                   # before a step by a loss that is not finite
     double* losses               # (n_epochs, batches): OUT, each at the parameters before its step
+    double* penalties            # (n_epochs, batches): OUT; NULL: the losses are with them
     double* totals               # (n_epochs, batches): OUT, the sum of a batch's weights
 
 
@@ -26,6 +28,7 @@ cdef bint take_batch(const Request* data, const Py_ssize_t* order, Py_ssize_t fi
     cdef WeightSums sums
     start_request(batch, shape, data.mode, data.params, data.x, n)
     batch.x_source, batch.y_source, batch.grad = data.x_source, data.y_source, data.grad
+    batch.loss_cap = data.loss_cap
     if order != NULL:
         batch.order = order + first
     else:
@@ -46,17 +49,23 @@ cdef bint take_batch(const Request* data, const Py_ssize_t* order, Py_ssize_t fi
     return False
 
 
-cdef int run_batch(const Request* batch, Solver* solver, double rate, double total, int n_threads,
-                   Interrupt* interrupt, double* loss, bint* is_finite) noexcept nogil:  # OUT
-    """The loss of a batch, with the penalty, and a step if it is finite."""
+cdef int run_batch(const Request* batch, Solver* solver, double rate, double total, int n_threads, bint stops,
+                   Interrupt* interrupt,
+                   double* loss, double* penalty_,              # OUT; with penalty_ NULL the loss is with the penalty
+                   bint* is_done) noexcept nogil:               # OUT: no, if it stops
+    """The loss of a batch and its penalty, and a step."""
     cdef const Shape* shape = batch.shape
-    cdef double l2 = l2_of_batch(solver, total)
+    cdef double l2 = l2_of_batch(solver, total), added
     cdef int status = run_any(batch, n_threads, interrupt, loss)
     if status != DONE:
         return status
-    loss[0] += penalty(shape, batch.params, l2)
-    is_finite[0] = isfinite(loss[0])
-    if is_finite[0]:
+    added = penalty(shape, batch.params, l2)
+    is_done[0] = not stops or isfinite(loss[0] + added)
+    if penalty_ == NULL:
+        loss[0] += added
+    else:
+        penalty_[0] = added
+    if is_done[0]:
         take_step(solver, shape, rate, l2, n_threads, batch.grad, <char*>batch.params)
     return DONE
 
@@ -65,15 +74,15 @@ cdef int run_epochs(const Epochs* epochs, Solver* solver, int n_threads, Interru
                     Py_ssize_t* n_done) noexcept nogil:  # OUT
     """One batch after another, in the default floating-point mode; a batch without weight makes no step.
 
-    n_done counts the batches that are done. It ends before a batch whose loss is not finite. The parameters and the
-    state are those after the last whole step, however it ends.
+    n_done counts the batches that are done. With epochs.stops it ends before the step of a batch whose loss is not
+    finite. The parameters and the state are those after the last whole step, however it ends.
     """
     cdef const Request* data = epochs.data
     cdef const Shape* shape = data.shape
     cdef Py_ssize_t e, first, n
     cdef const Py_ssize_t* order = NULL
     cdef double work = 0, work_of_row = 6.0 * shape.n_params + FLOPS_A_UNIT * shape.n_units
-    cdef bint is_finite
+    cdef bint is_done
     cdef Request batch
     cdef int status
     n_done[0] = 0
@@ -85,14 +94,17 @@ cdef int run_epochs(const Epochs* epochs, Solver* solver, int n_threads, Interru
             n = min(epochs.batch_size, epochs.n_used - first)
             if take_batch(data, order, first, n, &batch, &epochs.totals[n_done[0]], interrupt):
                 return RAISED
-            is_finite = True
+            is_done = True
             epochs.losses[n_done[0]] = 0
+            if epochs.penalties != NULL:
+                epochs.penalties[n_done[0]] = 0
             if batch.n_kept:
-                status = run_batch(&batch, solver, epochs.rates[e], epochs.totals[n_done[0]], n_threads, interrupt,
-                                   &epochs.losses[n_done[0]], &is_finite)
+                status = run_batch(&batch, solver, epochs.rates[e], epochs.totals[n_done[0]], n_threads, epochs.stops,
+                                   interrupt, &epochs.losses[n_done[0]],
+                                   NULL if epochs.penalties == NULL else &epochs.penalties[n_done[0]], &is_done)
                 if status != DONE:
                     return status
-            if not is_finite:
+            if not is_done:
                 return DONE
             n_done[0] += 1
             first += n
@@ -155,7 +167,8 @@ cdef int check_order(const Py_ssize_t[:, ::1] orders, Py_ssize_t n_samples) exce
 cdef Py_ssize_t accepted_epochs(const Shape* shape, Parameters params, cnp.ndarray x, cnp.ndarray y, weights,
                                 const Py_ssize_t[:, ::1] orders, Py_ssize_t batch_size, const double[::1] rates,
                                 double[:, ::1] moments, double[::1] progress, double[:, ::1] losses,
-                                double[:, ::1] totals, cnp.ndarray free_, int n_threads, dict settings) except -1:
+                                double[:, ::1] totals, double[:, ::1] penalties, cnp.ndarray free_, int n_threads,
+                                bint stops, loss_cap, dict settings) except -1:
     """The epochs of `Plan.run_epochs`, with arrays that Python has accepted; the number of batches done."""
     cdef Request data
     cdef Solver solver
@@ -185,6 +198,15 @@ cdef Py_ssize_t accepted_epochs(const Shape* shape, Parameters params, cnp.ndarr
     if (losses.shape[0] != epochs.n_epochs or losses.shape[1] != n_batches or totals.shape[0] != epochs.n_epochs
             or totals.shape[1] != n_batches):
         raise ValueError(f"losses, totals: expected shape ({epochs.n_epochs}, {n_batches})")
+    epochs.penalties = NULL
+    if penalties is not None:
+        if penalties.shape[0] != epochs.n_epochs or penalties.shape[1] != n_batches:
+            raise ValueError(f"penalties: expected shape ({epochs.n_epochs}, {n_batches})")
+        epochs.penalties = &penalties[0, 0]
+    epochs.stops = stops
+    data.loss_cap = 0 if loss_cap is None else loss_cap
+    if loss_cap is not None and not data.loss_cap > 0:
+        raise ValueError(f"loss_cap: expected None or a number above 0, got {loss_cap}")
     if free_ is not None:
         expect(OTHER_FORM if not cnp.PyArray_ISBOOL(free_) else rule_of_shape(shape, free_, b"p", 0, 1), "free")
         expect(rule_of_form(free_, cnp.NPY_BOOL), "free")

@@ -129,12 +129,13 @@ cdef class Plan:
                    double[:, ::1] moments not None, double[::1] progress not None, double[:, ::1] losses not None,
                    double[:, ::1] totals not None, int n_threads, *, method, betas=(0.9, 0.999), double epsilon=1e-8,
                    bint corrects_epsilon=True, double weight_decay=0, double momentum=0.9, bint is_nesterov=True,
-                   double l2=0, bint divides_l2=False, max_norm=None, cnp.ndarray free=None):
+                   double l2=0, bint divides_l2=False, max_norm=None, cnp.ndarray free=None, loss_cap=None,
+                   double[:, ::1] penalties=None, bint stops=True):
         """Steps of "adam" or "sgd" on mini-batches, for some epochs; returns the number of batches done.
 
         It is smaller than the number of all batches if the loss of the next one is not finite: losses holds that loss,
-        and no step was made for it. params, moments and progress are changed in place. They are those of the last whole
-        step if an exception comes too.
+        and no step was made for it. With stops=False such a batch makes a step too. params, moments and progress are
+        changed in place. They are those of the last whole step if an exception comes too.
 
         Parameters
         ----------
@@ -164,9 +165,16 @@ cdef class Plan:
             To which a batch's gradient, with that of the penalty, is clipped.
         free
             (n_params,) mask of the parameters that move; only they count for the norm.
+        loss_cap
+            The most that a row with cross_entropy, or an output with another loss, counts in losses, before weights:
+            -log(eps) clips probabilities at eps. It changes no gradient. None is no cap.
+        penalties
+            (n_epochs, batches) for the penalty of each batch; losses are then without it. Or None.
+        stops
+            Whether to end before a step by a loss that is not finite. Else the fit goes on with NaN, as scikit-learn's.
         """
         return accepted_epochs(&self.shape, params, x, y, weights, orders, batch_size, rates, moments, progress, losses,
-                               totals, free, n_threads, {
+                               totals, penalties, free, n_threads, stops, loss_cap, {
                                    "method": method, "betas": betas, "epsilon": epsilon,
                                    "corrects_epsilon": corrects_epsilon, "weight_decay": weight_decay,
                                    "momentum": momentum, "is_nesterov": is_nesterov, "l2": l2,

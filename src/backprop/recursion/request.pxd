@@ -78,6 +78,7 @@ cdef struct Request:
     int weight_kind
     const double* weight         # (n_samples,) or (n_samples, n_L)
     double weight_scale          # a power of two that brings the weights near 1, against under- and overflow
+    double loss_cap              # the most that a row of cross_entropy, or an output of other losses, counts; 0: no cap
     Py_ssize_t n_kept            # samples that have a weight other than 0
     Py_ssize_t n_whole           # such samples of the whole data set, of which these may be a part: it cuts chunks
     double divisor               # n_samples or the sum of scaled weights, times n_L if l is a mean over outputs
