@@ -19,7 +19,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from backprop.network import Network
-from backprop.sklearn import callbacks, problem, steps
+from backprop.sklearn import callbacks, full_batch, problem, steps
 from backprop.sklearn.arguments import CONSTRAINTS, STOCHASTIC
 
 Array = npt.NDArray[Any]
@@ -132,6 +132,8 @@ class BaseMLP(callbacks.CallbackSupport, BaseEstimator, ABC):  # type: ignore[mi
             X = X.astype(self.dtype, copy=False)
         self.n_outputs_ = y.shape[1]
         y, weight = self._weights(y, self._checked_weight(sample_weight, X, y), incremental)
+        if weight is not None and not weight.any():
+            raise ValueError("y, sample_weight: expected at least one target with a weight > 0, got none")
         sizes = [X.shape[1], *hidden, self.n_outputs_]
         validation = self._given_validation(X_val, y_val, sample_weight_val)
         self._random_state = check_random_state(self.random_state)
@@ -191,17 +193,33 @@ class BaseMLP(callbacks.CallbackSupport, BaseEstimator, ABC):  # type: ignore[mi
 
     def _fit_whole(self, net: Network, X: Any, y: Array, weight: Array | None) -> None:
         """A fit by a solver that uses all samples in each step."""
-        solve = steps.lbfgs if self.solver == "lbfgs" else steps.lm
-        problem_ = self._problem(net, X, y, weight)
-        outcome = solve(problem_, self.max_iter, self.max_fun, self.tol, self.verbose >= 1)
+        n_shown = 0
+
+        def show(loss: float) -> bool:
+            nonlocal n_shown
+            n_shown += 1
+            print(f"Iteration {n_shown}, loss = {loss:.8f}")
+            return False
+
+        try:
+            outcome = full_batch.fit(
+                self._problem(net, X, y, weight),
+                self.solver,
+                self.max_iter,
+                self.max_fun,
+                self.tol,
+                show if self.verbose else None,
+            )
+        finally:
+            self.coefs_, self.intercepts_ = problem.parameters_of(net, net.params)
+        self.n_iter_, self.loss_ = outcome.n_iter, outcome.loss
         if outcome.message:
             warnings.warn(
-                f"{outcome.message}\n\nIncrease the number of iterations (max_iter={self.max_iter}) or scale the data.",
+                f"{self.solver} failed to converge after {outcome.n_iter} iterations: {outcome.message}.\n\n"
+                f"Increase max_iter={self.max_iter} or max_fun={self.max_fun}, or scale the data.",
                 ConvergenceWarning,
                 stacklevel=5,
             )
-        self.n_iter_, self.loss_ = outcome.n_iter, outcome.loss
-        self.coefs_, self.intercepts_ = problem.parameters_of(net, net.params)
 
     def _new_optimizer(self, n_params: int) -> steps.Optimizer:
         if self.solver == "sgd":

@@ -156,6 +156,13 @@ class Problem:
     sample_weight : (n_samples,) or (n_samples, n_L) array, or None
     alpha : float
     n_threads : int or None
+
+    Attributes
+    ----------
+    n_samples : int
+    scales : Scales
+    is_weight : (n_params,) float64 array
+        1 for the weights among the parameters, 0 for the biases.
     """
 
     def __init__(
@@ -169,8 +176,8 @@ class Problem:
         self.n_samples: int = x.shape[0]
         self.scales = scales_of(net.loss_name, net.sizes[-1])
         self._constants = self.scales.constant_of(y) if self.scales.constant_of else None
-        self._is_weight = np.zeros(net.n_params)
-        for W, _ in net.unflatten(self._is_weight):
+        self.is_weight = np.zeros(net.n_params)
+        for W, _ in net.unflatten(self.is_weight):
             W[...] = 1.0
 
     def rows(self, rows: Array | slice) -> tuple[Any, Array, Array | None]:
@@ -188,7 +195,7 @@ class Problem:
 
     def weights_of_layers(self) -> Array:
         """The parameters in float64, with 0 for the biases."""
-        product: Array = self._is_weight * self.net.params
+        product: Array = self.is_weight * self.net.params
         return product
 
     def penalty(self, total: float) -> float:

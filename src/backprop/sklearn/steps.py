@@ -1,24 +1,20 @@
-"""The steps of a fit: the batches of one epoch by adam or sgd, and whole fits by lbfgs or lm.
-
-`run_epoch`, `lbfgs` and `lm` are all that the estimators know of the solvers. They are plain NumPy around
-`Network.value_and_grad`.
+"""The steps of a fit by adam or sgd: the batches of one epoch, in plain NumPy around `Network.value_and_grad`.
 
 The state of adam and sgd is float64. An update is computed in float64 and rounded once to the network's dtype.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from backprop.sklearn.problem import Problem, blocks_of, is_sparse
+from backprop.sklearn.problem import Problem
 
 Array = npt.NDArray[Any]
 
 _SMALLEST_RATE = 1e-6  # an adaptive learning rate below it ends the fit
-_RELATIVE_DECREASE = 2.2e-9  # the same as ftol of SciPy's L-BFGS-B
 
 
 class Optimizer:
@@ -123,115 +119,3 @@ def run_epoch(problem: Problem, optimizer: Optimizer, order: Array | None, batch
                 sum_of_losses += loss * (batch.stop - batch.start)
                 optimizer.step(theta, direction)
     return sum_of_losses / n
-
-
-class Outcome(NamedTuple):
-    """How a fit by lbfgs or lm ended."""
-
-    loss: float  # as scikit-learn reports it
-    n_iter: int
-    message: str  # empty if it converged
-
-
-def _reported(problem: Problem, value: float) -> float:
-    """The reported loss, from the function whose gradient is followed."""
-    every, total = slice(None), problem.total(slice(None))
-    loss = (value - problem.penalty(total)) / problem.scales.gradient
-    return problem.reported(loss, every, total)
-
-
-def lbfgs(problem: Problem, max_iter: int, max_fun: int, tol: float, verbose: bool) -> Outcome:
-    """Minimise over all samples by SciPy's L-BFGS-B; the network then has the parameters of the minimum."""
-    from scipy.optimize import minimize
-
-    net, total, scale = problem.net, problem.total(slice(None)), problem.scales.gradient
-    l2 = problem.alpha / (scale * total)
-    if is_sparse(problem.x):
-
-        def blocks() -> Any:
-            return (tuple(part for part in problem.rows(rows) if part is not None) for rows in blocks_of(problem.x))
-
-        objective = net.objective(blocks, l2=l2, n_threads=problem.n_threads)
-    else:
-        objective = net.objective(
-            problem.x, problem.y, sample_weight=problem.sample_weight, l2=l2, n_threads=problem.n_threads
-        )
-
-    def fun(theta: Array) -> tuple[float, Array]:
-        value, grad = objective(theta)
-        return scale * value, scale * grad
-
-    n_shown = 0
-
-    def show(intermediate_result: Any) -> None:
-        nonlocal n_shown
-        n_shown += 1
-        print(f"Iteration {n_shown}, loss = {intermediate_result.fun:.8f}")
-
-    result = minimize(
-        fun,
-        net.params.astype(np.float64),
-        method="L-BFGS-B",
-        jac=True,
-        callback=show if verbose else None,
-        options={"maxfun": max_fun, "maxiter": max_iter, "gtol": tol},
-    )
-    net.params = result.x
-    message = "" if result.status == 0 else f"lbfgs failed to converge after {result.nit} iterations: {result.message}"
-    return Outcome(_reported(problem, float(result.fun)), min(int(result.nit), max_iter), message)
-
-
-def lm(problem: Problem, max_iter: int, max_fun: int, tol: float, verbose: bool) -> Outcome:
-    """Minimise the squared error by Levenberg-Marquardt on the normal equations, with Nielsen's damping.
-
-    It minimises W times the function whose gradient is followed: (sum r^2 + alpha sum w^2) / 2.
-    """
-    net, total = problem.net, problem.total(slice(None))
-    x, y, weight = problem.rows(slice(None))
-    is_weight = problem._is_weight
-
-    def value() -> float:
-        loss = net.loss(x, y, sample_weight=weight, n_threads=problem.n_threads)
-        return total * (problem.scales.gradient * loss + problem.penalty(total))
-
-    theta, f, n_fun = net.params.copy(), value(), 1
-    damping, factor, is_new, n_iter = 0.0, 2.0, True, 0
-    message = f"lm reached max_iter={max_iter}"
-    while n_iter < max_iter:
-        if is_new:
-            A, g = net.normal_equations(x, y, sample_weight=weight, n_threads=problem.n_threads)
-            A = A.astype(np.float64) + np.diag(problem.alpha * is_weight)
-            g = g.astype(np.float64) + problem.alpha * problem.weights_of_layers()
-            if np.abs(g).max() <= tol * total:
-                message = ""
-                break
-            damping = damping or 1e-3 * float(A.diagonal().max())
-        if n_fun >= max_fun:
-            message = f"lm reached max_fun={max_fun}"
-            break
-        try:
-            step = np.linalg.solve(A + damping * np.eye(len(A)), -g)
-        except np.linalg.LinAlgError:
-            damping, factor, is_new = damping * factor, 2.0 * factor, False
-            continue
-        net.params = theta + step
-        f_new, n_fun = value(), n_fun + 1
-        predicted = 0.5 * float(step @ (damping * step - g))
-        if f_new < f:
-            ratio = (f - f_new) / predicted if predicted > 0 else 1.0
-            damping, factor, is_new = damping * max(1 / 3, 1.0 - (2.0 * ratio - 1.0) ** 3), 2.0, True
-            small = f - f_new <= _RELATIVE_DECREASE * max(f, f_new, total)
-            theta, f, n_iter = net.params.copy(), f_new, n_iter + 1
-            if verbose:
-                print(f"Iteration {n_iter}, loss = {_reported(problem, f / total):.8f}")
-            if small:
-                message = ""
-                break
-        else:
-            net.params = theta
-            if not np.isfinite(damping) or np.abs(step).max() <= np.finfo(net.dtype).eps * np.abs(theta).max():
-                message = ""
-                break
-            damping, factor, is_new = damping * factor, 2.0 * factor, False
-    net.params = theta
-    return Outcome(_reported(problem, f / total), n_iter, message)
