@@ -82,6 +82,7 @@ from backprop.process.pool cimport (
     MOST_THREADS, POOL_LOST, Lease, PoolTask, backprop_worker_threads, load_int, load_size, pool_acquire, pool_forks,
     pool_release, pool_run, pool_yield, store_int, store_size, try_lock,
 )
+from backprop.recursion.capped_loss cimport capped_loss
 from backprop.recursion.moderate cimport add_scaled, moderate, scaled_square, times
 from backprop.recursion.reals cimport get_real, set_real
 from backprop.recursion.request cimport (
@@ -252,52 +253,6 @@ cdef int forward_sweep(const Tile* tile, bint with_prime) noexcept nogil:
 
 
 # (4) ------------------------------------------------------------------------------------------------------------------
-
-cdef enum:
-    CAPPED_OUTPUTS = 64          # whose losses are made together, on the stack
-
-
-cdef void capped_loss(const Tile* tile,
-                      char* z, const char* y_hat,  # IN: as the kernel takes them; z OUT with with_gradient
-                      double* row_loss,            # OUT
-                      bint with_gradient) noexcept nogil:
-    """The kernel's row losses, none above the cap of the request, and its gradients, as if there were no cap.
-
-    The cap is that of a row for cross_entropy, else that of an output; the kernel takes outputs for rows of one output.
-    """
-    cdef const Shape* shape = tile.shape
-    cdef const Request* request = tile.request
-    cdef Py_ssize_t L = shape.n_layers, n_out = shape.sizes[L], ld = shape.layers[L].ld, s, j, k, n, at
-    cdef double[CAPPED_OUTPUTS] losses
-    cdef double w = request.weight_scale, most
-    cdef const double* weight = NULL
-    if shape.loss == CROSS_ENTROPY:
-        shape.kernels.loss(shape.loss, shape.loss_parameter, tile.n_rows, n_out, z, ld, y_hat, tile.y, tile.labels,
-                           request.weight_kind, tile.weight, request.weight_scale, row_loss, with_gradient)
-        for s in range(tile.n_rows):
-            if request.weight_kind != NO_WEIGHT:
-                w = tile.weight[s] * request.weight_scale
-            if row_loss[s] > w * request.loss_cap:
-                row_loss[s] = w * request.loss_cap
-        return
-    for s in range(tile.n_rows):
-        if request.weight_kind == WEIGHT_PER_SAMPLE:
-            w = tile.weight[s] * request.weight_scale
-        row_loss[s] = 0
-        j = 0
-        while j < n_out:
-            n = min(n_out - j, <Py_ssize_t>CAPPED_OUTPUTS)
-            if request.weight_kind == WEIGHT_PER_ENTRY:
-                weight = tile.weight + s * n_out + j
-            at = (s * ld + j) * shape.itemsize
-            shape.kernels.loss(shape.loss, shape.loss_parameter, n, 1, z + at, 1,
-                               NULL if y_hat == NULL else y_hat + at, tile.y + (s * n_out + j) * shape.itemsize, NULL,
-                               NO_WEIGHT if weight == NULL else WEIGHT_PER_SAMPLE, weight, w, losses, with_gradient)
-            for k in range(n):
-                most = (w if weight == NULL else weight[k] * w) * request.loss_cap
-                row_loss[s] += most if losses[k] > most else losses[k]
-            j += n
-
 
 cdef int output_gradient(const Tile* tile, char* z,  # IN: a_L, or g'(a_L) if the loss acts on y_hat; OUT: grad_{a_L} L
                          double* row_loss,           # OUT
