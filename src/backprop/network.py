@@ -22,6 +22,7 @@ from backprop.interchange import safetensors
 from backprop.judges.check_gradient import GradientReport, check_gradient
 from backprop.judges.find_nonfinite import NonFinite, find_nonfinite
 from backprop.objective import Objective, sobolev
+from backprop.training.fit import Fit
 
 
 def _made_with(argument: str) -> str:
@@ -39,7 +40,7 @@ _FIXED = {
 }
 
 
-class Network(Base, FirstOrder, SecondOrder, LeastSquares, Partial):
+class Network(Fit, FirstOrder, SecondOrder, LeastSquares, Partial):
     """A feed-forward network of dense layers, with its loss.
 
     h_0 = x, a_i = W_i h_{i-1} + b_i, h_i = g_i(a_i) for i = 1..L, y_hat = h_L = O(a_L).
@@ -298,4 +299,4 @@ def _let_network_have(*parts: type) -> None:
                 member.__module__, member.__qualname__ = __name__, f"Network.{name}"
 
 
-_let_network_have(Base, FirstOrder, SecondOrder, LeastSquares, Partial)
+_let_network_have(Base, Fit, FirstOrder, SecondOrder, LeastSquares, Partial)

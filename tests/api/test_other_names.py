@@ -139,6 +139,10 @@ def objective(**options):
     return network().objective([[1, 2]], [1], **options)
 
 
+def fit(**options):
+    return network().fit([[1, 2]], [1], **options)
+
+
 def ensemble(**options):
     return Ensemble(network(), 2, **options)
 
@@ -154,6 +158,9 @@ def ensemble(**options):
      (network, "n_threads", "argument of the calls"), (objective, "alpha", "did you mean 'l2'?"),
      (objective, "weights", "did you mean 'sample_weight'?"), (objective, "sample_weights", "mean 'sample_weight'?"),
      (objective, "n_jobs", "did you mean 'n_threads'?"), (objective, "lr", "has no optimizer"),
+     (fit, "epochs", "did you mean 'max_iter'?"), (fit, "lr", "did you mean 'learning_rate'?"),
+     (fit, "optimizer", "did you mean 'solver'?"), (fit, "early_stopping", "patience=10 stops early"),
+     (fit, "validation_data", "x_val, y_val"), (fit, "verbose", "did you mean 'progress'?"),
      (ensemble, "seed", "did you mean 'rng'?"), (ensemble, "n_members", "did you mean 'k'?"),
      (ensemble, "activations", "argument of the network")],
 )  # fmt: skip
@@ -165,7 +172,7 @@ def test_arguments(call, keyword, hint):
     assert hint in message
 
 
-@pytest.mark.parametrize("call", [network, objective, ensemble])
+@pytest.mark.parametrize("call", [network, objective, fit, ensemble])
 def test_arguments_like_no_other(call):
     with pytest.raises(TypeError, match=r"expected arguments among .*, got 'xyzzy'$"):
         call(xyzzy=1)
@@ -174,7 +181,7 @@ def test_arguments_like_no_other(call):
 def test_every_argument_that_is_hinted_at_exists():
     import inspect
 
-    calls = {"Network": Network, "objective": Network.objective, "Ensemble": Ensemble}
+    calls = {"Network": Network, "objective": Network.objective, "fit": Network.fit, "Ensemble": Ensemble}
     assert set(calls) == set(names.ARGUMENTS) == set(names.SENTENCES)
     for call, function in calls.items():
         known = set(inspect.signature(function).parameters)

@@ -16,7 +16,7 @@ import pytest
 from scipy.sparse.linalg import LinearOperator
 
 import backprop
-from backprop import Activation, Ensemble, Network, Objective, PartialSums
+from backprop import Activation, Ensemble, Network, Objective, PartialSums, _core
 
 RNG = np.random.default_rng(0)
 X, Y, W = RNG.normal(size=(9, 3)), RNG.normal(size=(9, 2)), RNG.uniform(1, 2, size=9)
@@ -54,7 +54,7 @@ ARGUMENTS = {
     "sample_weight": W, "blocks": [slice(0, 9)],
 }  # fmt: skip
 GIVEN_TOO = {  # y has a default for what takes no targets, or has them in blocks
-    (name, "y") for name in ("partial_sums", "objective", "Objective")
+    (name, "y") for name in ("partial_sums", "objective", "Objective", "fit")
 }
 NOT_PICKLED = {
     "__version__": "a string",
@@ -90,6 +90,10 @@ def bits(it):
     """Its value, as something to compare; for a callable its result at a point."""
     if isinstance(it, np.ndarray):
         return it.dtype.str, it.shape, it.tobytes()
+    if isinstance(it, _core.LBFGS):
+        return bits(it.__reduce__()[1])
+    if isinstance(it, dict):
+        return [(name, bits(value)) for name, value in it.items()]
     if isinstance(it, tuple | list):
         return type(it).__name__, *map(bits, it)
     if isinstance(it, Network):

@@ -35,6 +35,8 @@ def main() -> None:
     curved: Array = fun.hessp(net.params, v)
     curvature: Array = fun.hess(net.params)
     whole: Array = fun.expand(net.params)
+    left: float = net.fit(x, y, solver="adam", learning_rate=lambda epoch: 0.01 / (epoch + 1), max_iter=2, rng=0).loss
+    net.fit(x, y, callback=lambda info: info.loss < 1.0, every=2, max_iter=2)
     W, b = net.unflatten(grad)[0]
     of_params, of_x = net.vjp(x, np.ones((2, 1)))
     rows: list[Array] = [
@@ -63,7 +65,7 @@ def main() -> None:
         net.per_sample_gradient_norms(x, y, free=some),
     ]
     sobolev, of_sobolev = net.sobolev_value_and_grad(x, y, np.zeros((2, 2)), 0.5)
-    total += sobolev + value + of_slopes.value(net.params)
+    total += left + sobolev + value + of_slopes.value(net.params)
     ok: bool = net.check_gradient(x, y).ok
     found = net.find_nonfinite(x, y)
     blocks: list[slice] = backprop.row_blocks(net, 2, 3, call="hvp", sample_weight=[0, 1])

@@ -130,7 +130,9 @@ _OF_OBJECTIVE = {
     "free": "free_mask trainable",
     "n_threads": "threads n_jobs num_threads nthreads workers",
 }
-_NO_OPTIMIZER = "a network has no optimizer: minimize net.objective with SciPy, or use net.value_and_grad in a loop"
+_NO_OPTIMIZER = (
+    "a network has no optimizer: fit it by net.fit, which has these arguments, or minimize net.objective with SciPy"
+)
 _IN_CALLS = "it is an argument of the calls: net.value_and_grad(x, y, n_threads=2)"
 SENTENCES = {
     "Network": {
@@ -141,11 +143,34 @@ SENTENCES = {
         _IN_CALLS: "n_threads n_jobs num_threads threads workers",
     },
     "objective": {_NO_OPTIMIZER: "lr learning_rate optimizer solver epochs max_iter batch_size"},
+    "fit": {
+        "x_val, y_val are the data for validation": "validation_data val_data eval_set validation_split "
+        "validation_fraction validation",
+        "patience=10 stops early": "early_stopping n_iter_no_change callbacks_early_stopping min_delta",
+        "state=result.state goes on": "warm_start resume initial_epoch",
+        "learning_rate may be a function of the epoch": "scheduler lr_scheduler schedule power_t decay",
+        "it is an argument of the network": "activations loss dtype output criterion",
+        "the solver 'sgd' has Nesterov's momentum": "nesterov nesterovs_momentum dampening",
+    },
     "Ensemble": {"it is an argument of the network": "activations loss dtype output", _IN_CALLS: "n_threads n_jobs"},
 }
 ARGUMENTS = {
     "Network": _OF_NETWORK,
     "objective": _OF_OBJECTIVE,
+    "fit": {
+        **{ours: theirs for ours, theirs in _OF_OBJECTIVE.items() if ours != "l2"},
+        "l2": "alpha l2_reg l2_penalty regularization penalty lambda_ lam",
+        "solver": "optimizer method algorithm trainFcn",
+        "max_iter": "epochs n_iter n_epochs num_epochs maxiter iterations max_epochs",
+        "tol": "gtol tolerance",
+        "learning_rate": "lr learning_rate_init eta step_size",
+        "batch_size": "batch minibatch_size",
+        "max_norm": "clip clipnorm max_grad_norm",
+        "epsilon": "eps",
+        "rng": _OF_NETWORK["rng"],
+        "progress": "verbose tqdm progress_bar",
+        "callback": "callbacks",
+    },
     "Ensemble": {
         "k": "n n_members n_networks size n_estimators",
         "rng": _OF_NETWORK["rng"],

@@ -1,0 +1,1 @@
+"""Fits of networks: `Network.fit`, and the solvers of the compiled core beside it."""
