@@ -30,7 +30,8 @@ def run(
     y_, x_, _, weights = net._inputs(x, y, None, sample_weight)
     numbers = None if free is None else np.flatnonzero(free)
     if solver is None:
-        solver = SOLVERS[method](np.array(params if free is None else params[free], np.float64))
+        theta = params if free is None else params[free]
+        solver = SOLVERS[method](theta.copy() if method == "lbfgs" else theta.astype(np.float64))
     fit = getattr(net._plan, f"fit_by_{method}")
     answer, losses = fit(solver, params, x_, y_, weights, numbers, l2, tol, max_iter, n_threads)
     return Run(solver, params, answer, losses)

@@ -62,7 +62,7 @@ cdef fit_by_lbfgs(const Shape* shape, LBFGS solver, cnp.ndarray params, cnp.ndar
         interrupt.callers_mode = enter_default_mode()
         status = minimize_by_lbfgs(&solver.state, &e, tol, max_iter, of_solver, of_iterations, &n_losses, &answer,
                                    &interrupt)
-        expand(&e, solver.state.theta)
+        expand(&e, solver.state.theta, solver.state.kernels.itemsize)
         leave_default_mode(interrupt.callers_mode, of_iterations)
     if status != DONE:
         raise_for(status)
@@ -101,7 +101,7 @@ cdef fit_by_lm(const Shape* shape, LevenbergMarquardt solver, cnp.ndarray params
         interrupt.callers_mode = enter_default_mode()
         status = minimize_by_lm(&solver.state, &e, &equations, tol, max_iter, of_solver, of_iterations, &n_losses,
                                 &answer, &interrupt)
-        expand(&e, solver.state.theta)
+        expand(&e, solver.state.theta, sizeof(double))
         leave_default_mode(interrupt.callers_mode, of_iterations)
     if status != DONE:
         raise_for(status)

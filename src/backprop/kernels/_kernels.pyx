@@ -22,6 +22,7 @@ A part uses only parts above it:
     rows          single rows: gradients by sample, sums of squares
     elementwise   products and sums entry by entry
     steps         steps of solvers, inner products
+    lbfgs         the passes of L-BFGS over its vectors
     block         the register block on which all matrix products run
     packing       copies of their operands
     blocking      the blocks into which a product is cut, by the size of L2
@@ -62,6 +63,7 @@ from backprop.kernels.deposits cimport deposit_wide, divide_bins
 from backprop.kernels.rows cimport copy_past_caches, outer_products_of_rows, square_sums_of_rows
 from backprop.kernels.elementwise cimport fill_with_ones, multiply, multiply_add, scale_rows, scaled_product
 from backprop.kernels.steps cimport adam_step, add_multiple, dot, penalized_squares, sgd_step
+from backprop.kernels.lbfgs cimport combine, new_pair, row_products, slope, step
 from backprop.kernels.blocking cimport get_l2_bytes, set_l2_bytes
 from backprop.kernels.packing cimport pack, packed_size, panel_columns
 
@@ -117,6 +119,11 @@ _table.sgd_step = sgd_step
 _table.penalized_squares = penalized_squares
 _table.dot = dot
 _table.add_multiple = add_multiple
+_table.row_products = row_products
+_table.combine = combine
+_table.step = step
+_table.slope = slope
+_table.new_pair = new_pair
 
 table = PyCapsule_New(&_table, "backprop.KernelTable", NULL)
 
@@ -155,4 +162,9 @@ entries = (
     ("penalized_squares", typeof(_table.penalized_squares), <size_t>_table.penalized_squares),
     ("dot", typeof(_table.dot), <size_t>_table.dot),
     ("add_multiple", typeof(_table.add_multiple), <size_t>_table.add_multiple),
+    ("row_products", typeof(_table.row_products), <size_t>_table.row_products),
+    ("combine", typeof(_table.combine), <size_t>_table.combine),
+    ("step", typeof(_table.step), <size_t>_table.step),
+    ("slope", typeof(_table.slope), <size_t>_table.slope),
+    ("new_pair", typeof(_table.new_pair), <size_t>_table.new_pair),
 )

@@ -1,5 +1,5 @@
-# The loss of a solver's theta, a float64 vector of the free parameters: from a request, with l2.
-# Needs: schedule/run; vectors. Gives: Evaluation, evaluate, expand, add_penalty.
+# The loss of a solver's theta, the vector of the free parameters, of either dtype: from a request, with l2.
+# Needs: schedule/run; vectors. Gives: Evaluation, evaluate, evaluate_plainly, expand, add_penalty.
 
 cdef struct Evaluation:
     # A loss with its gradient, on samples in memory.
@@ -13,14 +13,32 @@ cdef struct Evaluation:
     int n_threads
 
 
-cdef void expand(const Evaluation* e, const double* theta) noexcept nogil:
+cdef void expand(const Evaluation* e, const void* theta, Py_ssize_t itemsize) noexcept nogil:
     """The parameters of the network, rounded to its dtype."""
     cdef Py_ssize_t k
-    if e.free == NULL and e.request.shape.itemsize == sizeof(double):
-        memcpy(e.params, theta, e.n_free * sizeof(double))
+    if e.free == NULL and e.request.shape.itemsize == itemsize:
+        memcpy(e.params, theta, e.n_free * itemsize)
         return
     for k in range(e.n_free):
-        set_real(e.params, k if e.free == NULL else e.free[k], e.request.shape.itemsize, theta[k])
+        set_real(e.params, k if e.free == NULL else e.free[k], e.request.shape.itemsize,
+                 get_real(<const char*>theta, k, itemsize))
+
+
+cdef inline bint is_plain(const Evaluation* e, Py_ssize_t itemsize) noexcept nogil:
+    """Whether theta and gradient are, as they are, those of the network."""
+    return e.free == NULL and e.l2 == 0 and e.request.shape.itemsize == itemsize
+
+
+cdef inline int evaluate_plainly(Evaluation* e, const char* theta, double* loss, char* gradient,  # OUT loss, gradient
+                                 Interrupt* interrupt) noexcept nogil:
+    """Loss and gradient at theta, with no copy of either; DONE, or why there are none."""
+    cdef int status
+    e.request.params = theta
+    e.request.grad = gradient
+    status = run_any(&e.request, e.n_threads, interrupt, loss)
+    e.request.params = e.params
+    e.request.grad = e.gradient
+    return status
 
 
 cdef double add_penalty(const Shape* shape, const char* params, double l2,   # IN
@@ -40,14 +58,15 @@ cdef double add_penalty(const Shape* shape, const char* params, double l2,   # I
     return 0.5 * l2 * total
 
 
-cdef int evaluate(Evaluation* e, const double* theta, double* loss, double* gradient,  # OUT loss, gradient (n_free)
+cdef int evaluate(Evaluation* e, const void* theta, Py_ssize_t itemsize,
+                  double* loss, double* gradient,                             # OUT; gradient (n_free)
                   Interrupt* interrupt) noexcept nogil:
     """Loss and gradient at theta; DONE, or why there are none."""
     cdef const Shape* shape = e.request.shape
     cdef double* whole = e.work
     cdef Py_ssize_t k
     cdef int status
-    expand(e, theta)
+    expand(e, theta, itemsize)
     status = run_any(&e.request, e.n_threads, interrupt, loss)
     if status != DONE:
         return status

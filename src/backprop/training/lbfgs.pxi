@@ -1,10 +1,19 @@
 # L-BFGS: D. Liu, J. Nocedal, On the limited memory BFGS method for large scale optimization, Math. Programming 45
 # (1989).
-# Needs: vectors, line_search, evaluation. Gives: LBFGS (to Python), minimize_by_lbfgs.
+# Needs: line_search, evaluation. Gives: LBFGS (to Python), minimize_by_lbfgs.
 #
 # The solver asks for losses and gradients, and is told them. Between two iterations its state is theta, the loss and
-# its gradient there, and the last pairs s = theta_{k+1} - theta_k, y = grad_{k+1} - grad_k: what it does next depends
-# on these alone, so a run that stops there and goes on later has the bits of one run.
+# its gradient there, and the last pairs s = theta_{k+1} - theta_k, y = grad_{k+1} - grad_k with their products: what it
+# does next depends on these alone, so a run that stops there and goes on later has the bits of one run.
+#
+# Vectors have the dtype of the network: of float32 the gradient has no more digits, and the loss is that of a theta in
+# float32. So half the memory is read. Each vector that enters a product is stored, or read, as a multiple of a power of
+# two near its largest entry, its unit: a product of float32 leaves its range only if the gradient does. All other
+# numbers are float64.
+#
+# The pairs are most of what is read: twice in an iteration, for their products with the new gradient, and for the
+# direction, which is a sum of them. Products of pairs with one another are differences of the former, since y is a
+# difference of gradients: R. Byrd, J. Nocedal, R. Schnabel, Math. Programming 63 (1994), section 3.
 
 cdef enum Phase:
     AT_START                     # the loss at theta is not known
@@ -23,100 +32,142 @@ cdef enum Answer:
 cdef enum:
     MOST_STALLS = 5              # iterations in a row that do not make the loss smaller
 
+cdef double FEW_DIGITS = 2.0 ** -6  # if |y|^2 is below so much of |gradient|^2, differences lose more than 3 bits
+
 
 cdef struct LbfgsState:
-    const KernelTable* kernels   # of float64
+    const KernelTable* kernels   # of the dtype of the vectors
     Py_ssize_t n                 # entries of theta
-    Py_ssize_t n_kept            # pairs that there is room for
+    Py_ssize_t n_filled          # the same in whole groups of 64 bytes; the rest is 0
+    Py_ssize_t n_kept            # pairs that are kept at most
     Py_ssize_t n_pairs           # pairs that are there
-    Py_ssize_t newest            # the number of the last pair
+    Py_ssize_t newest            # the number of the last pair, of n_kept + 1: one has room for the next pair
     Py_ssize_t n_iter
     Py_ssize_t n_evaluations
     int phase
     int n_stalls                 # iterations since the loss became smaller
     double noise                 # a relative difference of losses that says nothing
     double loss                  # at theta
+    double largest               # entry of the gradient there
+    double new_largest           # of new_gradient
+    double low_largest           # of low_gradient
+    double unit                  # of the gradient at theta
+    double unit_of_direction
     LineSearch search
-    double* theta                # (n), the last that was accepted
-    double* direction            # (n)
-    double* trial                # (n)
-    double* low_gradient         # (n), at the best step of the search
-    double* gradient             # (n), at theta
-    double* new_s                # (n), right behind it
-    double* new_y                # (n), right behind it
-    double* s                    # (n_kept, n)
-    double* y                    # (n_kept, n), right behind s
-    double* rho                  # (n_kept): 1 / s.y
-    double* alpha                # (n_kept)
-    double* G                    # (2 n_kept, 2 n_kept): products of the rows of s and y
-    double* of_gradient          # (2 n_kept): their products with the gradient
-    double* factors              # (2 n_kept): direction is their sum with these factors, and a multiple of the gradient
-    double* products             # (2 n_kept, 3): with the gradient, new_s and new_y
+    char* theta                  # (n_filled), the last that was accepted
+    char* gradient               # (n_filled), there
+    char* trial                  # (n_filled), where the loss is asked for
+    char* new_gradient           # (n_filled), there
+    char* low_gradient           # (n_filled), at the best step of the search
+    char* direction              # (n_filled), in its unit
+    char* pairs                  # (2, n_kept + 1, n_filled): s and y, each in its unit
+    double* units                # (2, n_kept + 1)
+    double* of_gradient          # (2, n_kept + 1): products of s and y with the gradient
+    double* rho                  # (n_kept + 1): 1 / s.y
+    double* s_y                  # (n_kept + 1, n_kept + 1): [p, q] = s_q.y_p, for pairs q before p
+    double* y_s                  # (n_kept + 1, n_kept + 1): its transpose
+    double* y_y                  # (n_kept + 1, n_kept + 1)
+    double* along                # (2, n_kept + 1): products of s and y with what the two loops have made
+    double* alpha                # (n_kept + 1)
+    double* products             # (2 n_kept)
+    const char** rows            # (2 n_kept): s of all pairs, from the newest on, and y
+    char* factors                # (2 n_kept) reals
 
 
-cdef double product_with(const LbfgsState* state, Py_ssize_t row, double of_gradient) noexcept nogil:
-    """The product of a row of s or y with the direction, from its factors and that of the gradient."""
-    cdef const double* G = state.G + 2 * state.n_kept * row
-    cdef double total = of_gradient * state.of_gradient[row]
-    cdef Py_ssize_t i, p
+cdef inline Py_ssize_t pair_of_age(const LbfgsState* state, Py_ssize_t age) noexcept nogil:
+    """The number of a pair; the newest has age 0."""
+    cdef Py_ssize_t p = state.newest - age
+    return p if p >= 0 else p + state.n_kept + 1
+
+
+cdef inline double unit_of(const LbfgsState* state, double largest) noexcept nogil:
+    """The power of two above a magnitude, as far as it and its reciprocal are numbers of the dtype."""
+    cdef int exponent = 0, most = 100 if state.kernels.itemsize == 4 else 1000
+    if not isfinite(largest) or largest == 0:
+        return 1
+    frexp(largest, &exponent)
+    return ldexp(1, max(-most, min(exponent, most)))
+
+
+cdef void list_pairs(LbfgsState* state) noexcept nogil:
+    """The rows of the pairs that are there."""
+    cdef Py_ssize_t row_bytes = state.n_filled * state.kernels.itemsize, i, p
     for i in range(state.n_pairs):
-        p = (state.newest + state.n_kept - i) % state.n_kept
-        total += state.factors[p] * G[p] + state.factors[state.n_kept + p] * G[state.n_kept + p]
-    return total
+        p = pair_of_age(state, i)
+        state.rows[i] = state.pairs + p * row_bytes
+        state.rows[state.n_pairs + i] = state.pairs + (state.n_kept + 1 + p) * row_bytes
 
 
-cdef void set_direction(LbfgsState* state) noexcept nogil:
-    """direction = -H gradient, by the two loops over the pairs.
+cdef double set_factors(LbfgsState* state) noexcept nogil:
+    """The factors with which the pairs and the gradient, returned, make the direction -H gradient.
 
-    The loops run on the factors of its sum: W. Chen, Z. Wang, J. Zhou, Large-scale L-BFGS using MapReduce, NeurIPS
-    (2014). So the pairs are read once here, and once when their products are taken.
+    The two loops over the pairs run on products alone: W. Chen, Z. Wang, J. Zhou, Large-scale L-BFGS using MapReduce,
+    NeurIPS (2014).
     """
-    cdef Py_ssize_t n = state.n, m = state.n_kept, k, i, p
-    cdef double of_gradient = -1, scale
-    if state.n_pairs == 0:
-        for k in range(n):
-            state.direction[k] = -state.gradient[k]
-        return
-    memset(state.factors, 0, 2 * m * sizeof(double))
-    for i in range(state.n_pairs):
-        p = (state.newest + m - i) % m
-        state.alpha[p] = state.rho[p] * product_with(state, p, of_gradient)
-        state.factors[m + p] = -state.alpha[p]
+    cdef Py_ssize_t n_slots = state.n_kept + 1, i, p, q
+    cdef double* of_s = state.along
+    cdef double* of_y = state.along + n_slots
+    cdef double factor, scale, largest
+    memcpy(state.along, state.of_gradient, 2 * n_slots * sizeof(double))
+    for i in range(state.n_pairs):  # gradient - alpha y, from the newest pair on
+        p = pair_of_age(state, i)
+        state.alpha[p] = factor = state.rho[p] * of_s[p]
+        for q in range(n_slots):
+            of_s[q] = of_s[q] - factor * state.s_y[p * n_slots + q]
+            of_y[q] = of_y[q] - factor * state.y_y[p * n_slots + q]
     p = state.newest
-    scale = 1 / (state.rho[p] * state.G[(m + p) * (2 * m + 1)])
-    of_gradient = -scale
-    for k in range(2 * m):
-        state.factors[k] = scale * state.factors[k]
-    for i in range(state.n_pairs - 1, -1, -1):
-        p = (state.newest + m - i) % m
-        state.factors[p] = state.alpha[p] - state.rho[p] * product_with(state, m + p, of_gradient)
-    state.kernels.hidden_sum(1, n, 2 * m, state.factors, 2 * m, state.s, n, NULL, state.direction, n, OVERWRITE, NULL)
-    add_multiple(state.kernels, n, of_gradient, state.gradient, state.direction)
+    scale = 1 / (state.rho[p] * state.y_y[p * n_slots + p])
+    largest = scale * state.unit
+    for q in range(n_slots):
+        of_y[q] = scale * of_y[q]
+    for i in range(state.n_pairs - 1, -1, -1):  # scale times it, + factor s, from the oldest pair on
+        p = pair_of_age(state, i)
+        factor = state.alpha[p] - state.rho[p] * of_y[p]
+        for q in range(n_slots):
+            of_y[q] = of_y[q] + factor * state.y_s[p * n_slots + q]
+        state.products[i] = -factor * state.units[p]
+        state.products[state.n_pairs + i] = scale * state.alpha[p] * state.units[n_slots + p]
+        largest = max(largest, max(fabs(state.products[i]), fabs(state.products[state.n_pairs + i])))
+    state.unit_of_direction = unit_of(state, largest)
+    for i in range(2 * state.n_pairs):
+        set_real(state.factors, i, state.kernels.itemsize, state.products[i] / state.unit_of_direction)
+    return -scale * state.unit / state.unit_of_direction
 
 
-cdef void take_products(LbfgsState* state, Py_ssize_t n_new) noexcept nogil:
-    """The products of all rows with the gradient, and with the newest pair if n_new is 3 and not 1."""
-    cdef Py_ssize_t m = state.n_kept, p = state.newest, r
-    state.kernels.forward_product(2 * m, state.n, n_new, state.s, state.n, state.gradient, NULL, PACKED, NULL,
-                                  state.products, n_new, OVERWRITE)
-    for r in range(2 * m):
-        state.of_gradient[r] = state.products[r * n_new]
-        if n_new == 3:
-            state.G[r * 2 * m + p] = state.G[p * 2 * m + r] = state.products[r * 3 + 1]
-            state.G[r * 2 * m + m + p] = state.G[(m + p) * 2 * m + r] = state.products[r * 3 + 2]
+cdef bint set_direction(LbfgsState* state, double* slope, double* t) noexcept nogil:
+    """The direction, its slope, and a first trial on it; whether that differs from theta."""
+    cdef double factor = -1
+    cdef bint has_changed
+    t[0] = 1
+    if state.n_pairs > 0:
+        factor = set_factors(state)
+    else:
+        state.unit_of_direction = state.unit
+    has_changed = state.kernels.combine(
+        state.n_filled, 2 * state.n_pairs, <const void* const*>state.rows, state.factors, state.gradient,
+        1 / state.unit, factor, state.theta, state.unit_of_direction, state.direction, state.trial, slope)
+    slope[0] *= state.unit * state.unit_of_direction
+    if state.n_pairs == 0:
+        t[0] = min(1.0, 1 / sqrt(-slope[0]))
+        has_changed = step_to_trial(state, t[0])
+    return has_changed
+
+
+cdef inline bint step_to_trial(LbfgsState* state, double t) noexcept nogil:
+    """trial = theta + t direction; whether it differs from theta."""
+    return state.kernels.step(state.n_filled, state.theta, t * state.unit_of_direction, state.direction, state.trial)
 
 
 cdef int lbfgs_ask(LbfgsState* state) noexcept nogil:
     """Set trial, whose loss is to be told: EVALUATE; or NO_PROGRESS."""
     cdef double slope, t
+    cdef bint has_changed
     if state.phase == AT_START:
-        memcpy(state.trial, state.theta, state.n * sizeof(double))
+        memcpy(state.trial, state.theta, state.n * state.kernels.itemsize)
         return EVALUATE
     while state.phase == AT_THETA:
-        set_direction(state)
-        slope = inner_product(state.kernels, state.n, state.gradient, state.direction)
-        t = 1 if state.n_pairs > 0 else min(1.0, 1 / sqrt(-slope))
-        if slope < 0 and not isinf(slope) and step_to(state.n, state.theta, t, state.direction, state.trial):
+        has_changed = set_direction(state, &slope, &t)
+        if slope < 0 and not isinf(slope) and has_changed:
             start_search(&state.search, state.loss, slope, t, state.noise)
             state.phase = SEARCHING
         elif state.n_pairs > 0:
@@ -126,26 +177,63 @@ cdef int lbfgs_ask(LbfgsState* state) noexcept nogil:
     return EVALUATE if state.phase == SEARCHING else NO_PROGRESS
 
 
-cdef int accept_trial(LbfgsState* state, double loss, const double* gradient) noexcept nogil:
-    """trial becomes theta, and the pair of this step is kept."""
-    cdef Py_ssize_t n = state.n, p = (state.newest + 1) % state.n_kept, k
-    cdef double product
-    for k in range(n):
-        state.new_s[k] = state.trial[k] - state.theta[k]
-        state.new_y[k] = gradient[k] - state.gradient[k]
-    memcpy(state.theta, state.trial, n * sizeof(double))
-    memcpy(state.gradient, gradient, n * sizeof(double))
-    product = inner_product(state.kernels, n, state.new_s, state.new_y)
-    if (product > 2.0 ** -52 * inner_product(state.kernels, n, state.new_y, state.new_y)
-            and not isinf(1 / product)):
-        memcpy(state.s + p * n, state.new_s, n * sizeof(double))
-        memcpy(state.y + p * n, state.new_y, n * sizeof(double))
-        state.rho[p] = 1 / product
-        state.newest = p
-        state.n_pairs = min(state.n_pairs + 1, state.n_kept)
-        take_products(state, 3)
-    elif state.n_pairs > 0:
-        take_products(state, 1)
+cdef void take_products(LbfgsState* state, const char* x, double unit, double* products) noexcept nogil:
+    """The products of all pairs, (2, n_kept + 1), with a vector of this unit."""
+    cdef Py_ssize_t n_slots = state.n_kept + 1, i, p
+    state.kernels.row_products(state.n_filled, 2 * state.n_pairs, <const void* const*>state.rows, x, 1 / unit,
+                               state.products)
+    for i in range(state.n_pairs):
+        p = pair_of_age(state, i)
+        products[p] = state.products[i] * state.units[p] * unit
+        products[n_slots + p] = state.products[state.n_pairs + i] * state.units[n_slots + p] * unit
+
+
+cdef void keep_pair(LbfgsState* state, double t, double unit) noexcept nogil:
+    """The pair of the step from theta to trial, if its curvature is positive; unit is that of new_gradient."""
+    cdef Py_ssize_t n_slots = state.n_kept + 1, p = pair_of_age(state, -1) % n_slots, q, i
+    cdef Py_ssize_t row_bytes = state.n_filled * state.kernels.itemsize
+    cdef char* y = state.pairs + (n_slots + p) * row_bytes
+    cdef double unit_s = unit_of(state, t * state.unit_of_direction), unit_y = max(state.unit, unit)
+    cdef double[3] sums
+    cdef double curvature
+    cdef double* before = state.along
+    state.kernels.new_pair(state.n_filled, state.theta, state.trial, state.gradient, state.new_gradient, 1 / unit_s,
+                           1 / unit_y, state.pairs + p * row_bytes, y, sums)
+    curvature = sums[0] * unit_s * unit_y
+    memcpy(before, state.of_gradient, 2 * n_slots * sizeof(double))
+    if not (curvature > -2.0 ** -52 * t * state.search.slope and isfinite(1 / curvature)):
+        if state.n_pairs > 0:
+            take_products(state, state.new_gradient, unit, state.of_gradient)
+        return
+    state.newest = p
+    state.n_pairs = min(state.n_pairs + 1, state.n_kept)
+    state.units[p] = unit_s
+    state.units[n_slots + p] = unit_y
+    state.rho[p] = 1 / curvature
+    list_pairs(state)
+    take_products(state, state.new_gradient, unit, state.of_gradient)
+    if sums[1] >= FEW_DIGITS * sums[2]:
+        for i in range(2 * n_slots):
+            before[i] = state.of_gradient[i] - before[i]
+    else:
+        take_products(state, y, 1, before)
+        for i in range(2 * n_slots):
+            before[i] *= unit_y
+    before[p] = curvature
+    before[n_slots + p] = sums[1] * unit_y * unit_y
+    for q in range(n_slots):
+        state.s_y[p * n_slots + q] = state.y_s[q * n_slots + p] = before[q]
+        state.y_y[p * n_slots + q] = state.y_y[q * n_slots + p] = before[n_slots + q]
+
+
+cdef int accept_trial(LbfgsState* state, double t, double loss) noexcept nogil:
+    """trial, t on the direction, becomes theta, and the pair of this step is kept."""
+    cdef double unit = unit_of(state, state.new_largest)
+    keep_pair(state, t, unit)
+    state.theta, state.trial = state.trial, state.theta
+    state.gradient, state.new_gradient = state.new_gradient, state.gradient
+    state.largest = state.new_largest
+    state.unit = unit
     state.n_stalls = 0 if loss < state.loss else state.n_stalls + 1
     state.loss = loss
     state.n_iter += 1
@@ -153,29 +241,36 @@ cdef int accept_trial(LbfgsState* state, double loss, const double* gradient) no
     return ITERATED
 
 
-cdef int lbfgs_tell(LbfgsState* state, double loss, const double* gradient) noexcept nogil:
-    """Take loss and gradient at trial; EVALUATE if there is a new trial, else what has been reached."""
+cdef int lbfgs_tell(LbfgsState* state, double loss) noexcept nogil:
+    """Take loss and new_gradient at trial; EVALUATE if there is a new trial, else what has been reached."""
     cdef LineSearch* search = &state.search
+    cdef double slope = state.kernels.slope(state.n_filled, state.new_gradient, 1 / state.unit, state.direction,
+                                            &state.new_largest)
     cdef int found
     state.n_evaluations += 1
-    if state.phase == AT_START:
+    if state.phase == AT_START:  # the direction is 0
         state.loss = loss
-        memcpy(state.gradient, gradient, state.n * sizeof(double))
-        if not isfinite(loss) or not isfinite(largest_magnitude(state.n, gradient)):
+        state.gradient, state.new_gradient = state.new_gradient, state.gradient
+        state.largest = state.new_largest
+        state.unit = unit_of(state, state.largest)
+        if not isfinite(loss) or not isfinite(slope):
             return NOT_FINITE
         state.phase = AT_THETA
         return ITERATED
-    found = go_on_searching(search, loss, inner_product(state.kernels, state.n, gradient, state.direction))
+    found = go_on_searching(search, loss, slope * state.unit * state.unit_of_direction)
     if found == ACCEPTED_STEP:
-        return accept_trial(state, loss, gradient)
+        return accept_trial(state, search.t, loss)
     if found == GO_ON_FROM_HERE or found == NO_STEP_BUT_THIS:
-        memcpy(state.low_gradient, gradient, state.n * sizeof(double))
+        state.low_gradient, state.new_gradient = state.new_gradient, state.low_gradient
+        state.low_largest = state.new_largest
     if found == GO_ON or found == GO_ON_FROM_HERE:
-        if step_to(state.n, state.theta, search.t, state.direction, state.trial):
+        if step_to_trial(state, search.t):
             return EVALUATE
     if search.low > 0 and search.low_loss < state.loss:  # not quite what Wolfe asks for, but better
-        step_to(state.n, state.theta, search.low, state.direction, state.trial)
-        return accept_trial(state, search.low_loss, state.low_gradient)
+        step_to_trial(state, search.low)
+        state.low_gradient, state.new_gradient = state.new_gradient, state.low_gradient
+        state.new_largest = state.low_largest
+        return accept_trial(state, search.low, search.low_loss)
     if state.n_pairs > 0:  # once more, along the gradient
         state.n_pairs = 0
         state.phase = AT_THETA
@@ -184,9 +279,17 @@ cdef int lbfgs_tell(LbfgsState* state, double loss, const double* gradient) noex
     return NO_PROGRESS
 
 
-cdef bint has_converged(const LbfgsState* state, double tol) noexcept nogil:
-    """Whether the gradient at theta is small enough."""
-    return largest_magnitude(state.n, state.gradient) <= tol
+cdef int evaluate_trial(LbfgsState* state, Evaluation* e, double* loss, double* gradient,
+                        Interrupt* interrupt) noexcept nogil:
+    """Loss and new_gradient at trial; DONE, or why there are none. gradient (n) is of no use afterwards."""
+    cdef Py_ssize_t itemsize = state.kernels.itemsize, k
+    cdef int status
+    if is_plain(e, itemsize):
+        return evaluate_plainly(e, state.trial, loss, state.new_gradient, interrupt)
+    status = evaluate(e, state.trial, itemsize, loss, gradient, interrupt)
+    for k in range(state.n):
+        set_real(state.new_gradient, k, itemsize, gradient[k])
+    return status
 
 
 cdef int minimize_by_lbfgs(LbfgsState* state, Evaluation* e, double tol, Py_ssize_t max_iter,
@@ -201,7 +304,7 @@ cdef int minimize_by_lbfgs(LbfgsState* state, Evaluation* e, double tol, Py_ssiz
         state.phase = AT_THETA
     while True:
         if state.phase != AT_START:
-            if has_converged(state, tol):
+            if state.largest <= tol:
                 answer[0] = CONVERGED
                 return DONE
             if n_losses[0] >= max_iter:
@@ -209,12 +312,12 @@ cdef int minimize_by_lbfgs(LbfgsState* state, Evaluation* e, double tol, Py_ssiz
                 return DONE
         answer[0] = lbfgs_ask(state)
         while answer[0] == EVALUATE:
-            status = evaluate(e, state.trial, &loss, gradient, interrupt)
+            status = evaluate_trial(state, e, &loss, gradient, interrupt)
             if status != DONE:
                 return status
             if is_stopped(interrupt, (4.0 * state.n_pairs + 10) * MEMORY_FLOPS * state.n):
                 return RAISED
-            answer[0] = lbfgs_tell(state, loss, gradient)
+            answer[0] = lbfgs_tell(state, loss)
         if answer[0] != ITERATED:
             return DONE
         if state.n_evaluations > 1:
@@ -222,50 +325,58 @@ cdef int minimize_by_lbfgs(LbfgsState* state, Evaluation* e, double tol, Py_ssiz
             n_losses[0] += 1
 
 
-cdef inline Py_ssize_t doubles_of_lbfgs(Py_ssize_t n, Py_ssize_t n_kept) noexcept nogil:
-    """The length of a solver's memory."""
-    return (7 + 2 * n_kept) * n + (12 + 4 * n_kept) * n_kept
-
-
 @cython.auto_pickle(False)
 cdef class LBFGS:
-    """A minimizer of a function of a float64 vector, which asks for values.
+    """A minimizer of a function of a vector, float64 or float32, which asks for values.
 
     `ask` gives the theta at which loss and gradient are to be told by `tell`. theta, loss and gradient are those of
     the last accepted point. One thread may use it at a time.
     """
 
     cdef LbfgsState state
-    cdef double* memory
-    cdef Py_ssize_t n_doubles
+    cdef char* memory
+    cdef int dtype
 
-    def __cinit__(self, const double[::1] theta not None, Py_ssize_t n_kept=10, double noise=2.0 ** -50):
+    def __cinit__(self, cnp.ndarray theta not None, Py_ssize_t n_kept=10, noise=None):
         cdef LbfgsState* state = &self.state
-        cdef Py_ssize_t n = theta.shape[0]
-        cdef double* at
+        cdef Py_ssize_t itemsize, vector, n_slots = n_kept + 1
+        cdef char* at
+        cdef double* numbers
+        self.dtype = cnp.PyArray_TYPE(theta)
+        if (self.dtype != cnp.NPY_FLOAT64 and self.dtype != cnp.NPY_FLOAT32 or cnp.PyArray_NDIM(theta) != 1
+                or not cnp.PyArray_IS_C_CONTIGUOUS(theta) or cnp.PyArray_ISBYTESWAPPED(theta)):
+            raise ValueError(f"theta: expected a contiguous vector of float64 or float32, got {(<object>theta).dtype} of "
+                             f"shape {(<object>theta).shape}")
         if n_kept < 1:
             raise ValueError(f"n_kept: expected at least 1, got {n_kept}")
-        self.n_doubles = doubles_of_lbfgs(n, n_kept)
-        self.memory = <double*>calloc(self.n_doubles + 1, sizeof(double))
+        itemsize = cnp.PyArray_ITEMSIZE(theta)
+        state.kernels = kernel_table(itemsize)
+        state.n = cnp.PyArray_DIM(theta, 0)
+        vector = (state.n * itemsize + 63) // 64 * 64
+        state.n_filled = vector // itemsize
+        state.n_kept = n_kept
+        state.newest = n_kept
+        state.unit = state.unit_of_direction = 1
+        state.noise = noise if noise is not None else 2.0 ** -50 if itemsize == 8 else 2.0 ** -21
+        self.memory = <char*>calloc(64 + (6 + 2 * n_slots) * vector + numbers_of_lbfgs(n_kept) * sizeof(double)
+                                    + 2 * n_kept * (sizeof(char*) + sizeof(double)), 1)
         if self.memory == NULL:
             raise MemoryError("the pairs of vectors of L-BFGS do not fit into memory")
-        state.kernels = kernel_table(sizeof(double))
-        state.n = n
-        state.n_kept = n_kept
-        state.newest = n_kept - 1
-        state.noise = noise
-        at = self.memory
-        state.theta, state.direction, state.trial, state.low_gradient = at, at + n, at + 2 * n, at + 3 * n
-        state.gradient, state.new_s, state.new_y = at + 4 * n, at + 5 * n, at + 6 * n
-        state.s, state.y = at + 7 * n, at + (7 + n_kept) * n
-        state.rho = at + (7 + 2 * n_kept) * n
-        state.alpha = state.rho + n_kept
-        state.of_gradient = state.alpha + n_kept
-        state.factors = state.of_gradient + 2 * n_kept
-        state.products = state.factors + 2 * n_kept
-        state.G = state.products + 6 * n_kept
-        if n:
-            memcpy(state.theta, &theta[0], n * sizeof(double))
+        at = self.memory + (-<size_t>self.memory) % 64
+        state.theta, state.gradient, state.trial = at, at + vector, at + 2 * vector
+        state.new_gradient, state.low_gradient, state.direction = at + 3 * vector, at + 4 * vector, at + 5 * vector
+        state.pairs = at + 6 * vector
+        numbers = <double*>(state.pairs + 2 * n_slots * vector)
+        state.units, state.of_gradient, state.rho = numbers, numbers + 2 * n_slots, numbers + 4 * n_slots
+        numbers += 5 * n_slots
+        state.s_y, state.y_s, state.y_y = numbers, numbers + n_slots * n_slots, numbers + 2 * n_slots * n_slots
+        numbers += 3 * n_slots * n_slots
+        state.along, state.alpha, state.products = numbers, numbers + 2 * n_slots, numbers + 3 * n_slots
+        numbers += 5 * n_slots
+        state.rows = <const char**>numbers
+        state.factors = <char*>(state.rows + 2 * n_kept)
+        if state.n:
+            memcpy(state.theta, cnp.PyArray_DATA(theta), state.n * itemsize)
 
     def __dealloc__(self):
         free(self.memory)
@@ -275,25 +386,27 @@ cdef class LBFGS:
         cdef uint64_t mode = enter_default_mode()
         cdef int answer = lbfgs_ask(&self.state)
         leave_default_mode(mode, self.memory)
-        return copy_of(self.state.n, self.state.trial) if answer == EVALUATE else None
+        return self.copy(self.state.trial) if answer == EVALUATE else None
 
     def tell(self, double loss, const double[::1] gradient not None):
         """Take loss and gradient there; the name of an answer: "evaluate" if `ask` has a new theta."""
         cdef uint64_t mode
         cdef int answer
-        cdef double none = 0
+        cdef Py_ssize_t k
         if gradient.shape[0] != self.state.n:
             raise ValueError(f"gradient: expected shape ({self.state.n},), got ({gradient.shape[0]},)")
         if self.state.phase == AT_END or self.state.phase == AT_THETA:
             raise RuntimeError("tell: expected a call of ask before it, got none")
         mode = enter_default_mode()
-        answer = lbfgs_tell(&self.state, loss, &gradient[0] if self.state.n else &none)
+        for k in range(self.state.n):
+            set_real(self.state.new_gradient, k, self.state.kernels.itemsize, gradient[k])
+        answer = lbfgs_tell(&self.state, loss)
         leave_default_mode(mode, self.memory)
         return ANSWERS[answer]
 
     def has_converged(self, double tol):
         """Whether the largest entry of the gradient at theta is at most tol."""
-        return self.state.phase != AT_START and has_converged(&self.state, tol)
+        return self.state.phase != AT_START and self.state.largest <= tol
 
     def forget_search(self):
         """Go back to the last accepted theta, if a search was broken off."""
@@ -303,12 +416,12 @@ cdef class LBFGS:
     @property
     def theta(self):
         """(n,), the last accepted point."""
-        return copy_of(self.state.n, self.state.theta)
+        return self.copy(self.state.theta)
 
     @property
     def gradient(self):
         """(n,), there."""
-        return copy_of(self.state.n, self.state.gradient)
+        return self.copy(self.state.gradient)
 
     @property
     def loss(self):
@@ -325,30 +438,55 @@ cdef class LBFGS:
         """Losses that were told."""
         return self.state.n_evaluations
 
+    cdef copy(self, const char* vector):
+        """A new vector."""
+        cdef cnp.npy_intp axis = self.state.n
+        cdef cnp.ndarray array = cnp.PyArray_ZEROS(1, &axis, self.dtype, 0)
+        memcpy(cnp.PyArray_DATA(array), vector, self.state.n * self.state.kernels.itemsize)
+        return array
+
+    cdef bytes pairs_and_numbers(self):
+        """What is kept of the pairs."""
+        return (<const char*>self.state.pairs)[:bytes_of_pairs(&self.state)]
+
     def __reduce__(self):
         cdef LbfgsState* state = &self.state
         cdef tuple numbers = (state.n_pairs, state.newest, state.n_iter, state.n_evaluations,
-                              AT_THETA if state.phase == SEARCHING else state.phase, state.n_stalls, state.loss)
-        return lbfgs_of, (state.n, state.n_kept, state.noise, numbers, copy_of(self.n_doubles, self.memory))
+                              AT_THETA if state.phase == SEARCHING else state.phase, state.n_stalls, state.loss,
+                              state.largest, state.unit)
+        return lbfgs_of, (self.theta, self.gradient, state.n_kept, state.noise, numbers, self.pairs_and_numbers())
 
 
 ANSWERS = ("evaluate", "iterated", "converged", "max_iter", "no progress", "not finite")
 
 
-def lbfgs_of(Py_ssize_t n, Py_ssize_t n_kept, double noise, numbers, const double[::1] memory not None):
+cdef inline Py_ssize_t numbers_of_lbfgs(Py_ssize_t n_kept) noexcept nogil:
+    """The float64 of a solver: first those that are its state, then those that are of no use between iterations."""
+    return (10 + 3 * (n_kept + 1)) * (n_kept + 1)
+
+
+cdef inline Py_ssize_t bytes_of_pairs(const LbfgsState* state) noexcept nogil:
+    """The bytes of the pairs and of the numbers behind them that are the state."""
+    return <char*>state.along - state.pairs
+
+
+def lbfgs_of(cnp.ndarray theta not None, cnp.ndarray gradient not None, Py_ssize_t n_kept, double noise, numbers,
+             bytes pairs not None):
     """The solver of a pickle."""
-    cdef LBFGS solver
-    cdef LbfgsState* state
-    if n < 0 or n_kept < 1 or memory.shape[0] != doubles_of_lbfgs(n, n_kept):
-        raise ValueError(f"the state of L-BFGS: expected the vectors of {n_kept} pairs, got {memory.shape[0]} numbers")
-    solver = LBFGS(new_vector(n), n_kept, noise)
-    state = &solver.state
+    cdef LBFGS solver = LBFGS(theta, n_kept, noise)
+    cdef LbfgsState* state = &solver.state
+    if (len(pairs) != bytes_of_pairs(state) or cnp.PyArray_TYPE(gradient) != solver.dtype
+            or cnp.PyArray_NDIM(gradient) != 1 or cnp.PyArray_DIM(gradient, 0) != state.n
+            or not cnp.PyArray_IS_C_CONTIGUOUS(gradient)):
+        raise ValueError(f"the state of L-BFGS: expected {bytes_of_pairs(state)} bytes of pairs, got {len(pairs)}")
     (state.n_pairs, state.newest, state.n_iter, state.n_evaluations, state.phase, state.n_stalls,
-     state.loss) = numbers
-    if not (0 <= state.n_pairs <= n_kept and 0 <= state.newest < n_kept and AT_START <= state.phase <= AT_END
+     state.loss, state.largest, state.unit) = numbers
+    if not (0 <= state.n_pairs <= n_kept and 0 <= state.newest <= n_kept and AT_START <= state.phase <= AT_END
             and state.phase != SEARCHING):
         raise ValueError("the state of L-BFGS: expected what a solver has written, got other numbers")
-    memcpy(solver.memory, &memory[0], solver.n_doubles * sizeof(double))
+    memcpy(state.pairs, <const char*>pairs, len(pairs))
+    memcpy(state.gradient, cnp.PyArray_DATA(gradient), cnp.PyArray_NBYTES(gradient))
+    list_pairs(state)
     return solver
 
 

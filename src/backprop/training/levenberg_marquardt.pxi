@@ -120,7 +120,7 @@ cdef int set_equations(LmState* state, Equations* equations, Evaluation* e, Inte
     cdef double* whole = e.work
     cdef double* is_weight = e.work + P
     cdef int status
-    expand(e, state.theta)
+    expand(e, state.theta, sizeof(double))
     status = run_any(&equations.request, e.n_threads, interrupt, &unused)
     if status != DONE:
         return status
@@ -159,7 +159,7 @@ cdef int minimize_by_lm(LmState* state, Evaluation* e, Equations* equations, dou
         state.phase = LM_AT_THETA
     while True:
         if state.phase == LM_AT_START:
-            status = evaluate(e, state.theta, &loss, gradient, interrupt)
+            status = evaluate(e, state.theta, sizeof(double), &loss, gradient, interrupt)
             if status != DONE:
                 return status
             state.n_evaluations += 1
@@ -185,7 +185,7 @@ cdef int minimize_by_lm(LmState* state, Evaluation* e, Equations* equations, dou
             if was_stopped:
                 return RAISED
             if answer[0] == EVALUATE:
-                status = evaluate(e, state.trial, &loss, gradient, interrupt)
+                status = evaluate(e, state.trial, sizeof(double), &loss, gradient, interrupt)
                 if status != DONE:
                     return status
                 answer[0] = lm_tell(state, loss)
