@@ -108,7 +108,9 @@ from backprop.schedule.totals cimport (
     Totals, accumulate, add_chain, add_loss, chunks_in, divide, divide_only_chunk, mean_loss, n_parts_of_sums,
     start_totals,
 )
-from backprop.training.steps cimport ADAM, SGD, Run, Solver, l2_of_batch, penalty, set_runs, take_step
+from backprop.training.steps cimport (
+    ADAM, SGD, Run, Solver, has_finite_gradient, l2_of_batch, penalty, set_runs, take_step,
+)
 from backprop.training.cholesky cimport NOT_POSITIVE, STOPPED, factorize, solve
 from backprop.training.line_search cimport (
     ACCEPTED_STEP, GO_ON, GO_ON_FROM_HERE, NO_STEP_BUT_THIS, LineSearch, go_on_searching, start_search,

@@ -75,9 +75,26 @@ def test_squares_with_a_penalty(simd, dtype):
     kernel = kernel_functions(simd, dtype)["penalized_squares"]
     for n in LENGTHS:
         grad, theta, _, _ = vectors(n, dtype)
-        for l2 in (0.0, 0.3):
-            g = grad[:n] + l2 * theta[:n].astype(float)
-            assert kernel(n, address(grad), address(theta), l2) == in_lanes(g * g), n
+        for factor, l2 in ((1.0, 0.0), (0.7, 0.3)):
+            g = factor * grad[:n].astype(float) + l2 * theta[:n].astype(float)
+            assert kernel(n, address(grad), address(theta), factor, l2) == in_lanes(g * g), n
+
+
+@pytest.mark.parametrize("simd", built_simd())
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_largest_magnitude(simd, dtype):
+    kernel = kernel_functions(simd, dtype)["largest_magnitude"]
+    for n in LENGTHS:
+        x = vectors(n, dtype, seed=n)[0]
+        x[n] = np.inf
+        assert kernel(n, address(x)) == np.abs(x[:n]).max()
+        for place in {0, n // 2, n - 1}:
+            for bad in (np.inf, -np.inf):
+                x[place] = bad
+                assert kernel(n, address(x)) == np.inf
+            x[place] = np.copysign(np.nan, -1)
+            assert np.isnan(kernel(n, address(x)))
+            x[place] = 1
 
 
 @pytest.mark.parametrize("simd", built_simd())

@@ -174,3 +174,49 @@ def test_two_networks_side_by_side():
         thread.join()
     for found in results.values():
         refuse_other_bits(found, expected)
+
+
+def steep(dtype):
+    """A layer and samples of which the last has a finite loss and a gradient by W that is infinite."""
+    net = Network([1, 1], activations="identity", dtype=dtype, rng=0)
+    W, far = (1e-10, 1e30) if dtype == "float32" else (1e-50, 1e200)
+    net.params = [W, 0.0]
+    return net, np.array([[1.0], [1.0], [far]], dtype), np.full((3, 1), W, dtype), np.arange(3)[None]
+
+
+@pytest.mark.parametrize("method", ["adam", "plain_epsilon", "sgd", "plain_sgd"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_gradient_that_is_not_finite_makes_no_step(method, dtype):
+    """Its loss is reported. A frozen parameter's counts for nothing, and a fit that goes on makes the step."""
+    net, x, y, orders = steep(dtype)
+    loss, grad = net.value_and_grad(x[2:], y[2:])
+    assert np.isfinite(loss)
+    assert np.isinf(grad[0])
+    before = net.params.copy()
+    for options in ({}, {"max_norm": 1.0}):
+        found = by_core(net, x, y, orders, 1, [0.1], method, **options)
+        assert found.n_done == 2
+        assert found.losses[0, 2] == loss
+        assert found.progress[0] == 2
+        np.testing.assert_array_equal(found.params, before)  # the other samples have no gradient
+        net.params = before
+    assert by_core(net, x, y, orders, 1, [0.1], method, free=np.array([False, True])).n_done == 3
+    net.params = before
+    assert by_core(net, x, y, orders, 1, [0.1], method, stops=False).n_done == 3
+    assert not np.isfinite(net.params).all()
+
+
+@pytest.mark.parametrize(("far", "W"), [(1e50, 1e60), (1e140, 1e10)])
+@pytest.mark.parametrize("l2", [0.0, 1e100])
+def test_clipping_a_gradient_whose_square_overflows(far, W, l2):
+    net = Network([2, 1], activations="identity", rng=0)
+    net.params = [3 * W, -2 * W, 0.0]
+    before = net.params.copy()
+    x, y = np.array([[far, 2 * far]]), np.zeros((1, 1))
+    _, grad = net.value_and_grad(x, y)
+    grad = grad + l2 * before * [1, 1, 0]
+    assert np.abs(grad).max() > 1e155
+    by_core(net, x, y, np.zeros((1, 1), int), 1, [1e100], "plain_sgd", max_norm=1.0, l2=l2)
+    small = grad / np.abs(grad).max()
+    step = -1e100 * (small / np.linalg.norm(small))
+    np.testing.assert_allclose(net.params - before, step, rtol=1e-10)

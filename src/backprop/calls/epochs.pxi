@@ -7,7 +7,7 @@ cdef struct Epochs:
     const Py_ssize_t* orders     # (n_epochs, n_used): numbers of rows; NULL: all rows as they lie
     Py_ssize_t n_epochs, n_used, batch_size
     const double* rates          # (n_epochs,)
-    bint stops                   # before a step by a loss that is not finite
+    bint stops                   # before a step by a loss or a gradient that is not finite
     double* losses               # (n_epochs, batches): OUT, each at the parameters before its step
     double* penalties            # (n_epochs, batches): OUT; NULL: the losses are with them
     double* totals               # (n_epochs, batches): OUT, the sum of a batch's weights
@@ -60,7 +60,7 @@ cdef int run_batch(const Request* batch, Solver* solver, double rate, double tot
     if status != DONE:
         return status
     added = penalty(shape, batch.params, l2)
-    is_done[0] = not stops or isfinite(loss[0] + added)
+    is_done[0] = not stops or isfinite(loss[0] + added) and has_finite_gradient(solver, shape, batch.grad)
     if penalty_ == NULL:
         loss[0] += added
     else:
@@ -74,8 +74,8 @@ cdef int run_epochs(const Epochs* epochs, Solver* solver, int n_threads, Interru
                     Py_ssize_t* n_done) noexcept nogil:  # OUT
     """One batch after another, in the default floating-point mode; a batch without weight makes no step.
 
-    n_done counts the batches that are done. With epochs.stops it ends before the step of a batch whose loss is not
-    finite. The parameters and the state are those after the last whole step, however it ends.
+    n_done counts the batches that are done. With epochs.stops it ends before the step of a batch whose loss or
+    gradient is not finite. The parameters and the state are those after the last whole step, however it ends.
     """
     cdef const Request* data = epochs.data
     cdef const Shape* shape = data.shape

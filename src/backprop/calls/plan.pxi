@@ -133,9 +133,10 @@ cdef class Plan:
                    double[:, ::1] penalties=None, bint stops=True):
         """Steps of "adam" or "sgd" on mini-batches, for some epochs; returns the number of batches done.
 
-        It is smaller than the number of all batches if the loss of the next one is not finite: losses holds that loss,
-        and no step was made for it. With stops=False such a batch makes a step too. params, moments and progress are
-        changed in place. They are those of the last whole step if an exception comes too.
+        It is smaller than the number of all batches if the loss of the next one is not finite, or its gradient by the
+        free parameters: no step was made for that batch, and losses holds its loss, finite in the second case. With
+        stops=False such a batch makes a step too. params, moments and progress are changed in place. They are those of
+        the last whole step if an exception comes too.
 
         Parameters
         ----------
@@ -171,7 +172,8 @@ cdef class Plan:
         penalties
             (n_epochs, batches) for the penalty of each batch; losses are then without it. Or None.
         stops
-            Whether to end before a step by a loss that is not finite. Else the fit goes on with NaN, as scikit-learn's.
+            Whether to end before a step by a loss or gradient that is not finite. Else the fit goes on with NaN, as
+            scikit-learn's does.
         """
         return accepted_epochs(&self.shape, params, x, y, weights, orders, batch_size, rates, moments, progress, losses,
                                totals, penalties, free, n_threads, stops, loss_cap, {

@@ -35,15 +35,16 @@ static inline void bp_sgd_step(ptrdiff_t n, const bp_real *restrict grad, double
     }
 }
 
-/* Eight entries of grad + l2 theta, whose squares are added. */
-static inline bp_wide bp_add_penalized(bp_wide sum, bp_eight grad, bp_eight theta, double l2)
+/* Eight entries of factor grad + l2 theta, whose squares are added. */
+static inline bp_wide bp_add_penalized(bp_wide sum, bp_eight grad, bp_eight theta, double factor, double l2)
 {
-    bp_wide g = bp_widen(grad) + l2 * bp_widen(theta);
+    bp_wide g = factor * bp_widen(grad) + l2 * bp_widen(theta);
     return sum + g * g;
 }
 
-/* The sum of (grad + l2 theta)^2 in eight lanes. */
-static inline double bp_penalized_squares(ptrdiff_t n, const bp_real *grad, const bp_real *theta, double l2)
+/* The sum of (factor grad + l2 theta)^2 in eight lanes. */
+static inline double bp_penalized_squares(ptrdiff_t n, const bp_real *grad, const bp_real *theta, double factor,
+                                          double l2)
 {
     bp_wide sum = {0};
     bp_eight g, t;
@@ -51,11 +52,26 @@ static inline double bp_penalized_squares(ptrdiff_t n, const bp_real *grad, cons
     for (; p + 8 <= n; p += 8) {
         memcpy(&g, grad + p, sizeof g);
         memcpy(&t, theta + p, sizeof t);
-        sum = bp_add_penalized(sum, g, t, l2);
+        sum = bp_add_penalized(sum, g, t, factor, l2);
     }
     if (p < n)
-        sum = bp_add_penalized(sum, bp_first_of_eight(grad + p, n - p), bp_first_of_eight(theta + p, n - p), l2);
+        sum = bp_add_penalized(sum, bp_first_of_eight(grad + p, n - p), bp_first_of_eight(theta + p, n - p), factor,
+                               l2);
     return bp_wide_sum(sum);
+}
+
+/* The largest magnitude of n entries; NaN if there is one, since its bits are larger than those of infinity. */
+static inline bp_real bp_largest_magnitude(ptrdiff_t n, const bp_real *x)
+{
+    bp_int largest = 0, bits;
+    bp_real result;
+    for (ptrdiff_t p = 0; p < n; p++) {
+        memcpy(&bits, x + p, sizeof bits);
+        bits &= (bp_int)((~(uint64_t)0 >> 1) >> (64 - 8 * sizeof bits)); /* without the sign */
+        largest = bits > largest ? bits : largest;
+    }
+    memcpy(&result, &largest, sizeof result);
+    return result;
 }
 
 /* sum_p x[p] y[p] by fma in eight lanes. */

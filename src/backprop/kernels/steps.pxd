@@ -1,7 +1,8 @@
 # cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
 # Steps of solvers, entry by entry, and the sums over entries that solvers need.
 # Needs: vector; steps.h.
-# Gives: the table's adam_step, sgd_step, penalized_squares, dot and add_multiple.
+# Gives: the table's adam_step, sgd_step, penalized_squares, largest_magnitude, dot and
+# add_multiple.
 
 from backprop.kernels.vector cimport real
 
@@ -11,7 +12,9 @@ cdef extern from "kernels/steps.h" nogil:
                                      double* v) noexcept
     void step_of_sgd "bp_sgd_step"(Py_ssize_t n, const real* grad, double factor, double l2, double momentum,
                                    double rate, int is_nesterov, real* theta, double* velocity) noexcept
-    double squares "bp_penalized_squares"(Py_ssize_t n, const real* grad, const real* theta, double l2) noexcept
+    double squares "bp_penalized_squares"(Py_ssize_t n, const real* grad, const real* theta, double factor,
+                                          double l2) noexcept
+    real largest "bp_largest_magnitude"(Py_ssize_t n, const real* x) noexcept
     double inner_product "bp_dot"(Py_ssize_t n, const double* x, const double* y) noexcept
     void add_times "bp_add_multiple"(Py_ssize_t n, double factor, const double* x, double* y) noexcept
 
@@ -35,9 +38,14 @@ cdef inline void sgd_step(Py_ssize_t n, const void* grad,                       
 
 
 cdef inline double penalized_squares(Py_ssize_t n, const void* grad, const void* theta,  # IN
-                                     double l2) noexcept nogil:
-    """The sum of squares of grad + l2 theta."""
-    return squares(n, <const real*>grad, <const real*>theta, l2)
+                                     double factor, double l2) noexcept nogil:
+    """The sum of squares of factor grad + l2 theta."""
+    return squares(n, <const real*>grad, <const real*>theta, factor, l2)
+
+
+cdef inline double largest_magnitude(Py_ssize_t n, const void* x) noexcept nogil:        # IN
+    """The largest magnitude of an entry; NaN if one is NaN."""
+    return largest(n, <const real*>x)
 
 
 cdef inline double dot(Py_ssize_t n, const double* x, const double* y) noexcept nogil:   # IN

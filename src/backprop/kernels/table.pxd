@@ -295,11 +295,17 @@ cdef struct KernelTable:
         void* theta, double* velocity,                    # IN and OUT (n)
     ) noexcept nogil
 
-    # The sum of the squares of grad + l2 theta, in float64.
+    # The sum of the squares of factor grad + l2 theta, in float64.
     double (*penalized_squares)(
         Py_ssize_t n,
         const void* grad, const void* theta,              # IN (n)
-        double l2,
+        double factor, double l2,
+    ) noexcept nogil
+
+    # max |x|, or NaN if an entry is NaN.
+    double (*largest_magnitude)(
+        Py_ssize_t n,
+        const void* x,                                    # IN (n)
     ) noexcept nogil
 
     # The inner product of float64 vectors by fma, in an order that depends on n alone; and y = y + factor x by fma.

@@ -1,8 +1,9 @@
 # cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
 # A step of Adam or of gradient descent with momentum: what the solver keeps, which parameters move, and how far.
-# Needs: recursion/shape, kernels/table, process/pool. Gives: Method, Solver, Run, set_runs, penalty, take_step.
+# Needs: recursion/shape, kernels/table, process/pool. Gives: Method, Solver, Run, set_runs, penalty,
+# has_finite_gradient, take_step.
 
-from libc.math cimport sqrt
+from libc.math cimport INFINITY, isinf, sqrt
 from libc.stdint cimport uint8_t
 
 from backprop.process.pool cimport Lease, pool_acquire, pool_release, pool_run
@@ -94,23 +95,45 @@ cdef inline double penalty(const Shape* shape, const char* params, double l2) no
     return 0.5 * l2 * total
 
 
+cdef inline bint has_finite_gradient(const Solver* solver, const Shape* shape, const char* grad) noexcept nogil:
+    """Whether the gradient by all free parameters is finite. A finite loss may have one that is not."""
+    cdef const Run* run
+    cdef Py_ssize_t k
+    for k in range(solver.n_runs):
+        run = &solver.runs[k]
+        if not shape.kernels.largest_magnitude(run.n, grad + run.first * shape.itemsize) < INFINITY:
+            return False
+    return True
+
+
+cdef inline double norm_of_gradient(const Solver* solver, const Shape* shape, const char* params, const char* grad,
+                                    double l2, double scale) noexcept nogil:
+    """scale times the norm of the gradient by the free parameters, that of the penalty included."""
+    cdef const Run* run
+    cdef double square = 0
+    cdef Py_ssize_t k
+    for k in range(solver.n_runs):
+        run = &solver.runs[k]
+        square += shape.kernels.penalized_squares(run.n, grad + run.first * shape.itemsize,
+                                                  params + run.first * shape.itemsize, scale,
+                                                  scale * l2 if run.are_weights else 0)
+    return sqrt(square)
+
+
 cdef inline double factor_of_clipping(const Solver* solver, const Shape* shape, const char* params, const char* grad,
                                       double l2) noexcept nogil:
     """What brings the gradient by the free parameters, that of the penalty included, to max_norm if it is longer.
 
     A NaN stays a NaN.
     """
-    cdef const Run* run
-    cdef double square = 0, norm
-    cdef Py_ssize_t k
+    cdef double scale = 1, norm
     if solver.max_norm == 0:
         return 1
-    for k in range(solver.n_runs):
-        run = &solver.runs[k]
-        square += shape.kernels.penalized_squares(run.n, grad + run.first * shape.itemsize,
-                                                  params + run.first * shape.itemsize, l2 if run.are_weights else 0)
-    norm = sqrt(square)
-    return solver.max_norm / norm if norm > solver.max_norm else 1
+    norm = norm_of_gradient(solver, shape, params, grad, l2, scale)
+    if isinf(norm):  # squares of entries above 1e154 are infinite
+        scale = 2.0 ** -540
+        norm = norm_of_gradient(solver, shape, params, grad, l2, scale)
+    return solver.max_norm / norm * scale if norm > solver.max_norm * scale else 1
 
 
 cdef struct Move:
