@@ -73,7 +73,7 @@ class Plan:
         cls,
         sizes: Sequence[int],
         activations: Sequence[tuple[Any, ...]],
-        loss: tuple[int, float, bool, int],
+        loss: tuple[int, tuple[float, ...], bool, int],
         itemsize: int,
     ) -> Self: ...
     def run(

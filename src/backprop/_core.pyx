@@ -64,7 +64,7 @@ from backprop.calls.rules cimport (
 from backprop.kernels.bins cimport EMPTY_TOP, N_LIMBS, add_bins, raise_top, round_bins
 from backprop.kernels.table cimport (
     ADD, CHAIN_ROWS, CONTINUE, CROSS_ENTROPY, CUSTOM, FAR_BYTES, NO_WEIGHT, OVERWRITE, PACKED, PACK_AND_KEEP, PACK_ONCE,
-    ROW_BYTES, SCRATCH_UNITS, SOFTMAX, TIMES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
+    QUANTILES, ROW_BYTES, SCRATCH_UNITS, SOFTMAX, TIMES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
 )
 from backprop.process.float_mode cimport (
     DEFAULT_X87, enter_default_mode, get_x87, is_default_mode, leave_default_mode, set_x87,
@@ -274,7 +274,7 @@ cdef int output_gradient(const Tile* tile, char* z,  # IN: a_L, or g'(a_L) if th
             capped_loss(rows, z + place(&p, shape.layers[L].ld, shape.itemsize),
                         NULL if shape.loss_acts_on_a else output_of(rows, L), row_loss + p.row, with_gradient)
         else:
-            shape.kernels.loss(shape.loss, shape.loss_parameter, rows.n_rows, shape.sizes[L],
+            shape.kernels.loss(shape.loss, shape.loss_parameters, rows.n_rows, shape.sizes[L],
                                z + place(&p, shape.layers[L].ld, shape.itemsize), shape.layers[L].ld,
                                NULL if shape.loss_acts_on_a else output_of(rows, L), rows.y, rows.labels,
                                tile.request.weight_kind, rows.weight, tile.request.weight_scale, row_loss + p.row,
@@ -584,7 +584,7 @@ cdef void twin_loss(const Request* request, Py_ssize_t s, floating* z, const flo
         labels += s
     if weight != NULL:
         weight += s * weights_per_row(request)
-    shape.kernels.loss(shape.loss, shape.loss_parameter, 1, n_out, z, shape.layers[shape.n_layers].ld,
+    shape.kernels.loss(shape.loss, shape.loss_parameters, 1, n_out, z, shape.layers[shape.n_layers].ld,
                        NULL if shape.loss_acts_on_a else y_hat, y, labels, request.weight_kind, weight,
                        request.weight_scale, row_loss, True)
 

@@ -170,8 +170,8 @@ class Ensemble(attributes.Closed, shown.Shown):
         ----------
         x, y, sample_weight
             As in `Network.value_and_grad`, shared by all members; or with one more dimension, one per member. If k,
-            n_samples and n_L are equal, a shape of two dimensions can have both meanings: such weights, and integer y
-            for cross_entropy, are refused.
+            n_samples and n_L are equal, a shape of two dimensions can have both meanings: such weights, integer y for
+            cross_entropy, and y with a tau for each output are refused.
         out : (k, n_params) array of the networks' dtype, optional
         n_threads : int, optional
             The most threads to use, over members and over samples.
@@ -269,7 +269,15 @@ class Ensemble(attributes.Closed, shown.Shown):
         """y, shared or one per member. A shared y is checked with the weights of each member."""
         n_out, loss, dtype = self._net.sizes[-1], self._net._architecture.loss, self._net.dtype
         array = array_likes.as_array(y, "y")
-        own = array.ndim == 3 or (n_out == 1 and array.ndim == 2 and array.shape != (n_samples, 1))
+        own = array.ndim == 3
+        if array.ndim == 2 and (n_out == 1 or loss.by_output):
+            own = array.shape not in ((n_samples, 1), (n_samples, n_out))
+            if loss.by_output and array.shape[0] == len(self) and self._is_shared_too(array.shape, n_samples):
+                raise ValueError(
+                    f"y: expected a shape with one meaning, got {array.shape}: targets for each of the {len(self)} "
+                    f"networks, or for each output of all; the first are written y[:, :, None], the second "
+                    f"np.broadcast_to(y, {(len(self), n_samples, n_out)})"
+                )
         if loss.name == "cross_entropy" and array.dtype.kind in "biu" and array.ndim == 2:
             own = array.shape == (len(self), n_samples) or array.shape != (n_samples, n_out)
             if own and self._is_shared_too(array.shape, n_samples):

@@ -11,11 +11,14 @@ Labels reach the reference of cross_entropy as rows of 0 and 1.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from backprop.activations import ACTIVATIONS, SOFTMAX_CODE, Array, log1p
+
+Parameter = float | tuple[float, ...]  # of a loss: a tuple has one for each output
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,16 @@ class Loss:
     default : float
     has_kink : bool
         Whether dl/dz jumps at z = y. (For hinge, y a = 1 means a = y, since y is -1 or 1.)
+    by_output : bool
+        Whether the parameter is a tuple, with one for each output. All outputs may then have the same targets.
     """
 
     name: str
     code: int
     formula: str
-    loss: Callable[[Array, Array, float], Array]
-    loss_prime: Callable[[Array, Array, float], Array]
-    curvature: Callable[[Array, Array, Array, float], Array]
+    loss: Callable[[Array, Array, Any], Array]
+    loss_prime: Callable[[Array, Array, Any], Array]
+    curvature: Callable[[Array, Array, Array, Any], Array]
     acts_on_a: bool = False
     link: str | None = None
     domain: str = "real numbers"
@@ -59,6 +64,7 @@ class Loss:
     parameter_domain: str = ""
     default: float = 0.0
     has_kink: bool = False
+    by_output: bool = False
 
     def parameter_is_valid(self, parameter: float) -> bool:
         """Whether the parameter lies in its domain."""
@@ -78,9 +84,9 @@ def _huber_slope(z: Array, y: Array, delta: float) -> Array:
     return np.where(np.abs(d.real) > delta, delta * np.sign(d.real), d)
 
 
-def _quantile_slope(z: Array, y: Array, tau: float) -> Array:
-    d = z.real - y
-    return np.where(d > 0, 1.0 - tau, np.where(d < 0, -tau, d))  # d itself is 0, or NaN
+def _quantile_slope(z: Array, y: Array, tau: Parameter) -> Array:
+    d, taus = z.real - y, np.asarray(tau)
+    return np.where(d > 0, 1.0 - taus, np.where(d < 0, -taus, d))  # d itself is 0, or NaN
 
 
 def _hinge_slope(a: Array, y: Array, _: float) -> Array:
@@ -185,6 +191,14 @@ _TABLE = [
 # fmt: on
 
 LOSSES: dict[str, Loss] = {row.name: row for row in _TABLE}
+
+# The quantile loss with a tau for each output. It is no name of its own: a tuple of taus selects it.
+QUANTILES = replace(LOSSES["quantile"], code=8, by_output=True)
+
+
+def with_parameters_by_output(loss: Loss) -> Loss | None:
+    """The same loss with a parameter for each output, None if there is none."""
+    return QUANTILES if loss.name == QUANTILES.name else None
 
 
 def label_rows(labels: Array, n_out: int) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop.api import other_names, parameters, scalars
-from backprop.api.architecture import ActivationSpec, Architecture, Spec
+from backprop.api.architecture import ActivationSpec, Architecture, LossSpec
 from backprop.api.base import Base
 from backprop.api.first_order import FirstOrder
 from backprop.api.least_squares import LeastSquares
@@ -54,8 +54,10 @@ class Network(Fit, FirstOrder, SecondOrder, LeastSquares, Partial):
     output : str or (str, float)
         The output function O. The losses cross_entropy, binary_cross_entropy and poisson work on a_L: `forward` applies
         softmax, sigmoid or exp, and output must be "identity" or the name of that function.
-    loss : str or (str, float)
-        A name, or a pair with its parameter: ("huber", 0.5).
+    loss : str, (str, float) or (str, tuple of float)
+        A name, or a pair with its parameter: ("huber", 0.5). The quantile loss also takes a tuple with a tau for each
+        output: ("quantile", (0.1, 0.5, 0.9)). Targets of shape (n_samples,) or (n_samples, 1) then count for all
+        outputs.
     dtype : {"float64", "float32"}
         The dtype of everything in the network. Inputs of other dtypes are converted.
     rng : int, numpy.random.Generator or None
@@ -106,7 +108,7 @@ class Network(Fit, FirstOrder, SecondOrder, LeastSquares, Partial):
         *,
         activations: ActivationSpec | Sequence[ActivationSpec] = "relu",
         output: ActivationSpec = "identity",
-        loss: Spec = "squared_error",
+        loss: LossSpec = "squared_error",
         dtype: npt.DTypeLike = "float64",
         rng: int | np.random.Generator | None = None,
     ) -> None:

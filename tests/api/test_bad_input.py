@@ -631,7 +631,7 @@ def test_activations_without_hidden_layers():
      ("loss", ("huber", np.nan), ValueError), ("loss", ("huber", "1"), TypeError), ("loss", ("huber", True), TypeError),
      ("loss", ("huber", None), TypeError), ("loss", ("huber",), ValueError), ("loss", ("huber", 1.0, 2.0), ValueError),
      ("loss", ("quantile", 0), ValueError), ("loss", ("quantile", 1), ValueError),
-     ("loss", ("quantile", 1.5), ValueError), ("loss", ("quantile", [0.1, 0.9]), TypeError),
+     ("loss", ("quantile", 1.5), ValueError), ("loss", ("huber", [0.1, 0.9]), TypeError),
      ("loss", ("cross_entropy", 1), ValueError), ("loss", ("cross_entropy", -0.1), ValueError),
      ("loss", ("cross_entropy", 10**400), ValueError), ("loss", ("hinge", 1.0), ValueError),
      ("loss", ["huber", "mean"], TypeError)],

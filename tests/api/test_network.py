@@ -17,7 +17,7 @@ from slowness import SLOWNESS
 import backprop
 from backprop import Network, activations, custom
 from backprop.activations import ACTIVATIONS
-from backprop.losses import LOSSES
+from backprop.losses import LOSSES, QUANTILES
 
 RNG = np.random.default_rng(11)
 X = RNG.standard_normal((30, 3))
@@ -606,7 +606,7 @@ def test_public_names():
 @pytest.mark.parametrize(
     ("enum", "table", "others"),
     [
-        ("LossCode", LOSSES, {}),
+        ("LossCode", LOSSES, {"QUANTILES": QUANTILES.code}),
         ("ActivationCode", ACTIVATIONS, {"SOFTMAX": activations.SOFTMAX_CODE, "CUSTOM": custom.CUSTOM_CODE}),
     ],
 )

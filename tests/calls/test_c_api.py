@@ -104,7 +104,10 @@ def test_new_shapes_of_what_was_handed_out(probe):
     assert bits((probe.value_and_grad(net, 30, None, x, y, None, None, grad, 1), grad)) == bits(expected)
 
 
-LOSSES = ["squared_error", "absolute_error", "huber", "quantile", "hinge", "poisson", "binary_cross_entropy"]
+LOSSES = [
+    "squared_error", "absolute_error", "huber", "quantile", ("quantile", (0.2, 0.9)), "hinge", "poisson",
+    "binary_cross_entropy",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

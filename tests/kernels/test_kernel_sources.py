@@ -115,7 +115,9 @@ def test_exp_of_the_losses_keeps_to_its_stated_error():
     z = np.random.default_rng(5).uniform(-740, 709, 2000)
     y, loss = np.zeros_like(z), np.empty_like(z)
     operands = z.ctypes.data, 1, None, y.ctypes.data, None, CONSTANTS["NO_WEIGHT"], None, 1.0, loss.ctypes.data, 0
-    kernel_functions(_core.simd, "float64")["loss"](CONSTANTS["POISSON"], 0.0, len(z), 1, *operands)
+    no_parameter = np.zeros(1)
+    code, parameter = CONSTANTS["POISSON"], no_parameter.ctypes.data
+    kernel_functions(_core.simd, "float64")["loss"](code, parameter, len(z), 1, *operands)
     bound = float(without if _core.simd in {"v2", "generic"} else with_fma)
     with mpmath.workdps(40):
         for point, value in zip(z.tolist(), loss.tolist(), strict=True):

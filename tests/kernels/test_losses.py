@@ -437,9 +437,10 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(n, dtype):
         of_rows, weight_of_rows = targets[rows], weight[rows]
         targets_at = (None, of_rows.ctypes.data) if of_rows.ndim == 1 else (of_rows.ctypes.data, None)
         weights = CONSTANTS["WEIGHT_PER_SAMPLE"], weight_of_rows.ctypes.data, 0.5
-        shape = CONSTANTS["CROSS_ENTROPY"], 0.1, len(z), n
-        kernels["loss_curvature"](*shape, z.ctypes.data, n, *targets_at, *weights, tangent.ctypes.data)
-        kernels["loss"](*shape, z.ctypes.data, n, None, *targets_at, *weights, losses.ctypes.data, 1)
+        code, eps, shape = CONSTANTS["CROSS_ENTROPY"], np.array([0.1]), (len(z), n)
+        kernels["loss_curvature"](code, eps[0], *shape, z.ctypes.data, n, *targets_at, *weights, tangent.ctypes.data)
+        to = *targets_at, *weights, losses.ctypes.data, 1
+        kernels["loss"](code, eps.ctypes.data, *shape, z.ctypes.data, n, None, *to)
         kernels["activate"](CONSTANTS["SOFTMAX"], 0.0, len(z), n, a.ctypes.data, h.ctypes.data, n, 0)
         return losses, z, tangent, h
 

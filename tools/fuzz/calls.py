@@ -36,6 +36,7 @@ BAD_NETWORKS = {
     "output": ["softmax", "no", None, 1, ("tanh", 2), ("elu", np.inf), ["elu"], [], object()],
     "loss": [
         "mse", None, ("huber", -1), ("huber", 0), ("quantile", 1), ("quantile", np.nan), ("huber", None), 7,
+        ("quantile", ()), ("quantile", (0.5,) * 9), ("quantile", (None,)), ("huber", (1.0,)),
         ("squared_error", 1.0), ["huber"], ("huber", "1"), ("cross_entropy", -0.1),
     ],
     "dtype": ["float16", "f2", ">f8", None, "complex", int, "x", 5, "O", [("a", "f8")], np.longdouble],

@@ -34,6 +34,7 @@ NETWORKS = [
     {"sizes": [1, 1], "loss": "poisson"},
     {"sizes": [3, 4, 4, 2], "activations": [("leaky_relu", 0.2), ("elu", 0.7)], "loss": ("huber", 0.5)},
     {"sizes": [2, 5, 3], "activations": "gelu", "loss": ("cross_entropy", 0.1), "output": "softmax"},
+    {"sizes": [2, 3], "loss": ("quantile", (0.25, 0.5, 0.875))},
 ]
 
 

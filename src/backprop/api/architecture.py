@@ -18,10 +18,11 @@ from backprop.api import other_names, parameters, shown
 from backprop.api.array_likes import describe
 from backprop.api.scalars import as_float, positive_integer
 from backprop.custom import Activation as Custom
-from backprop.losses import LOSSES, Loss
+from backprop.losses import LOSSES, Loss, Parameter, link_code, with_parameters_by_output
 
 Spec = str | tuple[str, float]
 ActivationSpec = Spec | Custom
+LossSpec = str | tuple[str, float] | tuple[str, tuple[float, ...]]
 Layer = tuple[Activation, float]  # a row of the table, and its parameter
 
 _DTYPES = ["float32", "float64"]
@@ -38,7 +39,8 @@ class Architecture:
     layers : tuple of (Activation, float)
         g_1, ..., g_L, each with its parameter. The last is O, or the identity if the loss works on a_L.
     loss : Loss
-    loss_parameter : float
+    loss_parameter : float, or tuple of float
+        A tuple has one for each output, if the loss takes one.
     output_name : str
         The output as the user named it: with cross_entropy "identity" and "softmax" mean the same.
     dtype : numpy.dtype
@@ -47,7 +49,7 @@ class Architecture:
     sizes: tuple[int, ...]
     layers: tuple[Layer, ...]
     loss: Loss
-    loss_parameter: float
+    loss_parameter: Parameter
     output_name: str
     dtype: np.dtype[Any]
 
@@ -56,7 +58,7 @@ class Architecture:
         """The architecture that the arguments of `Network` describe; wrong arguments are refused."""
         sizes_ = _sizes(sizes)
         hidden = _hidden_activations(activations, len(sizes_) - 2)
-        row, parameter, output_name, last = _loss_and_output(loss, output)
+        row, parameter, output_name, last = _loss_and_output(loss, output, sizes_[-1])
         return cls(sizes_, (*hidden, last), row, parameter, output_name, _dtype(dtype))
 
     @property
@@ -65,9 +67,16 @@ class Architecture:
         return parameters.count(self.sizes)
 
     @property
-    def loss_pair(self) -> tuple[Loss, float]:
+    def loss_pair(self) -> tuple[Loss, Parameter]:
         """The loss and its parameter."""
         return self.loss, self.loss_parameter
+
+    @property
+    def compiled_loss(self) -> tuple[int, tuple[float, ...], bool, int]:
+        """The loss as `_core.Plan` takes it: its code, its parameters, whether it acts on a_L, the code of its link."""
+        parameter = self.loss_parameter
+        parameters_ = parameter if isinstance(parameter, tuple) else (parameter,)
+        return self.loss.code, parameters_, self.loss.acts_on_a, link_code(self.loss)
 
     @property
     def activations(self) -> tuple[ActivationSpec, ...]:
@@ -127,22 +136,26 @@ class Architecture:
         return cls.of(**values)
 
 
-def _as_written(row: Activation | Loss, parameter: float) -> Any:
+def _as_written(row: Activation | Loss, parameter: Parameter) -> Any:
     """The name; a pair if the parameter is not the default; an activation of the user stays as it is."""
     if isinstance(row, Custom):
         return row
     return row.name if row.parameter_name is None or parameter == row.default else (row.name, parameter)
 
 
-def _in_words(row: Activation | Loss, parameter: float) -> str:
-    return row.name if isinstance(_as_written(row, parameter), str | Custom) else f"{row.name}({parameter:g})"
+def _in_words(row: Activation | Loss, parameter: Parameter) -> str:
+    if isinstance(_as_written(row, parameter), str | Custom):
+        return row.name
+    return f"{row.name}({', '.join(f'{p:g}' for p in np.atleast_1d(parameter))})"
 
 
-def _written_out(row: Activation | Loss, parameter: float) -> Any:
+def _written_out(row: Activation | Loss, parameter: Parameter) -> Any:
     """The name, or a list of the name and the parameter; an activation of the user stays as it is."""
     if isinstance(row, Custom):
         return row
-    return row.name if row.parameter_name is None else [row.name, parameter]
+    if row.parameter_name is None:
+        return row.name
+    return [row.name, list(parameter) if isinstance(parameter, tuple) else parameter]
 
 
 # From what a user writes ---------------------------------------------------------------------------------------------
@@ -236,11 +249,30 @@ def _hidden_activations(value: object, n_hidden: int) -> list[tuple[Activation, 
     return [activation(item, f"activations[{i}]") for i, item in enumerate(value)]
 
 
-def _loss_and_output(loss: object, output: object) -> tuple[Loss, float, str, tuple[Activation, float]]:
-    """The loss, its parameter, the name of the output as given, and the function applied before the loss."""
-    name, parameter = _name_and_parameter(loss, "loss", LOSSES)
+def _loss_and_parameter(value: object, n_out: int) -> tuple[Loss, Parameter]:
+    """The loss, and its parameter, or one for each output if they are in a tuple."""
+    name, parameter = _name_and_parameter(value, "loss", LOSSES)
     row = LOSSES[name]
-    loss_parameter = _parameter(parameter, row, "loss")
+    by_output = with_parameters_by_output(row)
+    if isinstance(parameter, np.ndarray) and parameter.ndim == 1:
+        parameter = parameter.tolist()
+    if by_output is None or not isinstance(parameter, tuple | list):
+        return row, _parameter(parameter, row, "loss")
+    if len(parameter) != n_out:
+        raise ValueError(
+            f"loss: expected a number for {row.parameter_name} of {name!r}, or a tuple of {n_out}, one for each "
+            f"output, got {len(parameter)}: {describe(parameter)}"
+        )
+    for i, number in enumerate(parameter):
+        if number is None:
+            raise TypeError(f"loss[1][{i}]: expected a number for {row.parameter_name} of {name!r}, got None")
+    return by_output, tuple(_parameter(number, row, f"loss[1][{i}]") for i, number in enumerate(parameter))
+
+
+def _loss_and_output(loss: object, output: object, n_out: int) -> tuple[Loss, Parameter, str, tuple[Activation, float]]:
+    """The loss, its parameter, the name of the output as given, and the function applied before the loss."""
+    row, loss_parameter = _loss_and_parameter(loss, n_out)
+    name = row.name
     if isinstance(output, Activation):
         output_name = output.name
     else:

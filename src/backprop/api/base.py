@@ -16,7 +16,6 @@ from backprop.api.architecture import ActivationSpec, Architecture
 from backprop.api.calls import Calls
 from backprop.api.layer_gradients import LayerGradients
 from backprop.custom import Activation as Custom
-from backprop.losses import link_code
 
 Array = npt.NDArray[Any]
 
@@ -48,11 +47,10 @@ class Base(Calls, shown.Shown):
             array = np.zeros(architecture.n_params, architecture.dtype)
         except (MemoryError, ValueError) as error:
             raise MemoryError(f"the {architecture.n_params} parameters do not fit into memory") from error
-        loss = architecture.loss
         self._plan = _core.Plan(
             architecture.sizes,
             [_plan_of_layer(*layer) for layer in architecture.layers],
-            (loss.code, architecture.loss_parameter, loss.acts_on_a, link_code(loss)),
+            architecture.compiled_loss,
             architecture.dtype.itemsize,
         )
         self._keep_params(array)
@@ -201,7 +199,8 @@ class Base(Calls, shown.Shown):
         y : (n_samples, n_L) array_like
             (n_samples,) is enough if n_L is 1; y_hat is (n_samples, 1) all the same, so ``net.forward(x) - y`` needs
             ``y[:, None]``. For cross_entropy: integer labels (n_samples,), or probabilities (n_samples, n_L). One-hot
-            rows, and labels of two classes, may be booleans.
+            rows, and labels of two classes, may be booleans. With a tuple of taus, (n_samples,) or (n_samples, 1)
+            counts for all outputs.
         *excess
             No argument is accepted here. If SciPy calls this method as f(theta, x, y), the error names `objective`.
         params : (n_params,) array_like, optional

@@ -69,7 +69,7 @@ LOSSES = [
         '("huber", beta) is beta times the smooth L1 loss; the same if beta is 1'),
     Row("quantile", (
         "", "", "quantile pinball_loss mean_pinball_loss", "", "", "pinball quantile_loss check_loss tilted_loss",
-    ), 'a pair with its quantile: ("quantile", 0.9)'),
+    ), 'a pair with its quantile: ("quantile", 0.9); several: ("quantile", (0.1, 0.9))'),
     Row("hinge", ("", "hinge Hinge", "hinge hinge_loss", "hinge_loss", "", ""), "y is -1 or +1"),
     Row("poisson", ("PoissonNLLLoss poisson_nll_loss", "poisson Poisson", "poisson", "", "", "poisson_loss"),
         "it works on a_L, and forward applies exp"),

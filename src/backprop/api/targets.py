@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from backprop import _core
 from backprop.api.array_likes import as_array
-from backprop.api.conversion import as_it_came, by_tiles, converted
+from backprop.api.conversion import BY_TILE_BYTES, as_it_came, by_tiles, converted
 from backprop.losses import Loss
 
 Array = npt.NDArray[Any]
@@ -67,7 +67,7 @@ def _blocks(array: Array, dtype: npt.DTypeLike, weight: Array | None) -> Iterato
 def targets(value: object, loss: Loss, n_samples: int, n_out: int, dtype: np.dtype, weights: Weights | None) -> Array:
     """y: (n_samples, n_out) of the dtype of the network, or labels (n_samples,) as intp, in the domain of the loss.
 
-    A large y may keep another dtype or layout: the compiled call converts it.
+    A large y may keep another dtype or layout: the compiled call converts it. Quantiles may share a column.
     """
     array = as_array(value, "y")
     weight = None if weights is None else weights.array
@@ -89,12 +89,16 @@ def targets(value: object, loss: Loss, n_samples: int, n_out: int, dtype: np.dty
                 f"{'; a column of labels is made flat by np.ravel(y)' if array.shape[1] == 1 else ''}"
             )
     shapes: list[tuple[int, ...]] = [(n_samples, n_out)]
-    if n_out == 1 and loss.name != "cross_entropy":
+    if loss.by_output and n_out > 1:
+        shapes += [(n_samples, 1), (n_samples,)]
+    elif n_out == 1 and loss.name != "cross_entropy":
         shapes.append((n_samples,))
     if array.shape not in shapes:
         if array.ndim and array.shape[0] != n_samples:
             raise ValueError(f"y: expected {n_samples} rows, as x has, got {array.shape[0]} (shape {array.shape})")
         raise ValueError(f"y: expected shape {' or '.join(map(str, shapes))}, got {array.shape}")
+    if array.size < n_samples * n_out:
+        return _same_for_all_outputs(array.reshape(n_samples, 1), n_out, dtype)
     given = array.reshape(n_samples, n_out)
     # The compiled calls take integers for labels, so one-hot rows of integers are converted here.
     is_one_hot = loss.name == "cross_entropy" and array.dtype.kind != "f"
@@ -103,6 +107,12 @@ def targets(value: object, loss: Loss, n_samples: int, n_out: int, dtype: np.dty
         for start, part, part_weight in _blocks(y, dtype, weight):
             _refuse_foreign_targets(loss, start, part, part_weight, given[start : start + len(part)])
     return y
+
+
+def _same_for_all_outputs(column: Array, n_out: int, dtype: np.dtype) -> Array:
+    """(n_samples, n_out) with the column for each output: a copy if it is small, else a view."""
+    y = np.broadcast_to(by_tiles(column, dtype, "y"), (column.shape[0], n_out))
+    return converted(y, dtype, "y") if y.size * dtype.itemsize < BY_TILE_BYTES else y
 
 
 def _refuse_foreign_targets(loss: Loss, start: int, y: Array, weight: Array | None, given: Array) -> None:

@@ -65,6 +65,8 @@ cdef quick_ensemble_call(const Shape* shape, Parameters params, x, y, out, n_thr
     own_y = type(y) is cnp.ndarray and cnp.PyArray_NDIM(<cnp.ndarray>y) == (2 if shape.loss == CROSS_ENTROPY else 3)
     if own_y and shape.loss == CROSS_ENTROPY and n_networks == n_samples == shape.sizes[shape.n_layers]:
         return None  # labels of each network, or one-hot rows for all
+    if shape.loss == QUANTILES and not own_y and n_networks == n_samples == shape.sizes[shape.n_layers]:
+        return None  # targets of each network for all outputs, or of each output for all networks
     start_look(&interrupt, shape, n_samples * n_networks)
     if take_targets(&request, y, n_networks, own_y, &interrupt):
         raise_for_signal(&interrupt)

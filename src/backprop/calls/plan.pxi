@@ -15,9 +15,10 @@ cdef class Plan:
     cdef bint has_second         # whether all of these have a g''
 
     def __cinit__(self, sizes, activations, loss, Py_ssize_t itemsize):
-        """Sizes n_0..n_L, (code, parameter) for layers 1..L, (code, parameter, acts_on_a, code of the link).
+        """Sizes n_0..n_L, (code, parameter) for layers 1..L, (code, parameters, acts_on_a, code of the link).
 
-        An activation of the user's own adds a tuple of its three functions, and whether they are addresses in C.
+        A loss has one parameter, or one for each output. An activation of the user's own adds a tuple of its three
+        functions, and whether they are addresses in C.
         """
         cdef Shape* shape = &self.shape
         shape.free_lists = &self.free_lists
@@ -45,13 +46,19 @@ cdef class Plan:
                 if is_c:
                     for k in range(3):
                         shape.layers[i].c_functions[k] = <void*><size_t>(functions[k] or 0)
-        shape.loss, shape.loss_parameter, shape.loss_acts_on_a, shape.link = loss
+        shape.loss, loss_parameters, shape.loss_acts_on_a, shape.link = loss
+        shape.loss_parameters = <double*>calloc(len(loss_parameters), sizeof(double))
+        if shape.loss_parameters == NULL:
+            raise MemoryError("the parameters of the loss do not fit into memory")
+        for i, parameter in enumerate(loss_parameters):
+            shape.loss_parameters[i] = parameter
         lay_out_layers(shape)
 
     def __dealloc__(self):
         free_lists_of(&self.free_lists)
         free(self.shape.layers)
         free(self.shape.sizes)
+        free(self.shape.loss_parameters)
 
     # Calls: Python's way into them -----------------------------------------------------------------------------------
 

@@ -28,7 +28,6 @@ from backprop import _core
 from backprop.api.architecture import Architecture
 from backprop.custom import Activation as Custom
 from backprop.distributed import state
-from backprop.losses import link_code
 
 Array = npt.NDArray[Any]
 Interval = tuple[int, int]
@@ -98,11 +97,11 @@ def plan_of(facts: Facts) -> tuple[_core.Plan, np.dtype[Any]]:
         architecture = Architecture.from_dict(network)
     except TypeError as error:
         raise ValueError(str(error)) from error
-    loss, identity = architecture.loss, (0, 0.0)
+    identity = (0, 0.0)
     return _core.Plan(
         architecture.sizes,
         [identity] * len(architecture.layers),
-        (loss.code, architecture.loss_parameter, loss.acts_on_a, link_code(loss)),
+        architecture.compiled_loss,
         architecture.dtype.itemsize,
     ), architecture.dtype
 

@@ -11,8 +11,9 @@ The metadata hold the architecture as JSON under the key "backprop", for instanc
      "loss": ["huber", 0.5], "dtype": "float64"}
 
 with every parameter of an activation or a loss written out: a new default in a later release then changes no network.
-Those of an ensemble also have "members", the number k of its networks. Its tensors have the same names and one more
-dimension, (k, n_i, n_{i-1}) and (k, n_i), as ``torch.func.stack_module_state`` gives them.
+Parameters by output are a list, as in ["quantile", [0.1, 0.9]]. Those of an ensemble also have "members", the number k
+of its networks. Its tensors have the same names and one more dimension, (k, n_i, n_{i-1}) and (k, n_i), as
+``torch.func.stack_module_state`` gives them.
 
 Writing. `atomic_file.py` puts the new file in the place of the old one in one step.
 
@@ -214,7 +215,8 @@ def _read_header(header: bytes, n_data: int) -> tuple[Architecture, int | None]:
         )
     text = metadata[KEY].encode()
     n_tensors = header.count(b'"data_offsets"')
-    if len(text) > 512 + 64 * n_tensors:  # a size and an activation take at most 62 bytes per layer
+    # A size and an activation take at most 62 bytes per layer, a tau at most 26, and its output 8 of parameters.
+    if len(text) > 512 + 64 * n_tensors + 4 * n_data:
         raise ValueError(f"expected the architecture of {n_tensors} tensors, got one of {len(text)} bytes")
     if grammar.architecture.fullmatch(text) is None:
         raise ValueError(f"expected the architecture as an object of JSON, got {text[:40]!r}")
@@ -298,7 +300,7 @@ def _grammar() -> _Grammar:
     entry = f"(?:{member(_METADATA, metadata)}|{member(string, tensor)})"
 
     scalar = f"(?:{string}|{number})"
-    item = f"(?:{scalar}|{some('[]', scalar, '1')})"  # a name and its parameter
+    item = f"(?:{scalar}|{some('[]', scalar, '0,')})"  # a name and its parameter, or parameters by output
     value = f"(?:{scalar}|{any_of('[]', item, '0,')})"
     return _Grammar(
         header=re.compile((any_of("{}", entry, "0,") + space).encode()),

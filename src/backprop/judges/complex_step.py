@@ -32,7 +32,7 @@ from backprop.activations import Activation
 from backprop.api import parameters
 from backprop.custom import Activation as Custom
 from backprop.judges import differences
-from backprop.losses import Loss
+from backprop.losses import Loss, Parameter
 from backprop.reference import recursion
 
 Array = npt.NDArray[Any]
@@ -94,7 +94,7 @@ class Problem:
 
     sizes: tuple[int, ...]
     layers: Sequence[tuple[Activation, float]]
-    loss: tuple[Loss, float]
+    loss: tuple[Loss, Parameter]
     theta: Array
     x: Array
     y: Array

@@ -226,7 +226,8 @@ class _Search(NamedTuple):
         value = float(z[s, unit])
         if not np.isfinite(target):
             value = float(target)
-            given = array_likes.as_array(self.given.y, "y").reshape(self.y.shape)[sample, unit]
+            given = array_likes.as_array(self.given.y, "y").reshape(len(self.y), -1)[sample]
+            given = given[unit if len(given) > 1 else 0]
             text = f"the target is {conversion.as_it_came(given, target)}"
         else:
             what = "a_L" if self.net._architecture.loss.acts_on_a else "y_hat"

@@ -9,7 +9,7 @@
 from libc.math cimport fabs
 
 from backprop.kernels.table cimport (
-    ABSOLUTE_ERROR, BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HINGE, HUBER, POISSON, QUANTILE, SQUARED_ERROR,
+    ABSOLUTE_ERROR, BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HINGE, HUBER, POISSON, QUANTILE, QUANTILES, SQUARED_ERROR,
     WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE,
 )
 from backprop.kernels.vector cimport real
@@ -53,7 +53,7 @@ cdef inline double entry_loss(const int code, double parameter, double z, double
             return parameter * (fabs(d) - 0.5 * parameter)
         slope[0] = d
         return 0.5 * d * d
-    if code == QUANTILE:
+    if code == QUANTILE or code == QUANTILES:
         d = z - y
         slope[0] = by_sign(d, 1 - parameter, -parameter)
         return choose(-<Py_ssize_t>(d > 0), 1 - parameter, -parameter) * d
@@ -74,19 +74,23 @@ cdef inline double entry_loss(const int code, double parameter, double z, double
 
 
 cdef inline void entry_losses(
-        const int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out,
+        const int code, const double* parameters,                    # IN: a number; of QUANTILES one for each output
+        Py_ssize_t n_rows, Py_ssize_t n_out,
         real* z, Py_ssize_t ld,                                      # IN and OUT
         const real* y_hat, const real* y,                            # IN; y_hat may be NULL
         int weight_kind, const double* weight, double weight_scale,  # IN
         double* row_loss, bint with_gradient) noexcept nogil:        # OUT
     """`loss_of_rows` for the losses that are means over outputs; the code is a constant to the compiler."""
     cdef Py_ssize_t s, j
+    cdef double parameter = parameters[0]  # a loop that reads it anew for each output is slower
     cdef double w = weight_scale, slope, total
     for s in range(n_rows):
         if weight_kind == WEIGHT_PER_SAMPLE:
             w = weight[s] * weight_scale
         total = 0
         for j in range(n_out):
+            if code == QUANTILES:
+                parameter = parameters[j]
             if weight_kind == WEIGHT_PER_ENTRY:
                 w = weight[s * n_out + j] * weight_scale
             if w == 0:
@@ -110,7 +114,7 @@ ctypedef void (*CrossEntropy)(
 
 
 cdef inline void loss_of_rows(
-        int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out,
+        int code, const double* parameter, Py_ssize_t n_rows, Py_ssize_t n_out,
         void* z_, Py_ssize_t ld,                                       # IN; OUT too with with_gradient
         const void* y_hat_, const void* y_, const Py_ssize_t* labels,  # IN, or NULL
         int weight_kind, const double* weight, double weight_scale,    # IN; weight may be NULL
@@ -124,7 +128,7 @@ cdef inline void loss_of_rows(
     cdef const real* y_hat = <const real*>y_hat_
     cdef const real* y = <const real*>y_
     if code == CROSS_ENTROPY:
-        (<CrossEntropy>out_of_line(<void*>cross_entropy))(parameter, n_rows, n_out, z, ld, y, labels, weight,
+        (<CrossEntropy>out_of_line(<void*>cross_entropy))(parameter[0], n_rows, n_out, z, ld, y, labels, weight,
                                                           weight_scale, row_loss, with_gradient)
     elif code == SQUARED_ERROR:
         entry_losses(SQUARED_ERROR, parameter, n_rows, n_out, z, ld, y_hat, y, weight_kind, weight, weight_scale,
@@ -137,6 +141,9 @@ cdef inline void loss_of_rows(
                      row_loss, with_gradient)
     elif code == QUANTILE:
         entry_losses(QUANTILE, parameter, n_rows, n_out, z, ld, y_hat, y, weight_kind, weight, weight_scale,
+                     row_loss, with_gradient)
+    elif code == QUANTILES:
+        entry_losses(QUANTILES, parameter, n_rows, n_out, z, ld, y_hat, y, weight_kind, weight, weight_scale,
                      row_loss, with_gradient)
     elif code == HINGE:
         entry_losses(HINGE, parameter, n_rows, n_out, z, ld, y_hat, y, weight_kind, weight, weight_scale,

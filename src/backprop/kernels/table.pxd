@@ -50,6 +50,7 @@ cdef enum LossCode:          # as in losses.py
     POISSON = 5
     BINARY_CROSS_ENTROPY = 6
     CROSS_ENTROPY = 7
+    QUANTILES = 8            # quantile, with a tau for each output
 
 cdef enum WeightKind:
     NO_WEIGHT = 0
@@ -150,7 +151,9 @@ cdef struct KernelTable:
     # Losses of rows in float64, times weight times weight_scale; z becomes grad_z. If y_hat is NULL the loss acts on z.
     # Otherwise it acts on y_hat, and z holds g'(a_L).
     void (*loss)(
-        int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n_out,
+        int code,
+        const double* parameter,                          # IN: one number; (n_out) of QUANTILES
+        Py_ssize_t n_rows, Py_ssize_t n_out,
         void* z, Py_ssize_t ld,                           # IN (n_rows, n_out; ld); IN and OUT with with_gradient
         const void* y_hat,                                # IN (n_rows, n_out; ld), or NULL
         const void* y,                                    # IN (n_rows, n_out), or NULL for labels

@@ -2,7 +2,7 @@
 # (4) with losses that are reported up to a cap alone, as the log losses of clipped probabilities.
 # Needs: recursion/request, recursion/shape; kernels/table. Gives: capped_loss.
 
-from backprop.kernels.table cimport CROSS_ENTROPY, NO_WEIGHT, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE
+from backprop.kernels.table cimport CROSS_ENTROPY, NO_WEIGHT, QUANTILES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE
 from backprop.recursion.request cimport Request, Tile
 from backprop.recursion.shape cimport Shape
 
@@ -24,8 +24,9 @@ cdef inline void capped_loss(const Tile* tile,
     cdef double[CAPPED_OUTPUTS] losses
     cdef double w = request.weight_scale, most
     cdef const double* weight = NULL
+    cdef const double* parameters = shape.loss_parameters
     if shape.loss == CROSS_ENTROPY:
-        shape.kernels.loss(shape.loss, shape.loss_parameter, tile.n_rows, n_out, z, ld, y_hat, tile.y, tile.labels,
+        shape.kernels.loss(shape.loss, shape.loss_parameters, tile.n_rows, n_out, z, ld, y_hat, tile.y, tile.labels,
                            request.weight_kind, tile.weight, request.weight_scale, row_loss, with_gradient)
         for s in range(tile.n_rows):
             if request.weight_kind != NO_WEIGHT:
@@ -40,10 +41,12 @@ cdef inline void capped_loss(const Tile* tile,
         j = 0
         while j < n_out:
             n = min(n_out - j, <Py_ssize_t>CAPPED_OUTPUTS)
+            if shape.loss == QUANTILES:  # each output has a parameter of its own
+                n, parameters = 1, shape.loss_parameters + j
             if request.weight_kind == WEIGHT_PER_ENTRY:
                 weight = tile.weight + s * n_out + j
             at = (s * ld + j) * shape.itemsize
-            shape.kernels.loss(shape.loss, shape.loss_parameter, n, 1, z + at, 1,
+            shape.kernels.loss(shape.loss, parameters, n, 1, z + at, 1,
                                NULL if y_hat == NULL else y_hat + at, tile.y + (s * n_out + j) * shape.itemsize, NULL,
                                NO_WEIGHT if weight == NULL else WEIGHT_PER_SAMPLE, weight, w, losses, with_gradient)
             for k in range(n):

@@ -50,7 +50,7 @@ cdef int loss_tangent(const Tile* tile) noexcept nogil:
     while p.n:
         part = part_of(tile, p.row, p.n_rows)
         start = place(&p, ld, shape.itemsize)
-        shape.kernels.loss_curvature(shape.loss, shape.loss_parameter, p.n_rows, p.n, z + start, ld, part.y,
+        shape.kernels.loss_curvature(shape.loss, shape.loss_parameters[0], p.n_rows, p.n, z + start, ld, part.y,
                                      part.labels, request.weight_kind, part.weight, request.weight_scale,
                                      work.tangent_h[L] + start)
         if next_piece(&p):

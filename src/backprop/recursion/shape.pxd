@@ -29,7 +29,7 @@ cdef struct Shape:
     bint has_own                 # a custom activation, which may take any time
     bint is_serial               # some activation is a Python function
     int loss, link
-    double loss_parameter
+    double* loss_parameters      # one number; of QUANTILES one for each output
     bint loss_acts_on_a
     void* free_lists             # FreeLists (schedule/free_lists.pxd): buffers for calls
 

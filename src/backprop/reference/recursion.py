@@ -32,7 +32,7 @@ import numpy as np
 
 from backprop.activations import ACTIVATIONS, Activation, Array
 from backprop.api import parameters
-from backprop.losses import Loss, softmax
+from backprop.losses import Loss, Parameter, softmax
 
 STEP = 1e-20  # its square is nothing compared with 1, and g' as small as 1e-280 stays above the subnormals
 
@@ -112,7 +112,7 @@ def backward(sizes: Sequence[int], theta: Array, result: Reference, grad_z: Arra
 def value_and_grad(
     sizes: Sequence[int],
     activations: Sequence[tuple[Activation, float]],
-    loss: tuple[Loss, float],
+    loss: tuple[Loss, Parameter],
     theta: Array,
     x: Array,
     y: Array,
@@ -151,7 +151,7 @@ def forward_along(
 
 def loss_along(
     sizes: Sequence[int],
-    loss: tuple[Loss, float],
+    loss: tuple[Loss, Parameter],
     theta: Array,
     direction: Array,
     result: Reference,
@@ -172,7 +172,7 @@ def loss_along(
 def complex_step(
     sizes: Sequence[int],
     activations: Sequence[tuple[Activation, float]],
-    loss: tuple[Loss, float],
+    loss: tuple[Loss, Parameter],
     theta: Array,
     direction: Array,
     x: Array,
@@ -188,7 +188,7 @@ def complex_step(
 def jvp(
     sizes: Sequence[int],
     activations: Sequence[tuple[Activation, float]],
-    loss: tuple[Loss, float],
+    loss: tuple[Loss, Parameter],
     theta: Array,
     direction: Array,
     x: Array,
@@ -208,7 +208,7 @@ def jvp(
 def gradient_along(
     sizes: Sequence[int],
     activations: Sequence[tuple[Activation, float]],
-    loss: tuple[Loss, float],
+    loss: tuple[Loss, Parameter],
     theta: Array,
     direction: Array,
     result: Reference,
@@ -245,7 +245,7 @@ def gradient_along(
 def hvp(
     sizes: Sequence[int],
     activations: Sequence[tuple[Activation, float]],
-    loss: tuple[Loss, float],
+    loss: tuple[Loss, Parameter],
     theta: Array,
     direction: Array,
     x: Array,
@@ -260,7 +260,7 @@ def hvp(
 def gauss_newton_vp(
     sizes: Sequence[int],
     activations: Sequence[tuple[Activation, float]],
-    loss: tuple[Loss, float],
+    loss: tuple[Loss, Parameter],
     theta: Array,
     direction: Array,
     x: Array,
