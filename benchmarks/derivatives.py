@@ -15,6 +15,7 @@ import report
 from derivative_cases import CASES, QUICK, TARGETS, by_name
 
 PEERS = ("func", "torch", "jax", "jax_map", "hand_torch", "hand_jax")
+TITLE = "all other derivatives"
 SHORT = ("jvp 4-16-16-1@32", "input_gradient 3-24-24-1@7")
 BY_HAND = ("hand_torch", "hand_jax")
 OF_LIMIT = 65.0  # per cent; the target is met then, if no peer is faster; both by least times
@@ -91,27 +92,29 @@ def _microseconds(seconds):
     return report.number(None if seconds is None else 1e6 * seconds)
 
 
-def measure_memory(dtypes, threads, n_samples):
-    """Peak resident memory that norms and the clipped gradient add: rows for JSON, and lines."""
+def measure_more(options):
+    """Peak resident memory that norms and the clipped gradient add: for JSON, lines, and whether anything is wrong."""
+    n_samples = 20_000 if options.short else 1_000_000
     title = f"MiB of peak resident memory that a first call adds, 20-64-64-1 at {n_samples:,} samples, tanh"
-    rows, lines = [], [f"\n{title}"]
+    rows, lines, wrong = [], [f"\n{title}"], False
     for call, code in MEMORY_CALLS.items():
-        for dtype in dtypes:
-            for n_threads in threads:
+        for dtype in options.dtypes:
+            for n_threads in options.threads:
                 try:
                     added, _, _ = memory.measure(
                         MEMORY_SETUP.format(dtype=dtype, n_samples=n_samples), code.format(n=n_threads)
                     )
                 except RuntimeError as error:
                     lines.append(f"  {call}, {dtype}: ERROR {str(error).strip().splitlines()[-1:]}")
+                    wrong = True
                     continue
                 rows.append({"call": call, "dtype": dtype, "threads": n_threads, "added": added})
                 mark = " *" if added > MEMORY_MIB else ""
                 lines.append(f"  {call}, {dtype}, {n_threads} thr.: {added:.1f} (at most {MEMORY_MIB:.0f}){mark}")
-    return rows, "\n".join(lines)
+    return {"memory": rows}, "\n".join(lines), wrong
 
 
-__all__ = ["CASES", "PEERS", "QUICK", "SHORT", "complete", "measure_memory", "section"]
+__all__ = ["CASES", "PEERS", "QUICK", "SHORT", "TITLE", "complete", "measure_more", "section"]
 
 if __name__ == "__main__":
     import run

@@ -60,7 +60,7 @@ def report(names):
     found = {"NumPy": _numpy_uses(), "OpenBLAS": _openblas_uses()}
     if {"torch", "compile", "func", "hand_torch"} & set(names):
         found["PyTorch"] = _torch_uses()
-    if {"jax", "jax_map", "hand_jax"} & set(names):
+    if {"jax", "jax_map", "hand_jax", "optax"} & set(names):
         found["JAX"] = _jax_uses()
     print(json.dumps(found), flush=True)
 

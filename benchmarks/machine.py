@@ -275,6 +275,7 @@ def describe():
         "torch": "torch",
         "jax": "jax",
         "jaxlib": "jaxlib",
+        "optax": "optax",
         "scikit-learn": "scikit-learn",
         "mlpfile": "mlpfile",
     }

@@ -56,10 +56,11 @@ def _tile_rows(problem):
     return problem.case.n_samples if problem.case.n_samples < 2 * rows else rows
 
 
-def make_call(problem):
+def make_call(problem, grads=None):
     """Make the function without arguments that returns loss and [(grad_W_1, grad_b_1), ...].
 
     All buffers are made before, everything is computed in place, and large batches are cut into tiles that fit a cache.
+    `grads` are the arrays for the gradient; without them they are made.
     """
     case, dtype, layers = problem.case, problem.dtype, problem.layers
     n_samples, L, rows = case.n_samples, len(layers), _tile_rows(problem)
@@ -68,7 +69,7 @@ def make_call(problem):
     prime_dtype = bool if case.activation == "relu" else dtype
     prime_buffers = [np.empty((rows, n), prime_dtype) for n in case.sizes[1:-1]]
     grad_buffers = [np.empty((rows, n), dtype) for n in case.sizes[1:-1]]
-    grads = [(np.empty_like(W), np.empty_like(b)) for W, b in layers]
+    grads = [(np.empty_like(W), np.empty_like(b)) for W, b in layers] if grads is None else grads
     parts = grads if rows >= n_samples else [(np.empty_like(W), np.empty_like(b)) for W, b in layers]
     activate = NUMPY_ACTIVATIONS[case.activation]
     index = np.arange(rows)

@@ -30,10 +30,13 @@ class Runner:
         Computes loss and gradient once; this is timed.
     result : callable
         Computes once, and returns the loss and [(grad_W_1, grad_b_1), ...] as NumPy arrays.
+    n_iterations : int or None
+        That a fit makes.
     """
 
     call: Callable
     result: Callable
+    n_iterations: int | None = None
 
 
 def make_ours(problem, n_threads):
@@ -261,6 +264,8 @@ MODULES = {
     "jax_map": "jax",
     "hand_torch": "torch",
     "hand_jax": "jax",
+    "optax": "optax",  # of training_peers.py and training_minimizers.py
+    "scipy": "scipy.optimize",
 }
 
 

@@ -16,6 +16,8 @@ LABELS = {
     "jax_map": "JAX map",
     "hand_torch": "PyTorch by hand",
     "hand_jax": "JAX by hand",
+    "optax": "JAX, optax",
+    "scipy": "SciPy",
 }
 AHEAD = 2.0  # times the best peer: the target is met then, whatever the share of the peak
 OF_PEAK, OF_PEAK_SMOOTH = 85.0, 70.0  # per cent; the target is met then, if no peer is faster; both by least times

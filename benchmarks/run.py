@@ -1,9 +1,9 @@
-"""Loss and gradient of all parameters, or all other derivatives: backprop, its peers and the limit of the machine.
+"""Loss and gradient of all parameters, other derivatives, or fits: backprop, its peers and the limit of the machine.
 
     python benchmarks/run.py --quick
     python benchmarks/run.py --json results.json --plot results.png
     python benchmarks/run.py --simd v3,v4      # both instruction sets; the peers of v3 are held to AVX2
-    python benchmarks/run.py --derivatives
+    python benchmarks/run.py --derivatives     # or --training
     python benchmarks/run.py --short           # two small cases, to see that everything works: seconds
 
 README.md in this folder says what each column means.
@@ -22,6 +22,7 @@ import derivatives
 import held
 import machine
 import report
+import training
 from cases import CASES, QUICK, select
 
 from backprop import _core
@@ -31,6 +32,7 @@ WORKER = Path(__file__).with_name("worker.py")
 SHORT = ("1-1@1", "digits-64-100-10@200")
 SHORT_PEERS = ("numpy", "torch", "jax", "sklearn")  # torch.compile takes minutes, and CI has no mlpfile
 PEERS = ("numpy", "torch", "compile", "jax", "sklearn", "mlpfile")
+OTHERS = {"derivatives": derivatives, "training": training}  # each has CASES, QUICK, SHORT, PEERS, complete, section
 
 
 def arguments(argv=None):
@@ -38,7 +40,9 @@ def arguments(argv=None):
     parser = argparse.ArgumentParser(
         description="Time loss and gradient of dense networks: backprop and its peers. See README.md in this folder."
     )
-    parser.add_argument("--derivatives", action="store_true", help="the other derivatives instead, on one thread")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--derivatives", action="store_true", help="the other derivatives instead, on one thread")
+    kinds.add_argument("--training", action="store_true", help="fits instead")
     parser.add_argument("--quick", action="store_true", help="few cases, one thread, no torch.compile: two minutes")
     parser.add_argument("--short", action="store_true", help="two small cases, to see that everything works: seconds")
     parser.add_argument("--cases", help="names, beginnings of names or shell patterns, with commas between them")
@@ -53,24 +57,18 @@ def arguments(argv=None):
         default="held",
         help="compare our v3 with peers held to AVX2 (default), with peers that may use all that the CPU has, or both",
     )
-    parser.add_argument("--peers", help=f"some of {','.join(PEERS)}; of derivatives {','.join(derivatives.PEERS)}")
+    parser.add_argument("--peers", help=f"some of {'; or of '.join(','.join(names) for names in known_peers())}")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile, which is slow to start")
     parser.add_argument("--ours-only", action="store_true", help="no peers: times, rates and %% of the peak")
     parser.add_argument("--budget", type=float, help="seconds of timing per cell (default 4; quick 1.5; ours only 0.5)")
+    parser.add_argument("--check", action="store_true", help="the exit status is 1 too if a target is missed")
     parser.add_argument("--json", metavar="FILE", help="write everything measured")
     parser.add_argument("--plot", type=figure_file, metavar="FILE", help="draw the ratios to the best peer")
     options = parser.parse_args(argv)
-    cases, quick = (derivatives.CASES, derivatives.QUICK) if options.derivatives else (CASES, select(QUICK))
-    if options.short:
-        options.quick, options.budget = True, 0.02
-        quick = select(derivatives.SHORT if options.derivatives else SHORT, cases)
-    known = derivatives.PEERS if options.derivatives else PEERS
-    try:
-        chosen = select(options.cases.split(","), cases) if options.cases else quick if options.quick else cases
-        options.with_memory = options.derivatives and (chosen is cases or options.short)
-        options.cases = chosen
-    except ValueError as error:
-        parser.error(str(error))
+    options.kind = "derivatives" if options.derivatives else "training" if options.training else "run"
+    other = OTHERS.get(options.kind)
+    known = other.PEERS if other else PEERS
+    choose_cases(options, other, parser)
     n_cpus = len(os.sched_getaffinity(0))
     words = (
         options.threads or ("1" if options.quick or options.ours_only or options.derivatives else "1,2,all")
@@ -83,17 +81,36 @@ def arguments(argv=None):
         parser.error(f"--threads: expected positive integers or all, got {options.threads!r}")
     options.too_many = sorted(n for n in asked if n > n_cpus)
     options.threads = sorted(n for n in asked if n <= n_cpus)
-    if options.derivatives and options.plot:
-        parser.error("--plot: there is no chart of --derivatives")
+    if other and options.plot:
+        parser.error(f"--plot: there is no chart of --{options.kind}")
     options.peers = chosen_peers(options, known, parser)
     options.settings = chosen_settings(options, parser)
     if options.budget is None:
         options.budget = 0.5 if options.ours_only else 1.5 if options.quick else 4.0
     options.dtypes = [options.dtype] if options.dtype else ["float32", "float64"]
-    if options.short and options.derivatives:
+    if options.short and other:
         options.dtypes = options.dtypes[:1]
     options.n_cells = len(options.cases) * len(options.dtypes) * len(options.threads) * len(options.settings)
     return options
+
+
+def choose_cases(options, other, parser):
+    """Set the cases that the options ask for, and whether what is measured besides them is asked for too."""
+    cases, quick = (other.CASES, other.QUICK) if other else (CASES, select(QUICK))
+    if options.short:
+        options.quick, options.budget = True, 0.02
+        quick = select(other.SHORT if other else SHORT, cases)
+    try:
+        chosen = select(options.cases.split(","), cases) if options.cases else quick if options.quick else cases
+    except ValueError as error:
+        parser.error(str(error))
+    options.with_more = other is not None and (chosen is cases or options.short)
+    options.cases = chosen
+
+
+def known_peers():
+    """The peers of each kind."""
+    return [PEERS, *(other.PEERS for other in OTHERS.values())]
 
 
 def chosen_peers(options, known, parser):
@@ -104,7 +121,7 @@ def chosen_peers(options, known, parser):
         parser.error(f"--peers: expected some of {','.join(known)}, got {','.join(unknown)}")
     if options.no_compile or (options.quick and not options.peers):
         names = [name for name in names if name != "compile"]
-    if options.short and not options.peers and not options.derivatives:
+    if options.short and not options.peers and options.kind == "run":
         names = [name for name in names if name in SHORT_PEERS]
         print(f"short: without {', '.join(name for name in known if name not in names)}")
     return [] if options.ours_only else names
@@ -167,7 +184,7 @@ class Run:
 
     def _worker(self, setting, n_threads, todo):
         job = {
-            "derivatives": self.options.derivatives,
+            "kind": self.options.kind,
             "simd": setting[0],
             "peers_held": setting[1],
             "threads": n_threads,
@@ -209,7 +226,7 @@ class Run:
             elif kind == "limits":
                 self.limits.append(event | {"threads": n_threads, "simd": setting[0]})
             elif kind == "cell":
-                self.cells.append((derivatives if self.options.derivatives else report).complete(event))
+                self.cells.append(OTHERS.get(self.options.kind, report).complete(event))
                 self._progress(self.cells[-1])
         return process.wait(), at
 
@@ -236,17 +253,16 @@ def main(argv=None):
     notes += [f"{n} threads are left out: this machine has fewer CPUs" for n in options.too_many]
     if os.environ.get("BACKPROP_REQUIRE_PEERS") == "1":
         run.failures += [f"{name} is missing, and BACKPROP_REQUIRE_PEERS is 1" for name in run.missing]
-    result = {"kind": "derivatives" if options.derivatives else "run", "machine": about, "settings": run.settings}
+    result = {"kind": options.kind, "machine": about, "settings": run.settings}
     result |= {"limits": run.limits, "cells": run.cells, "missing": run.missing, "failures": run.failures}
-    if options.derivatives:
-        parts = result | {"notes": notes}, run.cells, options.peers, "all other derivatives", derivatives.section
-        text, wrong = report.whole(*parts)
-        if options.with_memory:
-            n_samples = 20_000 if options.short else 1_000_000
-            result["memory"], lines = derivatives.measure_memory(options.dtypes, options.threads, n_samples)
-            text, wrong = text + "\n" + lines, wrong or "ERROR" in lines
-    else:
-        text, wrong = report.whole(result | {"notes": notes}, run.cells, options.peers)
+    other = OTHERS.get(options.kind)
+    parts = (other.TITLE, other.section) if other else ()
+    text, wrong = report.whole(result | {"notes": notes}, run.cells, options.peers, *parts)
+    if options.with_more:
+        more, lines, is_wrong = other.measure_more(options)
+        result, text, wrong = result | more, f"{text}\n{lines}", wrong or is_wrong
+    if options.check:
+        wrong = wrong or any(cell["met"] is False for cell in run.cells) or result.get("met") is False
     print(text)
     if options.json:
         Path(options.json).write_text(json.dumps(result, indent=1) + "\n")

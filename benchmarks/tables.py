@@ -1,6 +1,6 @@
 """Write the tables of figures in README.md from what the benchmarks kept with --json, so that none is typed by hand.
 
-    python benchmarks/tables.py run.json derivatives.json products.json pool.json machine.json machines.json
+    python benchmarks/tables.py run.json derivatives.json training.json products.json pool.json machine.json
     python benchmarks/tables.py --page /tmp/copy.md run_v3.json run_v4.json     # two runs of one kind, one machine
     python benchmarks/tables.py --short        # made-up figures in a copy of the page, to see that it works
 
@@ -21,6 +21,8 @@ import machines
 import plots
 import products
 import report
+import training
+import training_bits
 
 PAGE = Path(__file__).with_name("README.md")
 DTYPES = ("float32", "float64")
@@ -132,6 +134,21 @@ def derivatives_block(results):
     return "\n\n".join([uses(results), summary(cells), table])
 
 
+def training_block(results):
+    """Fits by epoch and to a given loss, and their bits."""
+    cells = results["cells"]
+    places = places_of(cells)
+    columns = [{cell["case"]: cell for cell in cells_at(cells, place)} for place in places]
+    rows = [["fit", *map(place_text, places)]]
+    for case in dict.fromkeys(cell["case"] for cell in cells):
+        rows.append([case, *(training.page_text(column[case]) if case in column else "-" for column in columns)])
+    parts = [uses(results), summary(cells), markdown(rows)]
+    if "sha256" in results:
+        parts.append(f"One SHA-256 of the parameters after a fit: {training_bits.WAYS}.")
+        parts.append("\n".join(f"- {name}: {sha}" for name, sha in results["sha256"].items()))
+    return "\n\n".join(parts)
+
+
 def products_block(results):
     """The products by width, float32 / float64, one table for each number of rows; then the activations."""
     found = {(entry["simd"], entry["rows"], entry["dtype"]): entry for entry in results["products"]}
@@ -211,6 +228,7 @@ BLOCKS = {
     "products": products_block,
     "pool": pool_block,
     "machines": machines_block,
+    "training": training_block,
 }
 
 
@@ -283,6 +301,7 @@ def made_up():
             "scaling": {"v3": {"1-1@1": {"ratios": [1.0, 1.1], "seconds": 1e-6, "bound": 2.0}}},
         },
         "machines": {"machine": about, **machines.made_up()},
+        "training": both | training.made_up(),
     }
 
 

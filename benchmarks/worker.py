@@ -1,6 +1,7 @@
 """The process that times the calls with one number of threads; run.py starts it and reads its lines of JSON."""
 
 import copy
+import functools
 import gc
 import json
 import os
@@ -114,6 +115,44 @@ def prepare_derivative(name, dtype, names, n_threads):
     return runners, checks
 
 
+def difference_of_losses(found, expected):
+    """Largest relative difference of the losses of a fit."""
+    error = np.abs(np.subtract(found, expected) / expected) if np.shape(found) == np.shape(expected) else np.inf
+    return float(np.max(error)) if np.isfinite(error).all() else float("inf")
+
+
+def difference_at_start(found, expected, goal):
+    """Relative difference of the losses at the start of two fits; infinite if one does not end at the goal."""
+    import training_cases
+
+    at_goal = found[-1] <= training_cases.OVERSHOT * goal
+    return difference_of_losses(found[:1], expected[:1]) if at_goal else float("inf")
+
+
+def prepare_training(name, dtype, names, n_threads):
+    """Fits by one solver, and what they are made of: epochs without Python, epochs without steps, gradients."""
+    import training_cases
+    import training_minimizers
+    import training_ours
+    import training_peers
+
+    case = training_cases.by_name(name)
+    problem = training_cases.make_training_problem(case, dtype, training_ours.epochs_to_goal(case, dtype))
+    if case.in_epochs:
+        makers = {"ours": training_ours.make_fit, **training_peers.MAKERS}
+    else:
+        makers = {"ours": training_ours.make_minimizer, **training_minimizers.MAKERS}
+    names = [one for one in names if one in makers]
+    limit = training_cases.TOLERANCE[dtype]
+    differ = difference_of_losses
+    if case.goal is not None:
+        differ = functools.partial(difference_at_start, goal=case.goal)
+    runners, checks = prepare(problem, makers, names, n_threads, limit, differ)
+    checks["iterations"] = {key: runner.n_iterations or len(problem.orders) for key, runner in runners.items()}
+    runners |= training_ours.parts(problem, n_threads, runners["ours"].n_iterations)
+    return runners, checks
+
+
 def time_cell(runners, peak, itemsize, budget, n_threads):
     """Medians and least times of blocks in turn, of ours, each peer and the peak, until the budget is spent."""
     blocks = {}
@@ -166,7 +205,7 @@ def run(job):
         raise RuntimeError(f"expected the kernels of {job['simd']}, got those of {_core.simd}")
     setting = {"simd": job["simd"], "peers_held": job["peers_held"]}
     limits = None
-    prepare_cell = prepare_derivative if job["derivatives"] else prepare_gradient
+    prepare_cell = {"run": prepare_gradient, "derivatives": prepare_derivative, "training": prepare_training}
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:
@@ -185,7 +224,7 @@ def run(job):
     emit(event="limits", when="before", peak=widths, bandwidth=machine.write_bandwidth(n_threads))
     for case_name, dtype in job["cells"]:
         emit(event="start", case=case_name, dtype=dtype)
-        runners, checks = prepare_cell(case_name, dtype, names, n_threads)
+        runners, checks = prepare_cell[job["kind"]](case_name, dtype, names, n_threads)
         cell = time_cell(runners, peak, np.dtype(dtype).itemsize, job["budget"], n_threads)
         emit(event="cell", case=case_name, dtype=dtype, threads=n_threads, **setting, **checks, **cell)
         del runners

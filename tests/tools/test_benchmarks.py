@@ -22,6 +22,8 @@ import report  # noqa: E402
 import run  # noqa: E402
 import same_bits  # noqa: E402
 import tables  # noqa: E402
+import training  # noqa: E402
+import worker  # noqa: E402
 from cases import Case  # noqa: E402
 
 from backprop import _core  # noqa: E402
@@ -124,6 +126,42 @@ def test_a_cell_is_judged_by_least_times():
 def test_targets_of_products():
     assert [products.target(n, n) for n in (16, 31, 32, 127, 128, 2000)] == [0, 0, 75, 75, 85, 85]
     assert products.target(200, 26) == 0
+
+
+def fit_cell(case, **seconds):
+    """A cell of a fit whose least times are these."""
+    ratios = {name: value / seconds["ours"] for name, value in seconds.items() if name != "ours"}
+    return {"case": case, "least": dict(seconds), "seconds": seconds, "ratios": ratios, "iterations": {"ours": 10}}
+
+
+def test_a_fit_is_judged_by_least_times():
+    case = "adam 1-16-16-1@32"
+    good = {"ours": 1.0, "optax": 1.1, "sklearn": 41.0, "epochs": 0.9, "frozen": 0.8}
+    done = training.complete(fit_cell(case, **good))
+    assert (done["met"], done["missed"], done["least_best_peer"]) == (True, [], "optax")
+    assert done["own"] == pytest.approx(12.5)
+    assert done["around"] == pytest.approx(1e4)
+    for change, missed in (
+        ({"optax": 0.9}, ["behind"]),
+        ({"sklearn": 39.0}, ["sklearn"]),
+        ({"frozen": 0.75}, ["own"]),
+        ({"optax": 0.9, "sklearn": 1.0, "frozen": 0.5}, ["behind", "sklearn", "own"]),
+    ):
+        done = training.complete(fit_cell(case, **(good | change)))
+        assert (done["met"], done["missed"]) == (False, missed)
+    lbfgs = "lbfgs 4-16-16-2@256 to 0.001"
+    for gradients, missed in ((0.8, []), (0.7, ["gradients"])):
+        assert training.complete(fit_cell(lbfgs, ours=1.0, scipy=2.0, gradients=gradients))["missed"] == missed
+
+
+def test_a_fit_that_differs_is_not_timed():
+    losses = np.array([0.3, 0.2, 0.1])
+    assert worker.difference_of_losses(losses * (1 + 1e-12), losses) == pytest.approx(1e-12, rel=1e-3)
+    for other in (losses[:2], np.append(losses[:2], np.nan), losses * np.inf):
+        assert worker.difference_of_losses(other, losses) == np.inf
+    assert worker.difference_at_start([0.3, 0.104], losses, 0.1) < 1e-15
+    assert worker.difference_at_start([0.3, 0.106], losses, 0.1) == np.inf
+    assert worker.difference_at_start([0.33, 0.1], losses, 0.1) == pytest.approx(0.1)
 
 
 # Machine and memory ---------------------------------------------------------------------------------------------------
@@ -272,7 +310,7 @@ def test_files_of_one_kind_are_joined():
 # The options that the short forms of test_short_forms.py leave out ----------------------------------------------------
 
 
-@pytest.mark.long("runs six benchmarks in their short forms, and the page is made of what they keep")
+@pytest.mark.long("runs seven benchmarks in their short forms, and the page is made of what they keep")
 def test_both_instruction_sets_from_the_run_to_the_page(tmp_path):
     simd = ",".join(_core.supported_simd()[-2:])
     page = tmp_path / "page.md"
@@ -301,6 +339,7 @@ def test_both_instruction_sets_from_the_run_to_the_page(tmp_path):
     program("benchmarks/pool.py", "scaling", *keep["pool"], "--simd", simd)
     program("benchmarks/machine.py", *keep["machine"])
     program("benchmarks/machines.py", *keep["machines"])
+    program("benchmarks/training.py", *keep["training"], "--peers", "numpy,sklearn", "--cases", "sgd 4-16-16-2")
     program("benchmarks/tables.py", "--page", str(page), *files.values())
     cells = json.loads((tmp_path / "run.json").read_text())["cells"]
     assert {cell["simd"] for cell in cells} == set(simd.split(","))
