@@ -126,10 +126,10 @@ def _parser() -> _Parser:
 
     demo = commands.add_parser(
         "demo",
-        help="train a classifier of handwritten digits with SciPy",
-        description="Train a network on scikit-learn's digits with scipy.optimize's L-BFGS-B,\n"
-        "after a check of its gradient, and print the accuracy on a fifth of the\n"
-        "images that was held out. Needs: pip install scikit-learn tqdm matplotlib",
+        help="train a classifier of handwritten digits",
+        description="Train a network on scikit-learn's digits by L-BFGS, after a check of its\n"
+        "gradient, and print the accuracy on a fifth of the images that was held out.\n"
+        "Needs: pip install scikit-learn tqdm matplotlib",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     demo.add_argument(
@@ -139,7 +139,7 @@ def _parser() -> _Parser:
         help="draw the learning curve and the confusion matrix (.png, .pdf)",
     )
     demo.add_argument("--list", action="store_true", help="list the demo and the repository's examples; run nothing")
-    demo.add_argument("--maxiter", type=_natural, default=100, metavar="N", help="iterations of L-BFGS-B (default 100)")
+    demo.add_argument("--maxiter", type=_natural, default=100, metavar="N", help="iterations of L-BFGS (default 100)")
     demo.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the initial weights (default 0)")
 
     info = commands.add_parser(

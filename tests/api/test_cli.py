@@ -219,6 +219,7 @@ def test_demo_learns(tmp_path, capsys):
     assert cli.main(["demo", "--plot", str(plot)]) == 0
     out = capsys.readouterr().out
     assert "gradient: right" in out
+    assert "s, the same bits\n" in out
     share = float(out.splitlines()[-1].split()[1].rstrip("%"))
     assert share >= 97.0
     assert plot.read_bytes()[:8] == PNG_SIGNATURE
@@ -228,7 +229,8 @@ def test_short_demo(capsys):
     pytest.importorskip("sklearn")
     assert cli.main(["demo", "--maxiter", "3"]) == 0
     captured = capsys.readouterr()
-    assert "training: 3 iterations" in captured.out
+    assert "fit: net.fit(x, y, l2=0.001, max_iter=3)" in captured.out
+    assert "\n  3 iterations, " in captured.out
     assert "3/3" in captured.err
 
 
@@ -281,15 +283,23 @@ def test_a_figure_that_fails_at_last_is_one_line(tmp_path, monkeypatch, capsys):
     assert "error: plot: expected a file that can be written, got " in capsys.readouterr().err
 
 
-def test_an_interrupt_of_the_training_says_what_is_lost(monkeypatch, capsys):
+def test_an_interrupt_of_the_training_says_what_is_left(monkeypatch, capsys):
     pytest.importorskip("sklearn")
+    seen = []
 
-    def interrupt(*arguments):
-        raise KeyboardInterrupt
+    def interrupt_at_the_tenth(net, x, y, params=None):
+        seen.append(real(net, x, y, params))
+        if params is not None and len(seen) == 10:
+            raise KeyboardInterrupt
+        return seen[-1]
 
-    monkeypatch.setattr(demo, "train", interrupt)
+    real = demo.accuracy
+    monkeypatch.setattr(demo, "accuracy", interrupt_at_the_tenth)
     assert cli.main(["demo"]) == 130
-    assert capsys.readouterr().err == "interrupted: the training is lost; no figure was drawn and no file written\n"
+    err = capsys.readouterr().err
+    assert seen[-1] == seen[9] > 0.8
+    line = f"interrupted: {seen[9]:.2%} are right after the last whole step; no file was written\n"
+    assert err.endswith(line)
 
 
 def test_demo_stops_at_a_wrong_gradient(wrong_gradient, monkeypatch, capsys):
