@@ -28,7 +28,7 @@ class Bar:
             try:
                 from tqdm.auto import tqdm
             except ModuleNotFoundError as error:
-                raise ModuleNotFoundError("progress: tqdm is missing; pip install tqdm", name="tqdm") from error
+                raise ModuleNotFoundError("progress: tqdm is missing: pip install tqdm", name="tqdm") from error
             self._bar = tqdm(total=n, unit=unit)
 
     def show(self, n: int, loss: float, val_loss: float | None) -> None:
