@@ -75,7 +75,7 @@ class InCore:
         )
         steps.n_batches += min(n_done + 1, losses.size)  # with that whose loss is not finite
         n_epochs, batch = divmod(n_done, n_batches)
-        of_epochs = [mean(*epoch) for epoch in zip(losses[:n_epochs], totals[:n_epochs], strict=True)]
+        of_epochs = means(losses[:n_epochs], totals[:n_epochs])
         if n_epochs == n:
             return of_epochs, None
         if settings.shuffle and before is not None:  # no more orders than epochs that have begun
@@ -88,7 +88,9 @@ class InCore:
         """As in `loop.Iterations`: the compiled call has done it."""
 
 
-def mean(losses: Array, weights: Array) -> float:
-    """The mean of the losses of batches, rounded once."""
+def means(losses: Array, weights: Array) -> list[float]:
+    """The mean of the losses of the batches of each epoch, by their weights: sums are rounded once."""
     with np.errstate(all="ignore"), _core.DefaultFloatMode():
-        return math.fsum(losses * (weights / math.fsum(weights)))
+        totals = np.array([math.fsum(of_epoch) for of_epoch in weights.tolist()])
+        shares = losses * (weights / totals[:, None])
+        return [math.fsum(of_epoch) for of_epoch in shares.tolist()]
