@@ -1,15 +1,16 @@
 """What the estimators can do beyond scikit-learn's."""
 
 import pickle
-import warnings
+import signal
+import threading
 
 import numpy as np
 import pytest
 from peers import require_peer
+from systems import needs_signals
 
 require_peer("sklearn")
 
-from sklearn.exceptions import ConvergenceWarning  # noqa: E402
 from sklearn.metrics import r2_score  # noqa: E402
 from sklearn.model_selection import GridSearchCV  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
@@ -152,27 +153,24 @@ def test_pickles_go_on_where_they_were():
     np.testing.assert_array_equal(model.predict(X), other.predict(X))
 
 
-def test_interrupted_fits_keep_the_last_step(monkeypatch):
-    from backprop.sklearn import steps
-
+@needs_signals
+@pytest.mark.alone
+@pytest.mark.parametrize("weights", [None, "some are 0"])
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_interrupted_fits_keep_the_last_step(solver, weights):
     X, y = regression()
-    n_steps = 0
-    whole_step = steps.Adam.step
-
-    def step(self, theta, grad):
-        nonlocal n_steps
-        n_steps += 1
-        if n_steps == 3:
-            raise KeyboardInterrupt
-        whole_step(self, theta, grad)
-
-    monkeypatch.setattr(steps.Adam, "step", step)
+    weight = None if weights is None else np.r_[np.ones(len(y) // 2), np.zeros(len(y) - len(y) // 2)]
+    # Each epoch is one step; or two batches, one of which is without weight.
+    batches = {"batch_size": len(y)} if weights is None else {"batch_size": len(y) // 2, "shuffle": False}
+    endless = {"solver": solver, "random_state": 0, "n_iter_no_change": np.inf, "hidden_layer_sizes": 3, **batches}
+    own = threading.get_ident()
+    timer = threading.Timer(0.2, lambda: signal.pthread_kill(own, signal.SIGINT))
+    timer.start()
     with pytest.warns(UserWarning, match="interrupted"):
-        model = MLPRegressor(random_state=0).fit(X, y)
-    monkeypatch.undo()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        expected = MLPRegressor(random_state=0, max_iter=2).fit(X, y)
+        model = MLPRegressor(max_iter=10**9, **endless).fit(X, y, weight)
+    timer.join()
+    assert model.n_iter_ == len(model.loss_curve_) > 0
+    expected = MLPRegressor(max_iter=model.n_iter_, **endless).fit(X, y, weight)
     assert model.loss_curve_ == expected.loss_curve_
     np.testing.assert_array_equal(model.coefs_[0], expected.coefs_[0])
 

@@ -19,7 +19,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from backprop.network import Network
-from backprop.sklearn import callbacks, full_batch, problem, steps
+from backprop.sklearn import callbacks, epochs, full_batch, problem
 from backprop.sklearn.arguments import CONSTRAINTS, STOCHASTIC
 
 Array = npt.NDArray[Any]
@@ -221,9 +221,9 @@ class BaseMLP(callbacks.CallbackSupport, BaseEstimator, ABC):  # type: ignore[mi
                 stacklevel=5,
             )
 
-    def _new_optimizer(self, n_params: int) -> steps.Optimizer:
+    def _new_optimizer(self, n_params: int) -> epochs.Optimizer:
         if self.solver == "sgd":
-            return steps.Sgd(
+            return epochs.Sgd(
                 n_params,
                 self.learning_rate_init,
                 self.learning_rate,
@@ -231,7 +231,7 @@ class BaseMLP(callbacks.CallbackSupport, BaseEstimator, ABC):  # type: ignore[mi
                 self.nesterovs_momentum,
                 self.power_t,
             )
-        return steps.Adam(n_params, self.learning_rate_init, self.beta_1, self.beta_2, self.epsilon)
+        return epochs.Adam(n_params, self.learning_rate_init, self.beta_1, self.beta_2, self.epsilon)
 
     def _split(self, X: Any, y: Array, weight: Array | None) -> tuple[Any, Array, Array | None, Validation]:
         """Training samples, and the share of validation_fraction."""
@@ -280,25 +280,23 @@ class BaseMLP(callbacks.CallbackSupport, BaseEstimator, ABC):  # type: ignore[mi
         order = np.arange(n_samples) if self.shuffle else None
         best = getattr(self, "_best_params", None)
         self._best_params = net.params.copy() if best is None else best
+        runner = epochs.Runner(training, self._optimizer, int(batch_size))
+        is_watched = incremental or validation is not None or tasks.are_watched or bool(self.verbose)
         try:
             self.n_iter_ = 0
             while self.n_iter_ < self.max_iter:
                 tasks.begin_epoch()
-                if order is not None:  # the same as sklearn.utils.shuffle of the last order
-                    permutation = np.arange(n_samples)
-                    self._random_state.shuffle(permutation)
-                    order = order[permutation]
-                self.loss_ = steps.run_epoch(training, self._optimizer, order, int(batch_size))
-                self.n_iter_ += 1
-                self.t_ += n_samples
-                self.loss_curve_.append(self.loss_)
-                self._say(f"Iteration {self.n_iter_}, loss = {self.loss_:.8f}")
+                n_epochs = 1 if is_watched else self._sure_epochs(n_samples)
+                orders = None
+                if order is not None:
+                    orders = epochs.shuffled(order, n_epochs, self._random_state)
+                    order = orders[-1]
+                self._run_epochs(runner, orders, n_epochs)
                 if validation is not None:
                     self._validate_epoch(net, validation)
                 self._count_without_improvement(net)
-                self._optimizer.iteration_ends(self.t_)
                 is_ended = tasks.end_epoch(lambda: self._attributes(net))
-                if self._stops() or incremental or is_ended:
+                if self._stops() or incremental or is_ended or np.isnan(self.loss_):
                     break
                 if self.n_iter_ == self.max_iter:
                     warnings.warn(
@@ -313,6 +311,30 @@ class BaseMLP(callbacks.CallbackSupport, BaseEstimator, ABC):  # type: ignore[mi
             restored = self.early_stopping and not incremental
             params = self._best_params if restored else net.params
             self.coefs_, self.intercepts_ = problem.parameters_of(net, params)
+
+    def _sure_epochs(self, n_samples: int) -> int:
+        """How many more epochs run before the fit may end; but no more than can be made together."""
+        until_stop = self.n_iter_no_change + 1 - self._no_improvement_count
+        return int(max(1, min(until_stop, self.max_iter - self.n_iter_, epochs.most_together(n_samples))))
+
+    def _run_epochs(self, runner: epochs.Runner, orders: Array | None, n_epochs: int) -> None:
+        """Some epochs; the last one's loss is not counted yet."""
+        net, n_samples = runner.problem.net, runner.problem.n_samples
+        curve: list[float] = []
+        try:
+            runner.run(orders, self._optimizer.rates(self.t_, n_samples, n_epochs), curve)
+        finally:
+            for k, loss in enumerate(curve):
+                if k:
+                    self._count_without_improvement(net)
+                self.loss_ = loss
+                self.n_iter_ += 1
+                self.t_ += n_samples
+                self.loss_curve_.append(loss)
+                if self.verbose:
+                    print(f"Iteration {self.n_iter_}, loss = {loss:.8f}")
+            if curve:
+                self._optimizer.epochs_end(self.t_)
 
     def _attributes(self, net: Network) -> dict[str, Any]:
         """What an estimator needs to predict from the present parameters of the network."""

@@ -46,6 +46,11 @@ class Tasks:
             self._root = estimator._init_callback_context(max_subtasks=n_epochs)
             self._root.call_on_fit_task_begin(estimator=estimator, **self._samples)
 
+    @property
+    def are_watched(self) -> bool:
+        """Whether there are callbacks."""
+        return self._root is not None
+
     def begin_epoch(self) -> None:
         """Call the callbacks before an epoch."""
         if self._root is not None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -98,9 +99,14 @@ def is_sparse(x: Any) -> bool:
     return hasattr(x, "toarray")
 
 
+def rows_of_block(x: Any) -> int:
+    """Rows of a sparse x that are made dense together."""
+    return max(1, _BLOCK_ENTRIES // max(1, int(x.shape[1])))
+
+
 def blocks_of(x: Any) -> Iterator[slice]:
     """Slices of the rows of a sparse x, each small enough to be made dense."""
-    n_rows = max(1, _BLOCK_ENTRIES // max(1, x.shape[1]))
+    n_rows = rows_of_block(x)
     for start in range(0, x.shape[0], n_rows):
         yield slice(start, min(start + n_rows, x.shape[0]))
 
@@ -123,18 +129,19 @@ class Scales:
     loss: float
     gradient: float
     constant_of: Callable[[Array], Array] | None = None  # y -> a constant for each row
-    is_clipped: bool = False  # log_loss: probabilities are clipped to [eps, 1 - eps] in the reported loss
+    loss_cap: float | None = None  # log_loss: scikit-learn clips probabilities at eps in the loss that it reports
 
 
-def scales_of(loss: Any, n_outputs: int) -> Scales:
+def scales_of(loss: Any, n_outputs: int, dtype: npt.DTypeLike) -> Scales:
     """The row of the table for the loss of a network."""
+    loss_cap = -float(np.log(np.finfo(dtype).eps))
     if loss == "squared_error":
         return Scales(0.5, 0.5 * n_outputs)
     if loss == "poisson":
         return Scales(n_outputs, n_outputs, _poisson_constant)
     if loss == "binary_cross_entropy":
-        return Scales(n_outputs, n_outputs, is_clipped=True)
-    return Scales(1.0, 1.0, is_clipped=loss == "cross_entropy")
+        return Scales(n_outputs, n_outputs, loss_cap=loss_cap)
+    return Scales(1.0, 1.0, loss_cap=loss_cap if loss == "cross_entropy" else None)
 
 
 def _poisson_constant(y: Array) -> Array:
@@ -161,6 +168,8 @@ class Problem:
     ----------
     n_samples : int
     scales : Scales
+    constants : (n_samples,) array or None
+        What the reported loss of each row has beside the network's.
     is_weight : (n_params,) float64 array
         1 for the weights among the parameters, 0 for the biases.
     """
@@ -174,8 +183,8 @@ class Problem:
             self.x = x.toarray() if x.shape[0] * x.shape[1] <= _BLOCK_ENTRIES else x.tocsr()
         self.y, self.sample_weight = y, sample_weight
         self.n_samples: int = x.shape[0]
-        self.scales = scales_of(net.loss_name, net.sizes[-1])
-        self._constants = self.scales.constant_of(y) if self.scales.constant_of else None
+        self.scales = scales_of(net.loss_name, net.sizes[-1], net.dtype)
+        self.constants = self.scales.constant_of(y) if self.scales.constant_of else None
         self.is_weight = np.zeros(net.n_params)
         for W, _ in net.unflatten(self.is_weight):
             W[...] = 1.0
@@ -190,66 +199,43 @@ class Problem:
         """W: the sum of the weights of some rows, a mean over outputs; their number without weights."""
         if self.sample_weight is None:
             return float(len(self.y[rows]))
-        weight = self.sample_weight[rows]
-        return float(weight.sum(dtype=np.float64)) / (weight.shape[1] if weight.ndim == 2 else 1)
-
-    def weights_of_layers(self) -> Array:
-        """The parameters in float64, with 0 for the biases."""
-        product: Array = self.is_weight * self.net.params
-        return product
+        return float(self.sample_weight[rows].sum(dtype=np.float64)) / self.weights_per_row
 
     def penalty(self, total: float) -> float:
         """The penalty: alpha / (2 W) times the squared weights."""
-        w = self.weights_of_layers()
+        if self.alpha == 0:
+            return 0.0
+        w = self.is_weight * self.net.params
         return 0.5 * self.alpha * float(w @ w) / total
 
     def reported(self, loss: float, rows: Array | slice, total: float) -> float:
         """The loss that scikit-learn reports, from the network's loss of these rows."""
         value = self.scales.loss * loss + self.penalty(total)
-        if self._constants is not None:
-            weight = None if self.sample_weight is None else self.sample_weight[rows]
-            if weight is not None and weight.ndim == 2:
-                weight = weight.mean(axis=1)
-            value += float(np.average(self._constants[rows], weights=weight))
+        if self.constants is not None:
+            value += float(np.average(self.constants[rows], weights=self.row_weight[rows]))
         return value
 
-    def value_and_grad(self, rows: Array | slice, out: Array) -> tuple[float, Array]:
-        """The reported loss of a batch, and the gradient to follow in float64.
+    @cached_property
+    def accepted(self) -> tuple[Array, Array, Any]:
+        """y, x and the weights as compiled calls take them; x is not sparse."""
+        y, x, _, weights = self.net._inputs(self.x, self.y, None, self.sample_weight)
+        return y, x, weights
 
-        Parameters
-        ----------
-        rows : array of int or slice
-            The rows of the batch.
-        out : (n_params,) array of the network's dtype
-            For the network's gradient.
-        """
+    @cached_property
+    def row_weight(self) -> Array:
+        """The weight of each row, a mean over outputs; 1 without weights."""
+        weight = self.sample_weight
+        if weight is None:
+            return np.ones(self.n_samples)
+        return weight.mean(axis=1) if weight.ndim == 2 else weight
+
+    @property
+    def weights_per_row(self) -> int:
+        """How many weights a row has: those of its outputs, or one."""
+        by_output = self.sample_weight is not None and self.sample_weight.ndim == 2
+        return int(self.net.sizes[-1]) if by_output else 1
+
+    def of_rows(self, rows: Array | slice) -> Problem:
+        """The problem of some rows alone; its x is dense."""
         x, y, weight = self.rows(rows)
-        total = self.total(rows)
-        loss, grad = self.net.value_and_grad(x, y, sample_weight=weight, out=out, n_threads=self.n_threads)
-        if self.scales.is_clipped:
-            loss = self._clipped(loss, x, y, weight)
-        direction = self.scales.gradient * grad.astype(np.float64)
-        if self.alpha:
-            direction += (self.alpha / total) * self.weights_of_layers()
-        return self.reported(loss, rows, total), direction
-
-    def _clipped(self, loss: float, x: Any, y: Array, weight: Array | None) -> float:
-        """The network's loss with probabilities clipped to [eps, 1 - eps], as scikit-learn reports it.
-
-        No row's loss is clipped if the sum of all is below -log(eps); then the loss stays as it is.
-        """
-        eps = float(np.finfo(self.net.dtype).eps)
-        least = 1.0 if weight is None else float(weight[weight > 0].min())
-        total = float(len(y)) if weight is None else float(weight.sum(dtype=np.float64))
-        if self.scales.loss * loss * total < -np.log(eps) * least or not np.isfinite(loss):
-            return loss
-        p = self.net.forward(x, n_threads=self.n_threads)
-        clipped = np.clip(p, eps, 1.0 - eps)
-        if np.array_equal(p, clipped):
-            return loss
-        clipped = clipped.astype(np.float64)
-        if y.ndim == 1:
-            terms = -np.log(clipped[np.arange(len(y)), y])
-        else:
-            terms = -(y * np.log(clipped) + (1.0 - y) * np.log1p(-clipped)).mean(axis=1)
-        return float(np.average(terms, weights=weight))
+        return Problem(self.net, x, y, weight, self.alpha, self.n_threads)
