@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -32,6 +33,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
     shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
     validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun, dtype, n_threads
         As in `MLPRegressor`; the solvers are "adam", "sgd" and "lbfgs".
+    loss : {"log_loss", "hinge"} or ("log_loss", eps), default="log_loss"
+        ("log_loss", eps) smooths labels: of k classes, that of a sample has the probability 1 - eps + eps/k, each other
+        one eps/k; each of several labels of a sample is one of two classes. "hinge" is the mean over outputs of
+        max(0, 1 - y a), with y = 1 for the class and y = -1 for others; it has `decision_function` instead of
+        probabilities.
     class_weight : dict, "balanced", list of dict or None, default=None
         The weights of the classes multiply sample_weight. "balanced" gives all classes of y the same sum of weights.
 
@@ -56,6 +62,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseMLP._parameter_constraints,
         "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
+        "loss": [StrOptions({"log_loss", "hinge"}), tuple],
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
     }
 
@@ -85,6 +92,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         epsilon: float = 1e-8,
         n_iter_no_change: Any = 10,
         max_fun: int = 15000,
+        loss: Any = "log_loss",
         class_weight: Any = None,
         dtype: str | None = None,
         n_threads: int | None = None,
@@ -112,6 +120,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         self.epsilon = epsilon
         self.n_iter_no_change = n_iter_no_change
         self.max_fun = max_fun
+        self.loss = loss
         self.class_weight = class_weight
         self.dtype = dtype
         self.n_threads = n_threads
@@ -136,7 +145,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         sample_weight : (n_samples,) array-like, optional
             For several labels a sample, (n_samples, n_classes) too.
         X_val, y_val, sample_weight_val : optional
-            Validation samples, for sgd and adam. Their scores follow each epoch; with early_stopping they end the fit.
+            Validation samples. They are scored after each epoch or iteration; with early_stopping they end the fit.
 
         Returns
         -------
@@ -160,12 +169,13 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         *,
         X_val: Any = None,
         y_val: Any = None,
+        sample_weight_val: Any = None,
     ) -> Self:
         """Make one epoch over X and y.
 
         Parameters
         ----------
-        X, y, sample_weight, X_val, y_val
+        X, y, sample_weight, X_val, y_val, sample_weight_val
             As in `fit`.
         classes : array-like, optional
             All labels that may come. The first call needs them.
@@ -182,13 +192,24 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         if _check_partial_fit_first_call(self, classes):
             is_multilabel = type_of_target(y).startswith("multilabel")
             self._label_binarizer = LabelBinarizer().fit(y if is_multilabel else classes)
-        return self._fit(X, y, sample_weight, True, X_val, y_val)
+        return self._fit(X, y, sample_weight, True, X_val, y_val, sample_weight_val)
 
     def predict(self, X: Any) -> Array:
         """The labels of X."""
         check_is_fitted(self)
         return self._labels(self._outputs(X))
 
+    @available_if(lambda estimator: estimator._check_outputs(probabilities=False))  # type: ignore[untyped-decorator]
+    def decision_function(self, X: Any) -> Array:
+        """With "hinge", the outputs: (n_samples,), or (n_samples, n_classes) if there are more than two classes.
+
+        The class with the largest output is predicted; of two classes, or several labels, the one if it is above 0.
+        """
+        check_is_fitted(self)
+        y_hat = self._outputs(X)
+        return y_hat.ravel() if self.n_outputs_ == 1 else y_hat
+
+    @available_if(lambda estimator: estimator._check_outputs(probabilities=True))  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> Array:
         """The probabilities (n_samples, n_classes), in the order of ``classes_``."""
         check_is_fitted(self)
@@ -197,11 +218,35 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             return np.hstack([1.0 - y_hat, y_hat])
         return y_hat
 
+    @available_if(lambda estimator: estimator._check_outputs(probabilities=True))  # type: ignore[untyped-decorator]
     def predict_log_proba(self, X: Any) -> Array:
         """The logarithms of `predict_proba`."""
         p = self.predict_proba(X)
         log_p: Array = np.log(p, out=p)
         return log_p
+
+    def _check_outputs(self, *, probabilities: bool) -> bool:
+        """Whether the outputs are probabilities, or are not, as the caller needs them."""
+        default = "identity" if self.loss == "hinge" else "softmax"
+        if (getattr(self, "out_activation_", default) != "identity") == probabilities:
+            return True
+        raise AttributeError(
+            "predict_proba: expected loss='log_loss'; with 'hinge' use decision_function"
+            if probabilities
+            else "decision_function: expected loss='hinge'; with 'log_loss' use predict_proba"
+        )
+
+    def _smoothing(self) -> float:
+        """The eps of ("log_loss", eps)."""
+        if isinstance(self.loss, str):
+            return 0.0
+        eps = self.loss[1] if len(self.loss) == 2 and self.loss[0] == "log_loss" else None
+        if not isinstance(eps, Real) or not 0 <= float(eps) < 1:
+            raise ValueError(
+                "loss: expected 'log_loss', 'hinge', or ('log_loss', eps) with a number 0 <= eps < 1, "
+                f"got {self.loss!r}"
+            )
+        return float(eps)
 
     def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Array]:
         X, y = validate_data(
@@ -252,13 +297,14 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             raise ValueError(f"y_val: expected labels of y, {self.classes_}, got {unknown} too")
         return self._indicators(y)
 
-    def _weights(self, y: Array, sample_weight: Array | None, incremental: bool) -> tuple[Array, Array | None]:
+    def _class_weighted(self, y: Array, weight: Array | None) -> Array | None:
         if self.class_weight is None:
-            return y, sample_weight
+            return weight
         by_class: Array = compute_sample_weight(self.class_weight, self._truth(y))
-        if sample_weight is None:
-            return y, by_class
-        return y, sample_weight * (by_class[:, None] if sample_weight.ndim == 2 else by_class)
+        if weight is None:
+            return by_class
+        product: Array = weight * (by_class[:, None] if weight.ndim == 2 else by_class)
+        return product
 
     def _is_multiclass(self) -> bool:
         return bool(self._label_binarizer.y_type_ == "multiclass")
@@ -267,21 +313,39 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         return bool(self.n_outputs_ == 1)
 
     def _out_activation(self) -> str:
+        if self.loss == "hinge":
+            return "identity"
         return "softmax" if self._is_multiclass() else "logistic"
 
     def _network_loss(self) -> Any:
-        return "cross_entropy" if self.out_activation_ == "softmax" else "binary_cross_entropy"
+        eps = self._smoothing()
+        if (self.loss == "hinge") != (self.out_activation_ == "identity"):
+            raise ValueError(
+                f"loss: expected the one of the previous fit, whose output is {self.out_activation_!r}, got "
+                f"{self.loss!r}; set warm_start=False to start anew"
+            )
+        if self.loss == "hinge":
+            return "hinge"
+        return ("cross_entropy", eps) if self.out_activation_ == "softmax" else "binary_cross_entropy"
 
     def _targets(self, y: Array, dtype: npt.DTypeLike) -> Array:
-        targets: Array = y.argmax(axis=1) if self.out_activation_ == "softmax" else y.astype(dtype)
-        return targets
+        if self.out_activation_ == "softmax":
+            labels: Array = y.argmax(axis=1)
+            return labels
+        if self.out_activation_ == "identity":
+            return np.where(y, 1.0, -1.0).astype(dtype)
+        eps = self._smoothing()
+        return np.where(y, 1.0 - 0.5 * eps, 0.5 * eps).astype(dtype)
 
     def _labels(self, y_hat: Array) -> Array:
-        labels: Array = self._label_binarizer.inverse_transform(y_hat.ravel() if self.n_outputs_ == 1 else y_hat)
-        return labels
+        """The labels that outputs of the network mean."""
+        if self.out_activation_ == "identity" and not self._is_multiclass():
+            y_hat = y_hat > 0
+        return self._truth(y_hat)
 
     def _truth(self, y: Array) -> Array:
-        return self._labels(y)
+        labels: Array = self._label_binarizer.inverse_transform(y.ravel() if self.n_outputs_ == 1 else y)
+        return labels
 
     def _metric(self, truth: Array, y_hat: Array, sample_weight: Array | None) -> float:
         if sample_weight is not None and sample_weight.ndim == 2:

@@ -12,18 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from backprop import _core, threads
+from backprop import threads
 from backprop.api import targets
 from backprop.distributed.cuts import row_blocks, weight_totals
 from backprop.sklearn.problem import Problem, blocks_of, is_sparse
+from backprop.training import full_batch
 
 Array = npt.NDArray[Any]
 
 _RELATIVE_DECREASE = 2.0**-52 * 1e7  # of max(loss, 1): the ftol of SciPy's L-BFGS-B
 _LOOKS = {"lbfgs": 10, "lm": 1}  # after so many iterations a fit looks for it
 _MOST_EVALUATIONS = 82  # of an iteration: two searches of 41
-_N_PAIRS = 10  # of L-BFGS, as SciPy has them
-_NOISE_OF_FLOAT32 = 2.0**-24  # a relative difference of losses that says nothing
 
 
 class Outcome(NamedTuple):
@@ -170,9 +169,7 @@ def fit(
         If the loss is not finite at the start.
     """
     net, c, total = problem.net, problem.scales.gradient, problem.total(slice(None))
-    theta = net.params.astype(np.float64)
-    noise = {"noise": _NOISE_OF_FLOAT32} if net.dtype == np.float32 else {}
-    solver = _core.LBFGS(theta, _N_PAIRS, **noise) if method == "lbfgs" else _core.LevenbergMarquardt(theta, **noise)
+    solver = full_batch.start(method, net.params, None)
     kind = _Blocks if is_sparse(problem.x) else _Arrays
     samples = kind(problem, method, solver, problem.alpha / (c * total), tol / c)
 

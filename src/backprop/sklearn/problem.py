@@ -129,12 +129,13 @@ class Scales:
     loss: float
     gradient: float
     constant_of: Callable[[Array], Array] | None = None  # y -> a constant for each row
-    loss_cap: float | None = None  # log_loss: scikit-learn clips probabilities at eps in the loss that it reports
+    loss_cap: float | None = None  # log_loss: scikit-learn clips probabilities in the loss that it reports
 
 
-def scales_of(loss: Any, n_outputs: int, dtype: npt.DTypeLike) -> Scales:
+def scales_of(net: Network) -> Scales:
     """The row of the table for the loss of a network."""
-    loss_cap = -float(np.log(np.finfo(dtype).eps))
+    loss, n_outputs = net.loss_name, net.sizes[-1]
+    loss_cap = -float(np.log(np.finfo(net.dtype).eps)) if net._architecture.loss_parameter == 0 else None
     if loss == "squared_error":
         return Scales(0.5, 0.5 * n_outputs)
     if loss == "poisson":
@@ -183,7 +184,7 @@ class Problem:
             self.x = x.toarray() if x.shape[0] * x.shape[1] <= _BLOCK_ENTRIES else x.tocsr()
         self.y, self.sample_weight = y, sample_weight
         self.n_samples: int = x.shape[0]
-        self.scales = scales_of(net.loss_name, net.sizes[-1], net.dtype)
+        self.scales = scales_of(net)
         self.constants = self.scales.constant_of(y) if self.scales.constant_of else None
         self.is_weight = np.zeros(net.n_params)
         for W, _ in net.unflatten(self.is_weight):

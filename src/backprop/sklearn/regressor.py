@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import RegressorMixin, _fit_context
-from sklearn.metrics import r2_score
+from sklearn.metrics import d2_pinball_score, r2_score
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
@@ -27,9 +27,11 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
 
     Parameters
     ----------
-    loss : str or (str, float), default="squared_error"
+    loss : str or tuple, default="squared_error"
         "squared_error" and "poisson", as in scikit-learn: half the squared error, half the deviance. Also
         "absolute_error", ("huber", delta) and ("quantile", tau) of `Network`, which are means over outputs.
+        ("quantile", (tau_1, ..., tau_k)) has a tau for each output; with y of shape (n_samples,), the k outputs are
+        quantiles of this y.
     hidden_layer_sizes : int or array-like, default=(100,)
         The number of units of each hidden layer; empty for a linear model.
     activation : str, (str, float) or list, default="relu"
@@ -62,8 +64,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
     nesterovs_momentum : bool, default=True
         For sgd.
     early_stopping : bool, default=False
-        Whether the score of validation samples ends the fit and chooses the parameters. The samples are ``X_val`` of
-        `fit`, or else a share of the training samples.
+        Whether the score of validation samples ends the fit and chooses the parameters, for all solvers. The samples
+        are ``X_val`` of `fit`, or else a share of the training samples.
     validation_fraction : float, default=0.1
         That share.
     beta_1, beta_2, epsilon : float, default=0.9, 0.999, 1e-8
@@ -87,12 +89,12 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
         The last loss, with its penalty. For several outputs and squared_error it is a mean over outputs, but the fit
         follows the gradient of the sum, as scikit-learn's does.
     loss_curve_ : list of float
-        The loss of each epoch. For sgd and adam.
+        The loss of each epoch, for sgd and adam. With validation samples also for lbfgs and lm, after each iteration.
     best_loss_, best_validation_score_ : float or None
     validation_scores_ : list of float or None
-        R^2 of each epoch, if there are validation samples.
+        The `score` after each epoch or iteration, if there are validation samples.
     validation_loss_curve_ : list of float or None
-        The loss of the validation samples after each epoch, without the penalty.
+        The loss of the validation samples after each epoch or iteration, without the penalty.
     n_iter_, t_, n_layers_, n_outputs_, n_features_in_ : int
     feature_names_in_ : array of str
         If X had names of features.
@@ -192,7 +194,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
         y : (n_samples,) or (n_samples, n_outputs) array-like
         sample_weight : (n_samples,) or (n_samples, n_outputs) array-like, optional
         X_val, y_val, sample_weight_val : optional
-            Validation samples, for sgd and adam. Their scores follow each epoch; with early_stopping they end the fit.
+            Validation samples. They are scored after each epoch or iteration; with early_stopping they end the fit.
 
         Returns
         -------
@@ -207,14 +209,46 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
 
     @available_if(lambda estimator: estimator._check_solver())  # type: ignore[untyped-decorator]
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None) -> Self:
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Self:
         """Make one epoch over X and y, with the arguments of `fit`."""
-        return self._fit(X, y, sample_weight, True, X_val, y_val)
+        return self._fit(X, y, sample_weight, True, X_val, y_val, sample_weight_val)
 
     def predict(self, X: Any) -> Array:
-        """The outputs for X: (n_samples,), or (n_samples, n_outputs) if there are several."""
+        """The outputs for X: (n_samples,), or (n_samples, n_outputs) if there are several.
+
+        With several quantiles of one target they are columns in the order of their taus.
+        """
         check_is_fitted(self)
         return _flat(self._outputs(X))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R^2 of the predictions, a mean over outputs.
+
+        With the loss "quantile" it is D^2 of the pinball loss, as in `sklearn.metrics.d2_pinball_score`: the part by
+        which the loss is below that of the best constant.
+        """
+        if not self._is_quantile():
+            return float(super().score(X, y, sample_weight))
+        check_is_fitted(self)
+        y_hat = self._outputs(X)
+        weight = None if sample_weight is None else np.asarray(sample_weight)
+        return self._metric(self._validate_targets(y), y_hat, weight)
+
+    def _is_quantile(self) -> bool:
+        return bool(self.loss == "quantile" or (isinstance(self.loss, tuple) and self.loss[0] == "quantile"))
+
+    def _taus(self) -> Any:
+        """The tau of "quantile", or several."""
+        return self.loss[1] if isinstance(self.loss, tuple) else 0.5
 
     def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Array]:
         self._check_loss()
@@ -226,9 +260,16 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
                 raise ValueError(f"y: expected {X.shape[0]} rows, as X has, got {len(y)}")
         else:
             X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, **kinds)
-            y = _column(y)
+            y = self._columns(y)
         self._check_domain(y)
         return X, y
+
+    def _columns(self, y: Array) -> Array:
+        """Targets with two dimensions; a target is repeated if there are several quantiles of it."""
+        y = _column(y)
+        if y.shape[1] == 1 and self._is_quantile() and np.ndim(self._taus()) == 1:
+            y = np.repeat(y, len(self._taus()), axis=1)
+        return y
 
     def _check_loss(self) -> None:
         name = self.loss[0] if isinstance(self.loss, tuple) and self.loss else self.loss
@@ -247,19 +288,15 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
 
     def _validate_targets(self, y: Any) -> Array:
         if self.missing_targets:
-            return _column(check_array(y, ensure_2d=False, dtype=np.float64, ensure_all_finite="allow-nan"))
-        return _column(_check_y(y, multi_output=True, y_numeric=True))
+            return self._columns(check_array(y, ensure_2d=False, dtype=np.float64, ensure_all_finite="allow-nan"))
+        return self._columns(_check_y(y, multi_output=True, y_numeric=True))
 
-    def _weights(self, y: Array, sample_weight: Array | None, incremental: bool) -> tuple[Array, Array | None]:
-        if not self.missing_targets:
-            return y, sample_weight
+    def _without_missing(self, y: Array, weight: Array | None) -> tuple[Array, Array | None]:
         is_there = ~np.isnan(y)
-        if is_there.all():
-            return y, sample_weight
-        weight = np.ones(len(y)) if sample_weight is None else sample_weight.astype(np.float64)
-        if weight.ndim == 1:
-            weight = weight[:, None]
-        return np.where(is_there, y, 0.0), weight * is_there
+        if not self.missing_targets or is_there.all():
+            return y, weight
+        weight = np.ones(len(y)) if weight is None else weight.astype(np.float64)
+        return np.where(is_there, y, 0.0), (weight[:, None] if weight.ndim == 1 else weight) * is_there
 
     def _out_activation(self) -> str:
         return "exp" if self.loss == "poisson" else "identity"
@@ -274,12 +311,20 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
         return y
 
     def _metric(self, truth: Array, y_hat: Array, sample_weight: Array | None) -> float:
-        if sample_weight is not None and sample_weight.ndim == 2:  # R^2 of each output, then their mean
-            scores = [
-                r2_score(truth[:, j], y_hat[:, j], sample_weight=sample_weight[:, j]) for j in range(truth.shape[1])
-            ]
-            return float(np.mean(scores))
-        return float(r2_score(truth, y_hat, sample_weight=sample_weight))
+        taus = np.broadcast_to(self._taus(), truth.shape[1]) if self._is_quantile() else None
+        if taus is None and (sample_weight is None or sample_weight.ndim == 1):
+            return float(r2_score(truth, y_hat, sample_weight=sample_weight))
+        scores = []
+        for j in range(truth.shape[1]):  # the score of each output, then their mean
+            weight = sample_weight if sample_weight is None or sample_weight.ndim == 1 else sample_weight[:, j]
+            if weight is not None and not weight.any():
+                continue
+            if taus is None:
+                scores.append(r2_score(truth[:, j], y_hat[:, j], sample_weight=weight))
+            else:
+                alpha = float(taus[j])
+                scores.append(d2_pinball_score(truth[:, j], y_hat[:, j], sample_weight=weight, alpha=alpha))
+        return float(np.mean(scores))
 
 
 def _column(y: Array) -> Array:
