@@ -54,6 +54,7 @@ TABLES = {
     "losses": _losses,
     "names-of-activations": lambda: _names(_other_names.ACTIVATIONS),
     "names-of-losses": lambda: _names(_other_names.LOSSES),
+    "names-of-solvers": lambda: _names(_other_names.SOLVERS),
     "names-of-arguments": _arguments,
 }
 

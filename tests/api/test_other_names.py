@@ -8,10 +8,12 @@ from backprop import Ensemble, Network
 from backprop.activations import ACTIVATIONS
 from backprop.api import other_names as names
 from backprop.losses import LOSSES
+from backprop.training.settings import SOLVERS
 
 KINDS = {
     "activation": (names.ACTIVATIONS, names.NO_ACTIVATIONS, ACTIVATIONS),
     "loss": (names.LOSSES, names.NO_LOSSES, LOSSES),
+    "solver": (names.SOLVERS, names.NO_SOLVERS, SOLVERS),
 }
 PAIRS = [
     (kind, name, row.ours)
@@ -23,9 +25,9 @@ PAIRS = [
 
 def refuse(kind, name, **options):
     """The message about a name."""
-    argument = {"activation": "activations", "loss": "loss"}[kind]
+    argument = {"activation": "activations"}.get(kind, kind)
     with pytest.raises(ValueError, match=rf"^{argument}: expected one of ") as caught:
-        Network([2, 3, 2], **{argument: name}, **options)
+        fit(solver=name) if kind == "solver" else Network([2, 3, 2], **{argument: name}, **options)
     return str(caught.value)
 
 
@@ -63,7 +65,11 @@ def test_our_own_names_in_other_spellings(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_of_other_functions_lead_nowhere(kind):
-    hint = {"activation": "makes an activation of your own functions", "loss": "by y_hat to net.vjp"}[kind]
+    hint = {
+        "activation": "makes an activation of your own functions",
+        "loss": "by y_hat to net.vjp",
+        "solver": "a loop around net.value_and_grad",
+    }[kind]
     for name in KINDS[kind][1]:
         message = refuse(kind, name)
         assert "did you mean" not in message
@@ -82,7 +88,9 @@ def test_names_of_other_functions_lead_nowhere(kind):
      ("loss", "bce", "binary_cross_entropy"), ("loss", "logistic", "binary_cross_entropy"),
      ("loss", "MSELoss", "squared_error"), ("loss", "mse", "squared_error"), ("loss", "mae", "absolute_error"),
      ("loss", "log_loss", "cross_entropy"), ("loss", "pinball", "quantile"), ("loss", "sqared_error", "squared_error"),
-     ("loss", "mean_square_eror", "squared_error"), ("loss", "huberr", "huber")],
+     ("loss", "mean_square_eror", "squared_error"), ("loss", "huberr", "huber"),
+     ("solver", "Adam", "adam"), ("solver", "L-BFGS-B", "lbfgs"), ("solver", "trainlm", "lm"),
+     ("solver", "levenberg-marquart", "lm"), ("solver", "optim.SGD", "sgd"), ("solver", "lbgfs", "lbfgs")],
 )  # fmt: skip
 def test_hints(kind, name, ours):
     assert f"; did you mean {ours!r}?" in refuse(kind, name)
@@ -101,6 +109,7 @@ def test_a_hint_says_how_the_two_differ(name, note):
     ("kind", "name"),
     [("activation", "rlu"), ("activation", "xyzzy"), ("activation", "lu"), ("activation", "s"),
      ("activation", "tanhtanh"), ("activation", "mse"), ("activation", "relu7x"), ("activation", ""),
+     ("solver", "lmx"), ("solver", "gd2"), ("solver", "xyzzy"),
      ("activation", "_-"), ("activation", "sulu"), ("activation", "gilu"), ("loss", "error"),
      ("loss", "entropy"), ("loss", "loss"), ("loss", "relu"), ("activation", "r" * 10**6), ("loss", "mse" * 30)],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Names that other libraries use for our activations, losses and arguments: for hints in errors, and for the docs.
+"""Names that other libraries use for our activations, losses, solvers and arguments: for hints in errors and docs.
 
 An error gives a hint only if it is certain. The name, apart from case and separators, must be one of these or one of
 ours; or it must be one typing mistake (two in a long name) away from the names of exactly one function. Names of
@@ -91,6 +91,14 @@ LOSSES = [
     Row("cross_entropy", ("", "", "log_loss log deviance", "", "", "logloss"),
         "of classes; 'binary_cross_entropy' if each output is a separate probability"),
 ]
+SOLVERS = [
+    Row("lbfgs", ("LBFGS", "", "lbfgs", "lbfgs", "lbfgs trainbfg", "L-BFGS-B l_bfgs bfgs quasi_newton")),
+    Row("lm", ("", "", "", "LevenbergMarquardt", "trainlm", "levenberg_marquardt marquardt leastsq least_squares")),
+    Row("adam", ("Adam", "Adam adam", "adam", "adam", "adam adamupdate", "")),
+    Row("adam", ("AdamW", "AdamW", "", "adamw", "", ""), "with weight_decay=0.01"),
+    Row("sgd", ("SGD", "SGD sgd", "sgd", "sgd", "sgdm sgdmupdate traingdm", "momentum nesterov")),
+    Row("sgd", ("", "", "", "", "traingd", "gd gradient_descent steepest_descent"), "with momentum=0.0"),
+]
 NO_ACTIVATIONS = """
 PReLU RReLU CReLU CELU GLU SwiGLU GEGLU ReGLU LogSigmoid LogSoftmax Softmin Softmax2d Softshrink Hardshrink Tanhshrink
 Threshold soft_shrink hard_shrink tanh_shrink log_softmax log_sigmoid sparsemax sparse_plus sparse_sigmoid squareplus
@@ -109,9 +117,16 @@ TripletMarginLoss GaussianNLLLoss gaussian gamma tweedie exponential focal focal
 binary_focal_crossentropy dice mse_log r2 msereg mse_with_regularization tukey cauchy smooth_l2
 """.split()  # noqa: SIM905
 # fmt: on
+NO_SOLVERS = """
+RMSprop rmspropupdate Adagrad Adadelta Adamax NAdam Nadam RAdam SparseAdam ASGD Rprop trainrp Adafactor Ftrl Lion Lamb
+Lars Muon amsgrad adabelief yogi sophia shampoo newton newton-cg cg nonlinear_cg traincgf traincgp traincgb trainscg
+trainoss trainbr traingdx gauss_newton dogleg trust-exact trust-krylov trust-ncg trust-constr nelder-mead powell tnc
+slsqp cobyla cobyqa basinhopping differential_evolution
+""".split()  # noqa: SIM905
 _OF_ONES_OWN = {
     "activation": "; backprop.Activation makes an activation of your own functions",
     "loss": "; for a loss of your own, give its gradient by y_hat to net.vjp",
+    "solver": "; minimize net.objective with SciPy, or write a loop around net.value_and_grad",
 }
 
 # Our argument for each of their names, or a sentence if we have none.
@@ -179,6 +194,13 @@ ARGUMENTS = {
 }
 
 
+_TABLES = {
+    "activation": (ACTIVATIONS, NO_ACTIVATIONS),
+    "loss": (LOSSES, NO_LOSSES),
+    "solver": (SOLVERS, NO_SOLVERS),
+}
+
+
 def normal(name: str) -> str:
     """A name without case, separators and module: "nn.LeakyReLU" becomes "leakyrelu"."""
     return re.sub(r"[^a-z0-9]", "", name.rpartition(".")[2].lower())
@@ -187,7 +209,7 @@ def normal(name: str) -> str:
 @cache
 def _meanings(kind: str) -> dict[str, Row | None]:
     """Our row by normal name; None if the name is of a function that we lack. The first row with a name counts."""
-    rows, others = (LOSSES, NO_LOSSES) if kind == "loss" else (ACTIVATIONS, NO_ACTIVATIONS)
+    rows, others = _TABLES[kind]
     meanings: dict[str, Row | None] = {normal(name): None for name in others}
     for row in reversed(rows):
         meanings |= {normal(name): row for name in " ".join(row.theirs).split()}
@@ -197,7 +219,7 @@ def _meanings(kind: str) -> dict[str, Row | None]:
 def hint(name: str, kind: str, ours: Iterable[str]) -> str:
     """The hint that an error adds for an unknown name, from its semicolon on; empty if no hint is certain.
 
-    kind is "activation" or "loss"; ours are the accepted names.
+    kind is "activation", "loss" or "solver"; ours are the accepted names.
     """
     key = normal(name) if len(name) <= _LONGEST else ""
     if not key:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop import threads
-from backprop.api import array_likes, scalars, validate
+from backprop.api import array_likes, other_names, scalars, validate
 
 Array = npt.NDArray[Any]
 Rate = float | Callable[[int], float]
@@ -89,9 +89,11 @@ def accepted(n_params: int, given: dict[str, Any]) -> Settings:
     """
     solver = given["solver"]
     if not isinstance(solver, str):
-        raise TypeError(f"solver: expected one of {_listed(SOLVERS)}, got {array_likes.describe(solver)}")
+        hint = other_names.hint_of_object(solver, "solver", SOLVERS)
+        raise TypeError(f"solver: expected one of {_listed(SOLVERS)}, got {array_likes.describe(solver)}{hint}")
     if solver not in SOLVERS:
-        raise ValueError(f"solver: expected one of {_listed(SOLVERS)}, got {solver!r}")
+        hint = other_names.hint(solver, "solver", SOLVERS)
+        raise ValueError(f"solver: expected one of {_listed(SOLVERS)}, got {solver!r}{hint}")
     for name, (solvers, default) in _USED_BY.items():
         if solver not in solvers and not _is_default(given[name], default):
             _refuse_unused(name, solvers, solver)
