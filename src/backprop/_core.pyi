@@ -172,6 +172,42 @@ class Plan:
         max_iter: int,
         n_threads: int,
     ) -> tuple[str, _Array]: ...
+    def fit_networks(
+        self,
+        solvers: list[LBFGS] | list[LevenbergMarquardt],
+        networks: _Array,
+        params: _Array,
+        x: _Array,
+        y: _Array,
+        weights: Sequence[tuple[_Array, float, float, int] | None] | None,
+        free: _Array | None,
+        l2: float,
+        tol: float,
+        losses: _Array,
+        n_losses: _Array,
+        answers: _Array,
+        n_threads: int,
+    ) -> None: ...
+    def run_epochs_of_networks(
+        self,
+        networks: _Array,
+        params: _Array,
+        x: _Array,
+        y: _Array,
+        weights: Sequence[tuple[_Array, float, float, int] | None] | None,
+        orders: _Array | None,
+        batch_size: int,
+        rates: _Array,
+        moments: _Array,
+        progress: _Array,
+        losses: _Array,
+        totals: _Array,
+        n_done: _Array,
+        n_threads: int,
+        *,
+        free: _Array | None = None,
+        **settings: Any,
+    ) -> None: ...
     def add_penalty(self, params: _Array, l2: float, gradient: _Array) -> float: ...
     @property
     def n_params(self) -> int: ...

@@ -1,40 +1,57 @@
 # Calls of ensembles: loss and gradient of many networks of one shape.
 # Needs: calls/rules, request, parameters, quick, accepted; schedule/ensemble.
-# Gives: accepted_ensemble_call, quick_ensemble_call.
+# Gives: accept_network, accepted_ensemble_call, quick_ensemble_call.
+
+cdef int expect_x_of_networks(const Shape* shape, cnp.ndarray x, Py_ssize_t n_networks) except -1:
+    """Refuse x that is neither shared nor has one dimension more."""
+    cdef bint own_x = cnp.PyArray_NDIM(x) == 3
+    return expect(rule_of_data(shape, x, dtype_of(shape), b"ksi" if own_x else b"si",
+                               cnp.PyArray_DIM(x, 1 if own_x else 0), n_networks), "x")
+
+
+cdef int accept_network(Request* request,  # OUT
+                        const Shape* shape, const Mode* mode, const char* params, cnp.ndarray x, cnp.ndarray y, weights,
+                        Py_ssize_t m, Py_ssize_t n_networks) except -1:
+    """Parameters, samples and targets of network m, after a look at x: shared, or its own.
+
+    x and y have one dimension more if each network has its own; weights is None or a list of one for each.
+    """
+    cdef bint own_x = cnp.PyArray_NDIM(x) == 3
+    cdef bint own_y = cnp.PyArray_NDIM(y) == (2 if are_labels(shape, y) else 3)
+    cdef const char* first_x = cnp.PyArray_BYTES(x)
+    if own_x:
+        first_x += m * cnp.PyArray_STRIDE(x, 0)
+    start_request(request, shape, mode, params, first_x, cnp.PyArray_DIM(x, 1 if own_x else 0))
+    set_source(&request.x_source, x, dtype_of(shape), cnp.PyArray_NDIM(x) - 2)
+    accept_targets(request, y, None if weights is None else weights[m], n_networks, own_y)
+    if own_y and request.labels == NULL:
+        request.y += m * cnp.PyArray_STRIDE(y, 0)
+    elif own_y:
+        request.labels = <const Py_ssize_t*>(<const char*>request.labels + m * cnp.PyArray_STRIDE(y, 0))
+    return 0
+
 
 cdef int accepted_ensemble_call(const Shape* shape, Parameters params, cnp.ndarray x, cnp.ndarray y,
                                 cnp.ndarray losses, cnp.ndarray out, weights, int n_threads) except -1:
     """Losses and gradients of all networks into accepted arrays."""
     cdef Py_ssize_t n_networks = networks_in(shape, params), n_samples, m
-    cdef Py_ssize_t n_bytes = shape.n_params * shape.itemsize, x_step = 0, y_step = 0
-    cdef bint own_x = cnp.PyArray_NDIM(x) == 3
-    cdef bint own_y = cnp.PyArray_NDIM(y) == (2 if are_labels(shape, y) else 3)
+    cdef Py_ssize_t n_bytes = shape.n_params * shape.itemsize
     cdef Request* requests = NULL
     cdef double* loss
     cdef Interrupt interrupt
     cdef int status
-    n_samples = cnp.PyArray_DIM(x, 1 if own_x else 0)
-    expect(rule_of_data(shape, x, dtype_of(shape), b"ksi" if own_x else b"si", n_samples, n_networks), "x")
+    expect_x_of_networks(shape, x, n_networks)
+    n_samples = cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 2)
     expect(rule_of_array(shape, losses, cnp.NPY_FLOAT64, b"k", n_samples, n_networks), "losses")
     expect(rule_of_array(shape, out, dtype_of(shape), b"kp", n_samples, n_networks), "out")
     loss = <double*>cnp.PyArray_DATA(losses)
-    if own_x:
-        x_step = cnp.PyArray_STRIDE(x, 0)
-    if own_y:
-        y_step = cnp.PyArray_STRIDE(y, 0)
     requests = <Request*>calloc(n_networks, sizeof(Request))
     if requests == NULL:
         raise MemoryError("the requests of the networks do not fit into memory")
     try:
         for m in range(n_networks):
-            start_request(&requests[m], shape, mode_of_value_and_grad, params.address + m * n_bytes,
-                          cnp.PyArray_BYTES(x) + m * x_step, n_samples)
-            set_source(&requests[m].x_source, x, dtype_of(shape), cnp.PyArray_NDIM(x) - 2)
-            accept_targets(&requests[m], y, None if weights is None else weights[m], n_networks, own_y)
-            if requests[m].y != NULL:
-                requests[m].y += m * y_step
-            if requests[m].labels != NULL:
-                requests[m].labels = <const Py_ssize_t*>(<const char*>requests[m].labels + m * y_step)
+            accept_network(&requests[m], shape, mode_of_value_and_grad, params.address + m * n_bytes, x, y, weights, m,
+                           n_networks)
             requests[m].grad = cnp.PyArray_BYTES(out) + m * n_bytes
         with nogil:
             reset_interrupt(&interrupt, False, may_take_long(requests, n_networks))

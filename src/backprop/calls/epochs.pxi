@@ -164,6 +164,24 @@ cdef int check_order(const Py_ssize_t[:, ::1] orders, Py_ssize_t n_samples) exce
     return 0
 
 
+cdef int set_free_runs(Solver* solver, const Shape* shape, cnp.ndarray free_) except -1:
+    """The runs of free parameters, by their mask or all. The caller frees them."""
+    cdef const uint8_t* mask = NULL
+    cdef bint by_kind = solver.l2 != 0
+    cdef Run* runs
+    if free_ is not None:
+        expect(OTHER_FORM if not cnp.PyArray_ISBOOL(free_) else rule_of_shape(shape, free_, b"p", 0, 1), "free")
+        expect(rule_of_form(free_, cnp.NPY_BOOL), "free")
+        mask = <const uint8_t*>cnp.PyArray_DATA(free_)
+    solver.n_runs = set_runs(shape, mask, by_kind, NULL)
+    runs = <Run*>calloc(solver.n_runs + 1, sizeof(Run))
+    if runs == NULL:
+        raise MemoryError("the list of free parameters does not fit into memory")
+    set_runs(shape, mask, by_kind, runs)
+    solver.runs = runs
+    return 0
+
+
 cdef Py_ssize_t accepted_epochs(const Shape* shape, Parameters params, cnp.ndarray x, cnp.ndarray y, weights,
                                 const Py_ssize_t[:, ::1] orders, Py_ssize_t batch_size, const double[::1] rates,
                                 double[:, ::1] moments, double[::1] progress, double[:, ::1] losses,
@@ -174,13 +192,10 @@ cdef Py_ssize_t accepted_epochs(const Shape* shape, Parameters params, cnp.ndarr
     cdef Solver solver
     cdef Epochs epochs
     cdef Interrupt interrupt
-    cdef Run* runs = NULL
-    cdef const uint8_t* mask = NULL
     cdef cnp.ndarray grad
     cdef Py_ssize_t n_done = 0, n_batches
     cdef cnp.npy_intp n_params = shape.n_params
     cdef int status
-    cdef bint by_kind
     expect_parameters(shape, params, 1)
     accept_samples(&data, shape, mode_of_value_and_grad, view_of(shape, params, 0, 1, &n_params), x)
     accept_targets(&data, y, weights, 1, False)
@@ -207,10 +222,6 @@ cdef Py_ssize_t accepted_epochs(const Shape* shape, Parameters params, cnp.ndarr
     data.loss_cap = 0 if loss_cap is None else loss_cap
     if loss_cap is not None and not data.loss_cap > 0:
         raise ValueError(f"loss_cap: expected None or a number above 0, got {loss_cap}")
-    if free_ is not None:
-        expect(OTHER_FORM if not cnp.PyArray_ISBOOL(free_) else rule_of_shape(shape, free_, b"p", 0, 1), "free")
-        expect(rule_of_form(free_, cnp.NPY_BOOL), "free")
-        mask = <const uint8_t*>cnp.PyArray_DATA(free_)
     grad = new_array(shape, b"p", 0, 1, dtype_of(shape))
     if grad is None:
         raise MemoryError("the gradient of a batch does not fit into memory")
@@ -218,13 +229,7 @@ cdef Py_ssize_t accepted_epochs(const Shape* shape, Parameters params, cnp.ndarr
     if orders is not None:
         epochs.orders = &orders[0, 0]
     epochs.rates, epochs.losses, epochs.totals = &rates[0], &losses[0, 0], &totals[0, 0]
-    by_kind = solver.l2 != 0
-    solver.n_runs = set_runs(shape, mask, by_kind, NULL)
-    runs = <Run*>calloc(solver.n_runs + 1, sizeof(Run))
-    if runs == NULL:
-        raise MemoryError("the list of free parameters does not fit into memory")
-    set_runs(shape, mask, by_kind, runs)
-    solver.runs = runs
+    set_free_runs(&solver, shape, free_)
     with nogil:
         reset_interrupt(&interrupt, False, False)
         data.n_samples = min(batch_size, epochs.n_used)
@@ -232,7 +237,7 @@ cdef Py_ssize_t accepted_epochs(const Shape* shape, Parameters params, cnp.ndarr
         interrupt.callers_mode = enter_default_mode()
         status = run_epochs(&epochs, &solver, n_threads, &interrupt, &n_done)
         leave_default_mode(interrupt.callers_mode, params.address)
-    free(runs)
+    free(<void*>solver.runs)
     if status != DONE:
         raise_for(status)
     return n_done

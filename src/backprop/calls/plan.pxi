@@ -206,6 +206,35 @@ cdef class Plan:
         """The same by Levenberg-Marquardt; the loss must be squared_error."""
         return fit_by_lm(&self.shape, solver, params, x, y, weights, free, l2, tol, max_iter, n_threads)
 
+    def fit_networks(self, list solvers not None, const Py_ssize_t[::1] networks not None, cnp.ndarray params not None,
+                     cnp.ndarray x not None, cnp.ndarray y not None, weights, const Py_ssize_t[::1] free, double l2,
+                     double tol, double[:, ::1] losses not None, Py_ssize_t[::1] n_losses not None,
+                     int[::1] answers not None, int n_threads):
+        """Iterations of some of k networks, each by its own solver: those of `fit_by_lbfgs`, or all of `fit_by_lm`.
+
+        solvers is a list of k, params is (k, n_params); x, y and weights are as in `ensemble_value_and_grad`.
+        networks holds the numbers of those that are fitted, in ascending order. Row j of losses (len(networks),
+        max_iter), n_losses and answers is for network networks[j]: an answer is an index of ANSWERS.
+        """
+        fit_networks(&self.shape, solvers, networks, params, x, y, weights, free, l2, tol, losses, n_losses, answers,
+                     n_threads)
+
+    def run_epochs_of_networks(self, const Py_ssize_t[::1] networks not None, cnp.ndarray params not None,
+                               cnp.ndarray x not None, cnp.ndarray y not None, weights,
+                               const Py_ssize_t[:, :, ::1] orders, Py_ssize_t batch_size,
+                               const double[:, ::1] rates not None, double[:, :, ::1] moments not None,
+                               double[:, ::1] progress not None, double[:, :, ::1] losses not None,
+                               double[:, :, ::1] totals not None, Py_ssize_t[::1] n_done not None, int n_threads, *,
+                               cnp.ndarray free=None, **settings):
+        """`run_epochs` for some of k networks.
+
+        params is (k, n_params), moments (k, 2 or 1, n_params), progress (k, 3); x, y and weights are as in
+        `ensemble_value_and_grad`. networks holds the numbers of those that are trained, in ascending order. Row j of
+        orders, rates, losses, totals and n_done, which have one dimension more, is for network networks[j].
+        """
+        run_epochs_of_networks(&self.shape, networks, params, x, y, weights, orders, batch_size, rates, moments,
+                               progress, losses, totals, n_done, free, n_threads, settings)
+
     def add_penalty(self, cnp.ndarray params not None, double l2, cnp.ndarray gradient not None):
         """l2/2 times the sum of the squared weights, in the order of sums of a fit; l2 W is added to the gradient.
 

@@ -1,5 +1,6 @@
 # Fits on arrays that Python has accepted.
-# Needs: calls/accepted; training/evaluation, lbfgs, levenberg_marquardt. Gives: fit_by_lbfgs, fit_by_lm, penalty_of.
+# Needs: calls/accepted; training/evaluation, lbfgs, levenberg_marquardt. Gives: set_what_is_free, fit_by_lbfgs,
+# fit_by_lm, penalty_of.
 
 cdef double penalty_of(const Shape* shape, cnp.ndarray params, double l2, cnp.ndarray gradient) except? -1:
     """l2/2 times the sum of the squared weights; l2 W is added to a float64 gradient."""
@@ -15,18 +16,11 @@ cdef double penalty_of(const Shape* shape, cnp.ndarray params, double l2, cnp.nd
     return penalty
 
 
-cdef int start_evaluation(Evaluation* e, const Shape* shape, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y, weights,
-                          const Py_ssize_t[::1] free_params, double l2, int n_threads, Py_ssize_t n,
-                          cnp.ndarray gradient, cnp.ndarray work) except -1:
-    """The loss of these samples; params keeps what is not free. gradient and work are buffers."""
+cdef int set_what_is_free(Evaluation* e, const Shape* shape, const Py_ssize_t[::1] free_params, double l2,
+                          Py_ssize_t n) except -1:
+    """The free parameters, by number or all, which a solver of n numbers moves; and the penalty."""
     cdef Py_ssize_t k
     memset(e, 0, sizeof(Evaluation))
-    accept_samples(&e.request, shape, mode_of_value_and_grad, params, x)
-    accept_targets(&e.request, y, weights, 1, False)
-    expect(rule_of_array(shape, gradient, dtype_of(shape), b"p", 0, 1), "gradient")
-    set_results(&e.request, gradient, None)
-    e.params = cnp.PyArray_BYTES(params)
-    e.gradient = cnp.PyArray_BYTES(gradient)
     e.n_free = shape.n_params
     if free_params is not None:
         e.n_free = free_params.shape[0]
@@ -37,6 +31,20 @@ cdef int start_evaluation(Evaluation* e, const Shape* shape, cnp.ndarray params,
     if e.n_free != n:
         raise ValueError(f"solver: expected one of {e.n_free} numbers, got {n}")
     e.l2 = l2
+    return 0
+
+
+cdef int start_evaluation(Evaluation* e, const Shape* shape, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y, weights,
+                          const Py_ssize_t[::1] free_params, double l2, int n_threads, Py_ssize_t n,
+                          cnp.ndarray gradient, cnp.ndarray work) except -1:
+    """The loss of these samples; params keeps what is not free. gradient and work are buffers."""
+    set_what_is_free(e, shape, free_params, l2, n)
+    accept_samples(&e.request, shape, mode_of_value_and_grad, params, x)
+    accept_targets(&e.request, y, weights, 1, False)
+    expect(rule_of_array(shape, gradient, dtype_of(shape), b"p", 0, 1), "gradient")
+    set_results(&e.request, gradient, None)
+    e.params = cnp.PyArray_BYTES(params)
+    e.gradient = cnp.PyArray_BYTES(gradient)
     e.n_threads = n_threads
     e.work = <double*>cnp.PyArray_DATA(work)
     return 0
@@ -86,6 +94,7 @@ cdef fit_by_lm(const Shape* shape, LevenbergMarquardt solver, cnp.ndarray params
     cdef int status, answer = EVALUATE
     if gradient is None or both is None:
         raise MemoryError("the normal equations of a fit do not fit into memory")
+    solver.need_matrices()
     start_evaluation(&e, shape, params, x, y, weights, free_params, l2, n_threads, solver.state.n, gradient, work)
     e.request.mode = &of_loss.mode  # steps are tried by their loss alone
     e.request.grad = NULL

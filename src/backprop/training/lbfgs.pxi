@@ -358,8 +358,7 @@ cdef class LBFGS:
         state.newest = n_kept
         state.unit = state.unit_of_direction = 1
         state.noise = noise if noise is not None else 2.0 ** -50 if itemsize == 8 else 2.0 ** -21
-        self.memory = <char*>calloc(64 + (6 + 2 * n_slots) * vector + numbers_of_lbfgs(n_kept) * sizeof(double)
-                                    + 2 * n_kept * (sizeof(char*) + sizeof(double)), 1)
+        self.memory = <char*>calloc(64 + bytes_of_lbfgs(state), 1)
         if self.memory == NULL:
             raise MemoryError("the pairs of vectors of L-BFGS do not fit into memory")
         at = self.memory + (-<size_t>self.memory) % 64
@@ -463,6 +462,17 @@ ANSWERS = ("evaluate", "iterated", "converged", "max_iter", "no progress", "not 
 cdef inline Py_ssize_t numbers_of_lbfgs(Py_ssize_t n_kept) noexcept nogil:
     """The float64 of a solver: first those that are its state, then those that are of no use between iterations."""
     return (10 + 3 * (n_kept + 1)) * (n_kept + 1)
+
+
+cdef inline char* vectors_of_lbfgs(const LbfgsState* state) noexcept nogil:
+    """The first of the vectors, which change places."""
+    return state.pairs - 6 * state.n_filled * state.kernels.itemsize
+
+
+cdef inline Py_ssize_t bytes_of_lbfgs(const LbfgsState* state) noexcept nogil:
+    """The bytes of all vectors and numbers of a solver, from vectors_of_lbfgs on."""
+    return ((6 + 2 * (state.n_kept + 1)) * state.n_filled * state.kernels.itemsize
+            + numbers_of_lbfgs(state.n_kept) * sizeof(double) + 2 * state.n_kept * (sizeof(char*) + sizeof(double)))
 
 
 cdef inline Py_ssize_t bytes_of_pairs(const LbfgsState* state) noexcept nogil:

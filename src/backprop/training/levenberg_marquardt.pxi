@@ -17,6 +17,7 @@ cdef enum LmPhase:
     LM_AT_END                    # no step makes the loss smaller
 
 cdef enum:
+    DOUBLES_OF_LM = 7            # for each entry of theta: a solver's memory but for its matrices
     MOST_POLISHING = 4           # steps in a row of which the loss cannot say whether they are good
 
 
@@ -103,6 +104,12 @@ cdef int lm_tell(LmState* state, double loss) noexcept nogil:
     state.n_iter += 1
     state.phase = LM_AT_NEW_THETA
     return ITERATED
+
+
+cdef void forget_equations(LmState* state) noexcept nogil:
+    """Have the equations at theta set again, before the next step."""
+    if state.phase == LM_AT_THETA or state.phase == LM_TRYING:
+        state.phase = LM_AT_NEW_THETA
 
 
 cdef struct Equations:
@@ -204,14 +211,15 @@ cdef class LevenbergMarquardt:
     """
 
     cdef LmState state
-    cdef double* memory
+    cdef double* memory          # of its vectors
+    cdef double* matrices        # H and L, from the first use on
 
     def __cinit__(self, const double[::1] theta not None, double noise=2.0 ** -40):
         cdef LmState* state = &self.state
         cdef Py_ssize_t n = theta.shape[0]
-        self.memory = <double*>calloc((7 + 2 * n) * n + 1, sizeof(double))
+        self.memory = <double*>calloc(DOUBLES_OF_LM * n + 1, sizeof(double))
         if self.memory == NULL:
-            raise MemoryError("the matrices of Levenberg-Marquardt do not fit into memory")
+            raise MemoryError("the vectors of Levenberg-Marquardt do not fit into memory")
         state.kernels = kernel_table(sizeof(double))
         state.n = n
         state.noise = noise
@@ -219,12 +227,23 @@ cdef class LevenbergMarquardt:
         state.growth = 2
         state.theta, state.gradient, state.scale = self.memory, self.memory + n, self.memory + 2 * n
         state.direction, state.trial, state.damped = self.memory + 3 * n, self.memory + 4 * n, self.memory + 5 * n
-        state.column, state.H, state.L = self.memory + 6 * n, self.memory + 7 * n, self.memory + (7 + n) * n
+        state.column = self.memory + 6 * n
         if n:
             memcpy(state.theta, &theta[0], n * sizeof(double))
 
     def __dealloc__(self):
         free(self.memory)
+        free(self.matrices)
+
+    cdef int need_matrices(self) except -1:
+        """Allocate H and L. A fit of many networks has them for each thread, not for each solver."""
+        cdef Py_ssize_t n = self.state.n
+        if self.matrices == NULL:
+            self.matrices = <double*>calloc(2 * n * n + 1, sizeof(double))
+            if self.matrices == NULL:
+                raise MemoryError("the matrices of Levenberg-Marquardt do not fit into memory")
+            self.state.H, self.state.L = self.matrices, self.matrices + n * n
+        return 0
 
     def tell_start(self, double loss):
         """Take the loss at theta."""
@@ -244,6 +263,7 @@ cdef class LevenbergMarquardt:
                              f"and ({gradient.shape[0]},)")
         if self.state.phase == LM_AT_START:
             raise RuntimeError("tell_equations: expected a call of tell_start before it, got none")
+        self.need_matrices()
         if n:
             memcpy(self.state.H, &H[0, 0], n * n * sizeof(double))
             memcpy(self.state.gradient, &gradient[0], n * sizeof(double))
