@@ -180,24 +180,28 @@ class Network(Fit, FirstOrder, SecondOrder, LeastSquares, Partial):
     @other_names.checks_names
     def sobolev_objective(
         self,
-        x: npt.ArrayLike,
-        y: npt.ArrayLike,
-        grad_x: npt.ArrayLike,
-        weight: npt.ArrayLike,
+        x: npt.ArrayLike | Blocks,
+        y: npt.ArrayLike | None = None,
+        grad_x: npt.ArrayLike | None = None,
+        weight: npt.ArrayLike | None = None,
         *,
         sample_weight: npt.ArrayLike | None = None,
         l2: float = 0.0,
         free: npt.ArrayLike | None = None,
         n_threads: int | None = None,
+        comm: object = None,
     ) -> Objective:
         """The loss of `sobolev_value_and_grad` on fixed data as a function of theta: values and input gradients.
 
         Parameters
         ----------
         x, y, grad_x, weight, sample_weight
-            As in `sobolev_value_and_grad`; the loss must be squared_error.
+            As in `sobolev_value_and_grad`; the loss must be squared_error. Without y and grad_x, x is blocks as in
+            `objective`, of tuples (x, y, grad_x) or (x, y, grad_x, sample_weight); weight is then given by name.
         l2, free, n_threads
             As in `objective`.
+        comm : mpi4py communicator, optional
+            The arrays or blocks are then the rows of this rank, as in `objective`. All ranks give the same weight.
 
         Returns
         -------
@@ -208,9 +212,22 @@ class Network(Fit, FirstOrder, SecondOrder, LeastSquares, Partial):
         Raises
         ------
         TypeError, ValueError
-            If an argument is refused, or if the loss is another one.
+            If an argument or a block is refused, or if the loss is another one.
+        RuntimeError
+            With comm, if another rank fails or has other arguments.
         """
-        return sobolev(self, x, y, grad_x, weight, sample_weight=sample_weight, l2=l2, free=free, n_threads=n_threads)
+        return sobolev(
+            self,
+            x,
+            y,
+            grad_x,
+            weight,
+            sample_weight=sample_weight,
+            l2=l2,
+            free=free,
+            n_threads=n_threads,
+            comm=comm,
+        )
 
     def find_nonfinite(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from backprop.api import array_likes, attributes, parameters, scalars, shown, va
 from backprop.api.base import Base
 from backprop.distributed import terms
 from backprop.distributed.blocks import Blocks
-from backprop.distributed.samples import Source, WithInputGradients
-from backprop.distributed.terms import Term, Terms
+from backprop.distributed.samples import Source
+from backprop.distributed.terms import Accepted, Given, Term, Terms
 
 Array = npt.NDArray[Any]
 
@@ -85,20 +86,13 @@ class Objective(attributes.Closed, shown.Shown):
         n_threads: int | None = None,
         comm: object = None,
     ) -> None:
-        def accept() -> tuple[float, npt.NDArray[np.bool_] | None]:
+        def accept() -> Accepted:
             """Accept all arguments but the samples."""
             threads.resolve(n_threads)
-            return scalars.non_negative(l2, "l2"), validate.free_mask(free, net.n_params)
+            return Accepted(scalars.non_negative(l2, "l2"), validate.free_mask(free, net.n_params))
 
-        samples: Source
-        if comm is None:
-            accepted_l2, accepted_free = accept()
-            samples = terms.source(net, x, y, sample_weight, n_threads)
-        else:
-            samples, accepted_l2, accepted_free = terms.source_of_ranks(
-                net, comm, accept, x, y, sample_weight, n_threads
-            )
-        self._take(net, accepted_free, (Term(samples, accepted_l2),))
+        term, mask = _term(net, accept, Given(x, y, sample_weight), n_threads, comm)
+        self._take(net, mask, (term,))
 
     def _take(self, net: Base, free: npt.NDArray[np.bool_] | None, its_terms: Terms) -> None:
         """Have these attributes."""
@@ -379,18 +373,41 @@ class Objective(attributes.Closed, shown.Shown):
 
 def sobolev(
     net: Base,
-    x: npt.ArrayLike,
-    y: npt.ArrayLike,
-    grad_x: npt.ArrayLike,
-    weight: npt.ArrayLike,
+    x: npt.ArrayLike | Blocks,
+    y: npt.ArrayLike | None,
+    grad_x: npt.ArrayLike | None,
+    weight: npt.ArrayLike | None,
     *,
     sample_weight: npt.ArrayLike | None,
     l2: float,
     free: npt.ArrayLike | None,
     n_threads: int | None,
+    comm: object,
 ) -> Objective:
     """The objective of `Network.sobolev_objective`."""
-    threads.resolve(n_threads)
-    accepted_l2, mask = scalars.non_negative(l2, "l2"), validate.free_mask(free, net.n_params)
-    samples = WithInputGradients(net, x, y, grad_x, weight, sample_weight, n_threads)
-    return Objective._of(net, mask, (Term(samples, accepted_l2),))
+
+    def accept() -> Accepted:
+        """Accept all arguments but the samples."""
+        net._need_squared_error("sobolev_objective")
+        net._need_second("sobolev_objective")
+        threads.resolve(n_threads)
+        if weight is None:
+            raise TypeError("weight: expected a number or an array (n_L, n_0) for the input gradients, got None")
+        accepted = validate.gradient_weight(weight, (net.sizes[-1], net.sizes[0])).copy()
+        return Accepted(scalars.non_negative(l2, "l2"), validate.free_mask(free, net.n_params), accepted)
+
+    term, mask = _term(net, accept, Given(x, y, sample_weight, grad_x), n_threads, comm)
+    return Objective._of(net, mask, (term,))
+
+
+def _term(
+    net: Base, accept: Callable[[], Accepted], given: Given, n_threads: int | None, comm: object
+) -> tuple[Term, npt.NDArray[np.bool_] | None]:
+    """The term of an objective with these samples, and the mask of its free parameters."""
+    samples: Source
+    if comm is None:
+        accepted = accept()
+        samples = terms.source(net, given, accepted, n_threads)
+    else:
+        samples, accepted = terms.source_of_ranks(net, comm, accept, given, n_threads)
+    return Term(samples, accepted.l2), accepted.free

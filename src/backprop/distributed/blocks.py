@@ -22,18 +22,22 @@ Blocks = Iterable[Any] | Callable[[], Iterable[Any]]
 FORMS_OF_WEIGHTS = ("no weights", "weights by sample", "weights by sample and output")  # by their axes
 FORMS_OF_Y = ("probabilities", "labels")  # by whether there are labels
 
-_A_BLOCK = "a tuple (x, y) or (x, y, sample_weight)"
+# In errors, by whether there are input gradients: the arrays of a block, and the calls with arrays and with blocks.
+_ARRAYS = ("x, y", "x, y, grad_x")
+_CALL = ("net.objective(x, y)", "net.sobolev_objective(x, y, grad_x, weight)")
+_CALL_WITH = ("net.objective({})", "net.sobolev_objective({}, weight=weight)")
 
 
 # What a user may give -------------------------------------------------------------------------------------------------
 
 
-def refuse_unless_blocks(given: object) -> None:
+def refuse_unless_blocks(given: object, has_input_gradients: bool) -> None:
     """Refuse what cannot be read again and again; and an array, to which a y belongs."""
+    arrays = _ARRAYS[has_input_gradients]
     if array_likes.is_one_array(given):
         raise TypeError(
-            "y: expected targets beside x, got none; net.objective(x, y), or net.objective(blocks) with an iterable of "
-            "(x, y)"
+            f"{arrays[3:]}: expected targets beside x, got none; {_CALL[has_input_gradients]}, or "
+            f"{_CALL_WITH[has_input_gradients].format('blocks')} with an iterable of ({arrays})"
         )
     if hasattr(type(given), "__next__"):
         raise TypeError(
@@ -43,8 +47,8 @@ def refuse_unless_blocks(given: object) -> None:
         )
     if not _is_iterable(given) and not callable(given):
         raise TypeError(
-            f"blocks: expected an iterable of (x, y) or (x, y, sample_weight), or a function that makes one, got "
-            f"{array_likes.describe(given)}"
+            f"blocks: expected an iterable of ({arrays}) or ({arrays}, sample_weight), or a function that makes one, "
+            f"got {array_likes.describe(given)}"
         )
 
 
@@ -117,6 +121,8 @@ class Stream:
     net : Base
     given : iterable, or function that makes one
         Blocks (x, y) or (x, y, sample_weight).
+    has_input_gradients : bool
+        If true, blocks are (x, y, grad_x) or (x, y, grad_x, sample_weight).
 
     Attributes
     ----------
@@ -136,9 +142,9 @@ class Stream:
         If a block is refused.
     """
 
-    def __init__(self, net: Base, given: Blocks) -> None:
-        refuse_unless_blocks(given)
-        self.net, self._given = net, given
+    def __init__(self, net: Base, given: Blocks, has_input_gradients: bool = False) -> None:
+        refuse_unless_blocks(given, has_input_gradients)
+        self.net, self._given, self.has_input_gradients = net, given, has_input_gradients
         self.scale, self.total, self.n_skipped = 1.0, 0.0, 0
         self.tail: Block | None = None
         with closing(read_ahead(self._look)) as seen:
@@ -196,11 +202,19 @@ class Stream:
 
     def _accepted(self, given: Any, seen: Seen) -> Block:
         """The arrays of a block as the compiled calls take them; count them among those seen."""
-        if not isinstance(given, tuple | list) or len(given) not in (2, 3):
-            is_arrays = array_likes.is_one_array(given)
-            cure = "; net.objective([(x, y)]) has one block, net.objective(x, y) none" if is_arrays else ""
-            raise TypeError(f"expected {_A_BLOCK}, got {array_likes.describe(given)}{cure}")
+        has_slopes = self.has_input_gradients
+        arrays = _ARRAYS[has_slopes]
+        n_arrays = arrays.count(",") + 1
+        if not isinstance(given, tuple | list) or len(given) not in (n_arrays, n_arrays + 1):
+            cure = ""
+            if array_likes.is_one_array(given):
+                one = _CALL_WITH[has_slopes].format(f"[({arrays})]")
+                cure = f"; {one} has one block, {_CALL[has_slopes]} none"
+            raise TypeError(
+                f"expected a tuple ({arrays}) or ({arrays}, sample_weight), got {array_likes.describe(given)}{cure}"
+            )
         x, y, *rest = given
+        grad_x = rest.pop(0) if has_slopes else None
         architecture = self.net._architecture
         loss, n_out, dtype = architecture.loss, architecture.sizes[-1], architecture.dtype
         x_ = self.net._samples(x)
@@ -208,6 +222,9 @@ class Stream:
         weight = targets.seen_weights(rest[0] if rest else None, loss, n_samples, n_out)
         weights = None if weight is None else targets.Weights(weight.array, self.scale, self.total, weight.n_kept)
         y_ = targets.targets(y, loss, n_samples, n_out, dtype, weights)
+        slopes = None
+        if has_slopes:
+            slopes = samples.input_gradients(self.net, grad_x, n_samples, None if weight is None else weight.array)
         if n_samples:
             _refuse_another_form(seen, 0 if weight is None else weight.array.ndim, y_.ndim == 1)
             seen.n_samples += n_samples
@@ -215,7 +232,7 @@ class Stream:
         if weight is not None:
             seen.largest = max(seen.largest, weight.largest)
             seen.exact_sum.add(state.State.of_one(*weight.bins))
-        return Block.of(x_, y_, weights)
+        return Block.of(x_, y_, weights, slopes)
 
 
 def _refuse_another_form(seen: Seen, weight_axes: int, has_labels: bool) -> None:
@@ -242,6 +259,8 @@ class Streamed:
     net : Base
     given : iterable, or function that makes one
     n_threads : int or None
+    grad_weight : (n_L, n_0) array, optional
+        The accepted weight of input gradients, which blocks have then.
 
     Raises
     ------
@@ -250,11 +269,11 @@ class Streamed:
     """
 
     epoch = 0
-    has_input_gradients = False
 
-    def __init__(self, net: Base, given: Blocks, n_threads: int | None) -> None:
-        self.net, self._n_threads = net, n_threads
-        self._stream = Stream(net, given)
+    def __init__(self, net: Base, given: Blocks, n_threads: int | None, grad_weight: Array | None = None) -> None:
+        self.net, self._n_threads, self._grad_weight = net, n_threads, grad_weight
+        self.has_input_gradients = grad_weight is not None
+        self._stream = Stream(net, given, self.has_input_gradients)
         seen = self._stream.seen
         if not seen.n_samples:
             raise ValueError("blocks: expected at least one sample, got 0: the mean of no samples is not defined")
@@ -265,12 +284,13 @@ class Streamed:
     def sums(self, call: _core.Call, params: Array, operand: Array | None = None) -> tuple[float, Array]:
         """As in `samples.Source`: one pass over the blocks."""
         net, n_kept = self.net, self._stream.seen.n_kept
+        call = samples.compiled(call, self._grad_weight)
         n_threads = threads.resolve(self._n_threads)
         sums = state.State.zero(state.n_sums(net._plan, call))
         unit = min(n_kept, state.unit_rows(net._plan, call, n_kept))
         with closing(self._stream.units(unit)) as blocks:
             for block in blocks:
-                samples.add_block(net, call, params, block, n_kept, sums, n_threads, operand)
+                samples.add_block(net, call, params, block, n_kept, sums, n_threads, operand, self._grad_weight)
                 del block
         total = self._stream.total if self.weight_axes else None
         return state.finish(net._plan, call, sums, n_kept, total, self.weight_axes == 2, net.dtype)

@@ -32,14 +32,14 @@ class AcrossRanks:
     error : BaseException or None
         What went wrong on this rank up to now.
     n_threads : int or None
+    grad_weight : (n_L, n_0) array, optional
+        The accepted weight of input gradients, which the rows have then.
 
     Raises
     ------
     RuntimeError, ValueError
         On all ranks, if one has an error, or if facts differ. A rank with an error raises that one.
     """
-
-    has_input_gradients = False
 
     def __init__(
         self,
@@ -49,16 +49,19 @@ class AcrossRanks:
         rows: Rows | None,
         error: BaseException | None,
         n_threads: int | None,
+        grad_weight: Array | None = None,
     ) -> None:
-        self.net, self._n_threads = net, n_threads
+        self.net, self._n_threads, self._grad_weight = net, n_threads, grad_weight
+        self.has_input_gradients = grad_weight is not None
         self._communicator = communicator
         with communicator.lock:
             communicator.agree(
                 {
-                    "call": "objective",
+                    "call": "sobolev_objective" if self.has_input_gradients else "objective",
                     "backprop": __version__,
                     "the network": part_bytes.in_words(part_bytes.network_facts(net._architecture)),
                     "the arithmetic": "that of a CPU without FMA" if _core.simd == "v2" else "that of a CPU with FMA",
+                    "the values of weight": agreement.checksum(grad_weight),
                     **facts,
                 },
                 error,
@@ -93,6 +96,7 @@ class AcrossRanks:
             On all ranks, if one fails or if arguments differ.
         """
         with self._communicator.lock:
+            call = samples.compiled(call, self._grad_weight)
             sums = self._sums_of_all(call, params, operand)
             total = self._rows.total if self.weight_axes else None
             net = self.net
@@ -131,7 +135,8 @@ class AcrossRanks:
             for block in blocks:
                 if self._communicator.has_failed():
                     break  # whatever the sums are, this call ends with an error
-                samples.add_block(net, call, params, block, self._whole.n_kept, sums, n_threads, operand)
+                n_kept = self._whole.n_kept
+                samples.add_block(net, call, params, block, n_kept, sums, n_threads, operand, self._grad_weight)
                 del block
         return sums
 

@@ -21,6 +21,7 @@ from backprop.distributed.samples import Block
 Array = npt.NDArray[Any]
 
 _CALLS = ("value_and_grad", "hvp", "hessian")  # of an objective
+_CALLS_WITH_INPUT_GRADIENTS = ("sobolev_value_and_grad",)
 _BLOCK_FLOPS = 1e10  # after which a rank looks whether another one has failed: less than a second on one CPU
 
 # The rows of one rank -------------------------------------------------------------------------------------------------
@@ -34,6 +35,7 @@ class Rows(Protocol):
     total: float
     n_skipped: int
     tail: Block | None
+    has_input_gradients: bool
 
     def head(self, n_kept: int) -> Block:
         """A copy of the first rows with a weight."""
@@ -43,18 +45,30 @@ class Rows(Protocol):
 
 
 class Arrays:
-    """Rows in three arrays, which are not copied if they fit. There may be none, and all weights may be 0.
+    """Rows in arrays, which are not copied if they fit. There may be none, and all weights may be 0.
 
     The attributes are those of `Stream`.
     """
 
-    def __init__(self, net: Base, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None) -> None:
+    def __init__(
+        self,
+        net: Base,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        sample_weight: npt.ArrayLike | None,
+        grad_x: npt.ArrayLike | None = None,
+        has_input_gradients: bool = False,
+    ) -> None:
+        self.has_input_gradients = has_input_gradients
         architecture = net._architecture
         loss, n_out, dtype = architecture.loss, architecture.sizes[-1], architecture.dtype
         x_ = net._samples(x)
         weight = targets.seen_weights(sample_weight, loss, x_.shape[0], n_out)
         weights = None if weight is None else targets.Weights(weight.array, 1.0, 0.0, weight.n_kept)
         y_ = targets.targets(y, loss, x_.shape[0], n_out, dtype, weights)
+        slopes = None
+        if has_input_gradients:
+            slopes = samples.input_gradients(net, grad_x, x_.shape[0], None if weight is None else weight.array)
         self.scale, self.total, self.n_skipped = 1.0, 0.0, 0
         self.tail: Block | None = None
         self.seen = Seen(x_.shape[0], x_.shape[0] if weight is None else weight.n_kept)
@@ -65,7 +79,7 @@ class Arrays:
             self.seen.exact_sum.add(state.State.of_one(*weight.bins))
         self._dtype = dtype
         self._rows_of_block = int(_BLOCK_FLOPS / (6 * net.n_params))
-        self._rows = Block.of(x_, y_, weights)
+        self._rows = Block.of(x_, y_, weights, slopes)
         self._units: list[Block] | None = None
 
     def head(self, n_kept: int) -> Block:
@@ -75,7 +89,7 @@ class Arrays:
     def units(self, n_rows: int) -> Generator[Block, None, None]:
         """Views of whole units in these rows, and a copy of the last one, which the tail fills."""
         rows = self._rows
-        validate.their_memory(rows.x, rows.y, None if rows.weights is None else rows.weights.array)
+        validate.their_memory(rows.x, rows.y, None if rows.weights is None else rows.weights.array, None, rows.grad_x)
         if self._units is None:
             whole = self._rows.part(self.n_skipped, self._rows.n_kept)
             if whole.weights is not None:
@@ -163,7 +177,8 @@ def divided(net: Base, communicator: Communicator, rows: Rows) -> Whole:
             exact_sum.add(state.State.of_one(*each.bins))
         largest = max(each.largest for each in described)
         rows.scale, rows.total = _core.scale_and_total(largest, *exact_sum.one)
-    unit_rows = math.lcm(*(state.unit_rows(net._plan, _core.CALLS[call], n_kept) for call in _CALLS))
+    calls = _CALLS_WITH_INPUT_GRADIENTS if rows.has_input_gradients else _CALLS
+    unit_rows = math.lcm(*(state.unit_rows(net._plan, _core.CALLS[call], n_kept) for call in calls))
     unit_rows = min(unit_rows, n_kept)
     sent: list[tuple[int, Array]] = []
     received: list[tuple[int, Array]] = []
@@ -189,7 +204,8 @@ def divided(net: Base, communicator: Communicator, rows: Rows) -> Whole:
 
 def _arrays_of(block: Block) -> list[Array]:
     """The arrays of a block, in the order in which they are sent."""
-    return [block.x, block.y, *(() if block.weights is None else (block.weights.array,))]
+    weight = None if block.weights is None else block.weights.array
+    return [array for array in (block.x, block.y, weight, block.grad_x) if array is not None]
 
 
 def _room_for(
@@ -203,7 +219,8 @@ def _room_for(
     if weight_axes:
         array = np.empty(n if weight_axes == 1 else (n, n_out))
         weights = targets.Weights(array, rows.scale, rows.total, n)
-    block, parts, start = Block(x, y, weights, None), [], 0
+    grad_x = np.empty((n, n_out, n_in), dtype) if rows.has_input_gradients else None
+    block, parts, start = Block(x, y, weights, None, grad_x), [], 0
     for move in moves:
         parts.append([array[start : start + move.n_rows] for array in _arrays_of(block)])
         start += move.n_rows

@@ -47,6 +47,21 @@ class Source(Protocol):
         """The loss, 0.0 if the call has none, and the sums in the dtype of the network. operand is v."""
 
 
+def compiled(call: _core.Call, grad_weight: Array | None) -> _core.Call:
+    """The row of the table for a call of a source; grad_weight is that of its input gradients."""
+    if grad_weight is None:
+        return call
+    assert call is _VALUE_AND_GRAD
+    return _SOBOLEV_VALUE_AND_GRAD
+
+
+def input_gradients(net: Base, grad_x: object, n_samples: int, weight: Array | None) -> Array:
+    """Accept the input gradients of some rows. Their weights must be by sample."""
+    if weight is not None and weight.ndim == 2:
+        raise ValueError(f"sample_weight: expected shape ({n_samples},) in sobolev_objective, got {weight.shape}")
+    return validate.input_gradients(grad_x, n_samples, (net.sizes[-1], net.sizes[0]), net.dtype)
+
+
 class InMemory:
     """The samples of three arrays, which are not copied if they fit.
 
@@ -115,13 +130,15 @@ class WithInputGradients:
     Parameters
     ----------
     net : Base
-    x, y, grad_x, weight, sample_weight, n_threads
+    x, y, grad_x, sample_weight, n_threads
         As in `Network.sobolev_objective`.
+    grad_weight : (n_L, n_0) array
+        The accepted weight of input gradients.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is refused, or if the loss is not squared_error.
+        If an argument is refused.
     """
 
     epoch = 0
@@ -133,33 +150,25 @@ class WithInputGradients:
         x: npt.ArrayLike,
         y: npt.ArrayLike,
         grad_x: npt.ArrayLike,
-        weight: npt.ArrayLike,
+        grad_weight: Array,
         sample_weight: npt.ArrayLike | None,
         n_threads: int | None,
     ) -> None:
-        net._need_squared_error("sobolev_objective")
-        net._need_second("sobolev_objective")
         self.net, self.n_threads = net, n_threads
         self.y, self.x, _, weights = net._inputs(x, y, None, sample_weight)
         self.sample_weight = None if weights is None else weights.array
         self.n_samples = self.x.shape[0]
         self.weight_axes = 0 if self.sample_weight is None else self.sample_weight.ndim
-        if self.sample_weight is not None and self.weight_axes == 2:
-            raise ValueError(
-                f"sample_weight: expected shape ({self.n_samples},) in sobolev_objective, got "
-                f"{self.sample_weight.shape}"
-            )
-        shape = (net.sizes[-1], net.sizes[0])
-        self.grad_x = validate.input_gradients(grad_x, self.n_samples, shape, net.dtype)
-        self.grad_weight = validate.gradient_weight(weight, shape).copy()
+        self.grad_x = input_gradients(net, grad_x, self.n_samples, self.sample_weight)
+        self.grad_weight = grad_weight
 
     def sums(self, call: _core.Call, params: Array, operand: Array | None = None) -> tuple[float, Array]:
         """As in `Source`."""
-        assert call is _VALUE_AND_GRAD
         net, x, y, weight = self.net, self.x, self.y, self.sample_weight
+        call = compiled(call, self.grad_weight)
         validate.their_memory(x, y, weight, grad_x=self.grad_x)
         quick: tuple[float, Array] | None = net._plan.quick(
-            _SOBOLEV_VALUE_AND_GRAD,
+            call,
             net._memory,
             params,
             x,
@@ -176,7 +185,7 @@ class WithInputGradients:
         y, x, theta, weights = net._inputs(x, y, params, weight)
         grad = net._result(None, (net.n_params,), {})
         loss = net._plan.run(
-            _SOBOLEV_VALUE_AND_GRAD,
+            call,
             theta,
             x,
             y,
@@ -199,15 +208,16 @@ class Block(NamedTuple):
     y: Array
     weights: Weights | None  # with the scale and the total of the whole data set
     kept: Array | None  # the numbers of the rows that count, None if all do
+    grad_x: Array | None = None  # input gradients, if the call takes them
 
     @classmethod
-    def of(cls, x: Array, y: Array, weights: Weights | None) -> Block:
+    def of(cls, x: Array, y: Array, weights: Weights | None, grad_x: Array | None = None) -> Block:
         """The block of accepted arrays."""
         kept = None
         if weights is not None and weights.n_kept < x.shape[0]:
             with _core.DefaultFloatMode():  # in other modes NumPy may take a subnormal weight for 0
                 kept = np.flatnonzero(weights.array.reshape(x.shape[0], -1).any(axis=1))
-        return cls(x, y, weights, kept)
+        return cls(x, y, weights, kept, grad_x)
 
     @property
     def n_kept(self) -> int:
@@ -227,18 +237,20 @@ class Block(NamedTuple):
         weights = self.weights
         if weights is not None:
             weights = weights._replace(array=weights.array[rows], n_kept=stop - start)
-        return Block(self.x[rows], self.y[rows], weights, kept)
+        grad_x = None if self.grad_x is None else self.grad_x[rows]
+        return Block(self.x[rows], self.y[rows], weights, kept, grad_x)
 
 
 class _Copies:
     """A buffer of rows that count, in the dtype of the network."""
 
     def __init__(self, n_rows: int, like: Block, dtype: np.dtype[Any]) -> None:
-        y, weights = like.y, like.weights
+        y, weights, grad_x = like.y, like.weights, like.grad_x
         self.n_rows, self.n_free = 0, n_rows
         self._x = np.empty((n_rows, *like.x.shape[1:]), dtype)
         self._y = np.empty((n_rows, *y.shape[1:]), np.intp if y.ndim == 1 else dtype)
         self._weight = None if weights is None else np.empty((n_rows, *weights.array.shape[1:]))
+        self._grad_x = None if grad_x is None else np.empty((n_rows, *grad_x.shape[1:]), dtype)
 
     def take(self, block: Block) -> None:
         """Copy the rows of a block that count."""
@@ -249,6 +261,8 @@ class _Copies:
             self._y[rows] = block.y[which]
             if self._weight is not None and block.weights is not None:
                 self._weight[rows] = block.weights.array[which]
+            if self._grad_x is not None and block.grad_x is not None:
+                self._grad_x[rows] = block.grad_x[which]
         self.n_rows, self.n_free = rows.stop, self.n_free - block.n_kept
 
     def block(self, weights: Weights | None) -> Block:
@@ -256,7 +270,7 @@ class _Copies:
         rows = slice(self.n_rows)
         if weights is not None and self._weight is not None:
             weights = weights._replace(array=self._weight[rows], n_kept=self.n_rows)
-        return Block(self._x[rows], self._y[rows], weights, None)
+        return Block(self._x[rows], self._y[rows], weights, None, None if self._grad_x is None else self._grad_x[rows])
 
 
 Blocks = Generator[Block, None, None]
@@ -292,7 +306,8 @@ def in_units(blocks: Iterable[Block], unit: int, dtype: np.dtype[Any]) -> Blocks
 
 def _units_together(unit: int, block: Block, dtype: np.dtype[Any]) -> int:
     """How many units are copied together: threads divide the chunks of several units better than those of one."""
-    n_bytes: int = unit * (block.x.shape[1] + block.y[:1].size) * dtype.itemsize
+    n_slopes = 0 if block.grad_x is None else block.grad_x[:1].size
+    n_bytes: int = unit * (block.x.shape[1] + block.y[:1].size + n_slopes) * dtype.itemsize
     return max(1, min(_MOST_UNITS, _COPIED_BYTES // n_bytes))
 
 
@@ -327,10 +342,20 @@ def add_block(
     sums: state.State,
     n_threads: int,
     operand: Array | None = None,
+    grad_weight: Array | None = None,
 ) -> None:
     """Add the sums over whole units of a data set with n_kept_in_all rows that count, to a state of sums."""
     sums.add(
         state.state_of_rows(
-            net._plan, call, params, block.x, block.y, block.weights, n_threads, n_kept_in_all, operand=operand
+            net._plan,
+            call,
+            params,
+            block.x,
+            block.y,
+            block.weights,
+            n_threads,
+            n_kept_in_all,
+            operand=operand if grad_weight is None else block.grad_x,
+            grad_weight=grad_weight,
         )
     )

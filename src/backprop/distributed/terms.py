@@ -15,7 +15,7 @@ from backprop.distributed import agreement, communicator
 from backprop.distributed.blocks import Blocks, Stream, Streamed
 from backprop.distributed.ranks import AcrossRanks
 from backprop.distributed.rows_of_ranks import Arrays, Rows
-from backprop.distributed.samples import InMemory, Source
+from backprop.distributed.samples import InMemory, Source, WithInputGradients
 
 Array = npt.NDArray[Any]
 
@@ -137,48 +137,68 @@ def refuse(terms: Terms, error: BaseException) -> None:
 # Samples of a user --------------------------------------------------------------------------------------------------
 
 
-def source(
-    net: Base,
-    x: npt.ArrayLike | Blocks,
-    y: npt.ArrayLike | None,
-    sample_weight: npt.ArrayLike | None,
-    n_threads: int | None,
-) -> Source:
+class Given(NamedTuple):
+    """The samples of a user: arrays, or blocks in the place of x, which bring all the others."""
+
+    x: npt.ArrayLike | Blocks
+    y: npt.ArrayLike | None
+    sample_weight: npt.ArrayLike | None
+    grad_x: npt.ArrayLike | None = None
+
+    @property
+    def are_blocks(self) -> bool:
+        """Whether they are blocks."""
+        return self.y is None and self.grad_x is None
+
+    def refuse_weight_beside_blocks(self) -> None:
+        """Refuse weights that belong to no rows."""
+        if self.are_blocks and self.sample_weight is not None:
+            raise TypeError(
+                "sample_weight: expected none beside blocks, which bring their own as their last array, got some"
+            )
+
+
+class Accepted(NamedTuple):
+    """The other arguments of an objective."""
+
+    l2: float
+    free: npt.NDArray[np.bool_] | None
+    grad_weight: Array | None = None  # of input gradients, which the samples have then
+
+
+def source(net: Base, given: Given, accepted: Accepted, n_threads: int | None) -> Source:
     """The samples in memory, or in blocks if there is no y."""
-    if y is not None:
+    x, y, sample_weight, grad_x = given
+    given.refuse_weight_beside_blocks()
+    if given.are_blocks:
+        return Streamed(net, x, n_threads, accepted.grad_weight)  # type: ignore[arg-type]
+    if accepted.grad_weight is None:
         return InMemory(net, x, y, sample_weight, n_threads)  # type: ignore[arg-type]
-    _refuse_weight_beside_blocks(y, sample_weight)
-    return Streamed(net, x, n_threads)  # type: ignore[arg-type]
+    return WithInputGradients(net, x, y, grad_x, accepted.grad_weight, sample_weight, n_threads)  # type: ignore[arg-type]
 
 
 def source_of_ranks(
-    net: Base,
-    comm: object,
-    accept: Callable[[], tuple[float, npt.NDArray[np.bool_] | None]],
-    x: npt.ArrayLike | Blocks,
-    y: npt.ArrayLike | None,
-    sample_weight: npt.ArrayLike | None,
-    n_threads: int | None,
-) -> tuple[AcrossRanks, float, npt.NDArray[np.bool_] | None]:
-    """The samples of all ranks, l2 and the mask of free parameters. An error on this rank is raised on all."""
+    net: Base, comm: object, accept: Callable[[], Accepted], given: Given, n_threads: int | None
+) -> tuple[AcrossRanks, Accepted]:
+    """The samples of all ranks, and the accepted arguments. An error on this rank is raised on all."""
     shared, facts = communicator.of(comm), dict[str, float | int | None]()
     rows: Rows | None = None
     error: BaseException | None = None
-    l2, free = 0.0, None
+    accepted = Accepted(0.0, None)
     try:
-        l2, free = accept()
+        accepted = accept()
+        l2, free, grad_weight = accepted
         facts.update({"l2": l2, "the values of free": agreement.checksum(free)})
         if free is not None:
             facts["the values of the frozen parameters"] = agreement.checksum(net.params[~free])
-        _refuse_weight_beside_blocks(y, sample_weight)
-        rows = Stream(net, x) if y is None else Arrays(net, x, y, sample_weight)  # type: ignore[arg-type]
+        given.refuse_weight_beside_blocks()
+        x, y, sample_weight, grad_x = given
+        has_slopes = grad_weight is not None
+        rows = (
+            Stream(net, x, has_slopes)  # type: ignore[arg-type]
+            if given.are_blocks
+            else Arrays(net, x, y, sample_weight, grad_x, has_slopes)  # type: ignore[arg-type]
+        )
     except BaseException as caught:
         error = caught
-    return AcrossRanks(net, shared, facts, rows, error, n_threads), l2, free
-
-
-def _refuse_weight_beside_blocks(y: npt.ArrayLike | None, sample_weight: npt.ArrayLike | None) -> None:
-    if y is None and sample_weight is not None:
-        raise TypeError(
-            "sample_weight: expected none beside blocks, which bring their own, (x, y, sample_weight), got some"
-        )
+    return AcrossRanks(net, shared, facts, rows, error, n_threads, accepted.grad_weight), accepted
