@@ -166,6 +166,10 @@ class Stream:
         """
         return read_ahead(lambda it: samples.in_units(self._rows(it), unit, self.net.dtype))
 
+    def blocks(self) -> Generator[Block, None, None]:
+        """The blocks that have rows with a weight, as they come. Close the generator or exhaust it."""
+        return read_ahead(lambda reading: self._read(reading, Seen(), self.seen))
+
     def _rows(self, reading: Reading) -> samples.Blocks:
         found = self._read(reading, Seen(), self.seen)
         yield from samples.without_first_rows(found, self.n_skipped) if self.n_skipped else found
@@ -280,6 +284,15 @@ class Streamed:
         if not seen.n_kept:
             raise ValueError(targets.ALL_0)
         self.n_samples, self.weight_axes = seen.n_samples, seen.weight_axes or 0
+
+    @property
+    def divisor(self) -> float:
+        """As `samples.divisor` gives it."""
+        return samples.divisor(self.net, self.n_samples, self.weight_axes, self._stream.scale, self._stream.total)
+
+    def blocks(self) -> Generator[Block, None, None]:
+        """The blocks that have rows with a weight, as they come. Close the generator or exhaust it."""
+        return self._stream.blocks()
 
     def sums(self, call: _core.Call, params: Array, operand: Array | None = None) -> tuple[float, Array]:
         """As in `samples.Source`: one pass over the blocks."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from backprop import _core, threads
@@ -34,6 +36,8 @@ class AcrossRanks:
     n_threads : int or None
     grad_weight : (n_L, n_0) array, optional
         The accepted weight of input gradients, which the rows have then.
+    calls : sequence of str, optional
+        The calls whose sums are asked for, by default those of an objective.
 
     Raises
     ------
@@ -50,6 +54,7 @@ class AcrossRanks:
         error: BaseException | None,
         n_threads: int | None,
         grad_weight: Array | None = None,
+        calls: Sequence[str] | None = None,
     ) -> None:
         self.net, self._n_threads, self._grad_weight = net, n_threads, grad_weight
         self.has_input_gradients = grad_weight is not None
@@ -62,12 +67,13 @@ class AcrossRanks:
                     "the network": part_bytes.in_words(part_bytes.network_facts(net._architecture)),
                     "the arithmetic": "that of a CPU without FMA" if _core.simd == "v2" else "that of a CPU with FMA",
                     "the values of weight": agreement.checksum(grad_weight),
+                    "the sums": ", ".join(calls or ()),
                     **facts,
                 },
                 error,
             )
             assert rows is not None  # as there is no error
-            self._rows, self._whole = rows, divided(net, communicator, rows)
+            self._rows, self._whole = rows, divided(net, communicator, rows, calls)
             self.n_samples, self.weight_axes = self._whole.n_samples, self._whole.weight_axes
             self._number = communicator.register(self, net.n_params + 1)
 
@@ -80,6 +86,20 @@ class AcrossRanks:
     def epoch(self) -> int:
         """Results that were kept in an earlier epoch may be of different calls on different ranks."""
         return self._communicator.epoch
+
+    @property
+    def divisor(self) -> float:
+        """As `samples.divisor` gives it."""
+        return samples.divisor(self.net, self.n_samples, self.weight_axes, self._rows.scale, self._rows.total)
+
+    def agree(self, call: str, on: bool, error: BaseException | None = None) -> bool:
+        """Whether it is true on some rank. All ranks call this together, and all raise if one has an error."""
+        found = np.array([on], np.int8)
+        with self._communicator.lock:
+            if error is not None:
+                self._communicator.tell_failure()
+            self._communicator.agree({"call": call, "the number of the objective": self._number}, error, found)
+        return bool(found[0])
 
     def is_with(self, other: AcrossRanks) -> bool:
         """Whether both have one communicator."""

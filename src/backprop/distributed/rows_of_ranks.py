@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -158,8 +158,8 @@ class Whole(NamedTuple):
     unit_rows: int
 
 
-def divided(net: Base, communicator: Communicator, rows: Rows) -> Whole:
-    """Move rows between the ranks, so that each has whole units. All ranks call this together.
+def divided(net: Base, communicator: Communicator, rows: Rows, calls: Sequence[str] | None = None) -> Whole:
+    """Move rows between the ranks, so that each has whole units of these calls. All ranks call this together.
 
     Raises
     ------
@@ -177,7 +177,8 @@ def divided(net: Base, communicator: Communicator, rows: Rows) -> Whole:
             exact_sum.add(state.State.of_one(*each.bins))
         largest = max(each.largest for each in described)
         rows.scale, rows.total = _core.scale_and_total(largest, *exact_sum.one)
-    calls = _CALLS_WITH_INPUT_GRADIENTS if rows.has_input_gradients else _CALLS
+    if calls is None:
+        calls = _CALLS_WITH_INPUT_GRADIENTS if rows.has_input_gradients else _CALLS
     unit_rows = math.lcm(*(state.unit_rows(net._plan, _core.CALLS[call], n_kept) for call in calls))
     unit_rows = min(unit_rows, n_kept)
     sent: list[tuple[int, Array]] = []

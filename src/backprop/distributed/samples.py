@@ -62,6 +62,16 @@ def input_gradients(net: Base, grad_x: object, n_samples: int, weight: Array | N
     return validate.input_gradients(grad_x, n_samples, (net.sizes[-1], net.sizes[0]), net.dtype)
 
 
+def divisor(net: Base, n_samples: int, weight_axes: int, scale: float, total: float) -> float:
+    """What the loss divides the sum over all rows by, for a loss that is a mean over outputs.
+
+    scale and total are those of the weights, if there are any.
+    """
+    with _core.DefaultFloatMode():
+        scaled = total if weight_axes else float(n_samples)
+        return (scaled if weight_axes == 2 else scaled * net.sizes[-1]) / (scale if weight_axes else 1.0)
+
+
 class InMemory:
     """The samples of three arrays, which are not copied if they fit.
 

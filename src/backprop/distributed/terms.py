@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -164,6 +164,7 @@ class Accepted(NamedTuple):
     l2: float
     free: npt.NDArray[np.bool_] | None
     grad_weight: Array | None = None  # of input gradients, which the samples have then
+    more: tuple[tuple[str, str | int | float | None], ...] = ()  # what must be equal on all ranks besides
 
 
 def source(net: Base, given: Given, accepted: Accepted, n_threads: int | None) -> Source:
@@ -178,17 +179,22 @@ def source(net: Base, given: Given, accepted: Accepted, n_threads: int | None) -
 
 
 def source_of_ranks(
-    net: Base, comm: object, accept: Callable[[], Accepted], given: Given, n_threads: int | None
+    net: Base,
+    comm: object,
+    accept: Callable[[], Accepted],
+    given: Given,
+    n_threads: int | None,
+    calls: Sequence[str] | None = None,
 ) -> tuple[AcrossRanks, Accepted]:
     """The samples of all ranks, and the accepted arguments. An error on this rank is raised on all."""
-    shared, facts = communicator.of(comm), dict[str, float | int | None]()
+    shared, facts = communicator.of(comm), dict[str, Any]()
     rows: Rows | None = None
     error: BaseException | None = None
     accepted = Accepted(0.0, None)
     try:
         accepted = accept()
-        l2, free, grad_weight = accepted
-        facts.update({"l2": l2, "the values of free": agreement.checksum(free)})
+        l2, free, grad_weight, more = accepted
+        facts.update({**dict(more), "l2": l2, "the values of free": agreement.checksum(free)})
         if free is not None:
             facts["the values of the frozen parameters"] = agreement.checksum(net.params[~free])
         given.refuse_weight_beside_blocks()
@@ -201,4 +207,4 @@ def source_of_ranks(
         )
     except BaseException as caught:
         error = caught
-    return AcrossRanks(net, shared, facts, rows, error, n_threads, accepted.grad_weight), accepted
+    return AcrossRanks(net, shared, facts, rows, error, n_threads, accepted.grad_weight, calls), accepted

@@ -1,14 +1,17 @@
-"""Epochs of mini-batches by Adam or gradient descent, on samples in memory."""
+"""Epochs of mini-batches by Adam or gradient descent, on samples in memory or in blocks."""
 
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from backprop import _core, threads
+from backprop.api.targets import Weights
+from backprop.distributed.blocks import Streamed
 from backprop.distributed.samples import InMemory
 from backprop.training.settings import BATCH_SIZE, Settings
 from backprop.training.state import State, Steps
@@ -18,51 +21,38 @@ Array = npt.NDArray[Any]
 _MOST_NUMBERS = 1 << 20  # of rows in the orders of the epochs of one compiled call: 8 MiB
 
 
-class InCore:
-    """Epochs on samples in memory, a `loop.Iterations`.
+class _Epochs:
+    """What both have of a `loop.Iterations`."""
 
-    Parameters
-    ----------
-    samples : InMemory
-    settings : Settings
-    state : State
-        It is changed.
-    """
-
-    def __init__(self, samples: InMemory, settings: Settings, state: State) -> None:
+    def __init__(self, plan: _core.Plan, settings: Settings, state: State) -> None:
         assert isinstance(state.core, Steps)
-        net = samples.net
-        self._plan, self._settings, self._state, self._steps = net._plan, settings, state, state.core
+        self._plan, self._settings, self._state, self._steps = plan, settings, state, state.core
         self._memory = _core.Parameters(state.params)
-        self._y, self._x, _, self._weights = net._inputs(samples.x, samples.y, None, samples.weight)
-        self._n_samples = len(self._x)
         self.rate: float | None = None
-        self._batch_size = min(settings.batch_size or BATCH_SIZE, self._n_samples)
 
-    def advance(self, n: int) -> tuple[list[float], str | None]:
-        """As in `loop.Iterations`; fewer epochs than n if their orders would take much memory."""
-        settings, steps, n_samples = self._settings, self._steps, self._n_samples
-        first = self._state.n_iter
-        n = min(n, max(1, _MOST_NUMBERS // n_samples))
-        if n == 0:
-            return [], None
-        rates = np.array([settings.rate(epoch) for epoch in range(first, first + n)])
-        self.rate = float(rates[-1])
-        before = steps.rng.bit_generator.state if n > 1 else None
-        orders = None
-        if settings.shuffle:
-            orders = np.empty((n, n_samples), np.intp)
-            for order in orders:
-                order[...] = steps.rng.permutation(n_samples)
-        n_batches = -(-n_samples // self._batch_size)
-        losses, totals = np.zeros((n, n_batches)), np.zeros((n, n_batches))
+    def _orders(self, n_epochs: int, n_samples: int) -> Array | None:
+        if not self._settings.shuffle:
+            return None
+        orders = np.empty((n_epochs, n_samples), np.intp)
+        for order in orders:
+            order[...] = self._steps.rng.permutation(n_samples)
+        return orders
+
+    def _run(
+        self, x: Array, y: Array, weights: Weights | None, orders: Array | None, rates: Array
+    ) -> tuple[int, Array, Array]:
+        """The number of batches done, and for each batch of each epoch its loss and its weight."""
+        settings, steps, n_samples = self._settings, self._steps, len(x)
+        batch_size = min(settings.batch_size or BATCH_SIZE, n_samples)
+        losses = np.zeros((len(rates), -(-n_samples // batch_size)))
+        totals = np.zeros_like(losses)
         n_done = self._plan.run_epochs(
             self._memory,
-            self._x,
-            self._y,
-            self._weights,
+            x,
+            y,
+            weights,
             orders,
-            self._batch_size,
+            batch_size,
             rates,
             steps.moments,
             steps.progress,
@@ -74,18 +64,77 @@ class InCore:
             **settings.method,
         )
         steps.n_batches += min(n_done + 1, losses.size)  # with that whose loss is not finite
-        n_epochs, batch = divmod(n_done, n_batches)
+        return n_done, losses, totals
+
+    def settle(self) -> None:
+        """As in `loop.Iterations`: the compiled call has done it."""
+
+
+class InCore(_Epochs):
+    """Epochs on samples in memory, a `loop.Iterations`.
+
+    Parameters
+    ----------
+    samples : InMemory
+    settings : Settings
+    state : State
+        It is changed.
+    """
+
+    def __init__(self, samples: InMemory, settings: Settings, state: State) -> None:
+        super().__init__(samples.net._plan, settings, state)
+        self._y, self._x, _, self._weights = samples.net._inputs(samples.x, samples.y, None, samples.weight)
+
+    def advance(self, n: int) -> tuple[list[float], str | None]:
+        """As in `loop.Iterations`; fewer epochs than n if their orders would take much memory."""
+        settings, generator, n_samples = self._settings, self._steps.rng, len(self._x)
+        first = self._state.n_iter
+        n = min(n, max(1, _MOST_NUMBERS // n_samples))
+        if n == 0:
+            return [], None
+        rates = np.array([settings.rate(epoch) for epoch in range(first, first + n)])
+        self.rate = float(rates[-1])
+        before = generator.bit_generator.state if n > 1 else None
+        n_done, losses, totals = self._run(self._x, self._y, self._weights, self._orders(n, n_samples), rates)
+        n_epochs, batch = divmod(n_done, losses.shape[1])
         of_epochs = means(losses[:n_epochs], totals[:n_epochs])
         if n_epochs == n:
             return of_epochs, None
         if settings.shuffle and before is not None:  # no more orders than epochs that have begun
-            steps.rng.bit_generator.state = before
+            generator.bit_generator.state = before
             for _ in range(n_epochs + 1):
-                steps.rng.permutation(n_samples)
-        return of_epochs, f"not finite in batch {batch + 1} of epoch {first + n_epochs + 1}"
+                generator.permutation(n_samples)
+        return of_epochs, _not_finite(batch, first + n_epochs)
 
-    def settle(self) -> None:
-        """As in `loop.Iterations`: the compiled call has done it."""
+
+class InBlocks(_Epochs):
+    """Epochs on samples in blocks, a `loop.Iterations`: rows are shuffled within a block, and batches end with it.
+
+    The parameters are those of `InCore`.
+    """
+
+    def __init__(self, samples: Streamed, settings: Settings, state: State) -> None:
+        super().__init__(samples.net._plan, settings, state)
+        self._samples = samples
+
+    def advance(self, n: int) -> tuple[list[float], str | None]:
+        """As in `loop.Iterations`; one epoch at most."""
+        epoch = self._state.n_iter
+        if n == 0:
+            return [], None
+        self.rate = self._settings.rate(epoch)
+        rates = np.array([self.rate])
+        losses, totals = list[Array](), list[Array]()
+        with closing(self._samples.blocks()) as blocks:
+            for block in blocks:
+                orders = self._orders(1, len(block.x))
+                n_done, some, weights = self._run(block.x, block.y, block.weights, orders, rates)
+                if n_done < some.size:
+                    return [], _not_finite(sum(map(len, losses)) + n_done, epoch)
+                losses.append(some[0])
+                totals.append(weights[0])
+                del block
+        return means(np.concatenate(losses)[None], np.concatenate(totals)[None]), None
 
 
 def means(losses: Array, weights: Array) -> list[float]:
@@ -94,3 +143,8 @@ def means(losses: Array, weights: Array) -> list[float]:
         totals = np.array([math.fsum(of_epoch) for of_epoch in weights.tolist()])
         shares = losses * (weights / totals[:, None])
         return [math.fsum(of_epoch) for of_epoch in shares.tolist()]
+
+
+def _not_finite(batch: int, epoch: int) -> str:
+    """Why there are no more epochs; both are counted from 0."""
+    return f"not finite in batch {batch + 1} of epoch {epoch + 1}"

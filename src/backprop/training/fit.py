@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from backprop import _core
 from backprop.api import other_names, scalars
 from backprop.api.base import Base
 from backprop.distributed import terms
-from backprop.distributed.blocks import Blocks
+from backprop.distributed.blocks import Blocks, Streamed
 from backprop.distributed.samples import InMemory
+from backprop.distributed.terms import Accepted, Given, Term, Terms
 from backprop.objective import Objective
-from backprop.training import epochs, full_batch, loop, result, settings, state
+from backprop.training import ask_and_tell, epochs, full_batch, loop, result, settings, state
 from backprop.training.settings import Rate, Settings
 from backprop.training.state import State, Steps
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
 
 Array = npt.NDArray[Any]
+
+_LOSS = _core.CALLS["loss"]
 
 
 class Fit(Base):
@@ -160,22 +165,95 @@ def _fit(net: Base, given: dict[str, Any]) -> OptimizeResult:
     """`Network.fit` with its arguments by name."""
     import scipy.optimize  # noqa: F401  # before the fit and not after it: it takes a while, and may be missing
 
-    how = settings.accepted(net.n_params, given)
-    if how.solver == "lm":
-        net._need_squared_error("fit with solver='lm'")
-    names = ("sample_weight", "l2", "free", "n_threads", "comm")
-    fun = Objective(net, given["x"], given["y"], **{name: given[name] for name in names})
-    val_loss = _validation(net, given)
-    now = _state(net, how, given)
-    iterations = _iterations(fun, how, now)
+    settings.solver_of(given)
+    prepared = _of_objective(net, given) if isinstance(given["x"], Objective) else _of_samples(net, given)
+    how, now, iterations = prepared.settings, prepared.state, prepared.iterations
     try:
-        end = loop.run(iterations, how, now, val_loss)
-        found = _result(fun, how, now, end)
+        end = loop.run(iterations, how, now, prepared.val_loss, prepared.agree)
+        found, params = _result(prepared, end)
     except BaseException:
         iterations.settle()
         net._theta(None)[...] = now.params
         raise
+    net._theta(None)[...] = params
     return found
+
+
+class _Prepared(NamedTuple):
+    """A fit that may begin."""
+
+    terms: Terms
+    settings: Settings
+    state: State
+    iterations: loop.Iterations
+    val_loss: loop.Validation | None
+    agree: loop.Agree | None = None
+
+
+def _of_samples(net: Base, given: dict[str, Any]) -> _Prepared:
+    """A fit on arrays or blocks."""
+    x, y, weight, n_threads, comm = (given[name] for name in ("x", "y", "sample_weight", "n_threads", "comm"))
+    if comm is not None:
+        return _of_ranks(net, given)
+    how = _settings(net, given)
+    samples = terms.source(net, Given(x, y, weight), Accepted(how.l2, how.free), n_threads)
+    now = _state(net, how, given)
+    term = Term(samples, how.l2)
+    return _Prepared((term,), how, now, _iterations((term,), how, now), _validation(net, given))
+
+
+def _of_ranks(net: Base, given: dict[str, Any]) -> _Prepared:
+    """A fit on the rows of all ranks. An error on one rank is raised on all."""
+    n_threads, comm = given["n_threads"], given["comm"]
+    kept: list[tuple[Settings, State]] = []
+
+    def accept() -> Accepted:
+        how = _settings(net, given)
+        now = _state(net, how, given)
+        settings.refuse_half_of_validation(given)
+        kept.append((how, now))
+        facts = [(name, getattr(how, name)) for name in ("solver", "max_iter", "tol", "patience", "every")]
+        facts += [("n_iter", now.n_iter), ("x_val", given["x_val"] is not None)]
+        return Accepted(how.l2, how.free, more=tuple(facts))
+
+    calls = ("loss", "value_and_grad", *(["normal_equations"] if given["solver"] == "lm" else []))
+    data = Given(given["x"], given["y"], given["sample_weight"])
+    samples, _ = terms.source_of_ranks(net, comm, accept, data, n_threads, calls)
+    how, now = kept[0]
+    val_loss: loop.Validation | None = None
+    if given["x_val"] is not None:
+        data = Given(given["x_val"], given["y_val"], given["sample_weight_val"])
+        of_val, _ = terms.source_of_ranks(net, comm, lambda: Accepted(0.0, how.free), data, n_threads)
+
+        def val_loss(params: Array) -> float:
+            return of_val.sums(_LOSS, params)[0]
+
+    has_callback = samples.agree("fit: whether there is a callback", how.callback is not None)
+    agree = partial(samples.agree, "fit: whether a callback ends it") if has_callback else None
+    term = Term(samples, how.l2)
+    return _Prepared((term,), how, now, _iterations((term,), how, now), val_loss, agree)
+
+
+def _of_objective(net: Base, given: dict[str, Any]) -> _Prepared:
+    """A fit of an objective."""
+    fun: Objective = given["x"]
+    settings.refuse_beside_objective(given)
+    if fun._net is not net:
+        raise ValueError(
+            f"x: expected an objective of this network, got one of another, {fun._net!r}; make it by net.objective"
+        )
+    its_terms = fun._terms
+    how = _settings(net, given)._replace(free=fun._free)
+    now = _state(net, how, given)
+    if len(its_terms) == 1 and its_terms[0].factor == 1.0 and isinstance(its_terms[0].samples, InMemory):
+        how = how._replace(l2=its_terms[0].l2, n_threads=its_terms[0].samples.n_threads)
+    return _Prepared(its_terms, how, now, _iterations(its_terms, how, now), _validation(net, given))
+
+
+def _settings(net: Base, given: dict[str, Any]) -> Settings:
+    if given["solver"] == "lm":
+        net._need_squared_error("fit with solver='lm'")
+    return settings.accepted(net.n_params, given)
 
 
 def _state(net: Base, how: Settings, given: dict[str, Any]) -> State:
@@ -191,21 +269,26 @@ def _state(net: Base, how: Settings, given: dict[str, Any]) -> State:
     return State(how.solver, params, how.free, core)
 
 
-def _iterations(fun: Objective, how: Settings, now: State) -> loop.Iterations:
-    samples: Any = fun._terms[0].samples
-    return epochs.InCore(samples, how, now) if how.is_stochastic else full_batch.InCore(samples, how, now)
+def _iterations(its_terms: Terms, how: Settings, now: State) -> loop.Iterations:
+    """What runs the iterations: compiled loops for samples in memory, if there is nothing else."""
+    term = its_terms[0]
+    is_plain = len(its_terms) == 1 and term.factor == 1.0
+    if is_plain and isinstance(term.samples, InMemory):
+        return (epochs.InCore if how.is_stochastic else full_batch.InCore)(term.samples, how, now)
+    if how.is_stochastic:
+        assert isinstance(term.samples, Streamed)
+        return epochs.InBlocks(term.samples, how, now)
+    if how.solver == "lm":
+        return ask_and_tell.LevenbergMarquardt(term, how, now)
+    return ask_and_tell.Lbfgs(its_terms, how, now)
 
 
 def _validation(net: Base, given: dict[str, Any]) -> loop.Validation | None:
     """The loss on the validation data, which are looked at now."""
+    settings.refuse_half_of_validation(given)
     x, y, weight = (given[name] for name in ("x_val", "y_val", "sample_weight_val"))
     if x is None:
-        for name in ("y_val", "sample_weight_val"):
-            if given[name] is not None:
-                raise ValueError(f"{name}: expected x_val beside it, got none")
         return None
-    if y is None:
-        raise ValueError("y_val: expected targets beside x_val, got none")
     with _of_validation():
         samples = InMemory(net, x, y, weight, given["n_threads"])
 
@@ -225,12 +308,11 @@ def _of_validation() -> Iterator[None]:
         raise kind(re.sub(r"^(x|y|sample_weight):", r"\1_val:", str(error))) from error
 
 
-def _result(fun: Objective, how: Settings, now: State, end: loop.End) -> OptimizeResult:
+def _result(prepared: _Prepared, end: loop.End) -> tuple[OptimizeResult, Array]:
     """The result, and the parameters that are left to the network."""
+    its_terms, how, now = prepared.terms, prepared.settings, prepared.state
     params = now.params
     if how.patience is not None and now.best is not None and now.best.params is not None:
         params = now.best.params
-    loss, gradient = terms.added(fun._terms, lambda term: term.value_and_grad(params))
-    made = result.of(now, end, params, loss, gradient if how.free is None else gradient[how.free])
-    fun._net._theta(None)[...] = params
-    return made
+    loss, gradient = terms.added(its_terms, lambda term: term.value_and_grad(params))
+    return result.of(now, end, params, loss, gradient if how.free is None else gradient[how.free]), params

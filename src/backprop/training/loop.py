@@ -17,6 +17,14 @@ from backprop.training.state import Best, State, Steps
 Array = npt.NDArray[Any]
 Validation = Callable[[Array], float]  # the loss on validation data at some params
 
+
+class Agree(Protocol):
+    """What lets all ranks end together."""
+
+    def __call__(self, on: bool, error: BaseException | None = None, /) -> bool:
+        """Whether it is true on some rank. If one has an error, all raise."""
+
+
 _CURE = (
     "net.find_nonfinite(x, y) says where it comes from; the network has the parameters before it. Scale the data, or "
     "take smaller initial weights"
@@ -61,13 +69,29 @@ class Info(NamedTuple):
     params: Array
 
 
-def run(iterations: Iterations, settings: Settings, state: State, val_loss: Validation | None) -> End:
-    """Iterate until something ends it. The state is that after the last iteration."""
+def run(
+    iterations: Iterations,
+    settings: Settings,
+    state: State,
+    val_loss: Validation | None,
+    agree: Agree | None = None,
+) -> End:
+    """Iterate until something ends it. The state is that after the last iteration.
+
+    With agree, each callback of a rank is a call of all ranks.
+    """
     with Bar(settings.progress, settings.max_iter, "epoch" if settings.is_stochastic else "iteration") as bar:
-        return _run(iterations, settings, state, val_loss, bar)
+        return _run(iterations, settings, state, val_loss, agree, bar)
 
 
-def _run(iterations: Iterations, settings: Settings, state: State, val_loss: Validation | None, bar: Bar) -> End:
+def _run(
+    iterations: Iterations,
+    settings: Settings,
+    state: State,
+    val_loss: Validation | None,
+    agree: Agree | None,
+    bar: Bar,
+) -> End:
     losses, history, patience, last = state.history["loss"], state.history, settings.patience, _last(settings, state)
     _, end = iterations.advance(0)
     best = _first_best(settings, state, val_loss)
@@ -76,7 +100,7 @@ def _run(iterations: Iterations, settings: Settings, state: State, val_loss: Val
             return _out_of_patience(settings, best)
         if state.n_iter >= last:
             return _out_of_iterations(settings, state)
-        new, end = iterations.advance(_until_a_look(settings, state, last, val_loss is not None))
+        new, end = iterations.advance(_until_a_look(settings, state, last, val_loss is not None or agree is not None))
         on_validation = None
         for loss in new:
             losses.append(loss)
@@ -87,7 +111,8 @@ def _run(iterations: Iterations, settings: Settings, state: State, val_loss: Val
             best.see(value, state.n_iter, settings.tol_of_improvement, None if patience is None else state.params)
         if new:
             bar.show(len(new), losses[-1], on_validation)
-            if _wants_to_stop(settings, Info(state.n_iter, losses[-1], on_validation, iterations.rate, state.params)):
+            info = Info(state.n_iter, losses[-1], on_validation, iterations.rate, state.params)
+            if _wants_to_stop(settings, info, agree):
                 return End(True, f"the callback has stopped the fit after {_counted(settings, state.n_iter)}")
     return _of_answer(end, settings, state)
 
@@ -112,17 +137,31 @@ def _first_best(settings: Settings, state: State, val_loss: Validation | None) -
     return best
 
 
-def _until_a_look(settings: Settings, state: State, last: int, validates: bool) -> int:
+def _until_a_look(settings: Settings, state: State, last: int, looks: bool) -> int:
     """How many iterations may run before something looks at the network, or at the epoch."""
-    if validates or settings.progress or settings.patience is not None or callable(settings.learning_rate):
+    if looks or settings.progress or settings.patience is not None or callable(settings.learning_rate):
         return 1
     n = last - state.n_iter
     return n if settings.callback is None else min(n, settings.every - state.n_iter % settings.every)
 
 
-def _wants_to_stop(settings: Settings, info: Info) -> bool:
+def _wants_to_stop(settings: Settings, info: Info, agree: Agree | None) -> bool:
     """Call the callback, if it is its turn."""
-    if settings.callback is None or info.iteration % settings.every:
+    if info.iteration % settings.every:
+        return False
+    if agree is None:
+        return _answer(settings, info)
+    try:
+        answer = _answer(settings, info)
+    except BaseException as error:  # the others wait for this rank
+        agree(False, error)
+        raise
+    return agree(answer)
+
+
+def _answer(settings: Settings, info: Info) -> bool:
+    """Whether the callback ends the fit."""
+    if settings.callback is None:
         return False
     params = info.params.copy()
     params.flags.writeable = False

@@ -34,8 +34,10 @@ _USED_BY: dict[str, tuple[tuple[str, ...], object]] = {
     "betas": (("adam",), (0.9, 0.999)),
     "epsilon": (("adam",), 1e-8),
     "weight_decay": (("adam",), 0.0),
-    "comm": (FULL_BATCH, None),
 }
+
+# Arguments that an objective has itself.
+_OF_OBJECTIVE = {"y": None, "sample_weight": None, "l2": 0.0, "free": None, "n_threads": None, "comm": None}
 
 
 class Settings(NamedTuple):
@@ -73,6 +75,20 @@ class Settings(NamedTuple):
         return self.learning_rate
 
 
+def solver_of(given: dict[str, Any]) -> str:
+    """The solver; comm is refused if it does not use it."""
+    solver = given["solver"]
+    if not isinstance(solver, str):
+        hint = other_names.hint_of_object(solver, "solver", SOLVERS)
+        raise TypeError(f"solver: expected one of {_listed(SOLVERS)}, got {array_likes.describe(solver)}{hint}")
+    if solver not in SOLVERS:
+        hint = other_names.hint(solver, "solver", SOLVERS)
+        raise ValueError(f"solver: expected one of {_listed(SOLVERS)}, got {solver!r}{hint}")
+    if given["comm"] is not None and solver not in FULL_BATCH:
+        _refuse_unused("comm", FULL_BATCH, solver)
+    return solver
+
+
 def accepted(n_params: int, given: dict[str, Any]) -> Settings:
     """The settings of a fit from the arguments of `Network.fit` by name, without the samples.
 
@@ -87,13 +103,7 @@ def accepted(n_params: int, given: dict[str, Any]) -> Settings:
     TypeError, ValueError
         If an argument is refused, or is not used by the solver.
     """
-    solver = given["solver"]
-    if not isinstance(solver, str):
-        hint = other_names.hint_of_object(solver, "solver", SOLVERS)
-        raise TypeError(f"solver: expected one of {_listed(SOLVERS)}, got {array_likes.describe(solver)}{hint}")
-    if solver not in SOLVERS:
-        hint = other_names.hint(solver, "solver", SOLVERS)
-        raise ValueError(f"solver: expected one of {_listed(SOLVERS)}, got {solver!r}{hint}")
+    solver = solver_of(given)
     for name, (solvers, default) in _USED_BY.items():
         if solver not in solvers and not _is_default(given[name], default):
             _refuse_unused(name, solvers, solver)
@@ -126,6 +136,29 @@ def accepted(n_params: int, given: dict[str, Any]) -> Settings:
         learning_rate=rate,
         method=method,
     )
+
+
+def refuse_half_of_validation(given: dict[str, Any]) -> None:
+    """Refuse some of x_val, y_val and sample_weight_val without the others."""
+    if given["x_val"] is not None:
+        if given["y_val"] is None:
+            raise ValueError("y_val: expected targets beside x_val, got none")
+        return
+    for name in ("y_val", "sample_weight_val"):
+        if given[name] is not None:
+            raise ValueError(f"{name}: expected x_val beside it, got none")
+
+
+def refuse_beside_objective(given: dict[str, Any]) -> None:
+    """Refuse what an objective has itself, and solvers that need samples."""
+    for name, default in _OF_OBJECTIVE.items():
+        if not _is_default(given[name], default):
+            raise ValueError(f"{name}: expected none beside an objective, which has its own, got one")
+    if given["solver"] != "lbfgs":
+        raise ValueError(
+            f"solver: expected 'lbfgs' for an objective, got {given['solver']!r}, which needs the samples: "
+            f"net.fit(x, y, solver={given['solver']!r})"
+        )
 
 
 def _listed(names: tuple[str, ...]) -> str:
