@@ -1,5 +1,7 @@
 """`Network.fit` of objectives and of blocks: the bits of a fit on arrays, if they have the same samples."""
 
+import itertools
+
 import numpy as np
 import pytest
 from epochs import by_numpy, start
@@ -26,7 +28,7 @@ def free_mask(net):
 
 def in_blocks(weight, ends=ENDS):
     """The samples in blocks of different lengths."""
-    rows = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    rows = [slice(a, b) for a, b in itertools.pairwise(ends)]
     return [(X[r], Y[r]) if weight is None else (X[r], Y[r], weight[r]) for r in rows]
 
 
@@ -60,7 +62,7 @@ def test_blocks_give_the_bits_of_arrays_of_many_units(solver):
     y, weight = np.sin(x[:, 0]), rng.random(40_000)
     weight[::7] = 0
     ends = [0, 10_000, 10_001, 33_000, 40_000]
-    blocks = [(x[a:b], y[a:b], weight[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    blocks = [(x[a:b], y[a:b], weight[a:b]) for a, b in itertools.pairwise(ends)]
     whole, streamed = network(sizes=(2, 3, 1)), network(sizes=(2, 3, 1))
     result = whole.fit(x, y, sample_weight=weight, solver=solver, max_iter=4)
     refuse_other_fit((streamed, streamed.fit(blocks, solver=solver, max_iter=4)), (whole, result))
@@ -184,12 +186,11 @@ def test_sums_of_objectives_are_fitted(kind, of_some):
     options = {"free": free_mask(net)} if of_some else {}
     fun = objectives(net, **options)[kind]
     before, losses = net.params.copy(), []
+    of_start = fun.value(before[options["free"]] if of_some else before)
     result = net.fit(fun, max_iter=20, callback=lambda info: losses.append(info.loss))
     theta = net.params[options["free"]] if of_some else net.params
     assert result.history["loss"] == losses
-    assert (
-        result.loss == fun.value(theta) == losses[-1] < 0.9 * fun.value(before[options["free"]] if of_some else before)
-    )
+    assert result.loss == fun.value(theta) == losses[-1] < 0.9 * of_start
     np.testing.assert_array_equal(result.jac, fun.grad(theta))
     np.testing.assert_array_equal(result.x, theta)
     if of_some:
@@ -242,7 +243,7 @@ REFUSED = [
     (
         {"solver": "lm"},
         ValueError,
-        r"solver: expected 'lbfgs' for an objective, got 'lm', .* net.fit\(x, y, solver='lm'\)",
+        r"expected 'lbfgs' for an objective, got 'lm', .* net.fit\(x, y, solver='lm'\)",
     ),
     ({"solver": "adam"}, ValueError, "solver: expected 'lbfgs' for an objective, got 'adam'"),
 ]

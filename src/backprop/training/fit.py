@@ -76,7 +76,9 @@ class Fit(Base):
         Parameters
         ----------
         x, y, sample_weight
-            As in `objective`.
+            As in `objective`: arrays, or blocks without y. With adam and sgd, rows are shuffled within a block, and
+            batches end with it. x may also be an objective of this network, for instance a sum of some, for the solver
+            lbfgs; it has its own y, sample_weight, l2, free, n_threads and comm.
         solver : {"lbfgs", "lm", "adam", "sgd"}
             "lbfgs": L-BFGS with a line search, for up to some ten thousand samples the best choice mostly. "lm":
             Levenberg-Marquardt, for the loss squared_error and up to some hundred parameters; few iterations to many
@@ -128,7 +130,9 @@ class Fit(Base):
         n_threads : int, optional
             The most threads to use.
         comm : mpi4py communicator, optional
-            lbfgs, lm: as in `objective`. All ranks call fit together, and end with the same parameters.
+            lbfgs, lm: as in `objective`; x_val, y_val and sample_weight_val are the rows of this rank too. All ranks
+            call fit together, and end with the same parameters and the same result. A callback may be on one rank
+            alone: if it ends the fit, or raises, it does so on all.
 
         Returns
         -------
