@@ -233,6 +233,18 @@ def test_a_fit_that_diverges_says_where(looks):
     assert len(result.history["loss"]) == result.n_iter
 
 
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_a_gradient_that_is_not_finite_ends_the_fit(solver):
+    net = backprop.Network([1, 1], rng=0)
+    net.params = [0.0, 0.0]
+    x, y = np.full((6, 1), 1.0), np.zeros(6)
+    x[4], y[4] = 1e200, 1e150
+    for data in ((x, y), ([(x[:2], y[:2]), (x[2:], y[2:])],)):
+        result = net.fit(*data, solver=solver, shuffle=False, batch_size=1)
+        assert result.message.startswith("the gradient is not finite in batch 5 of epoch 1; net.find_nonfinite(x, y)")
+        np.testing.assert_array_equal(net.params, [0.0, 0.0])
+
+
 # Errors and signals ---------------------------------------------------------------------------------------------------
 
 

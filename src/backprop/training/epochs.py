@@ -104,7 +104,7 @@ class InCore(_Epochs):
             generator.bit_generator.state = before
             for _ in range(n_epochs + 1):
                 generator.permutation(n_samples)
-        return of_epochs, _not_finite(batch, first + n_epochs)
+        return of_epochs, _not_finite(losses.flat[n_done], batch, first + n_epochs)
 
 
 class InBlocks(_Epochs):
@@ -130,7 +130,7 @@ class InBlocks(_Epochs):
                 orders = self._orders(1, len(block.x))
                 n_done, some, weights = self._run(block.x, block.y, block.weights, orders, rates)
                 if n_done < some.size:
-                    return [], _not_finite(sum(map(len, losses)) + n_done, epoch)
+                    return [], _not_finite(some[0, n_done], sum(map(len, losses)) + n_done, epoch)
                 losses.append(some[0])
                 totals.append(weights[0])
                 del block
@@ -145,6 +145,8 @@ def means(losses: Array, weights: Array) -> list[float]:
         return [math.fsum(of_epoch) for of_epoch in shares.tolist()]
 
 
-def _not_finite(batch: int, epoch: int) -> str:
-    """Why there are no more epochs; both are counted from 0."""
-    return f"not finite in batch {batch + 1} of epoch {epoch + 1}"
+def _not_finite(loss: float, batch: int, epoch: int) -> str:
+    """Why there are no more epochs, after this loss; batch and epoch are counted from 0."""
+    with _core.DefaultFloatMode():
+        what = "gradient" if math.isfinite(loss) else "loss"
+    return f"the {what} is not finite in batch {batch + 1} of epoch {epoch + 1}"

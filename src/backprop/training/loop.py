@@ -40,8 +40,8 @@ class Iterations(Protocol):
     def advance(self, n: int) -> tuple[list[float], str | None]:
         """The losses of up to n further iterations, and why there will be no more, or None.
 
-        With n = 0 a full-batch solver computes the loss of the start. The reasons are "converged", "no progress", and
-        those that begin with "not finite".
+        With n = 0 a full-batch solver computes the loss of the start. The reasons are "converged", "no progress", "not
+        finite", or a sentence that says what is not finite.
         """
 
     def settle(self) -> None:
@@ -197,5 +197,5 @@ def _of_answer(end: str, settings: Settings, state: State) -> End:
     if end == "no progress":
         return End(True, "no progress: no step makes the loss smaller, to its precision")
     if settings.is_stochastic:
-        return End(False, f"the loss is {end}; {_CURE_OF_STEPS}")
+        return End(False, f"{end}; {_CURE_OF_STEPS}")
     return End(False, f"the loss or its gradient is not finite after {_counted(settings, state.n_iter)}; {_CURE}")
