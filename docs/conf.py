@@ -34,7 +34,7 @@ numpydoc_show_class_members = False  # each call has a page of its own
 
 # What is not ours has no page here, and no inventory is fetched: the build needs no network.
 nitpick_ignore_regex = [
-    ("py:.*", r"(numpy|scipy|np|npt)\..*"),
+    ("py:.*", r"(numpy|scipy|sklearn|np|npt)\..*"),
 ]
 suppress_warnings = ["myst.header"]  # parts of README files begin below their first heading
 

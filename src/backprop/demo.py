@@ -27,6 +27,8 @@ EXAMPLES = {  # in the repository, not in the package
     "examples/least_squares.py": "least squares with certified results: SciPy, and Levenberg-Marquardt (2 s)",
     "examples/differential_ml.py": "a Black-Scholes surrogate, fitted with and without input gradients (9 s)",
     "examples/private_digits.py": "private training on digits: accuracy against the noise (6 s)",
+    "examples/diabetes_regression.py": "GridSearchCV beside scikit-learn's MLP, and three quantiles (7 s)",
+    "examples/breast_cancer_grid_search.py": "scikit-learn's scores in less time, and class_weight (5 s)",
     "examples/many_machines.py": "one fit from a file, on any number of machines: the same bits (3 s)",
 }
 LIST = """\

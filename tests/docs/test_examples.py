@@ -75,6 +75,36 @@ def test_privacy_costs_accuracy(tmp_path):
     assert epsilon[sigma == 20.0][0] == pytest.approx(rho + 2 * np.sqrt(rho * np.log(1e5)), abs=5e-3)
 
 
+def test_a_search_is_as_good_as_scikit_learns(tmp_path):
+    pytest.importorskip("sklearn", minversion="1.6")
+    lines = lines_of("diabetes_regression.py", tmp_path)
+    rows = [re.match(r"(.*), solver (\w+) +\d+ +[\d.]+ +([\d.]+) +([\d.]+) +([\d.]+)$", line) for line in lines]
+    scores = {row.group(1, 2): (float(row[3]), float(row[4])) for row in rows if row}
+    its = scores["scikit-learn", "lbfgs"]
+    assert its[0] > 0.5
+    assert scores["backprop.sklearn", "lbfgs"] == pytest.approx(its, abs=0.02)
+    assert scores["backprop.sklearn", "lm"] == pytest.approx(its, abs=0.04)
+    (inside,) = re.findall(r"^(\d+)% of the patients held out", "\n".join(lines), re.MULTILINE)
+    assert 70 <= int(inside) <= 90
+    ((width, constant),) = re.findall(r"width is (\d+); one interval for all patients has (\d+)", "\n".join(lines))
+    assert int(width) < 0.8 * int(constant)
+
+
+def test_a_search_has_the_scores_of_scikit_learns(tmp_path):
+    pytest.importorskip("sklearn", minversion="1.6")
+    text = "\n".join(lines_of("breast_cancer_grid_search.py", tmp_path))
+    rows = re.findall(r"^(?:scikit-learn|backprop.sklearn) +(\d+ +\S+ +\S+ +\S+) +[\d.]+$", text, re.MULTILINE)
+    assert len(rows) == 2
+    assert rows[0] == rows[1]
+    assert "scores of the search that differ: 0 of 2" in text
+    (difference,) = re.findall(r"largest relative difference of the losses, .*: (\S+)$", text, re.MULTILINE)
+    assert float(difference) < 1e-12
+    mistakes = np.array(re.findall(r"^ +(\d+) +(\d+) +(\d+)$", text, re.MULTILINE), int)
+    assert mistakes[:, 0].tolist() == [1, 3, 10, 30]
+    assert (np.diff(mistakes[:, 1]) <= 0).all()
+    assert mistakes[-1, 1] < mistakes[0, 1]
+
+
 def test_a_surrogate_of_a_file(tmp_path):
     lines = lines_of("many_machines.py", tmp_path, "--data", str(tmp_path))
     table = [line.split() for line in lines if re.match(r" *\d+ +[\d.]+ +[\d.]+$", line)]
