@@ -90,6 +90,7 @@ class Plan:
         grad_weight: _Array | None = None,
         rows: _Array | None = None,
         linearization: Linearization | None = None,
+        free: _Array | None = None,
     ) -> float: ...
     def unit_rows(self, call: Call, n_kept: int) -> int: ...
     def partial(
@@ -108,6 +109,7 @@ class Plan:
         grad_weight: _Array | None = None,
         rows: _Array | None = None,
         linearization: Linearization | None = None,
+        free: _Array | None = None,
     ) -> None: ...
     def finish(
         self,

@@ -8,8 +8,8 @@ import pytest
 from problems import same_bits
 from scipy.optimize import least_squares
 
-from backprop import Network
-from backprop.api import free_parameters
+import backprop
+from backprop import Network, PartialSums
 
 RNG = np.random.default_rng(0)
 N = 70
@@ -71,16 +71,14 @@ def test_other_losses_and_a_mask_of_all(loss):
 
 
 @dtypes
-def test_the_bits_are_those_of_any_threads_and_any_rows_at_a_time(dtype, monkeypatch):
+def test_the_bits_are_those_of_any_threads_and_any_rows(dtype):
     net = network(dtype)
     first = None
-    for n_bytes in (16 << 20, 1, 7 * 50 * 8):
-        monkeypatch.setattr(free_parameters, "_BYTES", n_bytes)
-        for n_threads in (1, 2, 3, 8):
-            keywords = {"sample_weight": W, "free": FREE, "n_threads": n_threads}
-            both = [net.per_sample_gradient_norms(X, Y, **keywords), net.clipped_gradient(X, Y, 0.2, **keywords)]
-            first = first or both
-            assert all(same_bits(a, b) for a, b in zip(both, first, strict=True))
+    for n_threads in (1, 2, 3, 8):
+        keywords = {"sample_weight": W, "free": FREE, "n_threads": n_threads}
+        both = [net.per_sample_gradient_norms(X, Y, **keywords), net.clipped_gradient(X, Y, 0.2, **keywords)]
+        first = first or both
+        assert all(same_bits(a, b) for a, b in zip(both, first, strict=True))
     one = net.per_sample_gradient_norms(X[7:8], Y[7:8], free=FREE)
     assert same_bits(one, net.per_sample_gradient_norms(X, Y, free=FREE)[7:8])
 
@@ -96,6 +94,70 @@ def test_squares_may_leave_the_range(scale):
     np.testing.assert_allclose(net.per_sample_gradient_norms(x, y, free=free) / scale, expected, rtol=1e-14)
     clipped = net.clipped_gradient(x, y, 0.1 * scale, free=free)[free] / scale
     np.testing.assert_allclose(clipped, (0.1 / np.maximum(expected, 0.1)) @ (G / scale), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(("dtype", "large"), [("float32", 1e25), ("float64", 1e200)])
+def test_gradients_may_leave_the_range(dtype, large):
+    """h and dL/da are within it, their products are not."""
+    net = Network([2, 1], activations="identity", dtype=dtype, rng=0)
+    net.params = [0, 0, 0]
+    x, y = np.array([[large, 0.5 * large], [3, 4]], dtype), np.array([[-large], [-1]], dtype)  # grad_a is 2 large, 2
+    norms = {
+        (1, 1, 0): [np.inf, 10.0], (0, 1, 0): [np.inf, 8.0], (0, 0, 1): [2 * np.float64(large), 2.0],
+    }  # fmt: skip
+    for free, expected in norms.items():
+        mask = np.array(free, bool)
+        found = net.per_sample_gradient_norms(x, y, free=mask)
+        np.testing.assert_allclose(found, np.array(expected).astype(dtype), rtol=1e-6)
+        direction = [np.array([large, 0.5 * large, 1]) / large, np.array([3, 4, 1])]
+        some = [d * mask / np.abs(d * mask).max() for d in direction]
+        want = sum(0.5 * d / np.linalg.norm(d) for d in some)
+        clipped = net.clipped_gradient(x, y, 0.5, free=mask)
+        np.testing.assert_allclose(clipped, want, rtol=1e-6)
+    frozen = np.array([0, 0, 1], bool)
+    x[0, 0] = np.inf
+    assert net.per_sample_gradient_norms(x[1:], y[1:], free=frozen) == 2
+
+
+@dtypes
+@pytest.mark.parametrize("weight", [None, W])
+def test_parts(weight, dtype):
+    rng = np.random.default_rng(3)
+    net, free = network(dtype), FREE
+    for n in (70, 20_000):
+        x, y = rng.normal(size=(n, 3)).astype(dtype), rng.normal(size=(n, 2)).astype(dtype)
+        w = None if weight is None else np.resize(weight, n)
+        options = {"max_norm": 0.2, "sample_weight": w}
+        expected = net.clipped_gradient(x, y, free=free, **options)
+        ends = list(backprop.row_blocks(net, n, 3, call="clipped_gradient", sample_weight=w))
+        totals = None if w is None else backprop.weight_totals(w, ends)
+        parts = [
+            net.partial_sums(
+                x[rows], y[rows], call="clipped_gradient", first_row=rows.start, n_rows=n, totals=totals, free=free,
+                **{**options, "sample_weight": None if w is None else w[rows]},
+            )
+            for rows in ends
+        ]  # fmt: skip
+        parts = [PartialSums.from_bytes(part.to_bytes()) for part in reversed(parts)]
+        assert same_bits(sum(parts).result(), expected)
+        assert not expected[~free].any()
+
+
+def test_parts_of_other_masks_do_not_add_up():
+    net = network()
+    parts = [
+        net.partial_sums(X, Y, call="clipped_gradient", first_row=0, n_rows=N, max_norm=0.2, free=free)
+        for free in (None, FREE, ~FREE)
+    ]
+    for k in range(3):
+        with pytest.raises(
+            ValueError, match=r"^\+: expected parts of one sum, got another v, max_norm, free or weight$"
+        ):
+            parts[k] + parts[k - 1]
+    with pytest.raises(TypeError, match=r"^free: expected none, since value_and_grad takes x, y, got"):
+        net.partial_sums(X, Y, first_row=0, n_rows=N, free=FREE)
+    with pytest.raises(ValueError, match=r"^free: expected shape \(50,\), got \(49,\)"):
+        net.partial_sums(X, Y, call="clipped_gradient", first_row=0, n_rows=N, max_norm=0.2, free=FREE[1:])
 
 
 def test_out_and_params():

@@ -298,7 +298,9 @@ def test_parts_with_other_weights_or_operands_are_refused():
         case = case_of(call, N)
         blocks = case.blocks(4)
         parts = case.part(blocks[0]), case.part(blocks[1], **{name: 2 * case.operands[name]})
-        with pytest.raises(ValueError, match=r"^\+: expected parts of one sum, got another v, max_norm or weight$"):
+        with pytest.raises(
+            ValueError, match=r"^\+: expected parts of one sum, got another v, max_norm, free or weight$"
+        ):
             parts[0] + parts[1]
 
 

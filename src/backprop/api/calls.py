@@ -67,6 +67,7 @@ class Calls(attributes.Closed):
         n_threads: int | None,
         v: npt.ArrayLike | None = None,
         max_norm: float = 0.0,
+        free: Array | None = None,
     ) -> Array:
         """The same for arguments of all kinds."""
         if call.needs_second:
@@ -85,9 +86,11 @@ class Calls(attributes.Closed):
         result = self._result(out, shape, {**others, "v": (v, direction)})
         if call.is_by_sample and y_ is not None and weights is not None and weights.n_kept < x_.shape[0]:
             rows = result[...]  # another thread may reshape out
-            self._rows_with_weight(call, theta, x_, y_, rows, weights, n_threads)
+            self._rows_with_weight(call, theta, x_, y_, rows, weights, n_threads, free)
         else:
-            self._plan.run(call, theta, x_, y_, result, weights, n_threads, operand=direction, max_norm=max_norm)
+            self._plan.run(
+                call, theta, x_, y_, result, weights, n_threads, operand=direction, max_norm=max_norm, free=free
+            )
         return result
 
     def _rows_with_weight(
@@ -99,6 +102,7 @@ class Calls(attributes.Closed):
         result: Array,
         weights: targets.Weights,
         n_threads: int,
+        free: Array | None,
     ) -> None:
         """Run a call by sample on the rows with a weight; the other rows of the result are 0, whatever x holds."""
         loss, n_out, dtype = self._architecture.loss, self._architecture.sizes[-1], self._architecture.dtype
@@ -114,7 +118,7 @@ class Calls(attributes.Closed):
                 continue
             kept_weights = targets.sample_weight(some[kept], loss, int(kept.sum()), n_out)
             inner = np.empty((int(kept.sum()), *result.shape[1:]), dtype)
-            self._plan.run(call, theta, x[block][kept], y[block][kept], inner, kept_weights, n_threads)
+            self._plan.run(call, theta, x[block][kept], y[block][kept], inner, kept_weights, n_threads, free=free)
             result[block][kept] = inner
 
     # Arguments -------------------------------------------------------------------------------------------------------

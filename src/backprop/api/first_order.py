@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop import _core, threads
-from backprop.api import free_parameters, scalars, validate
+from backprop.api import scalars, validate
 from backprop.api.calls import Calls
 
 Array = npt.NDArray[Any]
@@ -247,8 +247,7 @@ class FirstOrder(Calls):
         x, y, params, sample_weight, n_threads
             As in `value_and_grad`.
         free : (n_params,) boolean mask, optional
-            The other parameters then count for nothing. This needs the gradients of some samples at a time, and their
-            time.
+            The other parameters then count for nothing. Any mask takes about the time of one gradient more.
         out : (n_samples,) array of the network's dtype, optional
 
         Returns
@@ -266,7 +265,9 @@ class FirstOrder(Calls):
         I. Goodfellow, Efficient per-example gradient computations, arXiv:1510.01799 (2015).
         """
         if free is not None:
-            return free_parameters.norms(self, x, y, params, sample_weight, free, out, n_threads)
+            mask = validate.free_mask(free, self.n_params)
+            call = _PER_SAMPLE_GRADIENT_NORMS
+            return self._checked(call, x, y, params, sample_weight, out, n_threads, free=mask)
         return self._call(_PER_SAMPLE_GRADIENT_NORMS, x, y, params, sample_weight, out, n_threads)
 
     def clipped_gradient(
@@ -290,8 +291,7 @@ class FirstOrder(Calls):
         max_norm : float
             > 0. The factor is 1 if g_s is 0.
         free : (n_params,) boolean mask, optional
-            The other parameters then count for nothing in the norms, and the sum is 0 there. This needs the gradients
-            of some samples at a time, and their time; each must be within the range of the dtype.
+            The other parameters then count for nothing in the norms, and the sum is 0 there.
         out : (n_params,) array of the network's dtype, optional
 
         Returns
@@ -314,7 +314,12 @@ class FirstOrder(Calls):
         M. Abadi et al., Deep learning with differential privacy, CCS (2016).
         """
         if free is not None:
-            return free_parameters.clipped_gradient(self, x, y, max_norm, params, sample_weight, free, out, n_threads)
+            bound, mask = scalars.positive(max_norm, "max_norm"), validate.free_mask(free, self.n_params)
+            call = _CLIPPED_GRADIENT
+            assert mask is not None  # as free is not None
+            clipped = self._checked(call, x, y, params, sample_weight, out, n_threads, max_norm=bound, free=mask)
+            clipped[~mask] = 0
+            return clipped
         result: Array | None = self._plan.quick(
             _CLIPPED_GRADIENT,
             self._memory,

@@ -24,6 +24,7 @@ _OPERANDS = {
     "gauss_newton_vp": ("v",),
     "sobolev_value_and_grad": ("grad_x", "weight"),
 }
+_OPTIONAL = {"clipped_gradient": ("free",)}
 _AXES = {1: "by sample", 2: "by sample and output"}
 
 
@@ -59,6 +60,7 @@ class Partial(Calls):
         max_norm: float | None = None,
         grad_x: npt.ArrayLike | None = None,
         weight: npt.ArrayLike | None = None,
+        free: npt.ArrayLike | None = None,
     ) -> PartialSums:
         """The sums of a call over some rows of a data set. The sum of all parts has the bits of the one call.
 
@@ -79,9 +81,10 @@ class Partial(Calls):
             hold all rows.
         params, n_threads
             As in the call.
-        v, cotangent, max_norm, grad_x, weight
-            What the call takes besides, by name: hvp and gauss_newton_vp v, vjp cotangent, clipped_gradient max_norm,
-            sobolev_value_and_grad grad_x and weight. Of cotangent and grad_x only the rows of this part.
+        v, cotangent, max_norm, grad_x, weight, free
+            What the call takes besides, by name: hvp and gauss_newton_vp v, vjp cotangent, clipped_gradient max_norm
+            and, if some parameters are frozen, free; sobolev_value_and_grad grad_x and weight. Of cotangent and grad_x
+            only the rows of this part.
 
         Returns
         -------
@@ -94,7 +97,9 @@ class Partial(Calls):
             If an argument is refused.
         """
         of_call = cuts.call_of_name(call)
-        operands = {"v": v, "cotangent": cotangent, "max_norm": max_norm, "grad_x": grad_x, "weight": weight}
+        operands = {
+            "v": v, "cotangent": cotangent, "max_norm": max_norm, "grad_x": grad_x, "weight": weight, "free": free,
+        }  # fmt: skip
         _check_names(of_call, {"y": y, **operands})
         if of_call.needs_second:
             self._need_second(call)
@@ -121,6 +126,8 @@ class Partial(Calls):
         sums = state.state_of_rows(
             self._plan, of_call, theta, x_, y_, counts.weights, n_threads, counts.in_all, rows=rows, **accepted
         )
+        if free is not None:
+            sums.clear(~accepted["free"])
         facts = part_bytes.Facts(
             release=__version__,
             arithmetic="no fma" if _core.simd == "v2" else "fma",
@@ -191,7 +198,9 @@ class Partial(Calls):
             return {"operand": cotangent}, ""
         if call.name == "clipped_gradient":
             bound = scalars.positive(operands["max_norm"], "max_norm")
-            return {"max_norm": bound}, part_bytes.digest(np.array([bound]))
+            mask = validate.free_mask(operands["free"], self.n_params)
+            digest = part_bytes.digest(np.array([bound]))
+            return {"max_norm": bound, "free": mask}, digest if mask is None else digest + part_bytes.digest(mask)
         if call.name == "sobolev_value_and_grad":
             shape = (sizes[-1], sizes[0])
             target = validate.input_gradients(operands["grad_x"], n_part, shape, dtype)
@@ -206,7 +215,7 @@ def _check_names(call: _core.Call, given: dict[str, object]) -> None:
     for name, value in given.items():
         if value is None and name in needed:
             raise TypeError(f"{name}: expected it, since {call.name} needs it, got none")
-        if value is not None and name not in needed:
+        if value is not None and name not in needed and name not in _OPTIONAL.get(call.name, ()):
             takes = ", ".join(["x", *(other for other in given if other in needed)])
             raise TypeError(
                 f"{name}: expected none, since {call.name} takes {takes}, got {array_likes.describe(value)}"

@@ -5,7 +5,7 @@
 cdef double accepted_call(const Shape* shape, const Mode* mode, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y,
                           cnp.ndarray out, weights, int n_threads, cnp.ndarray operand, double max_norm,
                           cnp.ndarray grad_weight, cnp.ndarray rows, Linearization linearization,
-                          State* state=NULL, Py_ssize_t n_whole=0) except? -1:
+                          cnp.ndarray free=None, State* state=NULL, Py_ssize_t n_whole=0) except? -1:
     """The call into out, and rows if it has both sums and rows; returns the loss, if there is one.
 
     If these are a part of a data set of n_whole samples that count, their sums go into state, and out is scratch.
@@ -28,6 +28,9 @@ cdef double accepted_call(const Shape* shape, const Mode* mode, cnp.ndarray para
         expect(rule_of_array(shape, grad_weight, cnp.NPY_FLOAT64, b"oi", n_samples, 1), "weight")
         request.grad_weight = <const double*>cnp.PyArray_DATA(grad_weight)
     request.max_norm = max_norm
+    if free is not None:
+        expect(rule_of_array(shape, free, cnp.NPY_BOOL, b"p", n_samples, 1), "free")
+        request.free = <const uint8_t*>cnp.PyArray_DATA(free)
     if mode.sums == NULL:
         rows, out = out, None
     if out is not None:

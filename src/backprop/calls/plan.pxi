@@ -80,15 +80,15 @@ cdef class Plan:
 
     def run(self, Call call not None, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y, cnp.ndarray out, weights,
             int n_threads, cnp.ndarray operand=None, double max_norm=0, cnp.ndarray grad_weight=None,
-            cnp.ndarray rows=None, Linearization linearization=None):
+            cnp.ndarray rows=None, Linearization linearization=None, cnp.ndarray free=None):
         """A call of the table, with accepted arrays, into out; returns the loss, if there is one.
 
         weights is None, or (array, scale, sum, n_kept) as `look_at_weights` sums them up; from a call by sample rows
         of weight 0 must have been left out. rows is for results by sample beside sums, operand is v, cotangent or
-        grad_x, grad_weight is (n_L, n_0). Each is None if the call has no such thing.
+        grad_x, grad_weight is (n_L, n_0), free a mask (n_params,). Each is None if the call has no such thing.
         """
         return accepted_call(&self.shape, &call.mode, params, x, y, out, weights, n_threads, operand, max_norm,
-                             grad_weight, rows, linearization)
+                             grad_weight, rows, linearization, free)
 
     def unit_rows(self, Call call not None, Py_ssize_t n_kept):
         """Samples of a unit, of n_kept that have a weight other than 0; n_kept or more if they are all one unit."""
@@ -97,14 +97,14 @@ cdef class Plan:
     def partial(self, Call call not None, cnp.ndarray params not None, cnp.ndarray x not None, cnp.ndarray y, weights,
                 int n_threads, int8_t[::1] top not None, int64_t[:, ::1] limbs not None, Py_ssize_t n_kept_in_all,
                 cnp.ndarray operand=None, double max_norm=0, cnp.ndarray grad_weight=None, cnp.ndarray rows=None,
-                Linearization linearization=None):
+                Linearization linearization=None, cnp.ndarray free=None):
         """The sums of whole units of a larger data set, and their loss behind them, as bins in top and limbs.
 
         As `run`, but weights has the scale of the whole data set. n_kept_in_all counts its samples that have a weight
         other than 0; there must be more than a unit of them.
         """
         run_part(&self.shape, &call.mode, params, x, y, weights, n_threads, top, limbs, n_kept_in_all, operand,
-                 max_norm, grad_weight, rows, linearization)
+                 max_norm, grad_weight, rows, linearization, free)
 
     def finish(self, Call call not None, const int8_t[::1] top not None, const int64_t[:, ::1] limbs not None,
                Py_ssize_t n_kept_in_all, total, bint by_entry, cnp.ndarray out):

@@ -24,7 +24,7 @@ cdef int per_sample_gradient_norms_of_tile(Tile* tile, char* unused, bint add) n
         if exponent != 0:
             norm = ldexp(norm, exponent)
         set_real(tile.request.row_results, tile.source_rows[s], shape.itemsize, norm)
-        if is_stopped(tile.interrupt, <double>MEMORY_FLOPS * (shape.sizes[0] + shape.n_units)):  # if it is scaled
+        if is_stopped(tile.interrupt, flops_of_norm(shape, tile.request)):
             return 1
     return 0
 
@@ -136,7 +136,7 @@ cdef int clipped_gradient_of_tile(Tile* tile, char* grad, bint add) noexcept nog
         return 1
     for s in range(tile.n_rows):
         is_extreme = clip_row(tile, s) or is_extreme
-        if is_stopped(tile.interrupt, <double>MEMORY_FLOPS * (shape.sizes[0] + shape.n_units)):  # if it is scaled
+        if is_stopped(tile.interrupt, flops_of_norm(shape, tile.request)):
             return 1
     if is_extreme:
         return sum_extreme_rows(tile, grad, add)

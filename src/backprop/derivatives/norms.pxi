@@ -1,7 +1,7 @@
 # Norms of samples' gradients, and weights of one sample's own: squares and products that leave the range of the dtype,
 # though the result does not. Powers of two are kept apart there (`exponent`); they change no bit of what is in range.
 # Needs: the equations, recursion/moderate. Gives: moderate_weights, scale_row, scale_results, square_norms_of_tile,
-# norm_of_row.
+# norm_of_row, flops_of_norm.
 
 cdef enum:
     KEPT_EXPONENT = 64           # of the largest of several weights: small ones should not underflow if it is huge
@@ -114,11 +114,84 @@ cdef double scaled_norm(const Tile* tile, Py_ssize_t s, int* exponent) noexcept 
     return sqrt(total)
 
 
+cdef double power_of_two_near(Py_ssize_t n, const floating* row, int* exponent) noexcept nogil:
+    """2^-exponent, which brings the largest entry of a row near 1, if there is such a number."""
+    cdef double largest = 0
+    cdef Py_ssize_t k
+    exponent[0] = 0
+    for k in range(n):
+        largest = max(largest, fabs(<double>row[k]))
+    if largest == 0 or isinf(largest):
+        return 1
+    frexp(largest, exponent)
+    exponent[0] = max(exponent[0], -1000)
+    return ldexp(1.0, -exponent[0])
+
+
+cdef void add_free_squares(const uint8_t* free,  # IN: (n_out, n_in) of W, then (n_out) of b
+                           Py_ssize_t n_in, Py_ssize_t n_out, const floating* grad_a, const floating* h,
+                           double* total, int* exponent) noexcept nogil:
+    """total 4^exponent += the squares of the free entries of one sample's grad_W = grad_a h^T and grad_b = grad_a."""
+    cdef int e_a, e_h
+    cdef double unit_a = power_of_two_near(n_out, grad_a, &e_a), unit_h = power_of_two_near(n_in, h, &e_h)
+    cdef double of_W = 0, of_b = 0, of_row, square, entry
+    cdef Py_ssize_t m, j
+    cdef bint is_free
+    for m in range(n_out):
+        of_row = 0
+        is_free = False
+        for j in range(n_in):
+            if free[m * n_in + j]:
+                entry = h[j] * unit_h
+                of_row += entry * entry
+                is_free = True
+        square = grad_a[m] * unit_a
+        square = square * square
+        if is_free:  # else grad_a may be infinite
+            of_W += square * of_row
+        if free[n_out * n_in + m]:
+            of_b += square
+    add_scaled(total, exponent, of_W, e_a + e_h)
+    add_scaled(total, exponent, of_b, e_a)
+
+
+cdef double norm_of_free(const Tile* tile, Py_ssize_t s, int* exponent) noexcept nogil:
+    """||g_s||_2 2^-exponent of the free parameters. If the norm is neither tiny nor huge, exponent is 0."""
+    cdef const Shape* shape = tile.shape
+    cdef Workspace* work = tile.work
+    cdef const Layer* layer
+    cdef const uint8_t* free
+    cdef double total = 0
+    cdef Py_ssize_t i, ld
+    for i in range(1, shape.n_layers + 1):
+        layer = &shape.layers[i]
+        ld = ld_of_input(shape, i)
+        free = tile.request.free + layer.W // shape.itemsize
+        if shape.itemsize == 4:
+            add_free_squares(free, layer.n_in, layer.n_out, <const float*>work.a[i] + s * layer.ld,
+                             <const float*>input_of(tile, i) + s * ld, &total, exponent)
+        else:
+            add_free_squares(free, layer.n_in, layer.n_out, <const double*>work.a[i] + s * layer.ld,
+                             <const double*>input_of(tile, i) + s * ld, &total, exponent)
+    total = sqrt(total)
+    if -400 < exponent[0] < 400:
+        total = ldexp(total, exponent[0])
+        exponent[0] = 0
+    return total
+
+
+cdef double flops_of_norm(const Shape* shape, const Request* request) noexcept nogil:
+    """What `norm_of_row` takes at most."""
+    return <double>MEMORY_FLOPS * (shape.sizes[0] + shape.n_units if request.free == NULL else 2 * shape.n_params)
+
+
 cdef double norm_of_row(const Tile* tile, Py_ssize_t s, int* exponent) noexcept nogil:
     """||g_s||_2 2^-exponent, after `square_norms_of_tile`."""
     cdef const Shape* shape = tile.shape
     cdef Workspace* work = tile.work
     exponent[0] = 0
+    if tile.request.free != NULL:
+        return norm_of_free(tile, s, exponent)
     if shape.itemsize == 8 and not 1e-280 <= work.row_norm[s] <= 1e300:  # its squares may be subnormal, or infinite
         return scaled_norm(tile, s, exponent)
     return sqrt(work.row_norm[s])

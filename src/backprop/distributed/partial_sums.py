@@ -26,7 +26,7 @@ _DIFFERENCES = {
     "call": "another call",
     "network": "another network",
     "params": "other params",
-    "operands": "another v, max_norm or weight",
+    "operands": "another v, max_norm, free or weight",
     "n_rows": "another n_rows",
     "weights": "other totals of the weights",
     "n_kept": "other totals of the weights",

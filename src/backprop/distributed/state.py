@@ -69,6 +69,11 @@ class State(NamedTuple):
         """Add the sums of another state, in place."""
         _core.merge_bins(self.top, self.limbs, other.top, other.limbs)
 
+    def clear(self, which: Array) -> None:
+        """Let some of the sums, by a mask without the loss, be sums of nothing."""
+        self.top[:-1][which] = _core.NO_TOP
+        self.limbs[:, :-1][:, which] = 0
+
     def copy(self) -> State:
         """The same in memory of its own."""
         return State(self.top.copy(), self.limbs.copy())
@@ -108,6 +113,7 @@ def state_of_rows(
     max_norm: float = 0.0,
     grad_weight: Array | None = None,
     rows: Array | None = None,
+    free: Array | None = None,
 ) -> State:
     """The state of the sums over some rows of a data set.
 
@@ -133,6 +139,7 @@ def state_of_rows(
             max_norm=max_norm,
             grad_weight=grad_weight,
             rows=rows,
+            free=free,
         )
         return state
     shape = shape_of_sums(plan, call)
@@ -149,6 +156,7 @@ def state_of_rows(
         max_norm=max_norm,
         grad_weight=grad_weight,
         rows=rows,
+        free=free,
     )
     if out is not None:
         state.limbs[0, :-1] = out.ravel().view(_pattern(out.dtype))

@@ -2,7 +2,7 @@
 # What a call asks for, as checked pointers, and the rows of it that go through the recursion together.
 # Needs: recursion/workspace, process/interrupt. Gives: Mode, Request, Tile, and what a Mode is made of.
 
-from libc.stdint cimport int8_t, int64_t
+from libc.stdint cimport int8_t, int64_t, uint8_t
 
 from backprop.process.interrupt cimport Interrupt
 from backprop.recursion.shape cimport Shape
@@ -89,6 +89,7 @@ cdef struct Request:
     KeptRows* kept               # of hvp: what earlier calls at these parameters left
     const char* cotangent        # (n_samples, n_L)
     double max_norm
+    const uint8_t* free          # (n_params,): which parameters count in the norms of gradients; NULL: all
     const char* target_grad_x    # (n_samples, n_L, n_0)
     const double* grad_weight    # (n_L, n_0)
     bint with_second             # g''(a) is needed too
