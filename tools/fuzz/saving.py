@@ -1,14 +1,14 @@
-"""Load hostile files: files that `Network.save` wrote, cut off, with flipped bits, or with bytes moved.
+"""Load hostile files: files of networks and ensembles that were cut off, with flipped bits, or with bytes moved.
 
     python tools/fuzz/saving.py                    # 10^5 random changes: about a minute
     python tools/fuzz/saving.py --changes 2000     # what the tests run
     python tools/fuzz/saving.py --short            # each 50th truncation and bit, and few changes: a second
 
-The files are those of four small networks in both dtypes. Every truncation and every bit of the header is tried, then
-random changes: 1 to 8 bits flipped, in the header or anywhere; or a few bytes cut out, doubled, or overwritten by other
-bytes of the file. Each must give a ValueError that names the file, or the network that the file describes, as json and
-the safetensors library read it. It must take less than a second, and less memory than twice the file's size and
-OVERHEAD. The exit status is 1 if anything was wrong.
+The files are those of five small networks in both dtypes, and of an ensemble of each. Every truncation and every bit of
+the header is tried, then random changes: 1 to 8 bits flipped, in the header or anywhere; or a few bytes cut out,
+doubled, or overwritten by other bytes of the file. Each must give a ValueError that names the file, or what the file
+describes, as json and the safetensors library read it. It must take less than a second, and less memory than twice the
+file's size and OVERHEAD. The exit status is 1 if anything was wrong.
 """
 
 import argparse
@@ -61,30 +61,34 @@ def judge(path, data):
     return "refused" if net is None else what_differs(net, data) or "loaded"
 
 
-def what_differs(net, data):
-    """What differs between the network and the bytes; None if nothing does."""
+def what_differs(loaded, data):
+    """What differs between the network or ensemble and the bytes; None if nothing does."""
+    n_members = len(loaded) if isinstance(loaded, backprop.Ensemble) else None
+    net = loaded if n_members is None else loaded[0]
     n_header = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + n_header])["__metadata__"]
-    if json.loads(metadata[saving.KEY]) != saving._to_metadata(net._architecture):
+    if json.loads(metadata[saving.KEY]) != saving._to_metadata(net._architecture, n_members):
         return "another architecture"
     tensors = safetensors.numpy.load(data)
-    for i, (W, b) in enumerate(zip(net.weights, net.biases, strict=True)):
+    for i, (W, b) in enumerate(saving._layers(loaded.params, net.sizes)):
         for name, ours in ((f"{2 * i}.weight", W), (f"{2 * i}.bias", b)):
             theirs = tensors.pop(name)
             if ours.dtype != theirs.dtype or ours.shape != theirs.shape or ours.tobytes() != theirs.tobytes():
                 return f"another {name}"
-    net.forward(np.zeros((2, net.sizes[0])))
+    loaded.forward(np.zeros((2, net.sizes[0])))
     return "too many tensors" if tensors else None
 
 
 def files(folder):
-    """The bytes of the networks' files, in both dtypes."""
+    """The bytes of the files of networks, in both dtypes, and of ensembles."""
     path = os.path.join(folder, "whole.safetensors")
     for dtype in ("float64", "float32"):
-        for options in NETWORKS:
-            backprop.Network(**options, dtype=dtype, rng=0).save(path)
-            with open(path, "rb") as file:
-                yield file.read()
+        for k, options in enumerate(NETWORKS):
+            net = backprop.Network(**options, dtype=dtype, rng=0)
+            for thing in (net, backprop.Ensemble(net, k + 1, rng=0)):
+                thing.save(path)
+                with open(path, "rb") as file:
+                    yield file.read()
 
 
 def flipped(data, bits):
