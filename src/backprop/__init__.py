@@ -7,8 +7,8 @@
     g' product     dL/da_{i,j}    = dL/dh_{i,j} g'(a_{i,j})
     parameters     grad_{W_i} L   = grad_{a_i} L h_{i-1}^T,    grad_{b_i} L = grad_{a_i} L
 
-Start with `Network`, and fit it by `Network.fit`. Arrays hold one sample per row. Everything in a network has one dtype,
-float32 or float64.
+Start with `Network`, and fit it by `Network.fit`. Arrays hold one sample per row. Everything in a network has one
+dtype, float32 or float64.
 """
 
 from backprop.process import interpreter  # isort: skip  # before NumPy and all that is compiled

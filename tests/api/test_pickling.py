@@ -54,7 +54,8 @@ ARGUMENTS = {
     "sample_weight": W, "blocks": [slice(0, 9)],
 }  # fmt: skip
 GIVEN_TOO = {  # y has a default for what takes no targets, or has them in blocks
-    (name, "y") for name in ("partial_sums", "objective", "Objective", "fit")
+    *((name, "y") for name in ("partial_sums", "objective", "Objective", "fit")),
+    *(("sobolev_objective", name) for name in ("y", "grad_x", "weight")),
 }
 NOT_PICKLED = {
     "__version__": "a string",
@@ -113,7 +114,7 @@ def bits(it):
         return type(it).__name__, *(bits(getattr(it, field.name)) for field in dataclasses.fields(it))
     if callable(it):  # for a method that was returned, such as those of the residuals
         return bits(it(V))
-    assert it is None or isinstance(it, bool | int | float | str | slice | np.dtype), (
+    assert it is None or isinstance(it, bool | int | float | str | bytes | slice | np.dtype), (
         f"how can a {type(it)} be compared?"
     )
     return repr(it)

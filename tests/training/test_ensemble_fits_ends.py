@@ -110,13 +110,12 @@ in_child, codes = [], []
 expected = fitted(1)
 signal.signal(signal.SIGALRM, handler)
 signal.setitimer(signal.ITIMER_REAL, 0.03)
-for _ in range(2):
+while len(codes) < 2:  # a fit may be over before the first signal
     is_right = np.array_equal(fitted(2), expected)
     if in_child:
         os._exit(0 if is_right else 3)
     assert is_right
 signal.setitimer(signal.ITIMER_REAL, 0)
-assert len(codes) >= 2, codes
 assert set(codes) == {{0}}, codes
 """
 
