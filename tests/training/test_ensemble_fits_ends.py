@@ -3,6 +3,7 @@
 import signal
 import textwrap
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -22,21 +23,27 @@ class Interruption(BaseException):
 
 
 class Interrupted:
-    """A signal to this thread after some seconds, whose handler raises an Interruption."""
+    """A signal to this thread once a fit has got somewhere, whose handler raises an Interruption."""
 
-    def __init__(self, seconds):
+    def __init__(self, is_under_way):
         own = threading.get_ident()
-        self.timer = threading.Timer(seconds, lambda: signal.pthread_kill(own, signal.SIGUSR1))
+
+        def wait_and_signal():
+            while not is_under_way():
+                time.sleep(0.02)
+            signal.pthread_kill(own, signal.SIGUSR1)
+
+        self.watcher = threading.Thread(target=wait_and_signal, daemon=True)
 
     def __enter__(self):
         def raise_it(*_):
             raise Interruption
 
         self.before = signal.signal(signal.SIGUSR1, raise_it)
-        self.timer.start()
+        self.watcher.start()
 
     def __exit__(self, *error):
-        self.timer.join()
+        self.watcher.join()
         signal.signal(signal.SIGUSR1, self.before)
 
 
@@ -46,7 +53,8 @@ class Interrupted:
 def test_a_handler_that_raises_leaves_the_last_accepted_points(method, n_threads):
     e, d = ensemble(), data(n=4000)
     solvers, params = solvers_of(e, method), e.params.copy()
-    with Interrupted(0.1), pytest.raises(Interruption):  # it would take minutes
+    some_iterate = Interrupted(lambda: any(solver.n_iter for solver in solvers))
+    with some_iterate, pytest.raises(Interruption):  # it would take minutes
         fit(e, d, solvers, params=params, tol=0, max_iter=10**5, n_threads=n_threads)
     done = [solver.n_iter for solver in solvers]
     assert any(done)
@@ -68,7 +76,7 @@ def test_a_handler_that_raises_leaves_whole_steps(k, n_threads):
     arrays = rates, state.moments, state.progress, losses, totals, np.zeros(k, np.intp)
     settings = {**SETTINGS, **METHODS["adam"]}
     call = e[0]._plan.run_epochs_of_networks
-    with Interrupted(0.1), pytest.raises(Interruption):
+    with Interrupted(lambda: state.progress[:, 0].max() > 4), pytest.raises(Interruption):
         call(np.arange(k), state.params, x, y, weights, None, 50, *arrays, n_threads, **settings)
     steps = state.progress[:, 0].astype(int)
     assert steps.max() > 4
