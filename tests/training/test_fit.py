@@ -141,6 +141,10 @@ def test_the_learning_rate_may_be_a_function_of_the_epoch(solver):
     expected = by_numpy(network(), X, Y, orders, 200, 0.01 / (1 + np.arange(4)), solver)
     np.testing.assert_array_equal(net.params, expected.params)
     assert seen == [0, 1, 2, 3]
+    _, first = fitted(solver, learning_rate=rate, max_iter=1)
+    other, _ = fitted(solver, learning_rate=rate, max_iter=3, state=first.state)
+    np.testing.assert_array_equal(other.params, net.params)
+    assert seen[4:] == [0, 1, 2, 3]
 
 
 def test_without_shuffle_batches_are_rows_as_they_lie():
@@ -158,6 +162,8 @@ def test_a_given_generator_goes_on(solver):
     for _ in range(12):
         expected.permutation(len(X))
     assert generator.bit_generator.state == expected.bit_generator.state
+    generator.random()
+    assert found[1].state.core.rng.bit_generator.state == expected.bit_generator.state
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

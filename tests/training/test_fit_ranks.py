@@ -83,7 +83,11 @@ net.params = start
 fun = net.objective(x, y, comm=comm)
 result = net.fit(fun, max_iter=30)
 say(rank, n_iter=result.n_iter, params=sha(net.params))
+net.params = start
+say(rank, error=attempt(net.fit, fun, callback=failing), params=sha(net.params))
 if rank == 0:
+    net.params = start
+    say(rank, error=attempt(net.fit, fun, callback=lambda info: 1 / 0))
     net.params = start
     result = net.fit(fun, max_iter=30)
     fun.stop()
@@ -102,14 +106,16 @@ def test_ranks_fit_together(tmp_path):
     assert sorted(ranks) == [0, 1, 2]
     for rank, lines in ranks.items():
         assert [line["same"] for line in lines[:10]] == [True] * 10
-        stopped, failed, max_iter, tol, solver, x_val, params, after, of_objective = lines[10:19]
+        stopped, failed, max_iter, tol, solver, x_val, params, after, of_objective, failed_too = lines[10:20]
         assert after["n_iter"] == of_objective["n_iter"] == 30
-        assert after["params"] == of_objective["params"] == ranks[0][17]["params"] == ranks[0][19]["served"]
+        assert after["params"] == of_objective["params"] == ranks[0][17]["params"] == ranks[0][21]["served"]
         assert (stopped["n_iter"], stopped["params"]) == (4, ranks[0][10]["params"])
         assert "callback" in stopped["message"]
         assert failed["params"] == stopped["params"]
         own = "Failure: of the callback"
-        assert failed["error"] == own if rank == 1 else f"rank 1 raised {own}" in failed["error"]
+        for of_fit in (failed, failed_too):
+            assert of_fit["error"] == own if rank == 1 else f"rank 1 raised {own}" in of_fit["error"]
+        assert failed_too["params"] == failed["params"]
         assert "max_iter = 20" in max_iter["error"]
         assert "tol: expected a finite number >= 0, got -1.0" in tol["error"]
         assert "solver = lm" in solver["error"] or "the sums" in solver["error"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -227,7 +228,8 @@ def _of_ranks(net: Base, given: dict[str, Any]) -> _Prepared:
     val_loss: loop.Validation | None = None
     if given["x_val"] is not None:
         data = Given(given["x_val"], given["y_val"], given["sample_weight_val"])
-        of_val, _ = terms.source_of_ranks(net, comm, lambda: Accepted(0.0, how.free), data, n_threads)
+        with _of_validation():
+            of_val, _ = terms.source_of_ranks(net, comm, lambda: Accepted(0.0, how.free), data, n_threads)
 
         def val_loss(params: Array) -> float:
             return of_val.sums(_LOSS, params)[0]
@@ -251,7 +253,15 @@ def _of_objective(net: Base, given: dict[str, Any]) -> _Prepared:
     now = _state(net, how, given)
     if len(its_terms) == 1 and its_terms[0].factor == 1.0 and isinstance(its_terms[0].samples, InMemory):
         how = how._replace(l2=its_terms[0].l2, n_threads=its_terms[0].samples.n_threads)
-    return _Prepared(its_terms, how, now, _iterations(its_terms, how, now), _validation(net, given))
+    agree = partial(_refuse, its_terms) if terms.across_ranks(its_terms) is not None else None
+    return _Prepared(its_terms, how, now, _iterations(its_terms, how, now), _validation(net, given), agree)
+
+
+def _refuse(its_terms: Terms, on: bool, error: BaseException | None = None) -> bool:
+    """Let the other ranks of an objective raise if this one has an error. They may serve, and know of no fit."""
+    if error is not None:
+        terms.refuse(its_terms, error)
+    return on
 
 
 def _settings(net: Base, given: dict[str, Any]) -> Settings:
@@ -319,4 +329,6 @@ def _result(prepared: _Prepared, end: loop.End) -> tuple[OptimizeResult, Array]:
     if how.patience is not None and now.best is not None and now.best.params is not None:
         params = now.best.params
     loss, gradient = terms.added(its_terms, lambda term: term.value_and_grad(params))
+    if isinstance(now.core, Steps):  # the user's generator may go on
+        now.core.rng = copy.deepcopy(now.core.rng)
     return result.of(now, end, params, loss, gradient if how.free is None else gradient[how.free]), params
