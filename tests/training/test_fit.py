@@ -321,3 +321,28 @@ def test_states_of_other_fits_are_refused():
         fitted("lbfgs", state=result.state, free=free_mask(network()))
     with pytest.raises(ValueError, match="state: expected one of 32 parameters of float32, got 38 of float64"):
         backprop.Network([3, 5, 2], dtype="float32", rng=0).fit(X, Y, state=result.state)
+
+
+# Other losses ---------------------------------------------------------------------------------------------------------
+
+CLASSES = RNG.integers(0, 4, len(X))
+LOSSES = {
+    "cross_entropy": (4, CLASSES),
+    "poisson": (2, RNG.poisson(2.0, Y.shape)),
+    "binary_cross_entropy": (2, RNG.random(Y.shape) > 0.5),
+    "hinge": (1, np.where(X[:, 0] > 0, 1, -1)),
+}
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "adam", "sgd"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_all_losses_are_fitted(loss, solver):
+    """A block of a list goes another way than arrays, with the same bits."""
+    n_out, y = LOSSES[loss]
+    found = []
+    for data in ((X, y), ([(X, y)],)):
+        net = backprop.Network([3, 6, n_out], activations="silu", loss=loss, rng=0)
+        before = net.loss(X, y)
+        found.append((net, net.fit(*data, **options_of(solver))))
+        assert found[-1][1].loss == net.loss(X, y) < before
+    refuse_other_fit(*found)
