@@ -79,6 +79,30 @@ def test_few_calls_make_many_epochs(monkeypatch):
     assert calls == [10] * 12
 
 
+@pytest.mark.parametrize("weights", ["none", "of some rows"])
+def test_an_interrupt_counts_the_epochs_that_are_complete(weights, monkeypatch):
+    """Two epochs of three batches, and the first batch of the third one."""
+    X, y = samples()
+    weight = None if weights == "none" else np.r_[np.ones(20), np.zeros(20), np.ones(20)]  # one batch makes no step
+    run = epochs.Runner._run_arrays
+
+    def interrupted(self, problem, orders, rates, *outs):
+        run(self, problem, None, rates[:2], *(out[:2] for out in outs))
+        part = problem.of_rows(slice(20))
+        run(self, part, None, rates[2:3], *(np.ascontiguousarray(out[2:3, :1]) for out in outs))
+        outs[-1][2, :2] = 20.0  # the sum of the weights is known before the step
+        raise KeyboardInterrupt
+
+    arguments = {"batch_size": 20, "shuffle": False, "random_state": 0, "hidden_layer_sizes": 3}
+    whole = MLPRegressor(max_iter=2, **arguments).fit(X, y, weight)
+    monkeypatch.setattr(epochs.Runner, "_run_arrays", interrupted)
+    with pytest.warns(UserWarning, match="interrupted"):
+        model = MLPRegressor(**arguments).fit(X, y, weight)
+    assert model.loss_curve_ == whole.loss_curve_
+    assert (model.n_iter_, model.t_, model.loss_) == (whole.n_iter_, whole.t_, whole.loss_)
+    assert not np.array_equal(model.coefs_[0], whole.coefs_[0])
+
+
 @pytest.mark.parametrize("weights", ["by sample", "by output"])
 @pytest.mark.parametrize("loss", ["squared_error", "poisson"])
 def test_a_sparse_x_in_blocks_has_the_bits_of_a_dense_one(weights, loss, monkeypatch):

@@ -260,17 +260,17 @@ class Fits(callbacks.CallbackSupport, BaseEstimator, ABC):  # type: ignore[misc]
         try:
             runner.run(orders, self._optimizer.rates(self.t_, n_samples, n_epochs), curve)
         finally:
-            for k, loss in enumerate(curve):
-                if k:
-                    self._count_without_improvement(net)
-                self.loss_ = loss
-                self.n_iter_ += 1
-                self.t_ += n_samples
-                self.loss_curve_.append(loss)
-                if self.verbose:
-                    print(f"Iteration {self.n_iter_}, loss = {loss:.8f}")
             if curve:
+                # First what counts epochs, so that a second Ctrl-C finds it whole.
+                self.loss_curve_ += curve
+                self.n_iter_ += len(curve)
+                self.t_ += n_samples * len(curve)
                 self._optimizer.epochs_end(self.t_)
+                for loss in curve[:-1]:
+                    self.loss_ = loss
+                    self._count_without_improvement(net)
+                self.loss_ = curve[-1]
+                self._say(f"Iteration {self.n_iter_}, loss = {self.loss_:.8f}")
 
     def _attributes(self, net: Network) -> dict[str, Any]:
         """What an estimator needs to predict from the present parameters of the network."""
