@@ -7,14 +7,14 @@ every input, for a few operations more. The gradient of the network can be fitte
 
     loss = mean_s [(y_hat_s - y_s)^2 + mean_i weight_i (dy_hat_s/dx_i - dy_s/dx_i)^2]
 
-`net.sobolev_value_and_grad` computes this loss and its exact gradient by the parameters, a derivative of a derivative.
+`net.sobolev_objective` is this loss with its exact gradient by the parameters, a derivative of a derivative.
 Here x is (spot, volatility, time). The payoff is that of a call option without interest, max(spot_T - 1, 0). The
 closed form judges what was learned: the price, and its derivative by spot, the delta, from `net.input_jacobian`.
 
-Both fits see the same paths, and have the same initial weights and the same optimizer, L-BFGS-B. For each fit, the
+Both fits see the same paths, and have the same initial weights and the same solver, L-BFGS. For each fit, the
 iteration with the least error against the closed form is kept. In practice the closed form is unknown; here this
 favours the fit without gradients, which learns the noise soon after. From 1,024 samples on, the price fitted with
-gradients is better than the one fitted without them to four times the samples. The delta is as good as that of
+gradients is better than the one fitted without them to four times the samples. The delta is about as good as that of
 sixteen times the samples. A gradient of this loss takes two to three times as long as a plain one.
 
 Run: python examples/differential_ml.py [--plot differential_ml.png] [--quick]
@@ -28,7 +28,6 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import OptimizeResult, minimize
 from scipy.special import ndtr
 
 from backprop import Network
@@ -87,24 +86,21 @@ def fit(x: np.ndarray, y: np.ndarray, grad_x: np.ndarray, how: str, seed: int, t
     if how == WITH:
         target_grad = grad_x * SCALE / surrogate.deviation
         weight = len(SCALE) / np.mean(target_grad**2, axis=0, keepdims=True)  # each derivative counts as y does
-
-        def fun(theta):
-            return net.sobolev_value_and_grad(inputs, targets, target_grad, weight, params=theta)
-
+        fun = net.sobolev_objective(inputs, targets, target_grad, weight)
     else:
         fun = net.objective(inputs, targets)
 
     price, _ = black_scholes(test)
-    best = np.inf
+    best = (np.inf, net.params.copy())
 
-    def keep_the_best(intermediate_result: OptimizeResult) -> None:
+    def keep_the_best(info) -> None:
         nonlocal best
-        error = rms(surrogate.price(test, params=intermediate_result.x) - price)
-        if error < best:
-            best, net.params = error, intermediate_result.x
+        error = rms(surrogate.price(test, params=info.params) - price)
+        if error < best[0]:
+            best = error, info.params
 
-    start = net.params.copy()
-    minimize(fun, start, jac=True, method="L-BFGS-B", callback=keep_the_best, options={"maxiter": MAXITER})
+    net.fit(fun, max_iter=MAXITER, callback=keep_the_best)
+    net.params = best[1]
     return surrogate
 
 

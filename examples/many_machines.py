@@ -2,16 +2,16 @@
 
 A surrogate stands in for a simulation that is too slow to be called often. Here the simulation is the borehole
 function, the flow of water through a hole between two aquifers, a usual test of surrogates with eight inputs. Its
-values at random points are written to a file. SciPy's L-BFGS-B fits a network 8-32-32-1 to all of them:
+values at random points are written to a file. L-BFGS fits a network 8-32-32-1 to all of them:
 
     python examples/many_machines.py                                        one process, on all CPUs
     python examples/many_machines.py --stream                               the same, two blocks in memory at a time
     mpiexec -n 2 python -m mpi4py examples/many_machines.py --mpi           each rank reads its part of the file
     mpiexec -n 2 python -m mpi4py examples/many_machines.py --mpi --stream  each rank reads its part in blocks
 
-The last line is the SHA-256 of the parameters. It is the same for all of these, and for every number of ranks. Each
-rank runs the optimizer; the objective alone communicates, twice in each evaluation. `--rows 10000000` makes a file of
-360 MB, of which each rank maps its part: no process ever holds all rows.
+The last line is the SHA-256 of the parameters. It is the same for all of these, and for every number of ranks. All of
+them call `net.fit`. Each rank makes all steps; only the sums over rows communicate, twice in each evaluation.
+`--rows 10000000` makes a file of 360 MB, of which each rank maps its part: no process ever holds all rows.
 
 Run: python examples/many_machines.py [--plot many_machines.png] [--quick] [--rows N] [--stream] [--mpi]
 It takes about 3 seconds on two cores, with --quick 1. `--mpi` needs mpi4py and an MPI: pip install mpi4py mpich.
@@ -31,7 +31,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import minimize
 
 from backprop import Network
 from backprop.demo import figure_file
@@ -83,7 +82,7 @@ class Blocks:
 
 
 class Progress:
-    """The loss after each iteration of `minimize`, and the seconds until then; a line for some of them."""
+    """The loss after each iteration, and the seconds until then; a line for some of them."""
 
     def __init__(self, prints: bool) -> None:
         self.prints = prints
@@ -91,9 +90,9 @@ class Progress:
         self.losses: list[float] = []
         self.seconds: list[float] = []
 
-    def __call__(self, intermediate_result) -> None:
+    def __call__(self, info) -> None:
         """Take note of an iteration."""
-        self.losses.append(float(intermediate_result.fun))
+        self.losses.append(info.loss)
         self.seconds.append(time.perf_counter() - self.start)
         n = len(self.losses)
         if self.prints and (n == 1 or n % 5 == 0):
@@ -109,7 +108,7 @@ def draw(path: str, progress: Progress, y: np.ndarray, y_hat: np.ndarray) -> Non
     FigureCanvasAgg(figure)  # needs no display
     left, right = figure.subplots(1, 2)
     left.semilogy(np.arange(1, len(progress.losses) + 1), progress.losses, "o-", color="#1f5a92", markersize=4)
-    left.set_xlabel("iteration of L-BFGS-B")
+    left.set_xlabel("iteration of L-BFGS")
     left.set_ylabel("mean squared error, in variances")
     left.set_title("One loss curve, on any number of machines")
     left.grid(alpha=0.25)
@@ -127,7 +126,7 @@ def main(argv=None) -> None:
     parser.add_argument("--plot", type=figure_file, metavar="FILE", help="draw the loss and the surrogate's errors")
     parser.add_argument("--quick", action="store_true", help="20,000 rows")
     parser.add_argument("--rows", type=int, default=200_000, metavar="N", help="rows of the file (200000)")
-    parser.add_argument("--iterations", type=int, default=40, metavar="N", help="of L-BFGS-B (40)")
+    parser.add_argument("--iterations", type=int, default=40, metavar="N", help="of L-BFGS (40)")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="where the file is, or will be: all ranks see it")
     parser.add_argument("--stream", action="store_true", help=f"read blocks of {BLOCK:,} rows, two at a time in memory")
     parser.add_argument("--mpi", action="store_true", help="each rank reads its part of the file")
@@ -155,20 +154,16 @@ def main(argv=None) -> None:
         print(f"{n_ranks} {'process' if n_ranks == 1 else 'ranks'}{', in blocks' if arguments.stream else ''}")
         print(f"{'iteration':>9} {'loss':>12} {'seconds':>8}")
     progress = Progress(prints=rank == 0)
-    if arguments.stream:
-        fun = net.objective(Blocks(x, y, first, last), comm=comm)
-    else:
-        fun = net.objective(x[first:last], y[first:last], comm=comm)
-    options = {"maxiter": arguments.iterations}
-    result = minimize(fun, net.params, jac=True, method="L-BFGS-B", callback=progress, options=options)
-    net.params = result.x
+    data = (Blocks(x, y, first, last),) if arguments.stream else (x[first:last], y[first:last])
+    result = net.fit(*data, max_iter=arguments.iterations, callback=progress, comm=comm)
     seconds = time.perf_counter() - progress.start
 
     if rank == 0:
         new = points(10_000, seed=2**31)
         y_new, y_hat = flow(new), net.forward(new)[:, 0]
         error = np.sqrt(np.mean((y_hat - y_new) ** 2))
-        print(f"loss {result.fun:.6e} after {result.nit} iterations; error at new points {error:.2%} of the deviation")
+        print(f"loss {result.loss:.6e} after {result.n_iter} iterations; ", end="")
+        print(f"error at new points {error:.2%} of the deviation")
         print(f"time {seconds:.1f} s, {result.nfev} evaluations, {len(x) * result.nfev / seconds / 1e6:.2f} Mrows/s")
         print(f"SHA-256 of the parameters {hashlib.sha256(net.params.tobytes()).hexdigest()}")
         if arguments.plot:
