@@ -64,7 +64,7 @@ class Epochs:
 
     def __call__(self):
         """Make the epochs."""
-        net, moments = self.net, np.zeros((2 if self.case.solver == "adam" else 1, self.net.n_params))
+        net, moments = self.net, np.zeros((2 if self.case.solver == "adam" else 1, self.net.n_params), self.net.dtype)
         net.params = self.start
         losses, totals, progress = np.empty(self.shape), np.empty(self.shape), np.array([0.0, 1.0, 1.0])
         batch_size = self.case.network.n_samples

@@ -109,7 +109,7 @@ from backprop.schedule.totals cimport (
     start_totals,
 )
 from backprop.training.steps cimport (
-    ADAM, SGD, Run, Solver, has_finite_gradient, l2_of_batch, penalty, set_runs, take_step,
+    ADAM, SGD, Run, Solver, factor_of_clipping, has_usable_gradient, l2_of_batch, penalty, set_runs, take_step,
 )
 from backprop.training.cholesky cimport NOT_POSITIVE, STOPPED, factorize, solve
 from backprop.training.line_search cimport (

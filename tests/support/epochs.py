@@ -28,7 +28,7 @@ class Trained:
 def start(net, method):
     """The state before the first step."""
     n_rows = 2 if METHODS[method]["method"] == "adam" else 1
-    return Trained(net.params.copy(), np.zeros((n_rows, net.n_params)), np.array([0.0, 1.0, 1.0]))
+    return Trained(net.params.copy(), np.zeros((n_rows, net.n_params), net.dtype), np.array([0.0, 1.0, 1.0]))
 
 
 def by_core(net, x, y, orders, batch_size, rates, method, *, weight=None, state=None, n_threads=1, apart=False,
@@ -68,10 +68,10 @@ def _runs(is_free, kinds):
 
 def by_numpy(net, x, y, orders, batch_size, rates, method, *, weight=None, state=None, l2=0.0, divides_l2=False,
              max_norm=None, free=None):  # fmt: skip
-    """The same as plain formulas, in float64."""
+    """The same as plain formulas, in the network's dtype; the numbers are rounded to it first."""
     state = start(net, method) if state is None else state
     how, net_params = METHODS[method], state.params.copy()
-    moments, progress = state.moments.copy(), state.progress.copy()
+    moments, progress, real = state.moments.copy(), state.progress.copy(), net.dtype.type
     is_weight = np.zeros(net.n_params, bool)
     for W, _ in net.unflatten(is_weight):
         W[...] = True
@@ -92,12 +92,13 @@ def by_numpy(net, x, y, orders, batch_size, rates, method, *, weight=None, state
                 continue
             l2_here = l2 / total if divides_l2 else l2
             loss, grad = net.value_and_grad(x[rows], y[rows], params=net_params, sample_weight=w)
-            theta = net_params.astype(float)
-            losses[-1] = loss + 0.5 * l2_here * float(np.square(theta[is_weight]).sum())
-            g = grad + (l2_here * is_weight) * theta
+            theta, wide = net_params.copy(), net_params.astype(float)
+            losses[-1] = loss + 0.5 * l2_here * float(np.square(wide[is_weight]).sum())
+            g = grad + (real(l2_here) * is_weight) * theta
             if max_norm is not None:
-                norm = np.sqrt(sum(_sum(np.square(g[run])) for run in runs))
-                g = (max_norm / norm if norm > max_norm else 1.0) * g
+                wide = grad + (l2_here * is_weight) * wide
+                norm = np.sqrt(sum(_sum(np.square(wide[run])) for run in runs))
+                g = real(max_norm / norm if norm > max_norm else 1.0) * g
             progress[0] += 1
             if how["method"] == "adam":
                 beta_1, beta_2 = how["betas"]
@@ -105,16 +106,17 @@ def by_numpy(net, x, y, orders, batch_size, rates, method, *, weight=None, state
                 root = np.sqrt(1 - progress[2])
                 step, epsilon = rate * root / (1 - progress[1]), how["epsilon"]
                 epsilon *= root if how["corrects_epsilon"] else 1
-                m = beta_1 * moments[0] + (1 - beta_1) * g
-                v = beta_2 * moments[1] + (1 - beta_2) * (g * g)
-                moved = theta - rate * decay * theta - step * m / (np.sqrt(v) + epsilon)
+                m = real(beta_1) * moments[0] + real(1 - beta_1) * g
+                v = real(beta_2) * moments[1] + real(1 - beta_2) * (g * g)
+                moved = theta - real(rate * decay) * theta - real(step) * m / (np.sqrt(v) + real(epsilon))
                 new = np.array([m, v])
             else:
-                velocity = how["momentum"] * moments[0] - rate * g
-                moved = theta + (how["momentum"] * velocity - rate * g if how["is_nesterov"] else velocity)
+                momentum, down = real(how["momentum"]), real(rate) * g
+                velocity = momentum * moments[0] - down
+                moved = theta + (momentum * velocity - down if how["is_nesterov"] else velocity)
                 new = velocity[None]
             moments[:, is_free] = new[:, is_free]
-            net_params[is_free] = moved[is_free].astype(net.dtype)
+            net_params[is_free] = moved[is_free]
     shape = len(rates), -1
     return Trained(net_params, moments, progress, np.reshape(losses, shape), np.reshape(totals, shape), n_done)
 

@@ -179,7 +179,7 @@ def test_two_networks_side_by_side():
 def steep(dtype):
     """A layer and samples of which the last has a finite loss and a gradient by W that is infinite."""
     net = Network([1, 1], activations="identity", dtype=dtype, rng=0)
-    W, far = (1e-10, 1e30) if dtype == "float32" else (1e-50, 1e200)
+    W, far = (1e-10, 1e25) if dtype == "float32" else (1e-50, 1e200)
     net.params = [W, 0.0]
     return net, np.array([[1.0], [1.0], [far]], dtype), np.full((3, 1), W, dtype), np.arange(3)[None]
 
@@ -220,3 +220,28 @@ def test_clipping_a_gradient_whose_square_overflows(far, W, l2):
     small = grad / np.abs(grad).max()
     step = -1e100 * (small / np.linalg.norm(small))
     np.testing.assert_allclose(net.params - before, step, rtol=1e-10)
+
+
+def test_adam_stops_before_a_gradient_whose_square_overflows():
+    """v would be infinite for ever. Clipped it is small, and sgd takes no square."""
+    x, y = np.ones((4, 1), "f4"), np.full((4, 1), 1e25, "f4")
+    for method, options, n_done in (("adam", {}, 0), ("adam", {"max_norm": 1.0}, 4), ("sgd", {}, 4)):
+        net = Network([1, 1], activations="identity", dtype="float32", rng=0)
+        found = by_core(net, x, y, np.arange(4)[None], 1, [1e-3], method, **options)
+        assert found.n_done == n_done
+        assert np.isfinite(found.losses[0, 0])
+        assert np.isfinite(net.params).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_parameters_without_gradient_and_epsilon_stay(dtype):
+    """An epsilon that the dtype does not hold is its smallest normal number: 0 / 0 would be NaN."""
+    net = Network([2, 1], activations="identity", dtype=dtype, rng=0)
+    before = net.params.copy()
+    x, y = np.array([[0.0, 1.0]], dtype), np.array([[3.0]], dtype)
+    y_, x_, _, _ = net._inputs(x, y, None, None)
+    arrays = None, 1, np.array([0.1]), np.zeros((2, 3), dtype), np.array([0.0, 1.0, 1.0]), *np.zeros((2, 1, 1))
+    for epsilon in (1e-320, 0.0):
+        net._plan.run_epochs(net._memory, x_, y_, None, *arrays, 1, method="adam", epsilon=epsilon)
+    assert net.params[0] == before[0]
+    assert (net.params[1:] > before[1:]).all()

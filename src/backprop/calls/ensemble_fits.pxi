@@ -302,7 +302,7 @@ cdef int expect_networks(const Shape* shape, const Py_ssize_t[::1] networks, cnp
 cdef Solver solver_of_network(const FitRun* run, Py_ssize_t j) noexcept nogil:
     """The solver, with the state of a network."""
     cdef Solver solver = run.solver
-    solver.moments += run.networks[j] * (2 if solver.method == ADAM else 1) * run.shape.n_params
+    solver.moments += run.networks[j] * (2 if solver.method == ADAM else 1) * run.shape.n_params * run.shape.itemsize
     solver.progress += run.networks[j] * 3
     return solver
 
@@ -312,8 +312,8 @@ cdef int set_spans_of_epochs(const FitRun* run, Py_ssize_t j, Span* spans) noexc
     cdef Solver solver = solver_of_network(run, j)
     spans[0].address = <char*>run.requests[j].params
     spans[0].n_bytes = run.shape.n_params * run.shape.itemsize
-    spans[1].address = <char*>solver.moments
-    spans[1].n_bytes = (2 if solver.method == ADAM else 1) * run.shape.n_params * sizeof(double)
+    spans[1].address = solver.moments
+    spans[1].n_bytes = (2 if solver.method == ADAM else 1) * run.shape.n_params * run.shape.itemsize
     spans[2].address, spans[2].n_bytes = <char*>solver.progress, 3 * sizeof(double)
     return 3
 
@@ -336,11 +336,12 @@ cdef int fit_by_epochs(FitRun* run, Py_ssize_t j, FitMemory* memory, int n_threa
 
 cdef int run_epochs_of_networks(const Shape* shape, const Py_ssize_t[::1] networks, cnp.ndarray params, cnp.ndarray x,
                                 cnp.ndarray y, weights, const Py_ssize_t[:, :, ::1] orders, Py_ssize_t batch_size,
-                                const double[:, ::1] rates, double[:, :, ::1] moments, double[:, ::1] progress,
+                                const double[:, ::1] rates, cnp.ndarray moments, double[:, ::1] progress,
                                 double[:, :, ::1] losses, double[:, :, ::1] totals, Py_ssize_t[::1] n_done,
                                 cnp.ndarray free_, int n_threads, dict settings) except -1:
     """The epochs of the networks with these numbers; moments and progress are of all, the rest of these."""
-    cdef Py_ssize_t n = networks.shape[0], n_networks = moments.shape[0], n_epochs = rates.shape[1], j, e
+    cdef Py_ssize_t n = networks.shape[0], n_epochs = rates.shape[1], j, e
+    cdef Py_ssize_t n_networks = cnp.PyArray_DIM(moments, 0) if cnp.PyArray_NDIM(moments) else 0
     cdef Py_ssize_t n_samples = cnp.PyArray_DIM(x, 1 if cnp.PyArray_NDIM(x) == 3 else 0)
     cdef Py_ssize_t n_used = n_samples if orders is None else orders.shape[2]
     cdef FitRun run
@@ -361,7 +362,10 @@ cdef int run_epochs_of_networks(const Shape* shape, const Py_ssize_t[::1] networ
     if orders is not None:
         for j in range(n):
             check_order(orders[j], n_samples)
-    set_solver(&run.solver, shape, settings, moments[0], progress[0])
+    set_solver(&run.solver, shape, settings, moments, n_networks)
+    if progress.shape[1] != 3:
+        raise ValueError(f"progress: expected shape ({n_networks}, 3), got ({n_networks}, {progress.shape[1]})")
+    run.solver.progress = &progress[0, 0]
     run.fit, run.set_spans, run.shape, run.networks = fit_by_epochs, set_spans_of_epochs, shape, &networks[0]
     run.epochs.orders = NULL if orders is None else &orders[0, 0, 0]
     run.epochs.stops = True

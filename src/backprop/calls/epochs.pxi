@@ -55,18 +55,19 @@ cdef int run_batch(const Request* batch, Solver* solver, double rate, double tot
                    bint* is_done) noexcept nogil:               # OUT: no, if it stops
     """The loss of a batch and its penalty, and a step."""
     cdef const Shape* shape = batch.shape
-    cdef double l2 = l2_of_batch(solver, total), added
+    cdef double l2 = l2_of_batch(solver, total), added, factor
     cdef int status = run_any(batch, n_threads, interrupt, loss)
     if status != DONE:
         return status
     added = penalty(shape, batch.params, l2)
-    is_done[0] = not stops or isfinite(loss[0] + added) and has_finite_gradient(solver, shape, batch.grad)
+    factor = factor_of_clipping(solver, shape, batch.params, batch.grad, l2)
+    is_done[0] = not stops or isfinite(loss[0] + added) and has_usable_gradient(solver, shape, batch.grad, factor)
     if penalty_ == NULL:
         loss[0] += added
     else:
         penalty_[0] = added
     if is_done[0]:
-        take_step(solver, shape, rate, l2, n_threads, batch.grad, <char*>batch.params)
+        take_step(solver, shape, rate, l2, factor, n_threads, batch.grad, <char*>batch.params)
     return DONE
 
 
@@ -118,10 +119,14 @@ cdef int run_epochs(const Epochs* epochs, Solver* solver, int n_threads, Interru
 
 # From Python's arguments ----------------------------------------------------------------------------------------------
 
-cdef int set_solver(Solver* solver, const Shape* shape, dict settings, double[:, ::1] moments,
-                    double[::1] progress) except -1:
-    """The solver of `Plan.run_epochs`, without the runs."""
+cdef int set_solver(Solver* solver, const Shape* shape, dict settings, cnp.ndarray moments,
+                    Py_ssize_t n_networks) except -1:
+    """The solver of `Plan.run_epochs`, without runs and progress. Its moments are those of the first network.
+
+    moments (n_networks, rows, n_params) may leave out the first axis for one network.
+    """
     cdef Py_ssize_t n_rows = 2
+    cdef int n_axes
     memset(solver, 0, sizeof(Solver))
     if settings["method"] == "adam":
         solver.method = ADAM
@@ -136,10 +141,14 @@ cdef int set_solver(Solver* solver, const Shape* shape, dict settings, double[:,
         raise ValueError(f"method: expected 'adam' or 'sgd', got {settings['method']!r}")
     solver.l2, solver.divides_l2 = settings["l2"], settings["divides_l2"]
     solver.max_norm = 0 if settings["max_norm"] is None else settings["max_norm"]
-    if moments.shape[0] != n_rows or moments.shape[1] != shape.n_params or progress.shape[0] != 3:
-        raise ValueError(f"moments, progress: expected shapes ({n_rows}, {shape.n_params}) and (3,), got "
-                         f"({moments.shape[0]}, {moments.shape[1]}) and ({progress.shape[0]},)")
-    solver.moments, solver.progress = &moments[0, 0], &progress[0]
+    n_axes = cnp.PyArray_NDIM(moments)
+    if (n_axes not in (2, 3) or cnp.PyArray_DIM(moments, n_axes - 1) != shape.n_params
+            or cnp.PyArray_DIM(moments, n_axes - 2) != n_rows
+            or n_networks != (cnp.PyArray_DIM(moments, 0) if n_axes == 3 else 1)
+            or rule_of_form(moments, dtype_of(shape)) or not cnp.PyArray_ISWRITEABLE(moments)):
+        raise ValueError(f"moments: expected a writable array ({n_rows}, {shape.n_params}) of the network's dtype for "
+                         f"each of {n_networks} networks, got {moments.dtype} {(<object>moments).shape}")
+    solver.moments = cnp.PyArray_BYTES(moments)
     return 0
 
 
@@ -184,7 +193,7 @@ cdef int set_free_runs(Solver* solver, const Shape* shape, cnp.ndarray free_) ex
 
 cdef Py_ssize_t accepted_epochs(const Shape* shape, Parameters params, cnp.ndarray x, cnp.ndarray y, weights,
                                 const Py_ssize_t[:, ::1] orders, Py_ssize_t batch_size, const double[::1] rates,
-                                double[:, ::1] moments, double[::1] progress, double[:, ::1] losses,
+                                cnp.ndarray moments, double[::1] progress, double[:, ::1] losses,
                                 double[:, ::1] totals, double[:, ::1] penalties, cnp.ndarray free_, int n_threads,
                                 bint stops, loss_cap, dict settings) except -1:
     """The epochs of `Plan.run_epochs`, with arrays that Python has accepted; the number of batches done."""
@@ -199,7 +208,10 @@ cdef Py_ssize_t accepted_epochs(const Shape* shape, Parameters params, cnp.ndarr
     expect_parameters(shape, params, 1)
     accept_samples(&data, shape, mode_of_value_and_grad, view_of(shape, params, 0, 1, &n_params), x)
     accept_targets(&data, y, weights, 1, False)
-    set_solver(&solver, shape, settings, moments, progress)
+    set_solver(&solver, shape, settings, moments, 1)
+    if progress.shape[0] != 3:
+        raise ValueError(f"progress: expected shape (3,), got ({progress.shape[0]},)")
+    solver.progress = &progress[0]
     epochs.data = &data
     epochs.orders = NULL
     epochs.n_epochs, epochs.n_used, epochs.batch_size = rates.shape[0], data.n_samples, batch_size

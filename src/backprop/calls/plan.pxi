@@ -133,7 +133,7 @@ cdef class Plan:
 
     def run_epochs(self, Parameters params not None, cnp.ndarray x not None, cnp.ndarray y not None, weights,
                    const Py_ssize_t[:, ::1] orders, Py_ssize_t batch_size, const double[::1] rates not None,
-                   double[:, ::1] moments not None, double[::1] progress not None, double[:, ::1] losses not None,
+                   cnp.ndarray moments not None, double[::1] progress not None, double[:, ::1] losses not None,
                    double[:, ::1] totals not None, int n_threads, *, method, betas=(0.9, 0.999), double epsilon=1e-8,
                    bint corrects_epsilon=True, double weight_decay=0, double momentum=0.9, bint is_nesterov=True,
                    double l2=0, bint divides_l2=False, max_norm=None, cnp.ndarray free=None, loss_cap=None,
@@ -141,9 +141,9 @@ cdef class Plan:
         """Steps of "adam" or "sgd" on mini-batches, for some epochs; returns the number of batches done.
 
         It is smaller than the number of all batches if the loss of the next one is not finite, or its gradient by the
-        free parameters: no step was made for that batch, and losses holds its loss, finite in the second case. With
-        stops=False such a batch makes a step too. params, moments and progress are changed in place. They are those of
-        the last whole step if an exception comes too.
+        free parameters, for adam its square in the network's dtype. No step was made for that batch; losses holds its
+        loss, which is finite if only the gradient is not. With stops=False such a batch makes a step too. params,
+        moments and progress are changed in place. They are those of the last whole step if an exception comes too.
 
         Parameters
         ----------
@@ -159,8 +159,8 @@ cdef class Plan:
         rates
             (n_epochs,) learning rates.
         moments, progress
-            The state: (2, n_params) m and v for adam, (1, n_params) velocity for sgd; (3,), which counts steps and has
-            the powers of the betas. At the start zeros, and [0, 1, 1].
+            The state: (2, n_params) m and v for adam, (1, n_params) velocity for sgd, in the network's dtype; (3,)
+            float64, which counts steps and has the powers of the betas. At the start zeros, and [0, 1, 1].
         losses, totals
             (n_epochs, batches): for the loss of each batch before its step, with the penalty, and the sum of its
             weights.
@@ -222,7 +222,7 @@ cdef class Plan:
     def run_epochs_of_networks(self, const Py_ssize_t[::1] networks not None, cnp.ndarray params not None,
                                cnp.ndarray x not None, cnp.ndarray y not None, weights,
                                const Py_ssize_t[:, :, ::1] orders, Py_ssize_t batch_size,
-                               const double[:, ::1] rates not None, double[:, :, ::1] moments not None,
+                               const double[:, ::1] rates not None, cnp.ndarray moments not None,
                                double[:, ::1] progress not None, double[:, :, ::1] losses not None,
                                double[:, :, ::1] totals not None, Py_ssize_t[::1] n_done not None, int n_threads, *,
                                cnp.ndarray free=None, **settings):

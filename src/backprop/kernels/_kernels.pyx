@@ -21,7 +21,7 @@ A part uses only parts above it:
     deposits      sums over units of chunks in such bins
     rows          single rows: gradients by sample, sums of squares
     elementwise   products and sums entry by entry
-    steps         steps of solvers, inner products
+    steps         steps of solvers
     lbfgs         the passes of L-BFGS over its vectors
     block         the register block on which all matrix products run
     packing       copies of their operands
@@ -62,7 +62,7 @@ from backprop.kernels.sums cimport add_wide, divide_entries, divide_wide
 from backprop.kernels.deposits cimport deposit_wide, divide_bins
 from backprop.kernels.rows cimport copy_past_caches, outer_products_of_rows, square_sums_of_rows
 from backprop.kernels.elementwise cimport fill_with_ones, multiply, multiply_add, scale_rows, scaled_product
-from backprop.kernels.steps cimport adam_step, add_multiple, dot, largest_magnitude, penalized_squares, sgd_step
+from backprop.kernels.steps cimport adam_step, any_above, penalized_squares, sgd_step
 from backprop.kernels.lbfgs cimport combine, new_pair, row_products, slope, step
 from backprop.kernels.blocking cimport get_l2_bytes, set_l2_bytes
 from backprop.kernels.packing cimport pack, packed_size, panel_columns
@@ -117,9 +117,7 @@ _table.multiply_add = multiply_add
 _table.adam_step = adam_step
 _table.sgd_step = sgd_step
 _table.penalized_squares = penalized_squares
-_table.largest_magnitude = largest_magnitude
-_table.dot = dot
-_table.add_multiple = add_multiple
+_table.any_above = any_above
 _table.row_products = row_products
 _table.combine = combine
 _table.step = step
@@ -161,9 +159,7 @@ entries = (
     ("adam_step", typeof(_table.adam_step), <size_t>_table.adam_step),
     ("sgd_step", typeof(_table.sgd_step), <size_t>_table.sgd_step),
     ("penalized_squares", typeof(_table.penalized_squares), <size_t>_table.penalized_squares),
-    ("largest_magnitude", typeof(_table.largest_magnitude), <size_t>_table.largest_magnitude),
-    ("dot", typeof(_table.dot), <size_t>_table.dot),
-    ("add_multiple", typeof(_table.add_multiple), <size_t>_table.add_multiple),
+    ("any_above", typeof(_table.any_above), <size_t>_table.any_above),
     ("row_products", typeof(_table.row_products), <size_t>_table.row_products),
     ("combine", typeof(_table.combine), <size_t>_table.combine),
     ("step", typeof(_table.step), <size_t>_table.step),

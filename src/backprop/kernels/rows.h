@@ -51,30 +51,12 @@ static inline void bp_stream(ptrdiff_t n, const bp_real *from, bp_real *to)
 #endif
 }
 
-/* Eight reals and eight float64: sums of squares have eight lanes on every instruction set. */
-typedef bp_real bp_eight __attribute__((vector_size(8 * sizeof(bp_real))));
-typedef double bp_wide __attribute__((vector_size(64)));
-
-/* a b + c of eight float64, each rounded once. */
-static inline bp_wide bp_wide_fma(bp_wide a, bp_wide b, bp_wide c)
-{
-#if BP_SIMD == 4
-    return (bp_wide)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
-#elif BP_SIMD == 3
-    __m256d x[2], y[2], z[2];
-    memcpy(x, &a, sizeof x);
-    memcpy(y, &b, sizeof y);
-    memcpy(z, &c, sizeof z);
-    z[0] = _mm256_fmadd_pd(x[0], y[0], z[0]);
-    z[1] = _mm256_fmadd_pd(x[1], y[1], z[1]);
-    memcpy(&c, z, sizeof z);
-    return c;
-#else
-    for (int i = 0; i < 8; i++)
-        c[i] = bp_fma_double(a[i], b[i], c[i]);
-    return c;
-#endif
-}
+/* Eight float64, the lanes of sums of squares on every instruction set. They are vectors as long as registers: GCC 12
+ * keeps a vector of 64 bytes in memory if registers are shorter, and a sum then waits for it in each turn. */
+typedef double bp_doubles __attribute__((vector_size(BP_BYTES)));
+typedef struct {
+    bp_doubles part[BP_PARTS];
+} bp_wide;
 
 /* The sum of eight lanes by one fixed tree: the upper half is added to the lower until one lane is left. */
 static inline double bp_wide_sum(bp_wide sum)
@@ -90,53 +72,59 @@ static inline double bp_wide_sum(bp_wide sum)
     return q[0][0] + q[0][1];
 }
 
-/* The first n < 8 of eight reals from memory, zeros after them. No other memory is touched. */
-static inline bp_eight bp_first_of_eight(const bp_real *p, ptrdiff_t n)
+/* Eight reals from memory as float64. */
+static inline bp_wide bp_load_wide(const bp_real *p)
 {
-#if BP_SIMD == 4 && BP_FLOAT64
-    return (bp_eight)_mm512_maskz_loadu_pd((1u << n) - 1, p);
-#elif BP_SIMD == 4
-    return (bp_eight)_mm256_maskz_loadu_ps((1u << n) - 1, p);
+    bp_wide wide;
+#if BP_FLOAT64
+    for (int k = 0; k < BP_PARTS; k++) /* one copy of all would go by memory */
+        memcpy(&wide.part[k], p + k * (BP_BYTES / 8), BP_BYTES);
+#elif BP_SIMD == 4 /* GCC 12 converts and joins two halves */
+    wide.part[0] = (bp_doubles)_mm512_cvtps_pd(_mm256_loadu_ps(p));
 #else
-    bp_eight v;
-    for (int i = 0; i < 8; i += BP_LANES) {
-        bp_vec part = bp_load_first(p + i, n - i);
-        memcpy((bp_real *)&v + i, &part, sizeof part);
+    typedef float narrow __attribute__((vector_size(BP_BYTES / 2)));
+    narrow part;
+    for (int k = 0; k < BP_PARTS; k++) {
+        memcpy(&part, p + k * (BP_BYTES / 8), sizeof part);
+        wide.part[k] = __builtin_convertvector(part, bp_doubles);
     }
-    return v;
 #endif
+    return wide;
 }
 
-static inline bp_wide bp_widen(bp_eight v)
+/* The first n < 8 of eight reals from memory, zeros after them. No other memory is touched. */
+static inline bp_wide bp_load_first_wide(const bp_real *p, ptrdiff_t n)
 {
-#if BP_SIMD == 4 && !BP_FLOAT64 /* GCC 12 converts and joins two halves */
-    return (bp_wide)_mm512_cvtps_pd((__m256)v);
+#if BP_SIMD == 4 && !BP_FLOAT64
+    bp_wide wide = {{(bp_doubles)_mm512_cvtps_pd(_mm256_maskz_loadu_ps((__mmask8)((1u << n) - 1), p))}};
+    return wide;
 #else
-    return __builtin_convertvector(v, bp_wide);
+    bp_real first[8];
+    for (int i = 0; i < 8; i += BP_LANES)
+        bp_store(first + i, bp_load_first(p + i, n - i));
+    return bp_load_wide(first);
 #endif
 }
 
-static inline bp_wide bp_add_squares(bp_wide sum, bp_eight v)
+static inline bp_wide bp_add_squares(bp_wide sum, bp_wide v)
 {
-    bp_wide wide = bp_widen(v);
-    return sum + wide * wide;
+    for (int k = 0; k < BP_PARTS; k++)
+        sum.part[k] += v.part[k] * v.part[k];
+    return sum;
 }
 
 /* sums[r] = sum_j a[r ld + j]^2 for n_rows (1 or 4, a constant) rows: eight lanes of float64 for each row, and one
  * fixed tree. The chains of four rows run side by side: a single chain mostly waits for its last addition. */
 static inline void bp_square_sums(int n_rows, ptrdiff_t n, const bp_real *a, ptrdiff_t ld, double *sums)
 {
-    bp_wide sum[4] = {{0}, {0}, {0}, {0}};
-    bp_eight v;
+    bp_wide sum[4] = {{{{0}}}};
     ptrdiff_t j = 0;
     for (; j + 8 <= n; j += 8)
-        for (int r = 0; r < n_rows; r++) {
-            memcpy(&v, a + r * ld + j, sizeof v);
-            sum[r] = bp_add_squares(sum[r], v);
-        }
+        for (int r = 0; r < n_rows; r++)
+            sum[r] = bp_add_squares(sum[r], bp_load_wide(a + r * ld + j));
     if (j < n)
         for (int r = 0; r < n_rows; r++)
-            sum[r] = bp_add_squares(sum[r], bp_first_of_eight(a + r * ld + j, n - j));
+            sum[r] = bp_add_squares(sum[r], bp_load_first_wide(a + r * ld + j, n - j));
     for (int r = 0; r < n_rows; r++)
         sums[r] = bp_wide_sum(sum[r]);
 }

@@ -281,21 +281,21 @@ cdef struct KernelTable:
         void* t, Py_ssize_t ld,                           # IN and OUT (n_rows, n; ld)
     ) noexcept nogil
 
-    # Steps of solvers, with the gradient g = factor (grad + l2 theta). The state is float64. Each operation is rounded
-    # once, and theta once to its dtype. Adam: m = beta_1 m + (1 - beta_1) g, v = beta_2 v + (1 - beta_2) g^2,
+    # Steps of solvers, with the gradient g = factor (grad + l2 theta). All is in the dtype. Adam:
+    # m = beta_1 m + (1 - beta_1) g, v = beta_2 v + (1 - beta_2) g^2,
     # theta = theta - decay theta - rate m / (sqrt(v) + epsilon). Descent: velocity = momentum velocity - rate g,
     # theta = theta + velocity, or theta + (momentum velocity - rate g) with is_nesterov.
     void (*adam_step)(
         Py_ssize_t n,
         const void* grad,                                 # IN (n)
         double factor, double l2, double beta_1, double beta_2, double rate, double epsilon, double decay,
-        void* theta, double* m, double* v,                # IN and OUT (n)
+        void* theta, void* m, void* v,                    # IN and OUT (n)
     ) noexcept nogil
     void (*sgd_step)(
         Py_ssize_t n,
         const void* grad,                                 # IN (n)
         double factor, double l2, double momentum, double rate, bint is_nesterov,
-        void* theta, double* velocity,                    # IN and OUT (n)
+        void* theta, void* velocity,                      # IN and OUT (n)
     ) noexcept nogil
 
     # The sum of the squares of factor grad + l2 theta, in float64.
@@ -305,21 +305,11 @@ cdef struct KernelTable:
         double factor, double l2,
     ) noexcept nogil
 
-    # max |x|, or NaN if an entry is NaN.
-    double (*largest_magnitude)(
+    # Whether an entry is NaN, or has a magnitude above the bound, which the dtype must hold.
+    bint (*any_above)(
         Py_ssize_t n,
         const void* x,                                    # IN (n)
-    ) noexcept nogil
-
-    # The inner product of float64 vectors by fma, in an order that depends on n alone; and y = y + factor x by fma.
-    double (*dot)(
-        Py_ssize_t n,
-        const double* x, const double* y,                 # IN (n)
-    ) noexcept nogil
-    void (*add_multiple)(
-        Py_ssize_t n, double factor,
-        const double* x,                                  # IN (n)
-        double* y,                                        # IN and OUT (n)
+        double bound,
     ) noexcept nogil
 
     # The passes of L-BFGS over vectors of whole groups of 64 bytes, filled up with zeros.

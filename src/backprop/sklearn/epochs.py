@@ -27,18 +27,18 @@ class Optimizer:
     Attributes
     ----------
     learning_rate_init, learning_rate : float
-    moments : (2, n_params) or (1, n_params) float64 array
-        m and v of Adam, or the velocity of sgd, of the network's gradient.
+    moments : (2, n_params) or (1, n_params) array
+        m and v of Adam, or the velocity of sgd, of the network's gradient and in its dtype.
     progress : (3,) float64 array
         The number of steps, and what the core keeps with it.
     """
 
     n_moments = 1
 
-    def __init__(self, n_params: int, learning_rate_init: float) -> None:
+    def __init__(self, params: Array, learning_rate_init: float) -> None:
         self.learning_rate_init = float(learning_rate_init)
         self.learning_rate = float(learning_rate_init)
-        self.moments = np.zeros((self.n_moments, n_params))
+        self.moments = np.zeros((self.n_moments, len(params)), params.dtype)
         self.progress = np.array([0.0, 1.0, 1.0])
 
     def settings(self, c: float) -> dict[str, Any]:
@@ -68,9 +68,9 @@ class Sgd(Optimizer):
     """
 
     def __init__(
-        self, n_params: int, learning_rate_init: float, schedule: str, momentum: float, nesterov: bool, power_t: float
+        self, params: Array, learning_rate_init: float, schedule: str, momentum: float, nesterov: bool, power_t: float
     ) -> None:
-        super().__init__(n_params, learning_rate_init)
+        super().__init__(params, learning_rate_init)
         self.schedule, self.momentum, self.nesterov, self.power_t = schedule, momentum, nesterov, power_t
 
     def settings(self, c: float) -> dict[str, Any]:
@@ -111,8 +111,8 @@ class Adam(Optimizer):
 
     n_moments = 2
 
-    def __init__(self, n_params: int, learning_rate_init: float, beta_1: float, beta_2: float, epsilon: float) -> None:
-        super().__init__(n_params, learning_rate_init)
+    def __init__(self, params: Array, learning_rate_init: float, beta_1: float, beta_2: float, epsilon: float) -> None:
+        super().__init__(params, learning_rate_init)
         self.betas, self.epsilon = (beta_1, beta_2), epsilon
 
     def settings(self, c: float) -> dict[str, Any]:

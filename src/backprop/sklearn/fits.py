@@ -194,17 +194,17 @@ class Fits(callbacks.CallbackSupport, BaseEstimator, ABC):  # type: ignore[misc]
 
     # adam and sgd ----------------------------------------------------------------------------------------------------
 
-    def _new_optimizer(self, n_params: int) -> epochs.Optimizer:
+    def _new_optimizer(self, params: Array) -> epochs.Optimizer:
         if self.solver == "sgd":
             return epochs.Sgd(
-                n_params,
+                params,
                 self.learning_rate_init,
                 self.learning_rate,
                 self.momentum,
                 self.nesterovs_momentum,
                 self.power_t,
             )
-        return epochs.Adam(n_params, self.learning_rate_init, self.beta_1, self.beta_2, self.epsilon)
+        return epochs.Adam(params, self.learning_rate_init, self.beta_1, self.beta_2, self.epsilon)
 
     def _fit_stochastic(
         self, training: Problem, scored: Scored | None, incremental: bool, tasks: callbacks.Tasks
@@ -212,7 +212,7 @@ class Fits(callbacks.CallbackSupport, BaseEstimator, ABC):  # type: ignore[misc]
         """Epochs of adam or sgd, until the loss or the score does not improve any more."""
         net, n_samples = training.net, training.n_samples
         if not incremental or not hasattr(self, "_optimizer"):
-            self._optimizer = self._new_optimizer(net.n_params)
+            self._optimizer = self._new_optimizer(net.params)
         batch_size = min(200, n_samples) if self.batch_size == "auto" else self.batch_size
         if batch_size > n_samples:
             warnings.warn(

@@ -277,7 +277,7 @@ def _state(net: Base, how: Settings, given: dict[str, Any]) -> State:
     params = net.params.copy()
     core: state.Core
     if how.is_stochastic:
-        core = Steps.at_start(how.solver, net.n_params, scalars.random_generator(given["rng"]))
+        core = Steps.at_start(how.solver, net.params, scalars.random_generator(given["rng"]))
     else:
         core = full_batch.start(how.solver, params, how.free)
     return State(how.solver, params, how.free, core)

@@ -19,15 +19,16 @@ Array = npt.NDArray[Any]
 class Steps:
     """What Adam and gradient descent keep."""
 
-    moments: Array  # (2, n_params): m and v of Adam; (1, n_params): the velocity
+    moments: Array  # (2, n_params): m and v of Adam; (1, n_params): the velocity; in the network's dtype
     progress: Array  # (3,): steps so far, and the powers of the betas by so many
     rng: np.random.Generator
     n_batches: int = 0  # whose gradients were computed
 
     @classmethod
-    def at_start(cls, solver: str, n_params: int, rng: np.random.Generator) -> Steps:
+    def at_start(cls, solver: str, params: Array, rng: np.random.Generator) -> Steps:
         """The state before the first step."""
-        return cls(np.zeros((2 if solver == "adam" else 1, n_params)), np.array([0.0, 1.0, 1.0]), rng)
+        shape = 2 if solver == "adam" else 1, len(params)
+        return cls(np.zeros(shape, params.dtype), np.array([0.0, 1.0, 1.0]), rng)
 
 
 Core = Steps | _core.LBFGS | _core.LevenbergMarquardt

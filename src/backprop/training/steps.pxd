@@ -1,9 +1,10 @@
 # cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
 # A step of Adam or of gradient descent with momentum: what the solver keeps, which parameters move, and how far.
 # Needs: recursion/shape, kernels/table, process/pool. Gives: Method, Solver, Run, set_runs, penalty,
-# has_finite_gradient, take_step.
+# factor_of_clipping, has_usable_gradient, take_step.
 
-from libc.math cimport INFINITY, isinf, sqrt
+from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX, FLT_MIN
+from libc.math cimport isinf, sqrt
 from libc.stdint cimport uint8_t
 
 from backprop.process.pool cimport Lease, pool_acquire, pool_release, pool_run
@@ -38,7 +39,7 @@ cdef struct Solver:
     double max_norm              # to which a batch's gradient is clipped; 0: it is not
     const Run* runs              # of the free parameters
     Py_ssize_t n_runs
-    double* moments              # (2, n_params): m and v of Adam; (1, n_params): the velocity
+    char* moments                # (2, n_params): m and v of Adam; (1, n_params): the velocity
     double* progress             # (3,): steps so far, and the powers of beta_1 and beta_2 by so many
 
 
@@ -84,26 +85,19 @@ cdef inline Py_ssize_t set_runs(const Shape* shape, const uint8_t* free_, bint b
 
 cdef inline double penalty(const Shape* shape, const char* params, double l2) noexcept nogil:
     """l2 / 2 times the squares of all weights, layer by layer."""
-    cdef double total = 0, layer
-    cdef Py_ssize_t i, n
+    cdef double[5] sums          # of four parts and the rest: a single chain of additions takes three times as long
+    cdef double total = 0
+    cdef Py_ssize_t i, k, n, part
     if l2 == 0:
         return 0
     for i in range(1, shape.n_layers + 1):
         n = shape.layers[i].n_in * shape.layers[i].n_out
-        shape.kernels.square_sums(1, n, params + shape.layers[i].W, n, &layer)
-        total += layer
+        part = n // 32 * 8
+        shape.kernels.square_sums(4, part, params + shape.layers[i].W, part, sums)
+        shape.kernels.square_sums(1, n - 4 * part, params + shape.layers[i].W + 4 * part * shape.itemsize, 0, &sums[4])
+        for k in range(5):
+            total += sums[k]
     return 0.5 * l2 * total
-
-
-cdef inline bint has_finite_gradient(const Solver* solver, const Shape* shape, const char* grad) noexcept nogil:
-    """Whether the gradient by all free parameters is finite. A finite loss may have one that is not."""
-    cdef const Run* run
-    cdef Py_ssize_t k
-    for k in range(solver.n_runs):
-        run = &solver.runs[k]
-        if not shape.kernels.largest_magnitude(run.n, grad + run.first * shape.itemsize) < INFINITY:
-            return False
-    return True
 
 
 cdef inline double norm_of_gradient(const Solver* solver, const Shape* shape, const char* params, const char* grad,
@@ -136,6 +130,24 @@ cdef inline double factor_of_clipping(const Solver* solver, const Shape* shape, 
     return solver.max_norm / norm * scale if norm > solver.max_norm * scale else 1
 
 
+cdef inline bint has_usable_gradient(const Solver* solver, const Shape* shape, const char* grad,
+                                     double factor) noexcept nogil:
+    """Whether the gradient by all free parameters is finite, and for Adam the squares of what is clipped.
+
+    A finite loss may have one that is not. A parameter whose v is infinite would never move again.
+    """
+    cdef double bound = FLT_MAX if shape.itemsize == 4 else DBL_MAX
+    cdef const Run* run
+    cdef Py_ssize_t k
+    if solver.method == ADAM:
+        bound = min(bound, 0.99 * sqrt(bound) / factor)
+    for k in range(solver.n_runs):
+        run = &solver.runs[k]
+        if shape.kernels.any_above(run.n, grad + run.first * shape.itemsize, bound):
+            return False
+    return True
+
+
 cdef struct Move:
     # A step, as all of its parameters make it.
     const Solver* solver
@@ -154,11 +166,11 @@ cdef inline void move_entries(const Move* move, Py_ssize_t first, Py_ssize_t n) 
     cdef double l2 = move.l2 if move.run.are_weights else 0
     if solver.method == ADAM:
         shape.kernels.adam_step(n, move.grad + start, move.factor, l2, solver.beta_1, solver.beta_2, move.rate,
-                                move.epsilon, move.decay, move.params + start, solver.moments + p,
-                                solver.moments + shape.n_params + p)
+                                move.epsilon, move.decay, move.params + start, solver.moments + start,
+                                solver.moments + shape.n_params * shape.itemsize + start)
     else:
         shape.kernels.sgd_step(n, move.grad + start, move.factor, l2, solver.momentum, move.rate, solver.is_nesterov,
-                               move.params + start, solver.moments + p)
+                               move.params + start, solver.moments + start)
 
 
 cdef inline void move_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
@@ -168,10 +180,11 @@ cdef inline void move_task(void* context, Py_ssize_t index, int worker) noexcept
     move_entries(move, first, min(<Py_ssize_t>STEP_ENTRIES, move.run.n - first))
 
 
-cdef inline void take_step(const Solver* solver, const Shape* shape, double rate, double l2, int n_threads,
+cdef inline void take_step(const Solver* solver, const Shape* shape, double rate, double l2, double factor,
+                           int n_threads,
                            const char* grad,               # IN
                            char* params) noexcept nogil:   # IN and OUT, as is the state
-    """Move the free parameters against the gradient of a batch plus that of its penalty.
+    """Move the free parameters against factor times the gradient of a batch plus that of its penalty.
 
     It is a whole step or none: no signal handler runs meanwhile. Threads share long runs.
     """
@@ -180,7 +193,7 @@ cdef inline void take_step(const Solver* solver, const Shape* shape, double rate
     cdef double root
     cdef Py_ssize_t k
     move.solver, move.shape, move.grad, move.params = solver, shape, grad, params
-    move.factor, move.l2 = factor_of_clipping(solver, shape, params, grad, l2), l2
+    move.factor, move.l2 = factor, l2
     move.rate, move.epsilon, move.decay = rate, solver.epsilon, rate * solver.weight_decay
     solver.progress[0] += 1
     if solver.method == ADAM:
@@ -190,6 +203,7 @@ cdef inline void take_step(const Solver* solver, const Shape* shape, double rate
         move.rate = rate * root / (1 - solver.progress[1])
         if solver.corrects_epsilon:
             move.epsilon *= root
+        move.epsilon = max(move.epsilon, FLT_MIN if shape.itemsize == 4 else DBL_MIN)  # no 0 / 0 without a gradient
     for k in range(solver.n_runs):
         move.run = &solver.runs[k]
         if n_threads == 1 or move.run.n < 2 * STEP_ENTRIES:
