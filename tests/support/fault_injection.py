@@ -222,6 +222,39 @@ def products(net, x, y, directions, n_threads, *, n_before, n_bytes=64 << 20, **
     return lambda: [fun.hessp(theta, v[: fun.n_free]) for v in directions[n_before:]]
 
 
+def epochs_of_batches(net, x, y, method, n_threads):
+    """Two epochs of mini-batches of a copy. If one fails, the state must be that after the steps it counts."""
+    y, x, _, _ = net._inputs(x, y, None, None)
+    order = np.random.default_rng(0).permutation(len(x)).astype(np.intp)
+
+    def run(state, rows, n_epochs):
+        params, moments, progress = state
+        orders = np.ascontiguousarray(np.tile(rows, (n_epochs, 1)))
+        losses = np.zeros((n_epochs, -(-len(rows) // 16)))
+        arrays = orders, 16, np.full(n_epochs, 0.1), moments, progress, losses, np.zeros_like(losses)
+        net._plan.run_epochs(_core.Parameters(params), x, y, None, *arrays, n_threads, method=method)
+
+    def start():
+        moments = np.zeros((2 if method == "adam" else 1, net.n_params), net.dtype)
+        return net.params.copy(), moments, np.array([0.0, 1.0, 1.0])
+
+    state, after = start(), {}
+    for step in range(9):
+        after[step] = bits(state)
+        run(state, order[step % 4 * 16 : step % 4 * 16 + 16], 1)
+
+    def call():
+        state = start()
+        try:
+            run(state, order, 2)
+        except MemoryError:
+            assert bits(state) == after[int(state[2][0])], "another state than after the last whole step"
+            raise
+        return state
+
+    return call
+
+
 def trials(n_threads):
     """All calls by name; with two threads the work is enough for both."""
     n_samples = 3000 if n_threads > 1 else 60
@@ -310,6 +343,12 @@ def trials(n_threads):
     )
     add("ensemble.forward", ensemble, lambda e, n_threads: e.forward(x, n_threads=n_threads))
     add("ensemble.forward, by member", ensemble, lambda e, n_threads: e.forward(xs, n_threads=n_threads))
+    for method in ("adam", "sgd"):
+
+        def epochs(net, n_threads, method=method):
+            return epochs_of_batches(net, x[:60], y[:60], method, n_threads)
+
+        add_prepared(f"epochs of {method}", net, epochs)
     add_sums_of_units(add)
     add("Network", net, lambda net, n_threads: Network([5, 19, 7, 2], activations="tanh", rng=1).params)
     add("Ensemble", net, lambda net, n_threads: Ensemble(net, 3, rng=1).params)

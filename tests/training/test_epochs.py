@@ -1,5 +1,8 @@
 """Epochs of mini-batches have the bits of a NumPy loop around `value_and_grad` of x[rows], y[rows], weights[rows]."""
 
+import hashlib
+import platform
+
 import numpy as np
 import pytest
 from epochs import METHODS, by_core, by_numpy, refuse_other_bits
@@ -7,9 +10,21 @@ from peers import require_peer
 from problems import LAYOUTS, random_targets, with_layout
 
 import backprop
-from backprop import Network
+from backprop import Network, _core
 
 RATES = [0.05, 0.02, 0.01]
+ON_RECORD = {
+    ("sgd", "float32"): "12816c938615bcddde14576b0475bb70edb0d99f80510711b6b53651f78e0fbf",
+    ("sgd", "float64"): "5f2158de24b7462dbc0f5bc346295d13697b50bfd667fa4150ef345b30387f7d",
+    ("plain_sgd", "float32"): "8ea1c83b77ce615f5e9f3beacdd8c4ddabcaf11bbc4788e974bdb69d109d25ed",
+    ("plain_sgd", "float64"): "ce0ee0987ca71423220a7c711667a04b0ba6261d0bc5498cce35a2e96800d82f",
+    ("adam", "float32"): "f9547d2f4afc6b5125b508b5fcff57d01b92ed555bf8aaa17dcddfd9148680f6",
+    ("adam", "float64"): "b00d6f6b1d037a3168d71d99f3034230cc2f72de2e83801eecc566787063d3a6",
+    ("adamw", "float32"): "ad16791e85e5c2b91a1884707d3e2a5c5b4d360e1d3aa916a3034f578c219158",
+    ("adamw", "float64"): "82e0937495674a11afd2f96380bd356ed49c935dce0b29d5d43039386c893166",
+    ("plain_epsilon", "float32"): "8b051bf1c3d22812751e8769012593770f978fd5be30732a7f74dd4f192e2061",
+    ("plain_epsilon", "float64"): "b0515b87dc4d9c11be7dcc05b3625b80b1f7e5a22b5c631d0e10cba86258dacc",
+}
 
 
 def problem(dtype="float64", *, n=67, sizes=(3, 9, 5, 2), loss="squared_error", labels=True, seed=0):
@@ -185,6 +200,31 @@ def test_an_activation_of_the_users_own():
     net = Network([3, 4, 2], activations=square, rng=0)
     _, x, y, orders = problem()
     compare(net, x, y, orders, 16, "sgd")
+
+
+def fractions(shape, step):
+    """Fractions in [-1, 1) with 16 bits, by integer arithmetic."""
+    numbers = np.arange(1, np.prod(shape) + 1, dtype=np.int64) * step % 65521
+    return ((numbers - 32760) / 32768).reshape(shape)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_bits_on_record(method, dtype):
+    """The same for every number of threads, on every instruction set with fma, and under every compiler."""
+    found = set()
+    for n_threads in (1, 2, 8):
+        net = Network([20, 150, 100, 3], activations="tanh", dtype=dtype, rng=0)
+        net.params = 0.2 * fractions(net.n_params, 7919)
+        x, y = fractions((700, 20), 104729).astype(dtype), fractions((700, 3), 1299709).astype(dtype)
+        orders = np.array([np.arange(700, dtype=np.intp) * factor % 700 for factor in (1, 3, 9)])
+        options = {"l2": 1e-3, "max_norm": 0.5, "n_threads": n_threads}
+        result = by_core(net, x, y, orders, 300, RATES, method, **options)
+        parts = result.params, result.moments, result.progress, result.losses
+        found.add(hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest())
+    assert len(found) == 1
+    if _core.simd in {"v3", "v4"} or platform.machine() in {"aarch64", "arm64"}:  # the others have no fma
+        assert found == {ON_RECORD[method, dtype]}
 
 
 @pytest.mark.parametrize("method", ["adam", "sgd"])

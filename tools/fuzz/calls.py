@@ -21,6 +21,44 @@ GOOD_NETWORKS = {
     "dtype": ["float32", np.float64, "f8", np.dtype("f4"), float],
     "rng": [0, None, np.int64(3), 1 << 70, np.random.default_rng(0)],
 }
+SOLVERS = ["lbfgs", "adam", "sgd"]  # for every loss; lm takes squared_error alone
+_EPOCHS = {
+    "batch_size": [None, 1, 2, 1000],
+    "shuffle": [True, np.False_],
+    "learning_rate": [1e-3, np.float32(0.5), lambda epoch: 0.1 / (1 + epoch)],
+    "max_norm": [None, 0.3, 1e200],
+    "rng": [0, np.int64(3)],
+}
+GOOD_FITS = {
+    None: {"max_iter": [2, np.int32(3)], "l2": [0.0, 0.01], "every": [1, 2], "n_threads": [None, 1, 2]},
+    "lbfgs": {"tol": [None, 0.0, 1e-3]},
+    "lm": {"tol": [None, 0.0, 1e-3]},
+    "adam": _EPOCHS | {"betas": [(0.5, 0.9), [0.0, 0.0]], "epsilon": [1e-300, 0.1], "weight_decay": [0.0, 0.1]},
+    "sgd": _EPOCHS | {"momentum": [None, 0.0, 0.5]},
+}
+BAD_FITS = {
+    "solver": ["newton", "Adam", None, 3, b"adam", ["adam"]],
+    "max_iter": [-1, 1.5, "3", True, [2]],
+    "l2": [-1.0, np.nan, "0", [0.1]],
+    "free": [None],  # a mask of another length
+    "tol": [-1.0, np.nan, "0"],
+    "batch_size": [0, -1, 2.5, "2"],
+    "shuffle": [1, "yes", 0.5],
+    "learning_rate": [0.0, -1.0, np.nan, np.inf, "adaptive"],
+    "max_norm": [0.0, -1.0, np.nan, np.inf, "1"],
+    "rng": [-1, "x", 1.5],
+    "patience": [0, -1, 1.5, "1"],
+    "every": [0, -1, 1.5, None],
+    "callback": [1, "print"],
+    "progress": [1, "yes"],
+    "state": [1, {}, "state"],
+    "n_threads": BAD_COUNTS,
+    "momentum": [1.0, -0.1, np.nan, "0.9"],
+    "betas": [(0.9,), 0.9, (0.9, 1.0), (-0.1, 0.9), (0.9, np.nan), ("0.9", 0.9)],
+    "epsilon": [0.0, -1.0, np.nan, np.inf, "0"],
+    "weight_decay": [-1.0, np.nan, "0"],
+    "x_val": [np.zeros((1, 1))],  # without y_val
+}
 # fmt: off
 BAD_NETWORKS = {
     "sizes": [

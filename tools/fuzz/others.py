@@ -5,7 +5,7 @@ import pickle
 
 import arguments
 import numpy as np
-from calls import BAD_COUNTS, BAD_NETWORKS, GOOD_NETWORKS
+from calls import BAD_COUNTS, BAD_FITS, BAD_NETWORKS, GOOD_FITS, GOOD_NETWORKS, SOLVERS
 from oracle import FuzzError, judge
 
 import backprop
@@ -140,6 +140,44 @@ class Others:
             raise FuzzError(f"other numbers: {parts!r}")
         if not all(np.shares_memory(part, vector) for part in parts):
             raise FuzzError("copies")
+        return True
+
+    def fit(self):
+        """`Network.fit` of a copy. One in two parts has the bits of a whole one; a refused one changes nothing."""
+        r, P = self.random, self.dimensions["P"]
+        solvers = [*SOLVERS, "lm"] if self.loss_name == "squared_error" else [*SOLVERS]
+        solver = r.choice(solvers)
+        own = GOOD_FITS[None] | GOOD_FITS[solver]
+        options = {key: r.choice(values) for key, values in own.items() if r.random() < 0.4}
+        if r.random() < 0.3:
+            options["free"] = self.of_free["free"]
+        wrong = r.choice(list(BAD_FITS)) if r.random() < 0.6 else None
+        if wrong:
+            options[wrong] = np.ones(P + 1, bool) if wrong == "free" else r.choice(BAD_FITS[wrong])
+        options = {"solver": solver} | options
+        self.description = "fit", {key: repr(value)[:60] for key, value in options.items()}, {wrong}
+        weight = ("sample_weight",) if self.numbers["sample_weight"] is not None and r.random() < 0.5 else ()
+        data, weights = self.plain_arguments("value_and_grad", ("x", "y", *weight))
+        options = {"max_iter": 4} | weights | ({} if solver in {"lbfgs", "lm"} else {"rng": 0}) | options
+        whole, parts = copy.copy(self.net), copy.copy(self.net)
+        try:
+            result = whole.fit(**data, **options)
+        except Exception as error:
+            if whole.params.tobytes() != self.net.params.tobytes():
+                raise FuzzError("params written though refused") from error
+            self.judge_refusal(error, {wrong} - {None})
+            return False
+        if wrong:
+            raise FuzzError("accepted")
+        free = options.get("free", np.ones(P, bool))
+        if not np.array_equal(whole.params[~free], self.net.params[~free]):
+            raise FuzzError("parameters that are not free have changed")
+        if not np.array_equal(result.x, whole.params[free]):
+            raise FuzzError(f"x is not the params: {result.x!r}")
+        first = parts.fit(**data, **options | {"max_iter": 1})
+        parts.fit(**data, **options | {"max_iter": options["max_iter"] - 1, "state": first.state})
+        if options["max_iter"] > 1 and parts.params.tobytes() != whole.params.tobytes():
+            raise FuzzError(f"other bits in two parts: {parts.params!r} and {whole.params!r}")
         return True
 
     def counts(self):

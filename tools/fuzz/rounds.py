@@ -281,6 +281,7 @@ class Round(Drawing, Others, Special):
             self.equations,
             self.unflatten,
             self.counts,
+            self.fit,
             self.special,
             self.special,
             self.nonfinite,

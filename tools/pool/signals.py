@@ -10,6 +10,7 @@ A timer asks for a handler every 10 ms. The promise is 0.2 s; a longer gap is ma
 """
 
 import argparse
+import copy
 import ctypes
 import ctypes.util
 import signal
@@ -95,6 +96,12 @@ def ensemble(p: SimpleNamespace) -> Call:
     return lambda n: many.value_and_grad(p.x, p.y, n_threads=n)
 
 
+def epochs(p: SimpleNamespace) -> Call:
+    """An epoch of mini-batches by Adam, of rows by number."""
+    net = copy.copy(p.net)  # a fit changes its params
+    return lambda n: net.fit(p.x, p.y, solver="adam", max_iter=1, batch_size=128, rng=0, n_threads=n)
+
+
 def hidden(p: SimpleNamespace) -> Call:
     grad_a = np.ones((len(p.x), p.net.sizes[1]), np.float32)
     W = np.ones((p.net.sizes[1], p.net.sizes[0]), np.float32)
@@ -149,6 +156,7 @@ CALLS: dict[str, Callable[[SimpleNamespace], Call]] = {
     # Not in the table of calls.
     "layer_gradients": lambda p: lambda n: p.net.layer_gradients(p.x, p.y, n_threads=n),
     "ensemble": ensemble,
+    "fit adam": epochs,
     "helper hidden_gradient": hidden,
     "helper preactivation_gradient": preactivation,
     "helper activation of C": own_c,
@@ -189,6 +197,8 @@ def rows() -> list[Row]:
         Row("sobolev_value_and_grad", [20, 32, 1000], 128, ([20, 32, 700], 128)),
         Row("layer_gradients", wide, 256, ([1, 60_000, 1], 256), mish),
         Row("ensemble", wide, 256, ([1, 60_000, 1], 256), mish),
+        Row("fit adam", wide, 256, ([1, 60_000, 1], 256), mish),
+        Row("fit adam", [1000, 100_000, 1], 256, ([1000, 3000, 1], 256)),
         Row("helper hidden_gradient", [1000, 1000, 1], 4000, ([700, 700, 1], 2000)),
         Row("helper preactivation_gradient", [5000, 1], 10_000, ([3000, 1], 4000), mish),
         Row("helper activation of C", [1, 100_000, 1], 256, ([1, 60_000, 1], 128)),
