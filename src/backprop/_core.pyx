@@ -115,7 +115,7 @@ from backprop.training.cholesky cimport NOT_POSITIVE, STOPPED, factorize, solve
 from backprop.training.line_search cimport (
     ACCEPTED_STEP, GO_ON, GO_ON_FROM_HERE, NO_STEP_BUT_THIS, LineSearch, go_on_searching, start_search,
 )
-from backprop.training.vectors cimport add_multiple, inner_product, largest_magnitude, step_to
+from backprop.training.vectors cimport inner_product, largest_magnitude, step_to
 
 cnp.import_array()
 

@@ -345,8 +345,8 @@ cdef class LBFGS:
         self.dtype = cnp.PyArray_TYPE(theta)
         if (self.dtype != cnp.NPY_FLOAT64 and self.dtype != cnp.NPY_FLOAT32 or cnp.PyArray_NDIM(theta) != 1
                 or not cnp.PyArray_IS_C_CONTIGUOUS(theta) or cnp.PyArray_ISBYTESWAPPED(theta)):
-            raise ValueError(f"theta: expected a contiguous vector of float64 or float32, got {(<object>theta).dtype} of "
-                             f"shape {(<object>theta).shape}")
+            raise ValueError("theta: expected a contiguous vector of float64 or float32, got "
+                             f"{(<object>theta).dtype} of shape {(<object>theta).shape}")
         if n_kept < 1:
             raise ValueError(f"n_kept: expected at least 1, got {n_kept}")
         itemsize = cnp.PyArray_ITEMSIZE(theta)
