@@ -255,6 +255,24 @@ def epochs_of_batches(net, x, y, method, n_threads):
     return call
 
 
+def fit(net, x, y, n_threads, **options):
+    """A fit of a twin. If it fails, the twin has the parameters after some iteration, or some batch."""
+    twin, before, way = pickle.loads(pickle.dumps(net)), net.params.copy(), {net.params.tobytes()}
+    how = {"max_iter": 3, "n_threads": n_threads, **options}
+    twin.fit(x, y, callback=lambda info: way.add(info.params.tobytes()), **how)
+
+    def call():
+        twin.params = before
+        try:
+            result = twin.fit(x, y, **how)
+        except MemoryError:
+            assert twin.params.tobytes() in way
+            raise
+        return [result.x, result.loss, result.history["loss"], result.jac]
+
+    return call
+
+
 def trials(n_threads):
     """All calls by name; with two threads the work is enough for both."""
     n_samples = 3000 if n_threads > 1 else 60
@@ -327,6 +345,14 @@ def trials(n_threads):
     for name, options in kept.items():
         hessp = lambda net, n_threads, options=options: products(net, x, y, v, n_threads, **options)  # noqa: E731
         add_prepared(f"hessp, {name}", net, hessp)
+    small, blocks = Network([5, 4, 2], activations="tanh", rng=1), [(x[:40], y[:40]), (x[40:], y[40:])]
+    of_steps = {"rng": 1, "batch_size": n_samples}
+    for solver, options in {"lbfgs": {}, "lm": {}, "adam": of_steps, "sgd": of_steps}.items():
+        fitted = lambda net, n_threads, how=options | {"solver": solver}: fit(net, x, y, n_threads, **how)  # noqa: E731
+        add_prepared(f"fit, {solver}", small, fitted)
+    for solver in ("lbfgs", "lm") if n_threads > 1 else ():  # these take longer
+        fitted = lambda net, n_threads, solver=solver: fit(net, blocks, None, n_threads, solver=solver)  # noqa: E731
+        add_prepared(f"fit, {solver}, blocks", small, fitted)
     ensemble = Ensemble(net, 3, rng=1)
     add("ensemble.value_and_grad", ensemble, lambda e, n_threads: e.value_and_grad(x, y, n_threads=n_threads))
     add(
