@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,13 @@ from backprop.api import array_likes, attributes, other_names, parameters, scala
 from backprop.api.calls import Calls
 from backprop.interchange import safetensors
 from backprop.network import Network
+from backprop.training import ensemble as fits
+from backprop.training.settings import Rate
+from backprop.training.side_by_side import Samples
+from backprop.training.state import State
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
 
 Array = npt.NDArray[Any]
 
@@ -194,9 +202,7 @@ class Ensemble(attributes.Closed, shown.Shown):
             if result is not None:
                 return result
         n_threads = threads.resolve(n_threads)
-        x_ = self._samples(x, of_mean=True)
-        weights = self._weights(sample_weight, x_.shape[-2])
-        y_ = self._targets(y, x_.shape[-2], weights)
+        x_, y_, weights = self._inputs(x, y, sample_weight)
         if out is None:
             grads = np.empty((k, net.n_params), net.dtype)
         else:
@@ -210,6 +216,84 @@ class Ensemble(attributes.Closed, shown.Shown):
         losses = np.empty(k)
         net._plan.ensemble_value_and_grad(self._memory, x_, y_, losses, grads, weights, n_threads)
         return losses, grads
+
+    @other_names.checks_names
+    def fit(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike | None = None,
+        *,
+        solver: str = "lbfgs",
+        sample_weight: npt.ArrayLike | None = None,
+        l2: float = 0.0,
+        free: npt.ArrayLike | None = None,
+        max_iter: int | None = None,
+        tol: float | None = None,
+        batch_size: int | None = None,
+        shuffle: bool = True,
+        learning_rate: Rate | None = None,
+        momentum: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
+        max_norm: float | None = None,
+        rng: int | np.random.Generator | None = None,
+        x_val: npt.ArrayLike | None = None,
+        y_val: npt.ArrayLike | None = None,
+        sample_weight_val: npt.ArrayLike | None = None,
+        patience: int | None = None,
+        callback: Callable[[fits.Info], object] | None = None,
+        every: int = 1,
+        progress: bool = False,
+        state: Sequence[State] | None = None,
+        n_threads: int | None = None,
+        comm: None = None,
+    ) -> list[OptimizeResult]:
+        """Fit all members side by side.
+
+        Each has the bits of a fit of its own, `Network.fit`, and ends by its own criterion. Threads are over the
+        members; if there are fewer members than threads, over the samples.
+
+        Parameters
+        ----------
+        x, y, sample_weight, x_val, y_val, sample_weight_val
+            As in `Network.fit`, shared by all members; or with one more dimension, one per member, as in
+            `value_and_grad`. Members whose data have fewer samples than others' get rows of weight 0.
+        rng : int, numpy.random.Generator or None
+            Member i has the fit of ``ensemble[i].fit(..., rng=rng.spawn(k)[i])``.
+        callback : callable, optional
+            Called with an object that has iteration and learning_rate, of the members that have made the most
+            iterations; loss (k,), val_loss (k,) or None, and params (k, n_params), a copy. If it returns True or raises
+            StopIteration, all fits end.
+        state : list of k states, optional
+            ``[result.state for result in results]``, of this or another ensemble, or of fits of single networks: they
+            are the same.
+        comm : None
+            Ensembles take no communicator.
+        solver, l2, free, max_iter, tol, batch_size, shuffle, learning_rate, momentum, betas, epsilon, weight_decay, \
+        max_norm, patience, every, progress, n_threads
+            As in `Network.fit`, the same for all members.
+
+        Returns
+        -------
+        list of k scipy.optimize.OptimizeResult
+            As of `Network.fit`. The arrays in them are views of arrays for all members.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is refused, or is not used by the solver. params are then unchanged.
+        MemoryError, KeyboardInterrupt, or what a callback raises
+            The params of each member are those of its last step.
+
+        Notes
+        -----
+        A member whose loss is not finite ends with success False, and does not disturb the others. A member of
+        "lm" computes its normal equations once more after each look at it, by a callback, for example, because its
+        matrices are kept for each thread alone.
+        """
+        given = {name: value for name, value in locals().items() if name != "self"}
+        return fits.fit(self._net, self.params, self._inputs, given)
 
     def save(self, path: str | bytes | os.PathLike[Any]) -> None:
         """Write all members to one file that `backprop.load` reads, in the safetensors format.
@@ -231,6 +315,12 @@ class Ensemble(attributes.Closed, shown.Shown):
         adds are not saved.
         """
         safetensors.write(path, self._net._architecture, self.params)
+
+    def _inputs(self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None) -> Samples:
+        """The arguments of calls with a loss, accepted and converted."""
+        x_ = self._samples(x, of_mean=True)
+        weights = self._weights(sample_weight, x_.shape[-2])
+        return Samples(x_, self._targets(y, x_.shape[-2], weights), weights)
 
     def _samples(self, x: npt.ArrayLike, *, of_mean: bool) -> Array:
         """x, shared or one per member."""
@@ -291,11 +381,16 @@ class Ensemble(attributes.Closed, shown.Shown):
             for other in [] if weights is None or weights[-1] is weights[0] else weights[1:]:
                 targets.targets(array, loss, n_samples, n_out, dtype, other)
             return first
-        rows = [
+        rows = self._one_a_member(array, "y")
+        if weights is None:
+            with contextlib.suppress(TypeError, ValueError):  # the loop says which row of which member it is
+                flat = rows.reshape(-1, *rows.shape[2:])
+                accepted = targets.targets(flat, loss, len(self) * n_samples, n_out, dtype, None)
+                return accepted.reshape(len(self), n_samples, *accepted.shape[1:])
+        return np.ascontiguousarray([
             targets.targets(row, loss, n_samples, n_out, dtype, None if weights is None else weights[m])
-            for m, row in enumerate(self._one_a_member(array, "y"))
-        ]
-        return np.ascontiguousarray(rows)
+            for m, row in enumerate(rows)
+        ])  # fmt: skip
 
     def _is_shared_too(self, shape: tuple[int, ...], n_samples: int) -> bool:
         """Whether rows per member could also be rows per sample, with other results: k = n_samples = n_L > 1."""

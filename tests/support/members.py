@@ -11,10 +11,6 @@ import backprop
 from backprop import _core
 
 Array = npt.NDArray[Any]
-SETTINGS = {
-    "betas": (0.9, 0.999), "epsilon": 1e-8, "corrects_epsilon": True, "weight_decay": 0.0, "momentum": 0.9,
-    "is_nesterov": True, "l2": 0.0, "divides_l2": False, "max_norm": None,
-}  # fmt: skip
 
 
 class Data(NamedTuple):
@@ -148,7 +144,7 @@ def train(
     )  # fmt: skip
     e[0]._plan.run_epochs_of_networks(
         which, new.params, x, y, weights, orders, batch_size, rates, new.moments, new.progress, new.losses, new.totals,
-        new.n_done, n_threads, free=free, **{**SETTINGS, **METHODS[method], **options},
+        new.n_done, n_threads, free=free, **{**METHODS[method], **options},
     )  # fmt: skip
     return new
 

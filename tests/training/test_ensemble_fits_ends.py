@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 from epochs import METHODS
-from members import SETTINGS, accepted, data, ensemble, fit, one_by_one, solvers_of, train
+from members import accepted, data, ensemble, fit, one_by_one, solvers_of, train
 from places import SUPPORT
 from systems import needs_fork, needs_signals
 from watched import run_watched
@@ -74,10 +74,9 @@ def test_a_handler_that_raises_leaves_whole_steps(k, n_threads):
     x, y, weights = accepted(e, d)
     losses, totals = np.zeros((2, *rates.shape, 4))
     arrays = rates, state.moments, state.progress, losses, totals, np.zeros(k, np.intp)
-    settings = {**SETTINGS, **METHODS["adam"]}
     call = e[0]._plan.run_epochs_of_networks
     with Interrupted(lambda: state.progress[:, 0].max() > 4), pytest.raises(Interruption):
-        call(np.arange(k), state.params, x, y, weights, None, 50, *arrays, n_threads, **settings)
+        call(np.arange(k), state.params, x, y, weights, None, 50, *arrays, n_threads, **METHODS["adam"])
     steps = state.progress[:, 0].astype(int)
     assert steps.max() > 4
     for m in {0, 1, k - 1}:

@@ -362,7 +362,7 @@ cdef int run_epochs_of_networks(const Shape* shape, const Py_ssize_t[::1] networ
     if orders is not None:
         for j in range(n):
             check_order(orders[j], n_samples)
-    set_solver(&run.solver, shape, settings, moments, n_networks)
+    set_solver(&run.solver, shape, {**SETTINGS, **settings}, moments, n_networks)
     if progress.shape[1] != 3:
         raise ValueError(f"progress: expected shape ({n_networks}, 3), got ({n_networks}, {progress.shape[1]})")
     run.solver.progress = &progress[0, 0]

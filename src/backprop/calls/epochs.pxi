@@ -119,6 +119,13 @@ cdef int run_epochs(const Epochs* epochs, Solver* solver, int n_threads, Interru
 
 # From Python's arguments ----------------------------------------------------------------------------------------------
 
+# Of a solver's settings, those that may be left out.
+cdef dict SETTINGS = {
+    "betas": (0.9, 0.999), "epsilon": 1e-8, "corrects_epsilon": True, "weight_decay": 0.0, "momentum": 0.9,
+    "is_nesterov": True, "l2": 0.0, "divides_l2": False, "max_norm": None,
+}
+
+
 cdef int set_solver(Solver* solver, const Shape* shape, dict settings, cnp.ndarray moments,
                     Py_ssize_t n_networks) except -1:
     """The solver of `Plan.run_epochs`, without runs and progress. Its moments are those of the first network.

@@ -104,7 +104,7 @@ class InCore(_Epochs):
             generator.bit_generator.state = before
             for _ in range(n_epochs + 1):
                 generator.permutation(n_samples)
-        return of_epochs, _not_finite(losses.flat[n_done], batch, first + n_epochs)
+        return of_epochs, not_finite(losses.flat[n_done], batch, first + n_epochs)
 
 
 class InBlocks(_Epochs):
@@ -130,7 +130,7 @@ class InBlocks(_Epochs):
                 orders = self._orders(1, len(block.x))
                 n_done, some, weights = self._run(block.x, block.y, block.weights, orders, rates)
                 if n_done < some.size:
-                    return [], _not_finite(some[0, n_done], sum(map(len, losses)) + n_done, epoch)
+                    return [], not_finite(some[0, n_done], sum(map(len, losses)) + n_done, epoch)
                 losses.append(some[0])
                 totals.append(weights[0])
                 del block
@@ -139,13 +139,15 @@ class InBlocks(_Epochs):
 
 def means(losses: Array, weights: Array) -> list[float]:
     """The mean of the losses of the batches of each epoch, by their weights: sums are rounded once."""
+    if losses.shape[1] == 1:
+        return losses[:, 0].tolist()  # type: ignore[no-any-return]
     with np.errstate(all="ignore"), _core.DefaultFloatMode():
         totals = np.array([math.fsum(of_epoch) for of_epoch in weights.tolist()])
         shares = losses * (weights / totals[:, None])
         return [math.fsum(of_epoch) for of_epoch in shares.tolist()]
 
 
-def _not_finite(loss: float, batch: int, epoch: int) -> str:
+def not_finite(loss: float, batch: int, epoch: int) -> str:
     """Why there are no more epochs, after this loss; batch and epoch are counted from 0."""
     with _core.DefaultFloatMode():
         what = "gradient" if math.isfinite(loss) else "loss"

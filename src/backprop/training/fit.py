@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -200,7 +198,7 @@ def _of_samples(net: Base, given: dict[str, Any]) -> _Prepared:
     x, y, weight, n_threads, comm = (given[name] for name in ("x", "y", "sample_weight", "n_threads", "comm"))
     if comm is not None:
         return _of_ranks(net, given)
-    how = _settings(net, given)
+    how = settings_of(net, given)
     samples = terms.source(net, Given(x, y, weight), Accepted(how.l2, how.free), n_threads)
     now = _state(net, how, given)
     term = Term(samples, how.l2)
@@ -213,7 +211,7 @@ def _of_ranks(net: Base, given: dict[str, Any]) -> _Prepared:
     kept: list[tuple[Settings, State]] = []
 
     def accept() -> Accepted:
-        how = _settings(net, given)
+        how = settings_of(net, given)
         now = _state(net, how, given)
         settings.refuse_half_of_validation(given)
         kept.append((how, now))
@@ -249,7 +247,7 @@ def _of_objective(net: Base, given: dict[str, Any]) -> _Prepared:
             f"x: expected an objective of this network, got one of another, {fun._net!r}; make it by net.objective"
         )
     its_terms = fun._terms
-    how = _settings(net, given)._replace(free=fun._free)
+    how = settings_of(net, given)._replace(free=fun._free)
     now = _state(net, how, given)
     if len(its_terms) == 1 and its_terms[0].factor == 1.0 and isinstance(its_terms[0].samples, InMemory):
         how = how._replace(l2=its_terms[0].l2, n_threads=its_terms[0].samples.n_threads)
@@ -264,7 +262,8 @@ def _refuse(its_terms: Terms, on: bool, error: BaseException | None = None) -> b
     return on
 
 
-def _settings(net: Base, given: dict[str, Any]) -> Settings:
+def settings_of(net: Base, given: dict[str, Any]) -> Settings:
+    """What a fit with these arguments does."""
     if given["solver"] == "lm":
         net._need_squared_error("fit with solver='lm'")
     return settings.accepted(net.n_params, given)
@@ -303,23 +302,13 @@ def _validation(net: Base, given: dict[str, Any]) -> loop.Validation | None:
     x, y, weight = (given[name] for name in ("x_val", "y_val", "sample_weight_val"))
     if x is None:
         return None
-    with _of_validation():
+    with settings.of_validation():
         samples = InMemory(net, x, y, weight, given["n_threads"])
 
     def loss(params: Array) -> float:
         return net.loss(samples.x, samples.y, params=params, sample_weight=samples.weight, n_threads=samples.n_threads)
 
     return loss
-
-
-@contextmanager
-def _of_validation() -> Iterator[None]:
-    """Errors name x_val in place of x."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(re.sub(r"^(x|y|sample_weight):", r"\1_val:", str(error))) from error
 
 
 def _result(prepared: _Prepared, end: loop.End) -> tuple[OptimizeResult, Array]:

@@ -97,9 +97,9 @@ def _run(
     best = _first_best(settings, state, val_loss)
     while end is None:
         if patience is not None and best.n_waiting >= patience:
-            return _out_of_patience(settings, best)
+            return end_of("patience", settings, state)
         if state.n_iter >= last:
-            return _out_of_iterations(settings, state)
+            return end_of("max_iter", settings, state)
         new, end = iterations.advance(_until_a_look(settings, state, last, val_loss is not None or agree is not None))
         on_validation = None
         for loss in new:
@@ -113,8 +113,8 @@ def _run(
             bar.show(len(new), losses[-1], on_validation)
             info = Info(state.n_iter, losses[-1], on_validation, iterations.rate, state.params)
             if _wants_to_stop(settings, info, agree):
-                return End(True, f"the callback has stopped the fit after {_counted(settings, state.n_iter)}")
-    return _of_answer(end, settings, state)
+                return end_of("callback", settings, state)
+    return end_of(end, settings, state)
 
 
 def _last(settings: Settings, state: State) -> int:
@@ -179,9 +179,17 @@ def _counted(settings: Settings, n: int) -> str:
     return shown.count(n, "epoch" if settings.is_stochastic else "iteration")
 
 
-def _out_of_patience(settings: Settings, best: Best) -> End:
-    what = "val_loss" if best.of_validation else "the loss"
-    return End(True, f"patience: {_counted(settings, best.n_waiting)} without an improvement of {what}")
+def end_of(reason: str, settings: Settings, state: State) -> End:
+    """How a fit ends, for a reason of `Iterations.advance`, or for "patience", "max_iter" or "callback"."""
+    if reason == "patience":
+        assert state.best is not None
+        what = "val_loss" if state.best.of_validation else "the loss"
+        return End(True, f"patience: {_counted(settings, state.best.n_waiting)} without an improvement of {what}")
+    if reason == "max_iter":
+        return _out_of_iterations(settings, state)
+    if reason == "callback":
+        return End(True, f"the callback has stopped the fit after {_counted(settings, state.n_iter)}")
+    return _of_answer(reason, settings, state)
 
 
 def _out_of_iterations(settings: Settings, state: State) -> End:

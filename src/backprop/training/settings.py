@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -147,6 +149,16 @@ def refuse_half_of_validation(given: dict[str, Any]) -> None:
     for name in ("y_val", "sample_weight_val"):
         if given[name] is not None:
             raise ValueError(f"{name}: expected x_val beside it, got none")
+
+
+@contextmanager
+def of_validation() -> Iterator[None]:
+    """Errors name x_val in place of x."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(re.sub(r"^(x|y|sample_weight):", r"\1_val:", str(error))) from error
 
 
 def refuse_beside_objective(given: dict[str, Any]) -> None:
