@@ -226,7 +226,7 @@ def _of_ranks(net: Base, given: dict[str, Any]) -> _Prepared:
     val_loss: loop.Validation | None = None
     if given["x_val"] is not None:
         data = Given(given["x_val"], given["y_val"], given["sample_weight_val"])
-        with _of_validation():
+        with settings.of_validation():
             of_val, _ = terms.source_of_ranks(net, comm, lambda: Accepted(0.0, how.free), data, n_threads)
 
         def val_loss(params: Array) -> float:

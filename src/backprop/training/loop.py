@@ -68,6 +68,11 @@ class Info(NamedTuple):
     learning_rate: float | None
     params: Array
 
+    def __repr__(self) -> str:
+        known = {name: value for name, value in self._asdict().items() if name != "params" and value is not None}
+        numbers = (f"{name}={value if name == 'iteration' else f'{value:.6g}'}" for name, value in known.items())
+        return f"Info({', '.join(numbers)}, params=<{shown.count(len(self.params), 'number')}>)"
+
 
 def run(
     iterations: Iterations,
@@ -183,13 +188,19 @@ def end_of(reason: str, settings: Settings, state: State) -> End:
     """How a fit ends, for a reason of `Iterations.advance`, or for "patience", "max_iter" or "callback"."""
     if reason == "patience":
         assert state.best is not None
-        what = "val_loss" if state.best.of_validation else "the loss"
-        return End(True, f"patience: {_counted(settings, state.best.n_waiting)} without an improvement of {what}")
+        return _out_of_patience(settings, state.best)
     if reason == "max_iter":
         return _out_of_iterations(settings, state)
     if reason == "callback":
         return End(True, f"the callback has stopped the fit after {_counted(settings, state.n_iter)}")
     return _of_answer(reason, settings, state)
+
+
+def _out_of_patience(settings: Settings, best: Best) -> End:
+    what = "val_loss" if best.of_validation else "the loss"
+    if best.of_validation and not math.isfinite(best.value):
+        what += ", which was never finite: net.find_nonfinite(x_val, y_val) says why"
+    return End(True, f"patience: {_counted(settings, best.n_waiting)} without an improvement of {what}")
 
 
 def _out_of_iterations(settings: Settings, state: State) -> End:

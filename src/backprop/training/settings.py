@@ -158,7 +158,8 @@ def of_validation() -> Iterator[None]:
         yield
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(re.sub(r"^(x|y|sample_weight):", r"\1_val:", str(error))) from error
+        text = re.sub(r"^(x|y|sample_weight):", r"\1_val:", str(error))
+        raise kind(text.replace("as x has", "as x_val has")) from error
 
 
 def refuse_beside_objective(given: dict[str, Any]) -> None:
@@ -228,6 +229,8 @@ def _below_1(value: object, name: str) -> float:
 def _learning_rate(value: Any, solver: str) -> Rate:
     if value is None:
         return _DEFAULT_RATES[solver]
+    if isinstance(value, str):
+        raise TypeError(f"learning_rate: expected a number > 0 or a function of the epoch, got {value!r}")
     return value if callable(value) else _finite_positive(value, "learning_rate")
 
 
