@@ -23,6 +23,7 @@ import products
 import report
 import training
 import training_bits
+import training_ensemble
 
 PAGE = Path(__file__).with_name("README.md")
 DTYPES = ("float32", "float64")
@@ -146,6 +147,8 @@ def training_block(results):
     if "sha256" in results:
         parts.append(f"One SHA-256 of the parameters after a fit: {training_bits.WAYS}.")
         parts.append("\n".join(f"- {name}: {sha}" for name, sha in results["sha256"].items()))
+    if "ensemble" in results:
+        parts.append("\n".join(line.strip() for line in training_ensemble.lines(results["ensemble"])))
     return "\n\n".join(parts)
 
 

@@ -12,8 +12,10 @@ each column means.
 
 import sys
 
+import peers
 import report
 import training_bits
+import training_ensemble
 from training_cases import CASES, LBFGS_PART, OWN_PART, by_name
 
 PEERS = ("numpy", "torch", "compile", "optax", "sklearn", "scipy")
@@ -150,8 +152,8 @@ def _time(cell, name, n):
     return "ERROR" if name in cell["errors"] else report.number(None if seconds is None else 1e6 * seconds / n)
 
 
-def measure_more(_options):
-    """The bits of fits in all ways: for JSON, lines, and whether anything is wrong."""
+def measure_more(options):
+    """The bits of fits in all ways, and many small fits: for JSON, lines, and whether anything is wrong."""
     found, lines, wrong = {}, [], False
     try:
         found["sha256"] = training_bits.compare()
@@ -160,6 +162,14 @@ def measure_more(_options):
     except (training_bits.DifferentBitsError, RuntimeError) as error:
         lines.append(f"ERROR {error}")
         wrong = True
+    if "sklearn" in options.peers and peers.missing("sklearn") is None:
+        try:
+            found["ensemble"] = training_ensemble.measure(options.short)
+            found["met"] = found["ensemble"]["met"]
+            lines += ["", *training_ensemble.lines(found["ensemble"])]
+        except RuntimeError as error:
+            lines.append(f"ERROR {training_ensemble.TITLE}: {error}")
+            wrong = True
     return found, "\n".join(lines), wrong
 
 

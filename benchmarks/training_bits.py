@@ -22,7 +22,7 @@ OPTIONS = {
     "sgd": {"batch_size": 512, "max_norm": 1.0},
 }
 N_MEMBERS, SEED = 3, 17
-WAYS = "threads 1, 2, 8; whole and resumed; instruction sets with FMA"
+WAYS = f"threads 1, 2, 8; whole and resumed; alone and in an ensemble of {N_MEMBERS}; instruction sets with FMA"
 DTYPES = ("float32", "float64")
 
 
@@ -42,7 +42,7 @@ def _sha(params):
 
 
 def _random(solver, member):
-    """The generator that a member has of its own."""
+    """The generator that a member has of its own, if the solver draws orders of rows."""
     generators = np.random.default_rng(SEED).spawn(N_MEMBERS)
     return {"rng": generators[member]} if solver in ("adam", "sgd") else {}
 
@@ -63,6 +63,11 @@ def _ways(dtype, solver):
 
     found = {f"{n} threads": alone(n, N_ITERATIONS) for n in (1, 2, 8)}
     found |= {"resumed": alone(2, N_ITERATIONS // 2, N_ITERATIONS - N_ITERATIONS // 2)}
+    for n_threads in (1, 2):
+        members, _, _ = _make(dtype)
+        generator = {"rng": np.random.default_rng(SEED)} if _random(solver, last) else {}
+        members.fit(x, y, max_iter=N_ITERATIONS, n_threads=n_threads, **options, **generator)
+        found[f"a member, {n_threads} threads"] = members.params[last]
     return {way: _sha(params) for way, params in found.items()}
 
 

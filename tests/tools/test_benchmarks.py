@@ -23,6 +23,7 @@ import run  # noqa: E402
 import same_bits  # noqa: E402
 import tables  # noqa: E402
 import training  # noqa: E402
+import training_bits  # noqa: E402
 import worker  # noqa: E402
 from cases import Case  # noqa: E402
 
@@ -236,6 +237,18 @@ def test_ways_with_other_bits_are_found():
     del ways["other"]
     with pytest.raises(same_bits.DifferentBitsError, match="float32, plain"):
         same_bits.expect_one(net, ways, 64 * "0")
+
+
+def test_fits_with_other_bits_are_found(monkeypatch):
+    monkeypatch.setattr(training_bits, "_ways", lambda *_: {"1 threads": "a", "2 threads": "b"})
+    with pytest.raises(training_bits.DifferentBitsError, match=r"^float32 lbfgs, 2 threads: the SHA-256 is b, not a$"):
+        training_bits.compare()
+    monkeypatch.setattr(training_bits, "_ways", lambda *_: {"1 threads": "a"})
+    monkeypatch.setattr(_core, "supported_simd", lambda: ["v2", "another"])
+    ended = subprocess.CompletedProcess([], 0, stdout="{}")
+    monkeypatch.setattr(training_bits.subprocess, "run", lambda *_, **__: ended)
+    with pytest.raises(training_bits.DifferentBitsError, match=r"^another has \{\}, .* has \{'float32 lbfgs': 'a'"):
+        training_bits.compare()
 
 
 def test_different_bits_end_the_benchmark_before_it_times(monkeypatch, capsys):
