@@ -95,6 +95,13 @@ def test_x(name, case):
     assert_refused(name, make(), arguments, error, "x: ")
 
 
+def test_a_vector_for_x():
+    with pytest.raises(ValueError, match=r"expected shape \(n_samples, 3\), got \(3,\); one sample is x\[None\]$"):
+        Network([3, 1]).forward(np.zeros(3))
+    with pytest.raises(ValueError, match=r"shape \(n_samples, 1\), got \(9,\); samples of one input are x\[:, None\]$"):
+        Network([1, 1]).forward(np.zeros(9))
+
+
 @pytest.mark.parametrize("loss", Y)
 def test_no_samples_have_no_mean(loss):
     with pytest.raises(ValueError, match="the mean of no samples"):

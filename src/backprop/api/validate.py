@@ -43,7 +43,7 @@ def samples(
         elif array.shape == (0,):
             hint = f"; a batch of no samples is np.empty((0, {n_in}))"
         elif array.ndim == 1:
-            hint = "; one sample is x[None]"
+            hint = "; samples of one input are x[:, None]" if n_in == 1 else "; one sample is x[None]"
         raise ValueError(f"{name}: expected shape (n_samples, {n_in}), got {array.shape}{hint}")
     if array.shape[1] != n_in:
         raise ValueError(f"{name}: expected {n_in} columns, the size of layer 0, got {array.shape[1]}")
