@@ -58,7 +58,7 @@ class Problem(NamedTuple):
         return self.net.loss == "squared_error"
 
 
-def problems():
+def problems(dtype="float64"):
     """Ten problems by name: losses, activations, weights, missing targets, frozen parameters."""
     rng = np.random.default_rng(17)
     x = rng.normal(size=(60, 3))
@@ -70,7 +70,7 @@ def problems():
     free[:4] = False
 
     def net(sizes, **options):
-        return backprop.Network(sizes, rng=3, **options)
+        return backprop.Network(sizes, rng=3, dtype=dtype, **options)
 
     return {
         "tanh": Problem(net([3, 5, 1], activations="tanh"), x, wave),

@@ -1,5 +1,6 @@
 """The compiled solvers: they find SciPy's minima, keep their bits, and survive what is not finite."""
 
+import functools
 import os
 import pickle
 import signal
@@ -9,22 +10,24 @@ import sys
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from solvers import PROBLEMS, SOLVERS, run
+from solvers import PROBLEMS, SOLVERS, problems, run
 
 import backprop
 from backprop import _core
 
 LEAST_SQUARES = [name for name, problem in PROBLEMS.items() if problem.is_least_squares]
+SCIPY = {"gtol": 1e-10, "ftol": 0.0, "maxiter": 20000, "maxfun": 40000, "maxls": 60}
 EVERY = [("lbfgs", name) for name in PROBLEMS] + [("lm", name) for name in LEAST_SQUARES]
 
 
-def minimum(problem):
+@functools.cache
+def minimum(name):
     """SciPy's minimum, and a start near it: other minima are then far away."""
+    problem = PROBLEMS[name]
     net, rng = problem.net, np.random.default_rng(5)
     fun = net.objective(problem.x, problem.y, **problem.options)
-    options = {"gtol": 1e-10, "ftol": 0.0, "maxiter": 20000, "maxfun": 40000, "maxls": 60}
     theta = net.params if problem.free is None else net.params[problem.free]
-    found = minimize(fun, theta, jac=True, method="L-BFGS-B", options=options)
+    found = minimize(fun, theta, jac=True, method="L-BFGS-B", options=SCIPY)
     start = net.params.copy()
     start[slice(None) if problem.free is None else problem.free] = found.x + 0.02 * rng.normal(size=found.x.size)
     return fun, found, start
@@ -33,7 +36,7 @@ def minimum(problem):
 @pytest.mark.parametrize(("method", "name"), EVERY)
 def test_minimum_of_scipy(method, name):
     problem = PROBLEMS[name]
-    fun, found, start = minimum(problem)
+    fun, found, start = minimum(name)
     done = run(method, problem.net, problem.x, problem.y, start=start, tol=1e-9, max_iter=5000, **problem.options)
     assert done.answer in {"converged", "no progress"}
     assert done.solver.loss == pytest.approx(found.fun, rel=1e-10, abs=0)
@@ -44,6 +47,20 @@ def test_minimum_of_scipy(method, name):
     assert np.abs(grad).max() < 1e-7
     if problem.free is not None:
         np.testing.assert_array_equal(done.params[~problem.free], start[~problem.free])
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_minimum_in_float32(name):
+    """As near to the minimum as SciPy comes in float32, which is some roundings of the loss, or nearer."""
+    fun, found, start = minimum(name)
+    problem = problems("float32")[name]
+    free = slice(None) if problem.free is None else problem.free
+    done = run("lbfgs", problem.net, problem.x, problem.y, start=start, tol=0.0, max_iter=5000, **problem.options)
+    fun32 = problem.net.objective(problem.x, problem.y, **problem.options)
+    scipys = minimize(fun32, start[free], jac=True, method="L-BFGS-B", options=SCIPY)
+    excess, scipys_excess = ((fun(theta)[0] - found.fun) / abs(found.fun) for theta in (done.params[free], scipys.x))
+    assert excess < max(scipys_excess, 5e-6)
+    assert done.answer == "no progress"
 
 
 @pytest.mark.parametrize(("method", "name"), EVERY)
@@ -103,7 +120,7 @@ def test_threads_change_no_bit(method):
 
 PROGRAM = """
 import hashlib
-from solvers import PROBLEMS, SOLVERS, run
+from solvers import PROBLEMS, SOLVERS, problems, run
 digest = hashlib.sha256()
 for name in ("tanh", "missing", "free"):
     p = PROBLEMS[name]
@@ -136,6 +153,52 @@ def test_lbfgs_from_python_has_the_same_bits():
         solver.tell(*problem.net.value_and_grad(problem.x, problem.y, params=theta))
     assert solver.theta.tobytes() == done.params.tobytes()
     assert solver.n_evaluations == done.solver.n_evaluations
+
+
+# The direction -------------------------------------------------------------------------------------------------------
+
+
+def direction_of_two_loops(gradient, pairs):
+    """-H gradient, by the two loops of the textbook over the pairs (s, y), the oldest first."""
+    q, alphas = gradient.copy(), []
+    for s, y in reversed(pairs):
+        alphas.append(s @ q / (s @ y))
+        q -= alphas[-1] * y
+    s, y = pairs[-1]
+    q *= s @ y / (y @ y)
+    for (s, y), alpha in zip(pairs, reversed(alphas), strict=True):
+        q += (alpha - y @ q / (s @ y)) * s
+    return -q
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-25, 1e25])
+@pytest.mark.parametrize("constant", [0.0, 30.0])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_directions_are_those_of_the_textbook(dtype, constant, unit):
+    """Also where the gradient hardly changes, and far from 1."""
+    rng = np.random.default_rng(0)
+    n, n_kept = 1100, 3  # sums go on in float64 after 1024 entries
+    curvature, slope = np.exp(rng.normal(size=n)), np.full(n, constant)
+    solver, pairs, checked = _core.LBFGS(np.ones(n, dtype), n_kept), [], 0
+
+    def value_and_grad(theta):
+        x = theta.astype(float)
+        gradient = (unit * (curvature * x + slope)).astype(dtype).astype(float)
+        return unit * float((0.5 * curvature * x + slope) @ x), gradient
+
+    solver.tell(*value_and_grad(solver.ask()))
+    while solver.n_iter < 9:
+        theta, gradient, n_iter = solver.theta, solver.gradient, solver.n_iter
+        trial = solver.ask()
+        if pairs:
+            expected = direction_of_two_loops(gradient.astype(float), pairs[-n_kept:])
+            found = trial.astype(float) - theta
+            assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+            checked += 1
+        while solver.n_iter == n_iter:
+            solver.tell(*value_and_grad(solver.ask()))
+        pairs.append((solver.theta.astype(float) - theta, solver.gradient.astype(float) - gradient))
+    assert checked == 8
 
 
 # What is not finite --------------------------------------------------------------------------------------------------
@@ -255,7 +318,7 @@ def test_refusals():
         _core.LevenbergMarquardt(np.ones(3)).ask()
     with pytest.raises(ValueError, match=r"gradient: expected shape \(3,\), got \(2,\)"):
         solver.tell(1.0, np.ones(2))
-    with pytest.raises(ValueError, match="n_kept: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_kept: expected 1 to 1000, got 0"):
         _core.LBFGS(np.ones(3), 0)
     problem = PROBLEMS["tanh"]
     with pytest.raises(ValueError, match="solver: expected one of 26 numbers, got 3"):

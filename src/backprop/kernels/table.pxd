@@ -312,47 +312,48 @@ cdef struct KernelTable:
         double bound,
     ) noexcept nogil
 
-    # The passes of L-BFGS over vectors of whole groups of 64 bytes, filled up with zeros.
+    # The passes of L-BFGS over vectors of whole lines of 16 entries, filled up with zeros. theta, trial and gradients
+    # have the dtype of the network; directions, pairs and x, a multiple of the gradient, are float32.
     #
-    # sums[r] = rows[r].(scale x).
+    # sums[r] = rows[r].x.
     void (*row_products)(
         Py_ssize_t n, Py_ssize_t n_rows,
-        const void* const* rows, const void* x,           # IN (n_rows) of (n); (n)
-        double scale,
+        const float* const* rows, const float* x,         # IN (n_rows) of (n); (n)
         double* sums,                                     # OUT (n_rows)
     ) noexcept nogil
 
-    # direction = factor scale gradient + sum_r factors[r] rows[r], slope = (scale gradient).direction, and
-    # trial = theta + t direction; whether trial differs from theta.
+    # y = scale_y (new_gradient - gradient), x = scale_x new_gradient; and the sums y.y, x.x, and rows[r].x. y may be
+    # among the rows.
+    void (*take_step)(
+        Py_ssize_t n,
+        const void* gradient, const void* new_gradient,   # IN (n)
+        double scale_y, double scale_x,
+        Py_ssize_t n_rows, const float* const* rows,      # IN (n_rows) of (n)
+        float* y, float* x,                               # OUT (n)
+        double* sums,                                     # OUT (2 + n_rows)
+    ) noexcept nogil
+
+    # direction = factor x + sum_r factors[r] rows[r], slope = x.direction, and trial = theta + t direction; whether
+    # trial differs from theta.
     bint (*combine)(
         Py_ssize_t n, Py_ssize_t n_rows,
-        const void* const* rows, const void* factors,     # IN (n_rows) of (n); (n_rows)
-        const void* gradient, double scale, double factor,  # IN (n)
+        const float* const* rows, const float* factors,   # IN (n_rows) of (n); (n_rows)
+        const float* x, double factor,                    # IN (n)
         const void* theta, double t,                      # IN (n)
-        void* direction, void* trial,                     # OUT (n)
+        float* direction, void* trial,                    # OUT (n)
         double* slope,                                    # OUT
     ) noexcept nogil
 
     # trial = theta + t direction; whether it differs from theta.
     bint (*step)(
         Py_ssize_t n,
-        const void* theta, double t, const void* direction,  # IN (n)
+        const void* theta, double t, const float* direction,  # IN (n)
         void* trial,                                      # OUT (n)
     ) noexcept nogil
 
     # (scale gradient).direction, NaN if an entry of the gradient is inf or NaN; and the largest |gradient_k|.
     double (*slope)(
         Py_ssize_t n,
-        const void* gradient, double scale, const void* direction,  # IN (n)
+        const void* gradient, double scale, const float* direction,  # IN (n)
         double* largest,                                  # OUT
-    ) noexcept nogil
-
-    # s = scale_s (trial - theta) and y = scale_y (new_gradient - gradient), with s.y, y.y and
-    # |scale_y new_gradient|^2.
-    void (*new_pair)(
-        Py_ssize_t n,
-        const void* theta, const void* trial, const void* gradient, const void* new_gradient,  # IN (n)
-        double scale_s, double scale_y,
-        void* s, void* y,                                 # OUT (n)
-        double* sums,                                     # OUT (3)
     ) noexcept nogil

@@ -16,13 +16,14 @@ Array = npt.NDArray[Any]
 
 _N_PAIRS = 10  # that L-BFGS keeps, as SciPy's L-BFGS-B does
 
-# Of Levenberg-Marquardt, a relative difference of losses that says nothing: outputs of a float32 network have 24 bits.
+# A relative difference of losses that says nothing to Levenberg-Marquardt, by the dtype's name: the sums are those of
+# float64, but the outputs of a float32 network are rounded to 24 bits. L-BFGS has its own.
 _NOISE = {"float64": 2.0**-40, "float32": 2.0**-24}
 
 
 def start(solver: str, params: Array, free: npt.NDArray[np.bool_] | None) -> _core.LBFGS | _core.LevenbergMarquardt:
     """A solver at these parameters of a network."""
-    theta = params if free is None else params[free]
+    theta = np.array(params if free is None else params[free])
     if solver == "lbfgs":
         return _core.LBFGS(theta, _N_PAIRS)
     return _core.LevenbergMarquardt(theta.astype(np.float64), _NOISE[params.dtype.name])

@@ -6,10 +6,11 @@
 # its gradient there, and the last pairs s = theta_{k+1} - theta_k, y = grad_{k+1} - grad_k with their products: what it
 # does next depends on these alone, so a run that stops there and goes on later has the bits of one run.
 #
-# Vectors have the dtype of the network: of float32 the gradient has no more digits, and the loss is that of a theta in
-# float32. So half the memory is read. Each vector that enters a product is stored, or read, as a multiple of a power of
-# two near its largest entry, its unit: a product of float32 leaves its range only if the gradient does. All other
-# numbers are float64.
+# theta and gradients have the dtype of the network. The pairs and the direction are float32 on every network, with
+# sums in 64 bytes of lanes: a direction with an error of 1e-7 takes as many iterations (on the problems of
+# tests/support/solvers.py, Rosenbrock's function and quadratics of condition 1e4 to 1e11), and what an iteration takes
+# is the time to read the pairs. Each is stored as a multiple of a power of two near its largest entry, its unit: so no
+# product of float32 leaves its range. All other numbers are float64.
 #
 # The pairs are most of what is read: twice in an iteration, for their products with the new gradient, and for the
 # direction, which is a sum of them. Products of pairs with one another are differences of the former, since y is a
@@ -36,9 +37,9 @@ cdef double FEW_DIGITS = 2.0 ** -6  # if |y|^2 is below so much of |gradient|^2,
 
 
 cdef struct LbfgsState:
-    const KernelTable* kernels   # of the dtype of the vectors
+    const KernelTable* kernels   # of the dtype of the network
     Py_ssize_t n                 # entries of theta
-    Py_ssize_t n_filled          # the same in whole groups of 64 bytes; the rest is 0
+    Py_ssize_t n_filled          # the same in whole lines of 16; the rest is 0
     Py_ssize_t n_kept            # pairs that are kept at most
     Py_ssize_t n_pairs           # pairs that are there
     Py_ssize_t newest            # the number of the last pair, of n_kept + 1: one has room for the next pair
@@ -46,7 +47,7 @@ cdef struct LbfgsState:
     Py_ssize_t n_evaluations
     int phase
     int n_stalls                 # iterations since the loss became smaller
-    double noise                 # a relative difference of losses that says nothing
+    double noise                 # a relative difference of losses that says nothing; of float32 16 roundings
     double loss                  # at theta
     double largest               # entry of the gradient there
     double new_largest           # of new_gradient
@@ -59,8 +60,8 @@ cdef struct LbfgsState:
     char* trial                  # (n_filled), where the loss is asked for
     char* new_gradient           # (n_filled), there
     char* low_gradient           # (n_filled), at the best step of the search
-    char* direction              # (n_filled), in its unit
-    char* pairs                  # (2, n_kept + 1, n_filled): s and y, each in its unit
+    float* x                     # (n_filled): the gradient at theta, in its unit
+    float* pairs                 # (2, n_kept + 1, n_filled): s and y, each in its unit
     double* units                # (2, n_kept + 1)
     double* of_gradient          # (2, n_kept + 1): products of s and y with the gradient
     double* rho                  # (n_kept + 1): 1 / s.y
@@ -69,9 +70,9 @@ cdef struct LbfgsState:
     double* y_y                  # (n_kept + 1, n_kept + 1)
     double* along                # (2, n_kept + 1): products of s and y with what the two loops have made
     double* alpha                # (n_kept + 1)
-    double* products             # (2 n_kept)
-    const char** rows            # (2 n_kept): s of all pairs, from the newest on, and y
-    char* factors                # (2 n_kept) reals
+    double* products             # (3 + 2 n_kept)
+    const float** rows           # (2 n_kept): s of all pairs, from the newest on, and y
+    float* factors               # (2 n_kept)
 
 
 cdef inline Py_ssize_t pair_of_age(const LbfgsState* state, Py_ssize_t age) noexcept nogil:
@@ -80,8 +81,13 @@ cdef inline Py_ssize_t pair_of_age(const LbfgsState* state, Py_ssize_t age) noex
     return p if p >= 0 else p + state.n_kept + 1
 
 
+cdef inline Py_ssize_t next_pair(const LbfgsState* state) noexcept nogil:
+    """The number of the pair for which there is room."""
+    return state.newest + 1 if state.newest < state.n_kept else 0
+
+
 cdef inline double unit_of(const LbfgsState* state, double largest) noexcept nogil:
-    """The power of two above a magnitude, as far as it and its reciprocal are numbers of the dtype."""
+    """The power of two above a magnitude, as far as it and its reciprocal are numbers of the network's dtype."""
     cdef int exponent = 0, most = 100 if state.kernels.itemsize == 4 else 1000
     if not isfinite(largest) or largest == 0:
         return 1
@@ -89,13 +95,28 @@ cdef inline double unit_of(const LbfgsState* state, double largest) noexcept nog
     return ldexp(1, max(-most, min(exponent, most)))
 
 
-cdef void list_pairs(LbfgsState* state) noexcept nogil:
-    """The rows of the pairs that are there."""
-    cdef Py_ssize_t row_bytes = state.n_filled * state.kernels.itemsize, i, p
-    for i in range(state.n_pairs):
+cdef inline float* s_of_pair(const LbfgsState* state, Py_ssize_t p) noexcept nogil:
+    return state.pairs + p * state.n_filled
+
+
+cdef inline float* y_of_pair(const LbfgsState* state, Py_ssize_t p) noexcept nogil:
+    return state.pairs + (state.n_kept + 1 + p) * state.n_filled
+
+
+cdef inline float* direction_of(const LbfgsState* state) noexcept nogil:
+    """The direction, in its unit: it becomes s of the next pair."""
+    return s_of_pair(state, next_pair(state))
+
+
+cdef void list_pairs(LbfgsState* state, Py_ssize_t newest, Py_ssize_t n_pairs) noexcept nogil:
+    """The pairs that are there from now on."""
+    cdef Py_ssize_t i, p
+    state.newest = newest
+    state.n_pairs = n_pairs
+    for i in range(n_pairs):
         p = pair_of_age(state, i)
-        state.rows[i] = state.pairs + p * row_bytes
-        state.rows[state.n_pairs + i] = state.pairs + (state.n_kept + 1 + p) * row_bytes
+        state.rows[i] = s_of_pair(state, p)
+        state.rows[n_pairs + i] = y_of_pair(state, p)
 
 
 cdef double set_factors(LbfgsState* state) noexcept nogil:
@@ -130,7 +151,7 @@ cdef double set_factors(LbfgsState* state) noexcept nogil:
         largest = max(largest, max(fabs(state.products[i]), fabs(state.products[state.n_pairs + i])))
     state.unit_of_direction = unit_of(state, largest)
     for i in range(2 * state.n_pairs):
-        set_real(state.factors, i, state.kernels.itemsize, state.products[i] / state.unit_of_direction)
+        state.factors[i] = <float>(state.products[i] / state.unit_of_direction)
     return -scale * state.unit / state.unit_of_direction
 
 
@@ -144,18 +165,22 @@ cdef bint set_direction(LbfgsState* state, double* slope, double* t) noexcept no
     else:
         state.unit_of_direction = state.unit
     has_changed = state.kernels.combine(
-        state.n_filled, 2 * state.n_pairs, <const void* const*>state.rows, state.factors, state.gradient,
-        1 / state.unit, factor, state.theta, state.unit_of_direction, state.direction, state.trial, slope)
+        state.n_filled, 2 * state.n_pairs, state.rows, state.factors, state.x, factor,
+        state.theta, state.unit_of_direction, direction_of(state), state.trial, slope)
     slope[0] *= state.unit * state.unit_of_direction
     if state.n_pairs == 0:
         t[0] = min(1.0, 1 / sqrt(-slope[0]))
         has_changed = step_to_trial(state, t[0])
+        if not has_changed:  # a loss in a tiny unit: a step of length 1
+            t[0] = 1 / sqrt(-slope[0])
+            has_changed = step_to_trial(state, t[0])
     return has_changed
 
 
 cdef inline bint step_to_trial(LbfgsState* state, double t) noexcept nogil:
     """trial = theta + t direction; whether it differs from theta."""
-    return state.kernels.step(state.n_filled, state.theta, t * state.unit_of_direction, state.direction, state.trial)
+    return state.kernels.step(state.n_filled, state.theta, t * state.unit_of_direction,
+                              direction_of(state), state.trial)
 
 
 cdef int lbfgs_ask(LbfgsState* state) noexcept nogil:
@@ -177,59 +202,60 @@ cdef int lbfgs_ask(LbfgsState* state) noexcept nogil:
     return EVALUATE if state.phase == SEARCHING else NO_PROGRESS
 
 
-cdef void take_products(LbfgsState* state, const char* x, double unit, double* products) noexcept nogil:
-    """The products of all pairs, (2, n_kept + 1), with a vector of this unit."""
+cdef void scale_products(const LbfgsState* state, const double* products, double unit,   # IN (2 n_pairs)
+                         double* scaled) noexcept nogil:                                 # OUT (2, n_kept + 1)
+    """Products of all pairs with a vector of this unit, as products of true values."""
     cdef Py_ssize_t n_slots = state.n_kept + 1, i, p
-    state.kernels.row_products(state.n_filled, 2 * state.n_pairs, <const void* const*>state.rows, x, 1 / unit,
-                               state.products)
     for i in range(state.n_pairs):
         p = pair_of_age(state, i)
-        products[p] = state.products[i] * state.units[p] * unit
-        products[n_slots + p] = state.products[state.n_pairs + i] * state.units[n_slots + p] * unit
+        scaled[p] = products[i] * state.units[p] * unit
+        scaled[n_slots + p] = products[state.n_pairs + i] * state.units[n_slots + p] * unit
 
 
-cdef void keep_pair(LbfgsState* state, double t, double unit) noexcept nogil:
-    """The pair of the step from theta to trial, if its curvature is positive; unit is that of new_gradient."""
-    cdef Py_ssize_t n_slots = state.n_kept + 1, p = pair_of_age(state, -1) % n_slots, q, i
-    cdef Py_ssize_t row_bytes = state.n_filled * state.kernels.itemsize
-    cdef char* y = state.pairs + (n_slots + p) * row_bytes
-    cdef double unit_s = unit_of(state, t * state.unit_of_direction), unit_y = max(state.unit, unit)
-    cdef double[3] sums
-    cdef double curvature
+cdef void move_on(LbfgsState* state, double t, double slope, double unit) noexcept nogil:
+    """x and its products at trial, t on the direction; a pair, if its curvature is positive.
+
+    slope is that at trial, and unit that of new_gradient. s is t direction: trial - theta is the same, rounded.
+    """
+    cdef Py_ssize_t n_slots = state.n_kept + 1, newest = state.newest, n_pairs = state.n_pairs, q
+    cdef Py_ssize_t p = next_pair(state)
+    cdef double unit_y = max(state.unit, unit), curvature = t * (slope - state.search.slope), y_y
+    cdef double* sums = state.products
     cdef double* before = state.along
-    state.kernels.new_pair(state.n_filled, state.theta, state.trial, state.gradient, state.new_gradient, 1 / unit_s,
-                           1 / unit_y, state.pairs + p * row_bytes, y, sums)
-    curvature = sums[0] * unit_s * unit_y
+    if curvature > -2.0 ** -20 * t * state.search.slope and isfinite(1 / curvature):
+        list_pairs(state, p, min(n_pairs + 1, state.n_kept))
+        state.rho[p] = 1 / curvature
+        state.units[p] = t * state.unit_of_direction
+        state.units[n_slots + p] = unit_y
+    state.kernels.take_step(state.n_filled, state.gradient, state.new_gradient, 1 / unit_y, 1 / unit,
+                            2 * state.n_pairs, state.rows, y_of_pair(state, p), state.x, sums)
     memcpy(before, state.of_gradient, 2 * n_slots * sizeof(double))
-    if not (curvature > -2.0 ** -52 * t * state.search.slope and isfinite(1 / curvature)):
-        if state.n_pairs > 0:
-            take_products(state, state.new_gradient, unit, state.of_gradient)
+    scale_products(state, sums + 2, unit, state.of_gradient)
+    if state.newest != p:
         return
-    state.newest = p
-    state.n_pairs = min(state.n_pairs + 1, state.n_kept)
-    state.units[p] = unit_s
-    state.units[n_slots + p] = unit_y
-    state.rho[p] = 1 / curvature
-    list_pairs(state)
-    take_products(state, state.new_gradient, unit, state.of_gradient)
-    if sums[1] >= FEW_DIGITS * sums[2]:
-        for i in range(2 * n_slots):
-            before[i] = state.of_gradient[i] - before[i]
+    y_y = sums[0] * unit_y * unit_y
+    if y_y >= FEW_DIGITS * sums[1] * unit * unit:
+        for q in range(2 * n_slots):
+            before[q] = state.of_gradient[q] - before[q]
     else:
-        take_products(state, y, 1, before)
-        for i in range(2 * n_slots):
-            before[i] *= unit_y
-    before[p] = curvature
-    before[n_slots + p] = sums[1] * unit_y * unit_y
-    for q in range(n_slots):
+        state.kernels.row_products(state.n_filled, 2 * state.n_pairs, state.rows, y_of_pair(state, p), sums)
+        scale_products(state, sums, unit_y, before)
+    before[n_slots + p] = y_y
+    for q in range(n_slots):  # s_p.y_p is 1 / rho_p, and not read
         state.s_y[p * n_slots + q] = state.y_s[q * n_slots + p] = before[q]
         state.y_y[p * n_slots + q] = state.y_y[q * n_slots + p] = before[n_slots + q]
 
 
-cdef int accept_trial(LbfgsState* state, double t, double loss) noexcept nogil:
+cdef void set_x(LbfgsState* state) noexcept nogil:
+    """x, and nothing else; into the room for the next pair goes a y of 0."""
+    state.kernels.take_step(state.n_filled, state.gradient, state.gradient, 1, 1 / state.unit, 0, NULL,
+                            y_of_pair(state, next_pair(state)), state.x, state.products)
+
+
+cdef int accept_trial(LbfgsState* state, double t, double loss, double slope) noexcept nogil:
     """trial, t on the direction, becomes theta, and the pair of this step is kept."""
     cdef double unit = unit_of(state, state.new_largest)
-    keep_pair(state, t, unit)
+    move_on(state, t, slope, unit)
     state.theta, state.trial = state.trial, state.theta
     state.gradient, state.new_gradient = state.new_gradient, state.gradient
     state.largest = state.new_largest
@@ -244,7 +270,7 @@ cdef int accept_trial(LbfgsState* state, double t, double loss) noexcept nogil:
 cdef int lbfgs_tell(LbfgsState* state, double loss) noexcept nogil:
     """Take loss and new_gradient at trial; EVALUATE if there is a new trial, else what has been reached."""
     cdef LineSearch* search = &state.search
-    cdef double slope = state.kernels.slope(state.n_filled, state.new_gradient, 1 / state.unit, state.direction,
+    cdef double slope = state.kernels.slope(state.n_filled, state.new_gradient, 1 / state.unit, direction_of(state),
                                             &state.new_largest)
     cdef int found
     state.n_evaluations += 1
@@ -255,11 +281,13 @@ cdef int lbfgs_tell(LbfgsState* state, double loss) noexcept nogil:
         state.unit = unit_of(state, state.largest)
         if not isfinite(loss) or not isfinite(slope):
             return NOT_FINITE
+        set_x(state)
         state.phase = AT_THETA
         return ITERATED
-    found = go_on_searching(search, loss, slope * state.unit * state.unit_of_direction)
+    slope *= state.unit * state.unit_of_direction
+    found = go_on_searching(search, loss, slope)
     if found == ACCEPTED_STEP:
-        return accept_trial(state, search.t, loss)
+        return accept_trial(state, search.t, loss, slope)
     if found == GO_ON_FROM_HERE or found == NO_STEP_BUT_THIS:
         state.low_gradient, state.new_gradient = state.new_gradient, state.low_gradient
         state.low_largest = state.new_largest
@@ -270,7 +298,7 @@ cdef int lbfgs_tell(LbfgsState* state, double loss) noexcept nogil:
         step_to_trial(state, search.low)
         state.low_gradient, state.new_gradient = state.new_gradient, state.low_gradient
         state.new_largest = state.low_largest
-        return accept_trial(state, search.low, search.low_loss)
+        return accept_trial(state, search.low, search.low_loss, search.low_slope)
     if state.n_pairs > 0:  # once more, along the gradient
         state.n_pairs = 0
         state.phase = AT_THETA
@@ -339,41 +367,41 @@ cdef class LBFGS:
 
     def __cinit__(self, cnp.ndarray theta not None, Py_ssize_t n_kept=10, noise=None):
         cdef LbfgsState* state = &self.state
-        cdef Py_ssize_t itemsize, vector, n_slots = n_kept + 1
+        cdef Py_ssize_t itemsize, vector, n, n_slots = n_kept + 1
         cdef char* at
         cdef double* numbers
         self.dtype = cnp.PyArray_TYPE(theta)
         if (self.dtype != cnp.NPY_FLOAT64 and self.dtype != cnp.NPY_FLOAT32 or cnp.PyArray_NDIM(theta) != 1
                 or not cnp.PyArray_IS_C_CONTIGUOUS(theta) or cnp.PyArray_ISBYTESWAPPED(theta)):
-            raise ValueError("theta: expected a contiguous vector of float64 or float32, got "
-                             f"{(<object>theta).dtype} of shape {(<object>theta).shape}")
-        if n_kept < 1:
-            raise ValueError(f"n_kept: expected at least 1, got {n_kept}")
+            raise ValueError("theta: expected a contiguous vector of float64 or float32, "
+                             f"got {(<object>theta).dtype} of shape {(<object>theta).shape}")
+        if not 1 <= n_kept <= 1000:
+            raise ValueError(f"n_kept: expected 1 to 1000, got {n_kept}")
         itemsize = cnp.PyArray_ITEMSIZE(theta)
         state.kernels = kernel_table(itemsize)
         state.n = cnp.PyArray_DIM(theta, 0)
-        vector = (state.n * itemsize + 63) // 64 * 64
-        state.n_filled = vector // itemsize
+        state.n_filled = n = (state.n + 15) // 16 * 16
+        vector = n * itemsize
         state.n_kept = n_kept
         state.newest = n_kept
         state.unit = state.unit_of_direction = 1
-        state.noise = noise if noise is not None else 2.0 ** -50 if itemsize == 8 else 2.0 ** -21
+        state.noise = noise if noise is not None else 2.0 ** -50 if itemsize == 8 else 2.0 ** -20
         self.memory = <char*>calloc(64 + bytes_of_lbfgs(state), 1)
         if self.memory == NULL:
             raise MemoryError("the pairs of vectors of L-BFGS do not fit into memory")
         at = self.memory + (-<size_t>self.memory) % 64
         state.theta, state.gradient, state.trial = at, at + vector, at + 2 * vector
-        state.new_gradient, state.low_gradient, state.direction = at + 3 * vector, at + 4 * vector, at + 5 * vector
-        state.pairs = at + 6 * vector
-        numbers = <double*>(state.pairs + 2 * n_slots * vector)
+        state.new_gradient, state.low_gradient = at + 3 * vector, at + 4 * vector
+        state.x = <float*>(at + 5 * vector)
+        state.pairs = state.x + n
+        numbers = <double*>(state.pairs + 2 * n_slots * n)
         state.units, state.of_gradient, state.rho = numbers, numbers + 2 * n_slots, numbers + 4 * n_slots
         numbers += 5 * n_slots
         state.s_y, state.y_s, state.y_y = numbers, numbers + n_slots * n_slots, numbers + 2 * n_slots * n_slots
         numbers += 3 * n_slots * n_slots
         state.along, state.alpha, state.products = numbers, numbers + 2 * n_slots, numbers + 3 * n_slots
-        numbers += 5 * n_slots
-        state.rows = <const char**>numbers
-        state.factors = <char*>(state.rows + 2 * n_kept)
+        state.rows = <const float**>(numbers + 8 * n_slots)
+        state.factors = <float*>(state.rows + 2 * n_kept)
         if state.n:
             memcpy(state.theta, cnp.PyArray_DATA(theta), state.n * itemsize)
 
@@ -459,25 +487,22 @@ cdef class LBFGS:
 ANSWERS = ("evaluate", "iterated", "converged", "max_iter", "no progress", "not finite")
 
 
-cdef inline Py_ssize_t numbers_of_lbfgs(Py_ssize_t n_kept) noexcept nogil:
-    """The float64 of a solver: first those that are its state, then those that are of no use between iterations."""
-    return (10 + 3 * (n_kept + 1)) * (n_kept + 1)
-
-
 cdef inline char* vectors_of_lbfgs(const LbfgsState* state) noexcept nogil:
     """The first of the vectors, which change places."""
-    return state.pairs - 6 * state.n_filled * state.kernels.itemsize
+    return <char*>state.x - 5 * state.n_filled * state.kernels.itemsize
 
 
 cdef inline Py_ssize_t bytes_of_lbfgs(const LbfgsState* state) noexcept nogil:
     """The bytes of all vectors and numbers of a solver, from vectors_of_lbfgs on."""
-    return ((6 + 2 * (state.n_kept + 1)) * state.n_filled * state.kernels.itemsize
-            + numbers_of_lbfgs(state.n_kept) * sizeof(double) + 2 * state.n_kept * (sizeof(char*) + sizeof(double)))
+    cdef Py_ssize_t n_slots = state.n_kept + 1
+    return (state.n_filled * (5 * state.kernels.itemsize + (1 + 2 * n_slots) * <Py_ssize_t>sizeof(float))
+            + (13 + 3 * n_slots) * n_slots * <Py_ssize_t>sizeof(double)
+            + 2 * state.n_kept * <Py_ssize_t>(sizeof(float*) + sizeof(float)))
 
 
 cdef inline Py_ssize_t bytes_of_pairs(const LbfgsState* state) noexcept nogil:
     """The bytes of the pairs and of the numbers behind them that are the state."""
-    return <char*>state.along - state.pairs
+    return <char*>state.along - <char*>state.pairs
 
 
 def lbfgs_of(cnp.ndarray theta not None, cnp.ndarray gradient not None, Py_ssize_t n_kept, double noise, numbers,
@@ -496,7 +521,8 @@ def lbfgs_of(cnp.ndarray theta not None, cnp.ndarray gradient not None, Py_ssize
         raise ValueError("the state of L-BFGS: expected what a solver has written, got other numbers")
     memcpy(state.pairs, <const char*>pairs, len(pairs))
     memcpy(state.gradient, cnp.PyArray_DATA(gradient), cnp.PyArray_NBYTES(gradient))
-    list_pairs(state)
+    list_pairs(state, state.newest, state.n_pairs)
+    set_x(state)
     return solver
 
 
