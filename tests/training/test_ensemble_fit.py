@@ -269,7 +269,6 @@ def test_no_iterations(solver):
         ({"state": []}, ValueError, "state: expected a list of 5"),
         ({"state": [3] * 5}, TypeError, "state"),
     ],
-    ids=str,
 )
 def test_refused(changes, error, words):
     e = ensemble()
