@@ -1,8 +1,11 @@
 """Levenberg-Marquardt on the reference datasets of NIST for nonlinear regression, with their certified values.
 
 Networks express Rat42 (a sigmoid) and Lanczos2 and 3 (three exponentials) with some parameters frozen. The others are
-told to the solver by plain residuals. https://www.itl.nist.gov/div898/strd/nls/nls_main.shtml
+told to the solver by plain residuals. All numbers were compared with the .dat files that lmfit 1.3.4 ships.
+https://www.itl.nist.gov/div898/strd/nls/nls_main.shtml
 """
+
+import pickle
 
 import numpy as np
 import pytest
@@ -180,6 +183,19 @@ def test_steps_that_are_not_good_raise_the_damping():
     solver.ask()
     assert solver.tell(0.5) == "iterated"
     assert solver.needs_equations
+
+
+def test_the_scale_of_the_damping_never_falls_and_is_pickled():
+    solver = _core.LevenbergMarquardt(np.zeros(2))
+    solver.tell_start(1.0)
+    solver.tell_equations(np.diag([4.0, 1.0]), np.ones(2))
+    theta = solver.ask()
+    assert solver.tell(0.0) == "iterated"
+    copy = pickle.loads(pickle.dumps(solver))
+    for one in (solver, copy):
+        one.tell_equations(np.diag([0.5, 2.0]), np.ones(2))
+        step = one.ask() - theta
+        np.testing.assert_allclose(step, -1 / (np.array([0.5, 2]) + one.damping * np.array([4, 2])), rtol=1e-14)
 
 
 @pytest.mark.parametrize("H", [[[0.0, 0], [0, 0]], [[1.0, 1], [1, 1]], [[1e300, 0], [0, 1e-300]]])
