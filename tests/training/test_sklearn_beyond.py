@@ -75,6 +75,9 @@ def test_class_weights_are_sample_weights():
     a = MLPClassifier(class_weight={"high": 5.0, "low": 1.0}, random_state=0, max_iter=5).fit(X, labels)
     b = MLPClassifier(random_state=0, max_iter=5).fit(X, labels, weight)
     assert a.loss_curve_ == b.loss_curve_
+    own = np.random.default_rng(1).uniform(size=len(y))
+    both = MLPClassifier(class_weight={"high": 5.0, "low": 1.0}, random_state=0, max_iter=5).fit(X, labels, own)
+    assert both.loss_curve_ == MLPClassifier(random_state=0, max_iter=5).fit(X, labels, own * weight).loss_curve_
     balanced = MLPClassifier(class_weight="balanced", random_state=0, max_iter=5).fit(X, labels)
     assert balanced.loss_curve_ != a.loss_curve_
     with pytest.raises(ValueError, match="class_weight"):

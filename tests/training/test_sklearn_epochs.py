@@ -81,16 +81,16 @@ def test_few_calls_make_many_epochs(monkeypatch):
 
 @pytest.mark.parametrize("weights", ["none", "of some rows"])
 def test_an_interrupt_counts_the_epochs_that_are_complete(weights, monkeypatch):
-    """Two epochs of three batches, and the first batch of the third one."""
+    """Two epochs of three batches, and two batches of the third epoch."""
     X, y = samples()
     weight = None if weights == "none" else np.r_[np.ones(20), np.zeros(20), np.ones(20)]  # one batch makes no step
     run = epochs.Runner._run_arrays
 
     def interrupted(self, problem, orders, rates, *outs):
         run(self, problem, None, rates[:2], *(out[:2] for out in outs))
-        part = problem.of_rows(slice(20))
-        run(self, part, None, rates[2:3], *(np.ascontiguousarray(out[2:3, :1]) for out in outs))
-        outs[-1][2, :2] = 20.0  # the sum of the weights is known before the step
+        part = problem.of_rows(slice(40))
+        run(self, part, None, rates[2:3], *(np.ascontiguousarray(out[2:3, :2]) for out in outs))
+        outs[-1][2] = outs[-1][1]  # the sum of the weights of the last batch is known before its step
         raise KeyboardInterrupt
 
     arguments = {"batch_size": 20, "shuffle": False, "random_state": 0, "hidden_layer_sizes": 3}
