@@ -109,7 +109,9 @@ def _states(params: Array, how: Settings, given: dict[str, Any]) -> list[State]:
     rows = params.copy()
     if how.is_stochastic:
         generators = scalars.random_generator(given["rng"]).spawn(k)
-        cores: list[state.Core] = [Steps.at_start(how.solver, params.shape[1], rng) for rng in generators]
+        cores: list[state.Core] = [
+            Steps.at_start(how.solver, row, rng) for row, rng in zip(rows, generators, strict=True)
+        ]
     else:
         cores = [full_batch.start(how.solver, row, how.free) for row in rows]
     return [State(how.solver, row, how.free, core) for row, core in zip(rows, cores, strict=True)]
