@@ -273,6 +273,30 @@ def fit(net, x, y, n_threads, **options):
     return call
 
 
+def fit_members(ensemble, x, y, n_threads, **options):
+    """The same of an ensemble, each of whose members has parameters of its own way."""
+    twin, before = copy.copy(ensemble), ensemble.params.copy()
+    ways = [{row.tobytes()} for row in before]
+    how = {"max_iter": 3, "n_threads": n_threads, **options}
+
+    def keep(info):
+        for way, row in zip(ways, info.params, strict=True):
+            way.add(row.tobytes())
+
+    twin.fit(x, y, callback=keep, **how)
+
+    def call():
+        twin.params = before
+        try:
+            results = twin.fit(x, y, **how)
+        except MemoryError:
+            assert all(row.tobytes() in way for way, row in zip(ways, twin.params, strict=True))
+            raise
+        return [[result.x, result.loss, result.history["loss"], result.jac] for result in results]
+
+    return call
+
+
 def trials(n_threads):
     """All calls by name; with two threads the work is enough for both."""
     n_samples = 3000 if n_threads > 1 else 60
@@ -375,6 +399,13 @@ def trials(n_threads):
             return epochs_of_batches(net, x[:60], y[:60], method, n_threads)
 
         add_prepared(f"epochs of {method}", net, epochs)
+    three = Ensemble(small, 3, rng=1)
+    for solver, options in {"lbfgs": {}, "lm": {}, "adam": of_steps}.items():
+
+        def of_members(e, n_threads, how=options | {"solver": solver}):
+            return fit_members(e, xs, ys, n_threads, **how)
+
+        add_prepared(f"ensemble.fit, {solver}", three, of_members)
     add_sums_of_units(add)
     add("Network", net, lambda net, n_threads: Network([5, 19, 7, 2], activations="tanh", rng=1).params)
     add("Ensemble", net, lambda net, n_threads: Ensemble(net, 3, rng=1).params)
