@@ -245,8 +245,7 @@ def _results(
     x, y, weights = samples
     memory = _core.Parameters(params.copy())
     net._plan.ensemble_value_and_grad(memory, x, y, losses, grads, weights, threads.resolve(how.n_threads))
-    found = []
-    states = members.states(how)
+    found, states = [], members.states(how)
     with np.errstate(all="ignore"), _core.DefaultFloatMode():
         gradients = grads.astype(np.float64)
         if how.l2:
@@ -254,7 +253,10 @@ def _results(
                 losses[m] += net._plan.add_penalty(row, how.l2, gradients[m])
         if how.free is not None:
             gradients = np.ascontiguousarray(gradients[:, how.free])
+    ends: dict[tuple[str, int, int], loop.End] = {}  # few of many members differ
     for m, (now, loss) in enumerate(zip(states, losses.tolist(), strict=True)):
-        end = loop.end_of(reasons[m], how, now)
-        found.append(result.of(now, end, params[m], loss, gradients[m]))
+        key = (reasons[m], now.n_iter, now.best.n_waiting if now.best else 0)
+        if key not in ends:
+            ends[key] = loop.end_of(reasons[m], how, now)
+        found.append(result.of(now, ends[key], params[m], loss, gradients[m]))
     return found
