@@ -30,6 +30,7 @@ EXAMPLES = {  # in the repository, not in the package
     "examples/diabetes_regression.py": "GridSearchCV beside scikit-learn's MLP, and three quantiles (7 s)",
     "examples/breast_cancer_grid_search.py": "scikit-learn's scores in less time, and class_weight (5 s)",
     "examples/many_machines.py": "one fit from a file, on any number of machines: the same bits (3 s)",
+    "examples/many_small_fits.py": "10,000 curves, each with a network of its own, again and again (6 s)",
 }
 LIST = """\
 in the package:

@@ -115,6 +115,19 @@ def test_a_surrogate_of_a_file(tmp_path):
     assert float(error) < 10.0  # the loss is the square of this, of the file
 
 
+def test_many_small_fits_are_good(tmp_path):
+    lines = lines_of("many_small_fits.py", tmp_path)
+    table = [line.split() for line in lines if re.match(r" +\d+ +[\d.]+ +[\d.]+ ", line)]
+    assert len(table) == 4
+    for _, _, _, n_iter, residuals, error, converged in table:
+        assert float(n_iter) < 20
+        assert 0.04 < float(residuals) < 0.05  # that of the noise is 0.05; seen: 0.045
+        assert float(error) < 0.025
+        assert float(converged.rstrip("%")) > 98
+    (last,) = [line for line in lines if line.endswith(", the same bits")]
+    assert last.startswith("one after the other")
+
+
 def test_list_names_them_all(capsys):
     assert cli.main(["demo", "--list"]) == 0
     out = capsys.readouterr().out
