@@ -14,6 +14,7 @@ from backprop.activations import ACTIVATIONS
 
 TABLE = ROOT / "src" / "backprop" / "kernels" / "table.pxd"
 DTYPES = {"float32": "f4", "float64": "f8"}
+_NAMES = {"bint": "bool"}  # Cython has both
 
 
 def declared_entries():
@@ -23,7 +24,7 @@ def declared_entries():
     found = re.findall(r"(\w+) \(\*(\w+)\)\(([^)]*)\) noexcept nogil", struct)
     for result, name, arguments in found:
         types = [re.sub(r"\w+$", "", one.strip()).replace(" ", "") for one in arguments.split(",") if one.strip()]
-        yield name, result, [{"bint": "bool"}.get(one, one) for one in types]
+        yield name, _NAMES.get(result, result), [_NAMES.get(one, one) for one in types]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -34,7 +35,7 @@ def test_the_entries_are_those_of_the_table(dtype):
     for name, declaration, _ in module.entries:
         result, arguments = re.fullmatch(r"(\w+) \(\*\)\((.*)\) noexcept nogil", declaration).groups()
         types = [one.replace(" ", "").replace("bint", "bool") for one in arguments.split(",") if one != "void"]
-        exported.append((name, result, types))
+        exported.append((name, _NAMES.get(result, result), types))
     assert exported == list(declared_entries())
     get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
     get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)

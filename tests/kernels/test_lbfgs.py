@@ -62,14 +62,14 @@ def test_row_products(simd, dtype, n_rows):
 
 
 @pytest.mark.parametrize(("simd", "dtype"), EVERY)
-def test_take_step(simd, dtype):
+def test_accept_step(simd, dtype):
     for n in LENGTHS:
         gradient, new, s, y, x = vectors(n, dtype, dtype, "float32", "float32", "float32")
 
         def take(kernels, n=n, gradient=gradient, new=new, s=s, y=y, x=x):
             y, x, sums = y.copy(), x.copy(), np.zeros(5)
             rows = addresses([s, y, s])
-            kernels["take_step"](
+            kernels["accept_step"](
                 n, address(gradient), address(new), 0.25, 0.5, 3, rows, address(y), address(x), address(sums)
             )
             return y, x, sums

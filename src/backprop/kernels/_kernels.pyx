@@ -63,7 +63,7 @@ from backprop.kernels.deposits cimport deposit_wide, divide_bins
 from backprop.kernels.rows cimport copy_past_caches, outer_products_of_rows, square_sums_of_rows
 from backprop.kernels.elementwise cimport fill_with_ones, multiply, multiply_add, scale_rows, scaled_product
 from backprop.kernels.steps cimport adam_step, any_above, penalized_squares, sgd_step
-from backprop.kernels.lbfgs cimport combine, row_products, slope, step, take_step
+from backprop.kernels.lbfgs cimport combine, row_products, slope, step, accept_step
 from backprop.kernels.blocking cimport get_l2_bytes, set_l2_bytes
 from backprop.kernels.packing cimport pack, packed_size, panel_columns
 
@@ -122,7 +122,7 @@ _table.row_products = row_products
 _table.combine = combine
 _table.step = step
 _table.slope = slope
-_table.take_step = take_step
+_table.accept_step = accept_step
 
 table = PyCapsule_New(&_table, "backprop.KernelTable", NULL)
 
@@ -164,5 +164,5 @@ entries = (
     ("combine", typeof(_table.combine), <size_t>_table.combine),
     ("step", typeof(_table.step), <size_t>_table.step),
     ("slope", typeof(_table.slope), <size_t>_table.slope),
-    ("take_step", typeof(_table.take_step), <size_t>_table.take_step),
+    ("accept_step", typeof(_table.accept_step), <size_t>_table.accept_step),
 )

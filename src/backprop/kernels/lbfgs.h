@@ -130,9 +130,9 @@ static inline void bp_row_products(ptrdiff_t n, ptrdiff_t n_rows, const float *c
 
 /* y = scale_y (new_gradient - gradient) and x = scale_x new_gradient, each rounded to float32; sums = y.y, x.x, and
  * rows[r].x; y may be among the rows. */
-static inline void bp_take_step(ptrdiff_t n, const bp_real *gradient, const bp_real *new_gradient, double scale_y,
-                                double scale_x, ptrdiff_t n_rows, const float *const *rows, float *y, float *x,
-                                double *sums)
+static inline void bp_accept_step(ptrdiff_t n, const bp_real *gradient, const bp_real *new_gradient, double scale_y,
+                                  double scale_x, ptrdiff_t n_rows, const float *const *rows, float *y, float *x,
+                                  double *sums)
 {
     bp_vec by_y = bp_broadcast((bp_real)scale_y), by_x = bp_broadcast((bp_real)scale_x);
     memset(sums, 0, (size_t)(2 + n_rows) * sizeof(double));

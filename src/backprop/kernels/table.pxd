@@ -318,17 +318,17 @@ cdef struct KernelTable:
     # sums[r] = rows[r].x.
     void (*row_products)(
         Py_ssize_t n, Py_ssize_t n_rows,
-        const float* const* rows, const float* x,         # IN (n_rows) of (n); (n)
+        const float** rows, const float* x,         # IN (n_rows) of (n); (n)
         double* sums,                                     # OUT (n_rows)
     ) noexcept nogil
 
     # y = scale_y (new_gradient - gradient), x = scale_x new_gradient; and the sums y.y, x.x, and rows[r].x. y may be
     # among the rows.
-    void (*take_step)(
+    void (*accept_step)(
         Py_ssize_t n,
         const void* gradient, const void* new_gradient,   # IN (n)
         double scale_y, double scale_x,
-        Py_ssize_t n_rows, const float* const* rows,      # IN (n_rows) of (n)
+        Py_ssize_t n_rows, const float** rows,      # IN (n_rows) of (n)
         float* y, float* x,                               # OUT (n)
         double* sums,                                     # OUT (2 + n_rows)
     ) noexcept nogil
@@ -337,7 +337,7 @@ cdef struct KernelTable:
     # trial differs from theta.
     bint (*combine)(
         Py_ssize_t n, Py_ssize_t n_rows,
-        const float* const* rows, const float* factors,   # IN (n_rows) of (n); (n_rows)
+        const float** rows, const float* factors,   # IN (n_rows) of (n); (n_rows)
         const float* x, double factor,                    # IN (n)
         const void* theta, double t,                      # IN (n)
         float* direction, void* trial,                    # OUT (n)

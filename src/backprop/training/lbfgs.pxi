@@ -227,8 +227,8 @@ cdef void move_on(LbfgsState* state, double t, double slope, double unit) noexce
         state.rho[p] = 1 / curvature
         state.units[p] = t * state.unit_of_direction
         state.units[n_slots + p] = unit_y
-    state.kernels.take_step(state.n_filled, state.gradient, state.new_gradient, 1 / unit_y, 1 / unit,
-                            2 * state.n_pairs, state.rows, y_of_pair(state, p), state.x, sums)
+    state.kernels.accept_step(state.n_filled, state.gradient, state.new_gradient, 1 / unit_y, 1 / unit,
+                              2 * state.n_pairs, state.rows, y_of_pair(state, p), state.x, sums)
     memcpy(before, state.of_gradient, 2 * n_slots * sizeof(double))
     scale_products(state, sums + 2, unit, state.of_gradient)
     if state.newest != p:
@@ -248,8 +248,8 @@ cdef void move_on(LbfgsState* state, double t, double slope, double unit) noexce
 
 cdef void set_x(LbfgsState* state) noexcept nogil:
     """x, and nothing else; into the room for the next pair goes a y of 0."""
-    state.kernels.take_step(state.n_filled, state.gradient, state.gradient, 1, 1 / state.unit, 0, NULL,
-                            y_of_pair(state, next_pair(state)), state.x, state.products)
+    state.kernels.accept_step(state.n_filled, state.gradient, state.gradient, 1, 1 / state.unit, 0, NULL,
+                              y_of_pair(state, next_pair(state)), state.x, state.products)
 
 
 cdef int accept_trial(LbfgsState* state, double t, double loss, double slope) noexcept nogil:
@@ -473,8 +473,14 @@ cdef class LBFGS:
         return array
 
     cdef bytes pairs_and_numbers(self):
-        """What is kept of the pairs."""
-        return (<const char*>self.state.pairs)[:bytes_of_pairs(&self.state)]
+        """What is kept of the pairs; the room for the next one is scratch, and 0 here."""
+        cdef const LbfgsState* state = &self.state
+        cdef bytes kept = (<const char*>state.pairs)[:bytes_of_pairs(state)]
+        cdef char* numbers = kept
+        cdef Py_ssize_t n_bytes = state.n_filled * <Py_ssize_t>sizeof(float), p = next_pair(state)
+        memset(numbers + p * n_bytes, 0, n_bytes)
+        memset(numbers + (state.n_kept + 1 + p) * n_bytes, 0, n_bytes)
+        return kept
 
     def __reduce__(self):
         cdef LbfgsState* state = &self.state
