@@ -119,10 +119,10 @@ _table.sgd_step = sgd_step
 _table.penalized_squares = penalized_squares
 _table.any_above = any_above
 _table.row_products = row_products
+_table.accept_step = accept_step
 _table.combine = combine
 _table.step = step
 _table.slope = slope
-_table.accept_step = accept_step
 
 table = PyCapsule_New(&_table, "backprop.KernelTable", NULL)
 
@@ -161,8 +161,8 @@ entries = (
     ("penalized_squares", typeof(_table.penalized_squares), <size_t>_table.penalized_squares),
     ("any_above", typeof(_table.any_above), <size_t>_table.any_above),
     ("row_products", typeof(_table.row_products), <size_t>_table.row_products),
+    ("accept_step", typeof(_table.accept_step), <size_t>_table.accept_step),
     ("combine", typeof(_table.combine), <size_t>_table.combine),
     ("step", typeof(_table.step), <size_t>_table.step),
     ("slope", typeof(_table.slope), <size_t>_table.slope),
-    ("accept_step", typeof(_table.accept_step), <size_t>_table.accept_step),
 )
