@@ -56,6 +56,7 @@ def test_input_gradients_make_the_surrogate_better(tmp_path):
         assert (table[n, "with gradients"] < 0.8 * table[n, "without"]).all()  # price and delta
 
 
+@pytest.mark.long("a whole example, for seconds; its calls have tests of their own")
 def test_privacy_costs_accuracy(tmp_path):
     pytest.importorskip("sklearn")
     rows = []
@@ -90,6 +91,7 @@ def test_a_search_is_as_good_as_scikit_learns(tmp_path):
     assert int(width) < 0.8 * int(constant)
 
 
+@pytest.mark.long("a whole example, for seconds; its calls have tests of their own")
 def test_a_search_has_the_scores_of_scikit_learns(tmp_path):
     pytest.importorskip("sklearn", minversion="1.6")
     text = "\n".join(lines_of("breast_cancer_grid_search.py", tmp_path))
@@ -115,6 +117,7 @@ def test_a_surrogate_of_a_file(tmp_path):
     assert float(error) < 10.0  # the loss is the square of this, of the file
 
 
+@pytest.mark.long("a whole example, for seconds; its calls have tests of their own")
 def test_many_small_fits_are_good(tmp_path):
     lines = lines_of("many_small_fits.py", tmp_path)
     table = [line.split() for line in lines if re.match(r" +\d+ +[\d.]+ +[\d.]+ ", line)]
