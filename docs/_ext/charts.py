@@ -95,7 +95,7 @@ def _times_axis(axes: Any, label: str, colours: Colours) -> None:
 
 def draw_peers(colours: Colours) -> Any:
     """Geometric means of the peers' times over ours, a panel for each instruction set."""
-    table = [row for row in table_with("ours and peers", "best peer", "NumPy") if row["dtype"] in DTYPES]
+    table = [row for row in table_with("ours and peers", "best peer", "NumPy", "JAX") if row["dtype"] in DTYPES]
     names = {"NumPy": "NumPy", "PyTorch": "PyTorch", "JAX": "JAX", "sklearn": "scikit-learn"}
     peers = [name for name in names if name in table[0]]  # those of the run that is kept
     settings = [name for name in dict.fromkeys(row["ours and peers"] for row in table) if "threads" not in name]
