@@ -87,8 +87,8 @@ from backprop.recursion.moderate cimport add_scaled, moderate, scaled_square, ti
 from backprop.recursion.reals cimport get_real, set_real
 from backprop.recursion.request cimport (
     COTANGENT, DIRECTION, DIVIDES, GIVES_LOSS, IN_STRIPS, KEEPS_LINEARIZATION, NEEDS_SECOND, NEEDS_SQUARED_ERROR,
-    NO_OPERAND, OF_MEAN, OF_SAMPLE, OF_SUM, READS_PANELS_ONCE, TAKES_MAX_NORM, TAKES_Y, TARGET_GRAD_X, Mode, Request,
-    State, Tile, is_by_sample,
+    NEEDS_THIRD, NO_OPERAND, OF_MEAN, OF_SAMPLE, OF_SUM, READS_PANELS_ONCE, TAKES_MAX_NORM, TAKES_Y, TARGET_GRAD_X,
+    Mode, Request, State, Tile, is_by_sample,
 )
 from backprop.recursion.shape cimport MAX_TILE_ROWS, Layer, Shape, has_curve_of_h, lay_out_layers, ld_of_input
 from backprop.recursion.tile cimport (
@@ -200,21 +200,26 @@ cdef int activation_of_units(const Tile* tile, Py_ssize_t i, Py_ssize_t unit, Py
     return 0
 
 
-cdef int activation_second(const Tile* tile, Py_ssize_t i) noexcept nogil:
-    """g_i''(a_i), before a_i becomes g_i'(a_i)."""
+cdef int further_derivative(const Tile* tile, Py_ssize_t i, Derivative which) noexcept nogil:
+    """g_i''(a_i) or g_i'''(a_i), before a_i becomes g_i'(a_i)."""
     cdef const Shape* shape = tile.shape
     cdef const Layer* layer = &shape.layers[i]
     cdef const char* a = a_of(tile, i)
-    cdef char* g_second = tile.work.g_second[i] + tile.first * layer.ld * shape.itemsize
+    cdef char* values = tile.work.g_second[i] if which == SECOND else tile.work.g_third[i]
     cdef Py_ssize_t start
     cdef Pieces p
+    values += tile.first * layer.ld * shape.itemsize
     if layer.activation == CUSTOM:
-        return custom_activation(layer, shape.itemsize, SECOND, tile.n_rows, a, g_second, layer.ld, tile.interrupt)
+        return custom_activation(layer, shape.itemsize, which, tile.n_rows, a, values, layer.ld, tile.interrupt)
     start_entries(&p, tile.interrupt, tile.n_rows, layer.n_out, ENTRY_FLOPS)
     while p.n:
         start = place(&p, layer.ld, shape.itemsize)
-        shape.kernels.second_derivative(layer.activation, layer.parameter, p.n_rows, p.n, a + start, g_second + start,
-                                        layer.ld)
+        if which == SECOND:
+            shape.kernels.second_derivative(layer.activation, layer.parameter, p.n_rows, p.n, a + start, values + start,
+                                            layer.ld)
+        else:
+            shape.kernels.third_derivative(layer.activation, layer.parameter, p.n_rows, p.n, a + start, values + start,
+                                           layer.ld)
         if next_piece(&p):
             return 1
     return 0
@@ -240,7 +245,10 @@ cdef int forward_sweep(const Tile* tile, bint with_prime) noexcept nogil:
             if preactivation(&part, i, request.params + layer.W, request.params + layer.b, input_of(&part, i),
                              tile.work.packed[i], part.packing, a_of(&part, i), OVERWRITE):
                 return 1
-            if request.with_second and activate and not has_curve_of_h(shape, i) and activation_second(&part, i):
+            if (request.with_second and activate and not has_curve_of_h(shape, i)
+                    and further_derivative(&part, i, SECOND)):
+                return 1
+            if request.with_third and activate and further_derivative(&part, i, THIRD):
                 return 1
             if activate and activation(&part, i, layer.activation, with_prime):
                 return 1

@@ -31,19 +31,19 @@ class Activation(activations.Activation, shown.Tidy):
     ----------
     name : str
         For errors and for the repr of the network.
-    g, g_prime, g_second : callable or C function
-        g and its first and second derivative; only the calls of second order need g_second. Either all are NumPy
-        functions, which take a float64 array and return an array of the same shape, elementwise. Or all are C functions
-        ``double (*)(double)``: an address as an int, a numba ``cfunc``, a ctypes function, or a
-        ``scipy.LowLevelCallable`` (also ``from_cython``). C functions run without the GIL, on all threads. NumPy
-        functions run on the calling thread.
+    g, g_prime, g_second, g_third : callable or C function
+        g and its first, second and third derivative. Only the calls of second order need g_second; only gradients of
+        second derivatives by the inputs need g_third. Either all are NumPy functions, which take a float64 array and
+        return an array of the same shape, elementwise. Or all are C functions ``double (*)(double)``: an address as an
+        int, a numba ``cfunc``, a ctypes function, or a ``scipy.LowLevelCallable`` (also ``from_cython``). C functions
+        run without the GIL, on all threads. NumPy functions run on the calling thread.
 
     Raises
     ------
     TypeError
-        If a function is of neither kind, or if the kinds are mixed.
+        If a function is of neither kind, if the kinds are mixed, or if g_third is given without g_second.
     ValueError
-        If finite differences at 46 arguments from -7.3 to 7.3 contradict g_prime or g_second.
+        If finite differences at 46 arguments from -7.3 to 7.3 contradict g_prime, g_second or g_third.
 
     Notes
     -----
@@ -58,13 +58,15 @@ class Activation(activations.Activation, shown.Tidy):
     >>> net = Network([2, 3, 1], activations=square, rng=0)
     """
 
-    def __init__(self, name: str, g: Any, g_prime: Any, g_second: Any = None) -> None:
+    def __init__(self, name: str, g: Any, g_prime: Any, g_second: Any = None, g_third: Any = None) -> None:
         if not isinstance(name, str) or not name:
             raise TypeError(f"name: expected a name, got {name!r}")
-        given = {"g": g, "g_prime": g_prime, "g_second": g_second}
+        given = {"g": g, "g_prime": g_prime, "g_second": g_second, "g_third": g_third}
         if g is None or g_prime is None:
             missing = "g" if g is None else "g_prime"
             raise TypeError(f"{missing}: expected a function, got None")
+        if g_second is None and g_third is not None:
+            raise TypeError("g_second: expected a function, since g_third is given, got None")
         addresses = {key: _address(value, key) for key, value in given.items() if value is not None}
         kinds = {address is not None for address in addresses.values()}
         if len(kinds) > 1:
@@ -83,20 +85,24 @@ class Activation(activations.Activation, shown.Tidy):
             formula_prime=f"{name}'(a)",
             g=lambda a, parameter: arrays["g"](a),
             g_prime=lambda a, parameter: arrays["g_prime"](a),
-            g_second=(lambda a, parameter: arrays["g_second"](a)) if g_second is not None else _no_second(name),
+            g_second=_of_array(arrays, "g_second", name, "derivatives of second order"),
             formula_second=f"{name}''(a)",
+            g_third=_of_array(arrays, "g_third", name, "gradients of second derivatives by the inputs"),
+            formula_third=f"{name}'''(a)",
         )
-        object.__setattr__(self, "_given", (name, g, g_prime, g_second))
+        object.__setattr__(self, "_given", (name, g, g_prime, g_second, g_third))
         object.__setattr__(self, "functions", tuple((addresses if is_c else functions).get(k) for k in given))
         object.__setattr__(self, "is_c", is_c)
         _check_values(arrays)
         _check_derivative(arrays["g"], arrays["g_prime"], "g_prime", "g")
         if g_second is not None:
             _check_derivative(arrays["g_prime"], arrays["g_second"], "g_second", "g_prime")
+        if g_third is not None:
+            _check_derivative(arrays["g_second"], arrays["g_third"], "g_third", "g_second")
 
-    functions: tuple[Any, Any, Any]
+    functions: tuple[Any, Any, Any, Any]
     is_c: bool
-    _given: tuple[str, Any, Any, Any] = ("", None, None, None)
+    _given: tuple[Any, ...] = ("", None, None, None, None)
 
     @property
     def takes_complex(self) -> bool:
@@ -109,7 +115,12 @@ class Activation(activations.Activation, shown.Tidy):
     @property
     def has_second(self) -> bool:
         """Whether g_second was given."""
-        return self._given[3] is not None
+        return self.functions[2] is not None
+
+    @property
+    def has_third(self) -> bool:
+        """Whether g_third was given."""
+        return self.functions[3] is not None
 
     def __repr__(self) -> str:
         name, *functions = self._given
@@ -140,7 +151,7 @@ class Activation(activations.Activation, shown.Tidy):
 _OWN = frozenset({"_given", "functions", "is_c", *(field.name for field in fields(activations.Activation))})
 
 
-def _again(kind: type[Activation], given: tuple[str, Any, Any, Any], added: attributes.Added | None) -> Activation:
+def _again(kind: type[Activation], given: tuple[Any, ...], added: attributes.Added | None) -> Activation:
     """An activation from its pickle. The `__init__` of a subclass may take other arguments."""
     activation = object.__new__(kind)
     Activation.__init__(activation, *given)
@@ -148,11 +159,17 @@ def _again(kind: type[Activation], given: tuple[str, Any, Any, Any], added: attr
     return activation
 
 
-def _no_second(name: str) -> Callable[[Array, float], Array]:
-    def g_second(a: Array, parameter: float) -> Array:
-        raise ValueError(f"the activation {name!r} has no g_second, which derivatives of second order need")
+def _of_array(
+    arrays: dict[str, Callable[[Array], Array]], key: str, name: str, need: str
+) -> Callable[[Array, float], Array]:
+    """The function as the table of activations has it; it raises if the user gave none."""
 
-    return g_second
+    def function(a: Array, parameter: float) -> Array:
+        if key not in arrays:
+            raise ValueError(f"the activation {name!r} has no {key}, which {need} need")
+        return arrays[key](a)
+
+    return function
 
 
 def _address(value: Any, key: str) -> int | None:

@@ -72,6 +72,8 @@ class Calls(attributes.Closed):
         """The same for arguments of all kinds."""
         if call.needs_second:
             self._need_second(call.name)
+        if call.needs_third:
+            self._need_third(call.name)
         if call.needs_squared_error:
             self._need_squared_error(call.name)
         n_threads, dtype = threads.resolve(n_threads), self._architecture.dtype
@@ -170,6 +172,12 @@ class Calls(attributes.Closed):
         for i, (layer, _) in enumerate(self._architecture.layers, start=1):
             if isinstance(layer, Custom) and not layer.has_second:
                 raise ValueError(f"{call}: expected a g_second in the activation {layer.name!r} of layer {i}, got none")
+
+    def _need_third(self, call: str) -> None:
+        """Refuse an activation of the user without g'''."""
+        for i, (layer, _) in enumerate(self._architecture.layers, start=1):
+            if isinstance(layer, Custom) and not layer.has_third:
+                raise ValueError(f"{call}: expected a g_third in the activation {layer.name!r} of layer {i}, got none")
 
     def _need_squared_error(self, call: str) -> None:
         name = self._architecture.loss.name

@@ -1,8 +1,8 @@
-# Single steps on whole arrays, for the Python layer: (5), (6), g and g', g'', a mirror image; and NumPy in the default
-# float mode.
+# Single steps on whole arrays, for the Python layer: (5), (6), g and g', g'', g''', a mirror image; and NumPy in the
+# default float mode.
 # Needs: process/pieces, float_mode, simd; the loops of (5) and (6) in _core.pyx.
-# Gives: hidden_gradient, preactivation_gradient, activate, second_derivative, mirror, DefaultFloatMode, cut_into_pieces
-# (to Python).
+# Gives: hidden_gradient, preactivation_gradient, activate, second_derivative, third_derivative, mirror,
+# DefaultFloatMode, cut_into_pieces (to Python).
 
 def hidden_gradient(const floating[:, :] W_next, const floating[:, :] grad_a_next, floating[:, ::1] grad_h):
     """Equation (5) into grad_h; every stride of the inputs is fine."""
@@ -47,6 +47,17 @@ def activate(floating[:, ::1] a, floating[:, ::1] h, int code, double parameter)
 
 def second_derivative(floating[:, ::1] a, floating[:, ::1] out, int code, double parameter):
     """out = g''(a), which products with a Hessian need besides g'."""
+    further_derivative_of_array(a, out, code, parameter, SECOND)
+
+
+def third_derivative(floating[:, ::1] a, floating[:, ::1] out, int code, double parameter):
+    """out = g'''(a), which gradients of second derivatives by the inputs need too."""
+    further_derivative_of_array(a, out, code, parameter, THIRD)
+
+
+cdef further_derivative_of_array(floating[:, ::1] a, floating[:, ::1] out, int code, double parameter,
+                                 Derivative which):
+    """out = g''(a) or g'''(a)."""
     cdef const KernelTable* kernels = kernel_table(sizeof(floating))
     cdef Interrupt interrupt
     cdef Pieces p
@@ -57,8 +68,12 @@ def second_derivative(floating[:, ::1] a, floating[:, ::1] out, int code, double
         interrupt.callers_mode = enter_default_mode()
         start_entries(&p, &interrupt, a.shape[0], a.shape[1], ENTRY_FLOPS)
         while p.n:
-            kernels.second_derivative(code, parameter, p.n_rows, p.n, &a[p.row, p.column], &out[p.row, p.column],
-                                      a.shape[1])
+            if which == SECOND:
+                kernels.second_derivative(code, parameter, p.n_rows, p.n, &a[p.row, p.column], &out[p.row, p.column],
+                                          a.shape[1])
+            else:
+                kernels.third_derivative(code, parameter, p.n_rows, p.n, &a[p.row, p.column], &out[p.row, p.column],
+                                         a.shape[1])
             if next_piece(&p):
                 break
         leave_default_mode(interrupt.callers_mode, NULL)

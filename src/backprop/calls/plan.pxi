@@ -12,12 +12,11 @@ cdef class Plan:
     cdef Shape shape
     cdef FreeLists free_lists
     cdef list functions          # of activations of the user's own, which layers point to
-    cdef bint has_second         # whether all of these have a g''
 
     def __cinit__(self, sizes, activations, loss, Py_ssize_t itemsize):
         """Sizes n_0..n_L, (code, parameter) for layers 1..L, (code, parameters, acts_on_a, code of the link).
 
-        A loss has one parameter, or one for each output. An activation of the user's own adds a tuple of its three
+        A loss has one parameter, or one for each output. An activation of the user's own adds a tuple of its four
         functions, and whether they are addresses in C.
         """
         cdef Shape* shape = &self.shape
@@ -32,19 +31,20 @@ cdef class Plan:
         for i, n in enumerate(sizes):
             shape.sizes[i] = n
         self.functions = []
-        self.has_second = True
+        shape.has_second = shape.has_third = True
         for i, (code, parameter, *own) in enumerate(activations, start=1):
             shape.layers[i].activation = code
             shape.layers[i].parameter = parameter
             if own:
                 functions, is_c = own
                 self.functions.append(functions)
-                self.has_second = self.has_second and functions[2] is not None
+                shape.has_second = shape.has_second and functions[2] is not None
+                shape.has_third = shape.has_third and functions[3] is not None
                 shape.layers[i].functions = <void*>functions
                 shape.has_own = True
                 shape.is_serial = shape.is_serial or not is_c
                 if is_c:
-                    for k in range(3):
+                    for k in range(4):
                         shape.layers[i].c_functions[k] = <void*><size_t>(functions[k] or 0)
         shape.loss, loss_parameters, shape.loss_acts_on_a, shape.link = loss
         shape.loss_parameters = <double*>calloc(len(loss_parameters), sizeof(double))
@@ -64,8 +64,8 @@ cdef class Plan:
 
     def quick_value_and_grad(self, Parameters own, params, x, y, weight, out, n_threads, get_num_threads):
         """`quick` for value_and_grad: of the smallest calls, each argument less saves a hundredth."""
-        return quick_call(&self.shape, mode_of_value_and_grad, self.has_second, own, params, x, y, weight, out,
-                          n_threads, get_num_threads, None, None, None, None)
+        return quick_call(&self.shape, mode_of_value_and_grad, own, params, x, y, weight, out, n_threads,
+                          get_num_threads, None, None, None, None)
 
     def quick(self, Call call not None, Parameters own, params, x, y, weight, out, n_threads, get_num_threads,
               operand=None, max_norm=None, grad_weight=None, Linearization linearization=None):
@@ -75,8 +75,8 @@ cdef class Plan:
         operand is v, cotangent or grad_x, grad_weight one number for all input gradients. linearization is hvp's, and
         keeps what does not depend on v. If None comes back, nothing was written.
         """
-        return quick_call(&self.shape, &call.mode, self.has_second, own, params, x, y, weight, out, n_threads,
-                          get_num_threads, operand, max_norm, grad_weight, linearization)
+        return quick_call(&self.shape, &call.mode, own, params, x, y, weight, out, n_threads, get_num_threads,
+                          operand, max_norm, grad_weight, linearization)
 
     def run(self, Call call not None, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y, cnp.ndarray out, weights,
             int n_threads, cnp.ndarray operand=None, double max_norm=0, cnp.ndarray grad_weight=None,

@@ -3,7 +3,7 @@
 # Needs: calls/rules, inspect, request, parameters; schedule/run, threads. Gives: quick_call, start_look, take_targets,
 # new_array, take_result.
 
-cdef quick_call(const Shape* shape, const Mode* mode, bint has_second, Parameters own, params, x, y, weight, out,
+cdef quick_call(const Shape* shape, const Mode* mode, Parameters own, params, x, y, weight, out,
                 n_threads, get_num_threads, operand, max_norm, grad_weight, Linearization linearization):
     """What the call returns; or None, with nothing written, if an argument breaks a rule or is not plain.
 
@@ -14,7 +14,7 @@ cdef quick_call(const Shape* shape, const Mode* mode, bint has_second, Parameter
     cdef cnp.ndarray sums = None, rows = None, grad_weights = None
     cdef int threads = 1
     cdef double loss
-    if (not are_of(shape, own, 1) or rule_of_count(n_threads) or rule_of_network(shape, mode, has_second)
+    if (not are_of(shape, own, 1) or rule_of_count(n_threads) or rule_of_network(shape, mode)
             or take_samples(&request, shape, mode, own, params, x)):
         return None
     if mode.flags & TAKES_Y and take_weights_and_targets(&request, weight, y):

@@ -12,7 +12,7 @@ from backprop.calls.rules cimport entries_of, rule_of_form
 from backprop.kernels.table cimport CROSS_ENTROPY, NO_WEIGHT, WEIGHT_PER_ENTRY
 from backprop.process.float_mode cimport enter_default_mode, leave_default_mode
 from backprop.recursion.request cimport (
-    COTANGENT, NEEDS_SECOND, OF_MEAN, OF_SAMPLE, TARGET_GRAD_X, Mode, Request, Source,
+    COTANGENT, NEEDS_SECOND, NEEDS_THIRD, OF_MEAN, OF_SAMPLE, TARGET_GRAD_X, Mode, Request, Source,
 )
 from backprop.recursion.shape cimport Shape
 from backprop.recursion.tile cimport code_of, weights_per_row
@@ -28,6 +28,7 @@ cdef inline void start_request(Request* request,  # OUT; made in place, since a 
     request.shape = shape
     request.mode = mode
     request.with_second = mode.flags & NEEDS_SECOND != 0
+    request.with_third = mode.flags & NEEDS_THIRD != 0
     request.buffers = mode.buffers
     request.params = params
     request.n_sums = shape.n_params

@@ -10,7 +10,7 @@ from libc.math cimport isfinite, signbit
 from backprop.kernels.table cimport SQUARED_ERROR, WEIGHT_PER_ENTRY
 from backprop.process.pool cimport MOST_THREADS
 from backprop.recursion.request cimport (
-    COTANGENT, DIRECTION, NEEDS_SECOND, NEEDS_SQUARED_ERROR, TARGET_GRAD_X, Mode, Request,
+    COTANGENT, DIRECTION, NEEDS_SECOND, NEEDS_SQUARED_ERROR, NEEDS_THIRD, TARGET_GRAD_X, Mode, Request,
 )
 from backprop.recursion.shape cimport Shape
 
@@ -26,6 +26,7 @@ cdef enum Rule:
     OVERLAPS                     # a result shares memory with an input
     OTHER_LOSS                   # the call needs another loss than the network's
     NO_SECOND                    # the call needs a g'' that an activation of the user's own lacks
+    NO_THIRD                     # the same of g'''
     BAD_LABEL                    # outside 0..n_L-1
     BAD_TARGET                   # outside the domain of the loss
     BAD_SUM                      # probabilities do not sum to 1
@@ -170,10 +171,12 @@ cdef inline int rule_of_grad_weight(grad_weight) noexcept:
     return OUT_OF_RANGE
 
 
-cdef inline int rule_of_network(const Shape* shape, const Mode* mode, bint has_second) noexcept nogil:
+cdef inline int rule_of_network(const Shape* shape, const Mode* mode) noexcept nogil:
     """Whether the network has what the call needs."""
-    if (mode.flags & NEEDS_SECOND) and not has_second:
+    if (mode.flags & NEEDS_SECOND) and not shape.has_second:
         return NO_SECOND
+    if (mode.flags & NEEDS_THIRD) and not shape.has_third:
+        return NO_THIRD
     if (mode.flags & NEEDS_SQUARED_ERROR) and shape.loss != SQUARED_ERROR:
         return OTHER_LOSS
     return KEPT

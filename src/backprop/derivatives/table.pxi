@@ -26,6 +26,11 @@ cdef class Call:
         return self.mode.flags & NEEDS_SECOND != 0
 
     @property
+    def needs_third(self):
+        """Whether g''' is needed."""
+        return self.mode.flags & NEEDS_THIRD != 0
+
+    @property
     def needs_squared_error(self):
         """Whether squared_error is the only loss that will do."""
         return self.mode.flags & NEEDS_SQUARED_ERROR != 0

@@ -99,7 +99,7 @@ def row_of(activation: Activation) -> Activation:
         return second
 
     name, code, g, g_prime = activation.name, activation.code, activation.g, activation.g_prime
-    return Activation(name, code, "", "", "", g, g_prime, g_second)
+    return Activation(name, code, "", "", "", "", g, g_prime, g_second, activation.g_third)
 
 
 def jumps_within(activation: Custom, a: Array, band: Array) -> Array:

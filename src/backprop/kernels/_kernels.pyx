@@ -15,6 +15,7 @@ A part uses only parts above it:
     staged        g and g' of the longer activations
     activations   g and g' of all
     second        g''
+    third         g'''
     cross_entropy  cross-entropy of blocks of rows
     losses        losses of rows, their first and second derivatives
     sums          sums over chunks of samples in wide accumulators
@@ -57,6 +58,7 @@ from backprop.kernels.vector cimport real
 from backprop.kernels.softmax cimport softmax_product
 from backprop.kernels.activations cimport g_of_rows
 from backprop.kernels.second cimport g_second_of_rows
+from backprop.kernels.third cimport g_third_of_rows
 from backprop.kernels.losses cimport curvature_of_rows, loss_of_rows
 from backprop.kernels.sums cimport add_wide, divide_entries, divide_wide
 from backprop.kernels.deposits cimport deposit_wide, divide_bins
@@ -111,6 +113,7 @@ _table.square_sums = square_sums_of_rows
 _table.scale_rows = scale_rows
 _table.scaled_product = scaled_product
 _table.second_derivative = g_second_of_rows
+_table.third_derivative = g_third_of_rows
 _table.loss_curvature = curvature_of_rows
 _table.softmax_product = softmax_product
 _table.multiply_add = multiply_add
@@ -153,6 +156,7 @@ entries = (
     ("scale_rows", typeof(_table.scale_rows), <size_t>_table.scale_rows),
     ("scaled_product", typeof(_table.scaled_product), <size_t>_table.scaled_product),
     ("second_derivative", typeof(_table.second_derivative), <size_t>_table.second_derivative),
+    ("third_derivative", typeof(_table.third_derivative), <size_t>_table.third_derivative),
     ("loss_curvature", typeof(_table.loss_curvature), <size_t>_table.loss_curvature),
     ("softmax_product", typeof(_table.softmax_product), <size_t>_table.softmax_product),
     ("multiply_add", typeof(_table.multiply_add), <size_t>_table.multiply_add),

@@ -117,10 +117,14 @@ cdef inline vec reduce_exp(pair x, vec* n) noexcept nogil:
 
     Range: x up to EXP_HIGHEST; a smaller x than EXP_LOWEST counts as EXP_LOWEST, at which exp is 0.
     """
-    cdef vec bounded = at_least(EXP_LOWEST, x.hi)
+    return reduce_within(make_pair(at_least(EXP_LOWEST, x.hi), x.lo), n)
+
+
+cdef inline vec reduce_within(pair x, vec* n) noexcept nogil:
+    """The same without the bound. Range: x from -170 (float32) or -1400, twice the exponents of normal numbers."""
     cdef vec r
-    n[0] = round_product(bounded, LOG2_E)
-    r = vfma(n[0], broadcast(-LN2[0]), bounded)  # exact: LN2[0] leaves room for the bits of n
+    n[0] = round_product(x.hi, LOG2_E)
+    r = vfma(n[0], broadcast(-LN2[0]), x.hi)  # exact: LN2[0] leaves room for the bits of n
     return r + vfma(n[0], broadcast(-LN2[1]), x.lo)
 
 

@@ -255,6 +255,13 @@ cdef struct KernelTable:
         void* out, Py_ssize_t ld,                         # OUT (n_rows, n; ld); may be a
     ) noexcept nogil
 
+    # out = g'''(a).
+    void (*third_derivative)(
+        int code, double parameter, Py_ssize_t n_rows, Py_ssize_t n,
+        const void* a,                                    # IN (n_rows, n; ld)
+        void* out, Py_ssize_t ld,                         # OUT (n_rows, n; ld); may be a
+    ) noexcept nogil
+
     # Each row of t becomes w H t. H = d2l/dz2 of the row's loss at z, which the loss acts on: a_L or y_hat. If the
     # loss is a mean over outputs, H belongs to their sum. w is weight times weight_scale; an entry of weight 0 gives 0.
     void (*loss_curvature)(

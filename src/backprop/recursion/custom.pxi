@@ -7,6 +7,7 @@ cdef enum Derivative:
     VALUE
     FIRST
     SECOND
+    THIRD
 
 
 ctypedef int (*NumpyActivation)(const Layer* layer, Py_ssize_t itemsize, Derivative which, Py_ssize_t n_rows,
@@ -15,7 +16,7 @@ ctypedef int (*NumpyActivation)(const Layer* layer, Py_ssize_t itemsize, Derivat
 
 cdef int custom_activation(const Layer* layer, Py_ssize_t itemsize, Derivative which, Py_ssize_t n_rows, const char* a,
                            char* result, Py_ssize_t ld, Interrupt* interrupt) noexcept nogil:
-    """result = g(a), g'(a) or g''(a), in float64; nonzero if a signal handler or a NumPy function raised.
+    """result = g(a) or a derivative of it, in float64; nonzero if a signal handler or a NumPy function raised.
 
     result may be a. The functions find the floating-point unit as the caller of the network has set it: they are the
     caller's code, and may rely on that.

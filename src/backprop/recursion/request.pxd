@@ -54,6 +54,7 @@ cdef enum ModeFlag:
     READS_PANELS_ONCE = 64       # of W^T: a call of one tile need not keep them
     DIVIDES = 128                # with the last pass over the sums; else the schedule divides them
     IN_STRIPS = 256              # all threads may share one group of rows
+    NEEDS_THIRD = 512            # g'''
 
 
 cdef struct State:
@@ -93,6 +94,7 @@ cdef struct Request:
     const char* target_grad_x    # (n_samples, n_L, n_0)
     const double* grad_weight    # (n_L, n_0)
     bint with_second             # g''(a) is needed too
+    bint with_third              # g'''(a) is needed too
     int buffers                  # Buffers: which of the workspace's
     State* state                 # where the sums of a part go, not divided; NULL if the data set is whole
     void** keep_a                # layer_gradients: arrays (n_samples, n_i) by layer 0..L, NULL entries are skipped

@@ -11,7 +11,7 @@ cdef struct Layer:
     Py_ssize_t rows_in_l1        # rows of a_i and h_i that stay in L1; all rows if W_i itself is far larger
     int activation
     double parameter
-    void* c_functions[3]         # g, g', g'' of an activation of the user's own, or NULL
+    void* c_functions[4]         # g, g', g'', g''' of an activation of the user's own, or NULL
     void* functions              # the same as a Python tuple that the plan holds
 
 
@@ -27,6 +27,7 @@ cdef struct Shape:
     Py_ssize_t row_bytes         # of a and h, one sample
     Py_ssize_t n_units           # of all layers but the input
     bint has_own                 # a custom activation, which may take any time
+    bint has_second, has_third   # whether all of these have a g'', a g'''
     bint is_serial               # some activation is a Python function
     int loss, link
     double* loss_parameters      # one number; of QUANTILES one for each output

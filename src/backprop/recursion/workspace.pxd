@@ -33,6 +33,7 @@ cdef struct Workspace:
     char** tangent_h
     char** g_second
     char** curve
+    char** g_third               # the same memory as curve: no call needs both
     char** packed_v              # V_i^T in panels
     char* open_chain             # (n_params,): if tiles are shorter than a chain
     char* jacobian               # (rows of a tile, ld_params) of Hessians; times n_L, of the normal equations
@@ -182,6 +183,7 @@ cdef inline Workspace* new_workspace(const Shape* shape, Py_ssize_t rows, int n_
         work.g_second = work.tangent_h + n_pointers
         work.curve = work.g_second + n_pointers
         work.packed_v = work.curve + n_pointers
+        work.g_third = work.curve
         work.n_bytes = lay_out_workspace(shape, rows, n_scratch, NULL, work)
         work.block = <char*>calloc(work.n_bytes + ROW_BYTES, 1)
     if work.block == NULL:
