@@ -24,6 +24,8 @@ A part uses only parts above it:
     elementwise   products and sums entry by entry
     steps         steps of solvers
     lbfgs         the passes of L-BFGS over its vectors
+    jets          first and second derivatives of h along directions, from those of a
+    symmetric     sums of weighted products of directions
     block         the register block on which all matrix products run
     packing       copies of their operands
     blocking      the blocks into which a product is cut, by the size of L2
@@ -66,6 +68,8 @@ from backprop.kernels.rows cimport copy_past_caches, outer_products_of_rows, squ
 from backprop.kernels.elementwise cimport fill_with_ones, multiply, multiply_add, scale_rows, scaled_product
 from backprop.kernels.steps cimport adam_step, any_above, penalized_squares, sgd_step
 from backprop.kernels.lbfgs cimport combine, row_products, slope, step, accept_step
+from backprop.kernels.jets cimport jet_cotangent_of_rows, jet_of_rows, jet_tangent_of_rows
+from backprop.kernels.symmetric cimport symmetric_forms_of_rows
 from backprop.kernels.blocking cimport get_l2_bytes, set_l2_bytes
 from backprop.kernels.packing cimport pack, packed_size, panel_columns
 
@@ -126,6 +130,10 @@ _table.accept_step = accept_step
 _table.combine = combine
 _table.step = step
 _table.slope = slope
+_table.jet_activation = jet_of_rows
+_table.jet_cotangent = jet_cotangent_of_rows
+_table.jet_tangent = jet_tangent_of_rows
+_table.symmetric_forms = symmetric_forms_of_rows
 
 table = PyCapsule_New(&_table, "backprop.KernelTable", NULL)
 
@@ -169,4 +177,8 @@ entries = (
     ("combine", typeof(_table.combine), <size_t>_table.combine),
     ("step", typeof(_table.step), <size_t>_table.step),
     ("slope", typeof(_table.slope), <size_t>_table.slope),
+    ("jet_activation", typeof(_table.jet_activation), <size_t>_table.jet_activation),
+    ("jet_cotangent", typeof(_table.jet_cotangent), <size_t>_table.jet_cotangent),
+    ("jet_tangent", typeof(_table.jet_tangent), <size_t>_table.jet_tangent),
+    ("symmetric_forms", typeof(_table.symmetric_forms), <size_t>_table.symmetric_forms),
 )

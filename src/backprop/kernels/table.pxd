@@ -68,6 +68,12 @@ cdef enum Epilogue:          # what a product A B does to what C holds
     TIMES                    # C = G (.) A B: G is g'(a), in C itself or elsewhere, and C becomes grad_a
     CONTINUE                 # C = A B, and its chains go on from what C holds: for a sum over rows that come in parts
 
+cdef enum JetForm:           # which second derivatives of h a jet has; form_t is of the first derivatives d_0, d_1, ...
+    FIRST_ALONE = 0          # none
+    EACH = 1                 # one for each direction: form_t = d_t^2
+    DIAGONAL = 2             # one in all: sum_j e_j d_j^2
+    SYMMETRIC = 3            # one in all: sum_{j <= l} e_jl d_j d_l, with e in the order (0, 0), (0, 1), .., (1, 1), ..
+
 cdef struct KernelTable:
     const char* simd
     Py_ssize_t itemsize
@@ -363,4 +369,67 @@ cdef struct KernelTable:
         Py_ssize_t n,
         const void* gradient, double scale, const float* direction,  # IN (n)
         double* largest,                                  # OUT
+    ) noexcept nogil
+
+    # Jets: the first derivatives d_j of a and D_j of h along k directions, and the second ones, s_t and S_t. There are
+    # k of these with EACH, one with DIAGONAL or SYMMETRIC, none with FIRST_ALONE, which reads and writes no s or S.
+    # (k of n_rows, n; ld, block) are k such matrices whose starts lie `block` reals apart. Row r of d_j starts at
+    # d + j d_block + r d_row; with d_row = 0 all rows share one. s = NULL means zeros. The coefficients e are k of
+    # DIAGONAL or k (k + 1) / 2 of SYMMETRIC, row by row, ld_coefficients apart; 0 means one row for all. NULL means
+    # ones, for EACH and DIAGONAL.
+    #
+    # D_j = g'(a) d_j, S_t = g'(a) s_t + g''(a) form_t(d).
+    void (*jet_activation)(
+        Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t k, int form,
+        const void* coefficients, Py_ssize_t ld_coefficients,  # IN, or NULL
+        const void* g_prime,                              # IN (n_rows, n; ld)
+        const void* g_second,                             # likewise; not used with FIRST_ALONE
+        const void* d, Py_ssize_t d_row, Py_ssize_t d_block,  # IN (k of n_rows, n; d_row, d_block)
+        const void* s,                                    # IN (k or 1 of n_rows, n; ld, block), or NULL
+        void* D,                                          # OUT (k of n_rows, n; ld, block); may be d
+        void* S,                                          # OUT (k or 1 of n_rows, n; ld, block); may be s
+        Py_ssize_t ld, Py_ssize_t block,
+    ) noexcept nogil
+
+    # The way back: grad_h and the cotangents of D and S become grad_a and those of d and s.
+    # grad_s_t = g' grad_S_t; grad_d_j = g' grad_D_j + g'' sum_t (d form_t / d d_j) grad_S_t;
+    # grad_a = g' grad_h + g'' sum_j d_j grad_D_j + sum_t (g'' s_t + g''' form_t(d)) grad_S_t.
+    void (*jet_cotangent)(
+        Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t k, int form,
+        const void* coefficients, Py_ssize_t ld_coefficients,  # IN, or NULL
+        const void* g_prime, const void* g_second,        # IN (n_rows, n; ld)
+        const void* g_third,                              # likewise; not used with FIRST_ALONE
+        const void* d, Py_ssize_t d_row, Py_ssize_t d_block,  # IN (k of n_rows, n; d_row, d_block)
+        const void* s,                                    # IN (k or 1 of n_rows, n; ld, block), or NULL
+        void* grad_h,                                     # IN and OUT (n_rows, n; ld)
+        void* grad_D, void* grad_S,                       # IN and OUT (k, and k or 1, of n_rows, n; ld, block)
+        Py_ssize_t ld, Py_ssize_t block,
+    ) noexcept nogil
+
+    # The tangents of h, D and S along a direction of the parameters, from those of a, d and s: t_h = g' t_a;
+    # t_D_j = g' t_d_j + g'' d_j t_a;
+    # t_S_t = g' t_s_t + (g'' s_t + g''' form_t(d)) t_a + g'' sum_j (d form_t / d d_j) t_d_j.
+    void (*jet_tangent)(
+        Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t k, int form,
+        const void* coefficients, Py_ssize_t ld_coefficients,  # IN, or NULL
+        const void* g_prime, const void* g_second,        # IN (n_rows, n; ld)
+        const void* g_third,                              # likewise; not used with FIRST_ALONE
+        const void* d, Py_ssize_t d_row, Py_ssize_t d_block,  # IN (k of n_rows, n; d_row, d_block)
+        const void* s,                                    # IN (k or 1 of n_rows, n; ld, block), or NULL
+        const void* t_a,                                  # IN (n_rows, n; ld)
+        const void* t_d, Py_ssize_t t_d_row, Py_ssize_t t_d_block,  # IN (k of n_rows, n; t_d_row, t_d_block)
+        const void* t_s,                                  # IN (k or 1 of n_rows, n; ld, block), or NULL
+        void* t_h,                                        # OUT (n_rows, n; ld); may be t_a
+        void* t_D,                                        # OUT (k of n_rows, n; ld, block); may be t_d
+        void* t_S,                                        # OUT (k or 1 of n_rows, n; ld, block); may be t_s
+        Py_ssize_t ld, Py_ssize_t block,
+    ) noexcept nogil
+
+    # H = sum_u weight[u] d[u] d[u]^T of each row, or H plus that with `add`; symmetric to the bit.
+    void (*symmetric_forms)(
+        Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t k,
+        const void* weight, Py_ssize_t ld,                # IN (n_rows, n; ld)
+        const void* d, Py_ssize_t d_row, Py_ssize_t d_block,  # IN (k of n_rows, n; d_row, d_block)
+        void* H,                                          # OUT (n_rows, k, k); IN and OUT with add
+        bint add,
     ) noexcept nogil
