@@ -25,6 +25,7 @@ A part uses only parts above it:
     steps         steps of solvers
     lbfgs         the passes of L-BFGS over its vectors
     jets          first and second derivatives of h along directions, from those of a
+    softmax_jets  the same of softmax
     symmetric     sums of weighted products of directions
     block         the register block on which all matrix products run
     packing       copies of their operands
@@ -69,6 +70,7 @@ from backprop.kernels.elementwise cimport fill_with_ones, multiply, multiply_add
 from backprop.kernels.steps cimport adam_step, any_above, penalized_squares, sgd_step
 from backprop.kernels.lbfgs cimport combine, row_products, slope, step, accept_step
 from backprop.kernels.jets cimport jet_cotangent_of_rows, jet_of_rows, jet_tangent_of_rows
+from backprop.kernels.softmax_jets cimport softmax_center_of_rows, softmax_jet_cotangent_of_rows, softmax_jet_of_rows
 from backprop.kernels.symmetric cimport symmetric_forms_of_rows
 from backprop.kernels.blocking cimport get_l2_bytes, set_l2_bytes
 from backprop.kernels.packing cimport pack, packed_size, panel_columns
@@ -134,6 +136,9 @@ _table.jet_activation = jet_of_rows
 _table.jet_cotangent = jet_cotangent_of_rows
 _table.jet_tangent = jet_tangent_of_rows
 _table.symmetric_forms = symmetric_forms_of_rows
+_table.softmax_jet = softmax_jet_of_rows
+_table.softmax_jet_cotangent = softmax_jet_cotangent_of_rows
+_table.softmax_center = softmax_center_of_rows
 
 table = PyCapsule_New(&_table, "backprop.KernelTable", NULL)
 
@@ -181,4 +186,7 @@ entries = (
     ("jet_cotangent", typeof(_table.jet_cotangent), <size_t>_table.jet_cotangent),
     ("jet_tangent", typeof(_table.jet_tangent), <size_t>_table.jet_tangent),
     ("symmetric_forms", typeof(_table.symmetric_forms), <size_t>_table.symmetric_forms),
+    ("softmax_jet", typeof(_table.softmax_jet), <size_t>_table.softmax_jet),
+    ("softmax_jet_cotangent", typeof(_table.softmax_jet_cotangent), <size_t>_table.softmax_jet_cotangent),
+    ("softmax_center", typeof(_table.softmax_center), <size_t>_table.softmax_center),
 )

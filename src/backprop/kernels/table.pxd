@@ -433,3 +433,30 @@ cdef struct KernelTable:
         void* H,                                          # OUT (n_rows, k, k); IN and OUT with add
         bint add,
     ) noexcept nogil
+
+    # The same for softmax, in float64. p is softmax(a). D_j = p (.) tau_j, with tau_j = d_j - p.d_j;
+    # S_t = p (.) (s_t - p.s_t + form_t(tau) - p.form_t(tau)). Then the way back, and t = t - p.t of each row.
+    void (*softmax_jet)(
+        Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t k, int form,
+        const void* coefficients, Py_ssize_t ld_coefficients,  # IN, or NULL
+        const void* p,                                    # IN (n_rows, n; ld)
+        const void* d,                                    # IN (k of n_rows, n; ld, block)
+        const void* s,                                    # IN (k or 1 of n_rows, n; ld, block), or NULL
+        void* D, void* S,                                 # OUT (likewise); may be d and s
+        Py_ssize_t ld, Py_ssize_t block,
+    ) noexcept nogil
+    void (*softmax_jet_cotangent)(
+        Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t k, int form,
+        const void* coefficients, Py_ssize_t ld_coefficients,  # IN, or NULL
+        const void* p,                                    # IN (n_rows, n; ld)
+        const void* d,                                    # IN (k of n_rows, n; ld, block)
+        const void* s,                                    # IN (k or 1 of n_rows, n; ld, block), or NULL
+        void* grad_y,                                     # IN and OUT (n_rows, n; ld)
+        void* grad_D, void* grad_S,                       # IN and OUT (k, and k or 1, of n_rows, n; ld, block)
+        Py_ssize_t ld, Py_ssize_t block,
+    ) noexcept nogil
+    void (*softmax_center)(
+        Py_ssize_t n_rows, Py_ssize_t n,
+        const void* p,                                    # IN (n_rows, n; ld)
+        void* t, Py_ssize_t ld,                           # IN and OUT (n_rows, n; ld)
+    ) noexcept nogil
