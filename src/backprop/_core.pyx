@@ -47,24 +47,24 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY, NAN, fabs, frexp, isfinite, isinf, ldexp, sqrt
 from libc.stdint cimport int8_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, memmove, memset
 
 from backprop.calls.inspect cimport (
     Targets, WeightSums, add_up_weights, rule_of_targets, rule_of_weights, set_scale_and_total, tolerance_of_sums,
 )
 from backprop.calls.request cimport (
-    set_operand, set_results, set_source, set_targets, set_weights, start_request, targets_of,
+    set_directions, set_operand, set_results, set_source, set_targets, set_weights, start_request, targets_of,
 )
 from backprop.calls.rules cimport (
     BAD_LABEL, BAD_SUM, BAD_TARGET, BAD_WEIGHT, HAS_EMPTY_ROWS, IS_NULL, KEPT, MISALIGNED, MOST_AXES,
-    NO_WEIGHT_ABOVE_0, OTHER_FORM, OVERLAPS, axes_of_operand, dtype_of, entries_of, rule_of_address, rule_of_array,
+    NO_WEIGHT_ABOVE_0, OTHER_FORM, OTHER_SHAPE, OVERLAPS, axes_of_operand, dtype_of, entries_of, rule_of_address, rule_of_array,
     rule_of_count, rule_of_data, rule_of_form, rule_of_grad_weight, rule_of_max_norm, rule_of_network, rule_of_out,
     rule_of_plain, rule_of_result, rule_of_shape, set_axes, share_bytes,
 )
 from backprop.kernels.bins cimport EMPTY_TOP, N_LIMBS, add_bins, raise_top, round_bins
 from backprop.kernels.table cimport (
-    ADD, CHAIN_ROWS, CONTINUE, CROSS_ENTROPY, CUSTOM, FAR_BYTES, NO_WEIGHT, OVERWRITE, PACKED, PACK_AND_KEEP, PACK_ONCE,
-    QUANTILES, ROW_BYTES, SCRATCH_UNITS, SOFTMAX, TIMES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
+    ADD, CHAIN_ROWS, CONTINUE, CROSS_ENTROPY, CUSTOM, DIAGONAL, EACH, FAR_BYTES, FIRST_ALONE, IDENTITY, NO_WEIGHT, OVERWRITE, PACKED, PACK_AND_KEEP, PACK_ONCE,
+    QUANTILES, ROW_BYTES, SCRATCH_UNITS, SOFTMAX, SYMMETRIC, TIMES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
 )
 from backprop.process.float_mode cimport (
     DEFAULT_X87, enter_default_mode, get_x87, is_default_mode, leave_default_mode, set_x87,
@@ -83,12 +83,13 @@ from backprop.process.pool cimport (
     pool_release, pool_run, pool_yield, store_int, store_size, try_lock,
 )
 from backprop.recursion.capped_loss cimport capped_loss
+from backprop.recursion.jet cimport Jet, blocks_of_jet, coefficients_of_form
 from backprop.recursion.moderate cimport add_scaled, moderate, scaled_square, times
 from backprop.recursion.reals cimport get_real, set_real
 from backprop.recursion.request cimport (
-    COTANGENT, DIRECTION, DIVIDES, GIVES_LOSS, IN_STRIPS, KEEPS_LINEARIZATION, NEEDS_SECOND, NEEDS_SQUARED_ERROR,
-    NEEDS_THIRD, NO_OPERAND, OF_MEAN, OF_SAMPLE, OF_SUM, READS_PANELS_ONCE, TAKES_MAX_NORM, TAKES_Y, TARGET_GRAD_X,
-    Mode, Request, State, Tile, is_by_sample,
+    COTANGENT, DIRECTION, DIRECTIONS_OF_X, DIVIDES, GIVES_LOSS, HAS_JET, IN_STRIPS, KEEPS_LINEARIZATION, MULTIPLIERS,
+    NEEDS_SECOND, NEEDS_SQUARED_ERROR, NEEDS_THIRD, NO_OPERAND, OF_MEAN, OF_SAMPLE, OF_SUM, READS_PANELS_ONCE,
+    TAKES_MAX_NORM, TAKES_Y, TARGET_GRAD_X, Mode, Request, State, Tile, is_by_sample,
 )
 from backprop.recursion.shape cimport MAX_TILE_ROWS, Layer, Shape, has_curve_of_h, lay_out_layers, ld_of_input
 from backprop.recursion.tile cimport (
@@ -99,7 +100,7 @@ from backprop.recursion.workspace cimport (
     GRADIENT_BYTES, OF_DERIVATIVES, OF_GRADIENT, OF_HESSIAN, OF_NORMAL_EQUATIONS, TRIANGLE_ROWS, KeptRows,
     Workspace, aligned, bytes_of_kept_row, lay_out_kept, reals_at_a_time,
 )
-from backprop.schedule.cuts cimport chunks_of, chunks_of_unit, rows_of_chunk, rows_of_tile
+from backprop.schedule.cuts cimport chunks_of, chunks_of_unit, rows_of_chunk, rows_of_jet, rows_of_tile
 from backprop.schedule.free_lists cimport (
     FreeLists, free_lists_of, give_totals, give_workspace, give_workspaces, take_totals, take_workspace,
     take_workspaces,
@@ -479,6 +480,8 @@ cdef int backward_sweep(const Tile* tile, char* grad, bint add) noexcept nogil: 
 # The rest of the core, floor by floor: a file uses only what stands above it here -------------------------------------
 
 include "recursion/sweeps.pxi"
+include "recursion/jets.pxi"
+include "recursion/jets_back.pxi"
 include "recursion/output_layer.pxi"
 include "derivatives/table.pxi"
 include "derivatives/row_results.pxi"
@@ -489,6 +492,8 @@ include "derivatives/linearization.pxi"
 include "derivatives/second_order.pxi"
 include "derivatives/least_squares.pxi"
 include "derivatives/sobolev.pxi"
+include "derivatives/input_second.pxi"
+include "derivatives/differential_equation.pxi"
 include "schedule/threads.pxi"
 include "schedule/sums.pxi"
 include "schedule/chunks.pxi"
@@ -502,8 +507,10 @@ include "training/lbfgs_object.pxi"
 include "training/levenberg_marquardt.pxi"
 include "calls/inspect.pxi"
 include "calls/parameters.pxi"
+include "calls/equation.pxi"
 include "calls/quick.pxi"
 include "calls/accepted.pxi"
+include "calls/jets.pxi"
 include "calls/partial.pxi"
 include "calls/ensemble.pxi"
 include "calls/epochs.pxi"

@@ -1,17 +1,19 @@
 # Calls with arrays that Python (api/) has accepted, and converted if needed. All rules hold by then. Forms and shapes
 # are looked at again, since another thread may have given an array others meanwhile.
-# Needs: calls/rules, inspect, request; schedule/run. Gives: accepted_call, layers_of_accepted_call, expect, accept_*.
+# Needs: calls/rules, inspect, request, equation; schedule/run. Gives: accepted_call, layers_of_accepted_call, accept_*.
 
 cdef double accepted_call(const Shape* shape, const Mode* mode, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y,
                           cnp.ndarray out, weights, int n_threads, cnp.ndarray operand, double max_norm,
                           cnp.ndarray grad_weight, cnp.ndarray rows, Linearization linearization,
-                          cnp.ndarray free=None, State* state=NULL, Py_ssize_t n_whole=0) except? -1:
+                          cnp.ndarray free=None, State* state=NULL, Py_ssize_t n_whole=0, Equation equation=None,
+                          cnp.ndarray equation_rows=None) except? -1:
     """The call into out, and rows if it has both sums and rows; returns the loss, if there is one.
 
     If these are a part of a data set of n_whole samples that count, their sums go into state, and out is scratch.
     """
     cdef Request request
     cdef Py_ssize_t n_samples
+    cdef const char* letters
     if cnp.PyArray_NDIM(x) == 2 and cnp.PyArray_DIM(x, 0) == 0:
         # No rows, and sums of nothing; means of it have been refused, unless another thread has taken the rows since.
         if out is not None:
@@ -22,8 +24,13 @@ cdef double accepted_call(const Shape* shape, const Mode* mode, cnp.ndarray para
     if y is not None:
         accept_targets(&request, y, weights, 1, False)
     if operand is not None:
-        expect(rule_of_array(shape, operand, dtype_of(shape), axes_of_operand(mode), n_samples, 1), "an operand")
+        letters = axes_of_operand(mode)
+        if mode.operand == MULTIPLIERS and cnp.PyArray_NDIM(operand) == 1:
+            request.shares_cotangent, letters = True, b"o"
+        expect(rule_of_array(shape, operand, dtype_of(shape), letters, n_samples, 1), "an operand")
         set_operand(&request, cnp.PyArray_BYTES(operand))
+    if equation is not None:
+        set_equation(&request, equation, equation_rows)
     if grad_weight is not None:
         expect(rule_of_array(shape, grad_weight, cnp.NPY_FLOAT64, b"oi", n_samples, 1), "weight")
         request.grad_weight = <const double*>cnp.PyArray_DATA(grad_weight)
@@ -86,14 +93,6 @@ cdef class Pointers:
 
 
 # Inputs: each function sets one in the request, or raises -------------------------------------------------------------
-
-cdef int expect(int rule, str name) except -1:
-    """Refuse an accepted array that breaks a rule by now: another thread has given it another form."""
-    if rule:
-        raise ValueError(f"{name}: expected an array that keeps its shape and dtype during the call, got one that "
-                         "another thread has given others")
-    return 0
-
 
 cdef int accept_samples(Request* request, const Shape* shape, const Mode* mode, cnp.ndarray params,
                         cnp.ndarray x) except -1:

@@ -1,6 +1,14 @@
 # Looks at targets and weights for api/targets.py, which finds the words for what is wrong.
-# Needs: calls/inspect, rules. Gives: look_at_targets, look_at_weights, scale_and_total,
+# Needs: calls/inspect, rules. Gives: expect; look_at_targets, look_at_weights, scale_and_total,
 # tolerance_of_probabilities (to Python).
+
+cdef int expect(int rule, str name) except -1:
+    """Refuse an accepted array that breaks a rule by now: another thread has given it another form."""
+    if rule:
+        raise ValueError(f"{name}: expected an array that keeps its shape and dtype during the call, got one that "
+                         "another thread has given others")
+    return 0
+
 
 cdef object name_of_rule(int rule):
     """The rule that values break, as api/targets.py reads it; None if they keep all."""

@@ -26,7 +26,7 @@ cdef Py_ssize_t entries_of_state(const Shape* shape, const Mode* mode) noexcept 
 cdef int run_part(const Shape* shape, const Mode* mode, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y, weights,
                   int n_threads, int8_t[::1] top, int64_t[:, ::1] limbs, Py_ssize_t n_whole, cnp.ndarray operand,
                   double max_norm, cnp.ndarray grad_weight, cnp.ndarray rows, Linearization linearization,
-                  cnp.ndarray free) except -1:
+                  cnp.ndarray free, Equation equation, cnp.ndarray equation_rows) except -1:
     """The bins of the sums of whole units."""
     cdef cnp.ndarray out = None
     cdef Py_ssize_t n_kept = cnp.PyArray_DIM(x, 0), n_rows = rows_of_unit(shape, mode, n_whole)
@@ -49,7 +49,7 @@ cdef int run_part(const Shape* shape, const Mode* mode, cnp.ndarray params, cnp.
         memset(cnp.PyArray_DATA(out), 0, cnp.PyArray_NBYTES(out))  # tiles leave half of a symmetric matrix as it is
     if n_kept > 0:
         accepted_call(shape, mode, params, x, y, out, weights, n_threads, operand, max_norm, grad_weight, rows,
-                      linearization, free, &state, n_whole)
+                      linearization, free, &state, n_whole, equation, equation_rows)
     return 0
 
 

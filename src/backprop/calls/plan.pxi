@@ -80,15 +80,31 @@ cdef class Plan:
 
     def run(self, Call call not None, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y, cnp.ndarray out, weights,
             int n_threads, cnp.ndarray operand=None, double max_norm=0, cnp.ndarray grad_weight=None,
-            cnp.ndarray rows=None, Linearization linearization=None, cnp.ndarray free=None):
+            cnp.ndarray rows=None, Linearization linearization=None, cnp.ndarray free=None, Equation equation=None,
+            cnp.ndarray equation_rows=None):
         """A call of the table, with accepted arrays, into out; returns the loss, if there is one.
 
         weights is None, or (array, scale, sum, n_kept) as `look_at_weights` sums them up; from a call by sample rows
         of weight 0 must have been left out. rows is for results by sample beside sums, operand is v, cotangent or
-        grad_x, grad_weight is (n_L, n_0), free a mask (n_params,). Each is None if the call has no such thing.
+        grad_x, or multipliers (n_L,) or (n_samples, n_L); grad_weight is (n_L, n_0), free a mask (n_params,),
+        equation_rows are an equation's coefficients by sample. Each is None if the call has no such thing.
         """
         return accepted_call(&self.shape, &call.mode, params, x, y, out, weights, n_threads, operand, max_norm,
-                             grad_weight, rows, linearization, free)
+                             grad_weight, rows, linearization, free, NULL, 0, equation, equation_rows)
+
+    def input_jet(self, cnp.ndarray params not None, cnp.ndarray x not None, cnp.ndarray directions,
+                  cnp.ndarray y not None, cnp.ndarray dy not None, cnp.ndarray d2y not None, int n_threads):
+        """y_hat (n, n_L), its first and second derivatives (n, n_L, k), into these arrays.
+
+        directions is (k, n_0), (n, k, n_0), or None for the axes.
+        """
+        accepted_jet(&self.shape, params, x, directions, y, dy, d2y, n_threads)
+
+    def jet_vjp(self, cnp.ndarray params not None, cnp.ndarray x not None, cnp.ndarray directions, cnp.ndarray cot_y,
+                cnp.ndarray cot_dy, cnp.ndarray cot_d2y, cnp.ndarray grad_params not None, cnp.ndarray grad_x not None,
+                int n_threads):
+        """The way back: cotangents of `input_jet`, or None for 0, to the parameters (n_params,) and to x (n, n_0)."""
+        accepted_jet_vjp(&self.shape, params, x, directions, cot_y, cot_dy, cot_d2y, grad_params, grad_x, n_threads)
 
     def unit_rows(self, Call call not None, Py_ssize_t n_kept):
         """Samples of a unit, of n_kept that have a weight other than 0; n_kept or more if they are all one unit."""
@@ -97,14 +113,15 @@ cdef class Plan:
     def partial(self, Call call not None, cnp.ndarray params not None, cnp.ndarray x not None, cnp.ndarray y, weights,
                 int n_threads, int8_t[::1] top not None, int64_t[:, ::1] limbs not None, Py_ssize_t n_kept_in_all,
                 cnp.ndarray operand=None, double max_norm=0, cnp.ndarray grad_weight=None, cnp.ndarray rows=None,
-                Linearization linearization=None, cnp.ndarray free=None):
+                Linearization linearization=None, cnp.ndarray free=None, Equation equation=None,
+                cnp.ndarray equation_rows=None):
         """The sums of whole units of a larger data set, and their loss behind them, as bins in top and limbs.
 
         As `run`, but weights has the scale of the whole data set. n_kept_in_all counts its samples that have a weight
         other than 0; there must be more than a unit of them.
         """
         run_part(&self.shape, &call.mode, params, x, y, weights, n_threads, top, limbs, n_kept_in_all, operand,
-                 max_norm, grad_weight, rows, linearization, free)
+                 max_norm, grad_weight, rows, linearization, free, equation, equation_rows)
 
     def finish(self, Call call not None, const int8_t[::1] top not None, const int64_t[:, ::1] limbs not None,
                Py_ssize_t n_kept_in_all, total, bint by_entry, cnp.ndarray out):

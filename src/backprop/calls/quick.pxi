@@ -3,6 +3,27 @@
 # Needs: calls/rules, inspect, request, parameters; schedule/run, threads. Gives: quick_call, start_look, take_targets,
 # new_array, take_result.
 
+cdef quick_jet(Request* request, directions, n_threads, get_num_threads):
+    """(y_hat, first, second derivatives) along directions, the axes if None; or None, as `quick_call`."""
+    cdef const Shape* shape = request.shape
+    cdef cnp.ndarray y, dy, d2y
+    cdef Py_ssize_t n_samples = request.n_samples
+    cdef int threads = 1
+    if request.mode.sums != NULL or take_directions(request, directions):
+        return None
+    y = new_array(shape, b"so", n_samples, 1, dtype_of(shape))
+    dy = new_array(shape, b"sok", n_samples, request.jet.n_directions, dtype_of(shape))
+    d2y = new_array(shape, b"sok", n_samples, request.jet.n_directions, dtype_of(shape))
+    if y is None or dy is None or d2y is None:
+        return None
+    set_results(request, None, y)
+    request.jet.dy, request.jet.d2y = cnp.PyArray_BYTES(dy), cnp.PyArray_BYTES(d2y)
+    if useful_threads(shape, <Py_ssize_t>(n_samples * request.mode.cost(request)), 2) > 1:
+        threads = get_num_threads() if n_threads is None else n_threads
+    run_call(request, threads)
+    return y, dy, d2y
+
+
 cdef quick_call(const Shape* shape, const Mode* mode, Parameters own, params, x, y, weight, out,
                 n_threads, get_num_threads, operand, max_norm, grad_weight, Linearization linearization):
     """What the call returns; or None, with nothing written, if an argument breaks a rule or is not plain.
@@ -19,6 +40,8 @@ cdef quick_call(const Shape* shape, const Mode* mode, Parameters own, params, x,
         return None
     if mode.flags & TAKES_Y and take_weights_and_targets(&request, weight, y):
         return None
+    if mode.operand == DIRECTIONS_OF_X:
+        return quick_jet(&request, operand, n_threads, get_num_threads)
     if mode.operand != NO_OPERAND and take_operand(&request, operand):
         return None
     if mode.flags & TAKES_MAX_NORM:
@@ -39,7 +62,7 @@ cdef quick_call(const Shape* shape, const Mode* mode, Parameters own, params, x,
         if rows is None:
             return None
     set_results(&request, sums, rows)
-    if useful_threads(shape, <Py_ssize_t>(request.n_samples * mode.cost(shape)), 2) > 1:
+    if useful_threads(shape, <Py_ssize_t>(request.n_samples * mode.cost(&request)), 2) > 1:
         threads = get_num_threads() if n_threads is None else n_threads  # looked up only if it matters
     loss = run_keeping(&request, threads, linearization if mode.flags & KEEPS_LINEARIZATION else None)
     if mode.flags & GIVES_LOSS:
@@ -139,11 +162,25 @@ cdef int rule_of_real_targets(const Request* request, y, Py_ssize_t n_networks, 
 cdef int take_operand(Request* request, operand) noexcept:
     """v, cotangent or grad_x; grad_x may leave out the axis of a single output."""
     cdef const Shape* shape = request.shape
+    if request.mode.operand == MULTIPLIERS:
+        return take_multipliers(request, operand)
     if rule_of_plain(shape, operand, dtype_of(shape), axes_of_operand(request.mode), request.n_samples, 1):
         if (request.mode.operand != TARGET_GRAD_X or shape.sizes[shape.n_layers] > 1
                 or rule_of_plain(shape, operand, dtype_of(shape), b"si", request.n_samples, 1)):
             return OTHER_FORM
     set_operand(request, cnp.PyArray_BYTES(<cnp.ndarray>operand))
+    return KEPT
+
+
+cdef int take_multipliers(Request* request, multipliers) noexcept:
+    """One for each output, or also for each sample; none if there is one output."""
+    cdef const Shape* shape = request.shape
+    if multipliers is None:
+        return KEPT if shape.sizes[shape.n_layers] == 1 else OTHER_FORM
+    request.shares_cotangent = not rule_of_plain(shape, multipliers, dtype_of(shape), b"o", request.n_samples, 1)
+    if not request.shares_cotangent and rule_of_plain(shape, multipliers, dtype_of(shape), b"so", request.n_samples, 1):
+        return OTHER_FORM
+    set_operand(request, cnp.PyArray_BYTES(<cnp.ndarray>multipliers))
     return KEPT
 
 

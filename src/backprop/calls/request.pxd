@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
 # From arguments that keep the rules to a Request: in the order params and x, weights, targets, the rest.
-# Needs: recursion/request, tile; calls/rules, inspect. Gives: start_request, set_weights, set_targets, set_operand,
-# set_results, set_source, targets_of.
+# Needs: recursion/request, jet, tile; calls/rules, inspect. Gives: start_request, set_directions, set_weights,
+# set_targets, set_operand, set_results, set_source, targets_of.
 
 cimport numpy as cnp
 from libc.stdint cimport uint64_t
@@ -11,12 +11,23 @@ from backprop.calls.inspect cimport Targets, WeightSums
 from backprop.calls.rules cimport entries_of, rule_of_form
 from backprop.kernels.table cimport CROSS_ENTROPY, NO_WEIGHT, WEIGHT_PER_ENTRY
 from backprop.process.float_mode cimport enter_default_mode, leave_default_mode
+from backprop.recursion.jet cimport blocks_of_jet, set_form
 from backprop.recursion.request cimport (
-    COTANGENT, NEEDS_SECOND, NEEDS_THIRD, OF_MEAN, OF_SAMPLE, TARGET_GRAD_X, Mode, Request, Source,
+    COTANGENT, HAS_JET, MULTIPLIERS, NEEDS_SECOND, NEEDS_THIRD, OF_MEAN, OF_SAMPLE, TARGET_GRAD_X, Mode, Request,
+    Source,
 )
 from backprop.recursion.shape cimport Shape
 from backprop.recursion.tile cimport code_of, weights_per_row
 from backprop.recursion.workspace cimport OF_HESSIAN
+
+
+cdef inline void set_directions(Request* request, int form, Py_ssize_t n_directions, const char* directions,
+                                bint is_by_sample) noexcept nogil:
+    """Directions in the space of x, the axes if there are none; and which derivatives along them."""
+    set_form(&request.jet, form, n_directions)
+    request.jet.directions = directions
+    request.jet.is_by_sample = is_by_sample
+    request.blocks = blocks_of_jet(&request.jet)
 
 
 cdef inline void start_request(Request* request,  # OUT; made in place, since a copy of it takes 20 ns
@@ -41,6 +52,9 @@ cdef inline void start_request(Request* request,  # OUT; made in place, since a 
     request.weight_kind = NO_WEIGHT
     request.weight_scale = 1
     request.divisor = n_samples if mode.normalization == OF_MEAN else 1
+    request.blocks = 1
+    if mode.flags & HAS_JET:
+        set_directions(request, mode.form, shape.sizes[0], NULL, False)
     if mode.normalization == OF_SAMPLE and shape.loss != CROSS_ENTROPY:
         float_mode = enter_default_mode()
         request.weight_scale = 1.0 / shape.sizes[shape.n_layers]
@@ -89,7 +103,7 @@ cdef inline Targets targets_of(const Request* request, Py_ssize_t n_rows) noexce
 
 cdef inline void set_operand(Request* request, const char* operand) noexcept nogil:
     """What the call takes besides samples and targets."""
-    if request.mode.operand == COTANGENT:
+    if request.mode.operand == COTANGENT or request.mode.operand == MULTIPLIERS:
         request.cotangent = operand
     elif request.mode.operand == TARGET_GRAD_X:
         request.target_grad_x = operand

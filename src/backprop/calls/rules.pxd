@@ -10,7 +10,7 @@ from libc.math cimport isfinite, signbit
 from backprop.kernels.table cimport SQUARED_ERROR, WEIGHT_PER_ENTRY
 from backprop.process.pool cimport MOST_THREADS
 from backprop.recursion.request cimport (
-    COTANGENT, DIRECTION, NEEDS_SECOND, NEEDS_SQUARED_ERROR, NEEDS_THIRD, TARGET_GRAD_X, Mode, Request,
+    COTANGENT, DIRECTION, MULTIPLIERS, NEEDS_SECOND, NEEDS_SQUARED_ERROR, NEEDS_THIRD, TARGET_GRAD_X, Mode, Request,
 )
 from backprop.recursion.shape cimport Shape
 
@@ -86,7 +86,7 @@ cdef inline const char* axes_of_operand(const Mode* mode) noexcept nogil:
     """The axes of the operand; NULL if there is none."""
     if mode.operand == DIRECTION:
         return b"p"
-    if mode.operand == COTANGENT:
+    if mode.operand == COTANGENT or mode.operand == MULTIPLIERS:
         return b"so"
     if mode.operand == TARGET_GRAD_X:
         return b"soi"
@@ -209,7 +209,8 @@ cdef inline int rule_of_result(const Request* request, const char* own,  # IN: t
             or share_bytes(result, n_bytes, <const char*>request.labels, n * <Py_ssize_t>sizeof(Py_ssize_t))
             or share_bytes(result, n_bytes, <const char*>request.weight, n_weights)
             or share_bytes(result, n_bytes, request.v, n_params)
-            or share_bytes(result, n_bytes, request.cotangent, n * n_out * shape.itemsize)
+            or share_bytes(result, n_bytes, request.cotangent,
+                           (1 if request.shares_cotangent else n) * n_out * shape.itemsize)
             or share_bytes(result, n_bytes, request.target_grad_x, n * n_out * n_in * shape.itemsize)):
         return OVERLAPS
     return KEPT

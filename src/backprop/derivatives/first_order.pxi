@@ -124,7 +124,7 @@ cdef int per_sample_gradients_of_tile(Tile* tile, char* unused, bint add) noexce
     return scale_results(tile, tile.shape.n_params) if is_scaled else 0
 
 
-cdef double cost_of_forward(const Shape* shape) noexcept nogil:
+cdef double cost_of_forward(const Request* request) noexcept nogil:
     return 1.0 / 3
 
 

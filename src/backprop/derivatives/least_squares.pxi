@@ -90,8 +90,8 @@ cdef int normal_equations_of_tile(Tile* tile, char* grad, bint add) noexcept nog
     return products_of_jacobian(tile, grad, add)
 
 
-cdef double cost_of_normal_equations(const Shape* shape) noexcept nogil:
-    return 1 + shape.sizes[shape.n_layers] * shape.n_params // 3
+cdef double cost_of_normal_equations(const Request* request) noexcept nogil:
+    return 1 + request.shape.sizes[request.shape.n_layers] * request.shape.n_params // 3
 
 
 # The q of the normal equations: J^T J, and J^T r as a last row.

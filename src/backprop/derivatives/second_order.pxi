@@ -78,8 +78,8 @@ cdef int hessian_of_tile(Tile* tile, char* grad, bint add) noexcept nogil:
     return 0
 
 
-cdef double cost_of_hessian(const Shape* shape) noexcept nogil:
-    return 2.0 * shape.n_units + shape.n_params / 6.0
+cdef double cost_of_hessian(const Request* request) noexcept nogil:
+    return 2.0 * request.shape.n_units + request.shape.n_params / 6.0
 
 
 define("hvp", hvp_of_tile, three_gradients, DIRECTION, b"p", NULL, OF_MEAN, OF_DERIVATIVES,

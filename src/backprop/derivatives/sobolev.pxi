@@ -69,8 +69,8 @@ cdef int sobolev_of_tile(Tile* tile, char* grad, bint add) noexcept nogil:
     return 0
 
 
-cdef double cost_of_sobolev(const Shape* shape) noexcept nogil:
-    return 1 + 4 * <double>shape.sizes[shape.n_layers]
+cdef double cost_of_sobolev(const Request* request) noexcept nogil:
+    return 1 + 4 * <double>request.shape.sizes[request.shape.n_layers]
 
 
 define("sobolev_value_and_grad", sobolev_of_tile, cost_of_sobolev, TARGET_GRAD_X, b"p", NULL, OF_MEAN, OF_DERIVATIVES,

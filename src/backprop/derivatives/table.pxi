@@ -60,24 +60,24 @@ cdef const Mode* mode_of_forward = NULL
 
 
 cdef Call define(str name, int (*tile)(Tile*, char*, bint) noexcept nogil,
-                 double (*cost)(const Shape*) noexcept nogil, int operand, const char* sums, const char* rows,
-                 int normalization, int buffers, int flags):
-    """Add a row to the table."""
+                 double (*cost)(const Request*) noexcept nogil, int operand, const char* sums, const char* rows,
+                 int normalization, int buffers, int flags, int form=FIRST_ALONE):
+    """Add a row to the table. form is for calls that have a jet."""
     cdef Call call = Call(name)
     call.mode.tile, call.mode.cost = tile, cost
     call.mode.operand, call.mode.sums, call.mode.rows = operand, sums, rows
-    call.mode.normalization, call.mode.buffers, call.mode.flags = normalization, buffers, flags
+    call.mode.normalization, call.mode.buffers, call.mode.flags, call.mode.form = normalization, buffers, flags, form
     CALLS[name] = call
     return call
 
 
-cdef double one_gradient(const Shape* shape) noexcept nogil:
+cdef double one_gradient(const Request* request) noexcept nogil:
     return 1
 
 
-cdef double three_gradients(const Shape* shape) noexcept nogil:
+cdef double three_gradients(const Request* request) noexcept nogil:
     return 3
 
 
-cdef double a_gradient_per_output(const Shape* shape) noexcept nogil:
-    return shape.sizes[shape.n_layers]
+cdef double a_gradient_per_output(const Request* request) noexcept nogil:
+    return request.shape.sizes[request.shape.n_layers]

@@ -5,6 +5,7 @@
 from libc.stdint cimport int8_t, int64_t, uint8_t
 
 from backprop.process.interrupt cimport Interrupt
+from backprop.recursion.jet cimport Jet
 from backprop.recursion.shape cimport Shape
 from backprop.recursion.workspace cimport KeptRows, Workspace
 
@@ -16,17 +17,19 @@ cdef struct Source:
 
 
 cdef struct Tile
+cdef struct Request
 
 cdef struct Mode:
     # A derivative, as a row of the table that the files of derivatives/ fill.
     int (*tile)(Tile* tile, char* sums, bint add) noexcept nogil  # what a tile adds to the sums, or writes into rows
-    double (*cost)(const Shape* shape) noexcept nogil  # of one sample, in gradients: for the number of threads alone
+    double (*cost)(const Request* request) noexcept nogil  # of a sample, in gradients: for the number of threads alone
     int operand                  # Operand
     const char* sums             # the axes of sums over samples, as `set_axes` reads them, or NULL
     const char* rows             # the axes of results that have one row per sample, or NULL
     int normalization            # Normalization
     int buffers                  # Buffers: which of the workspace's
     int flags                    # ModeFlag
+    int form                     # JetForm, if it HAS_JET
 
 
 cdef enum Operand:
@@ -35,6 +38,8 @@ cdef enum Operand:
     DIRECTION                    # v (n_params,)
     COTANGENT                    # (n_samples, n_L)
     TARGET_GRAD_X                # (n_samples, n_L, n_0)
+    MULTIPLIERS                  # (n_L,) or (n_samples, n_L), or none for one output
+    DIRECTIONS_OF_X              # (k, n_0) or (n_samples, k, n_0), or none for the axes
 
 
 cdef enum Normalization:
@@ -55,6 +60,7 @@ cdef enum ModeFlag:
     DIVIDES = 128                # with the last pass over the sums; else the schedule divides them
     IN_STRIPS = 256              # all threads may share one group of rows
     NEEDS_THIRD = 512            # g'''
+    HAS_JET = 1024               # derivatives along directions in the space of x
 
 
 cdef struct State:
@@ -88,11 +94,14 @@ cdef struct Request:
     char* row_results            # one row per sample: forward's y_hat, input gradients, ...
     const char* v                # (n_params,): the direction of a derivative
     KeptRows* kept               # of hvp: what earlier calls at these parameters left
-    const char* cotangent        # (n_samples, n_L)
+    const char* cotangent        # (n_samples, n_L); (n_L,) if all samples share one
+    bint shares_cotangent
     double max_norm
     const uint8_t* free          # (n_params,): which parameters count in the norms of gradients; NULL: all
     const char* target_grad_x    # (n_samples, n_L, n_0)
     const double* grad_weight    # (n_L, n_0)
+    Jet jet                      # if the mode HAS_JET
+    Py_ssize_t blocks            # of a tile's rows in the buffers of a layer: 1, or blocks_of_jet
     bint with_second             # g''(a) is needed too
     bint with_third              # g'''(a) is needed too
     int buffers                  # Buffers: which of the workspace's

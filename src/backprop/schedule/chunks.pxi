@@ -100,7 +100,8 @@ cdef int run_chunks(const Request* request, Totals* totals, int n_threads, Py_ss
             return NO_LIST
         find_starts(request, run.chunk_rows, n_chunks, starts, interrupt)
         run.starts = starts
-    run.work = take_workspaces(shape, rows_of_tile(shape, request.n_whole, request.buffers), n_threads, request.buffers)
+    run.work = take_workspaces(shape, rows_of_tile(shape, request.n_whole, request.buffers, request.blocks), n_threads,
+                               request.buffers, request.blocks)
     status = NO_WORKSPACE if run.work == NULL else share_out(n_chunks, chunk_task, &run, n_threads, interrupt)
     give_workspaces(shape, run.work, n_threads)
     free(starts)

@@ -1,6 +1,6 @@
 # cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
 # How samples are cut into units of chunks, and chunks into tiles: by the layers and the number of samples alone.
-# Needs: recursion/shape, workspace. Gives: rows_of_chunk, chunks_of, chunks_of_unit, rows_of_tile.
+# Needs: recursion/shape, workspace. Gives: rows_of_chunk, chunks_of, chunks_of_unit, rows_of_jet, rows_of_tile.
 
 from backprop.kernels.table cimport CHAIN_ROWS, CHUNK_ROWS
 from backprop.recursion.shape cimport Shape
@@ -13,6 +13,9 @@ cdef enum:
     UNIT_ROWS = 8192
     MATRIX_UNIT_ROWS = 32768
     JACOBIAN_BYTES = 16777216    # of J, from which J^T J is made, if the result is no larger than that
+    JET_BYTES = 393216           # of a, h and their derivatives along directions of x
+    LEAST_JET_ROWS = 16
+    MOST_JET_ROWS = 128
 
 
 cdef inline Py_ssize_t rows_of_chunk(const Shape* shape, Py_ssize_t n_kept) noexcept nogil:
@@ -75,7 +78,17 @@ cdef inline Py_ssize_t samples_of_jacobian(const Shape* shape, Py_ssize_t rows) 
     return min(rows, max(<Py_ssize_t>1, most))
 
 
-cdef inline Py_ssize_t rows_of_tile(const Shape* shape, Py_ssize_t n_kept, int buffers) noexcept nogil:
+cdef inline Py_ssize_t rows_of_jet(const Shape* shape, Py_ssize_t blocks) noexcept nogil:
+    """Rows of a tile whose layers hold so many blocks: at most so many that all of them stay in JET_BYTES.
+
+    It does not depend on the CPU, since it enters the order of sums.
+    """
+    cdef Py_ssize_t rows = JET_BYTES // (blocks * shape.row_bytes) // LEAST_JET_ROWS * LEAST_JET_ROWS
+    return max(<Py_ssize_t>LEAST_JET_ROWS, min(rows, <Py_ssize_t>MOST_JET_ROWS))
+
+
+cdef inline Py_ssize_t rows_of_tile(const Shape* shape, Py_ssize_t n_kept, int buffers,
+                                    Py_ssize_t blocks) noexcept nogil:
     """Rows of a tile: at most shape.tile_rows, and chunks cut evenly at multiples of 64, between chains.
 
     Below that shape.tile_rows is a part of 64; but sums that are matrices have no open chains, and are larger anyway.
@@ -85,6 +98,8 @@ cdef inline Py_ssize_t rows_of_tile(const Shape* shape, Py_ssize_t n_kept, int b
     cdef Py_ssize_t most = shape.tile_rows if buffers == OF_GRADIENT else shape.fixed_tile_rows
     cdef Py_ssize_t n_tiles = (n_rows + most - 1) // most
     cdef Py_ssize_t rows = (n_rows + n_tiles - 1) // n_tiles
+    if blocks > 1:
+        return min(n_rows, rows_of_jet(shape, blocks))
     if shape.tile_rows < CHAIN_ROWS and buffers < OF_HESSIAN:
         return min(n_rows, shape.tile_rows)
     rows = min(n_rows, (rows + CHAIN_ROWS - 1) // CHAIN_ROWS * CHAIN_ROWS)

@@ -21,7 +21,7 @@ cdef void network_task(void* context, Py_ssize_t m, int worker) noexcept nogil:
         totals = run.totals[worker]
     start_totals(totals, &run.requests[m])
     run.work[worker].is_packed = False
-    run.work[worker].tile_rows = rows_of_tile(run.requests[m].shape, run.requests[m].n_kept, OF_GRADIENT)
+    run.work[worker].tile_rows = rows_of_tile(run.requests[m].shape, run.requests[m].n_kept, OF_GRADIENT, 1)
     if not sums_in_order(&run.requests[m], run.work[worker], totals, interrupt_of_thread(run.interrupt, worker, &own)):
         run.losses[m] = mean_loss(totals, &run.requests[m])
 
@@ -59,7 +59,7 @@ cdef int run_ensemble(const Shape* shape, const Request* requests, Py_ssize_t n_
         if requests[m].n_kept > largest:
             largest, longest = requests[m].n_kept, m
         fewest = min(fewest, requests[m].n_kept)
-        rows = max(rows, rows_of_tile(shape, requests[m].n_kept, OF_GRADIENT))
+        rows = max(rows, rows_of_tile(shape, requests[m].n_kept, OF_GRADIENT, 1))
     n_threads = useful_threads(shape, largest * n_networks, n_threads)
     if n_threads > n_networks or chunks_of(shape, largest) != chunks_of(shape, fewest):
         for m in range(n_networks):
@@ -75,7 +75,7 @@ cdef int run_ensemble(const Shape* shape, const Request* requests, Py_ssize_t n_
         run.totals = take_totals_of_threads(&requests[longest], n_threads)
         if run.totals == NULL:
             return NO_TOTALS
-    run.work = take_workspaces(shape, rows, n_threads, OF_GRADIENT)
+    run.work = take_workspaces(shape, rows, n_threads, OF_GRADIENT, 1)
     status = NO_WORKSPACE if run.work == NULL else share_out(n_networks, network_task, &run, n_threads, interrupt)
     give_workspaces(shape, run.work, n_threads)
     give_totals_of_threads(shape, run.totals, n_threads)

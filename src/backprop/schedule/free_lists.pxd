@@ -48,8 +48,12 @@ cdef inline bint may_keep(const Shape* shape, Py_ssize_t n_bytes) noexcept nogil
     return True
 
 
-cdef inline Workspace* take_workspace(const Shape* shape, Py_ssize_t rows, int n_scratch, int buffers) noexcept nogil:
-    """A free workspace that is large enough, else a new one in the place of one that is too small; NULL: no memory."""
+cdef inline Workspace* take_workspace(const Shape* shape, Py_ssize_t rows, int n_scratch, int buffers,
+                                      Py_ssize_t blocks) noexcept nogil:
+    """A free workspace that is large enough, else a new one in the place of one that is too small; NULL: no memory.
+
+    Each buffer has room for so many blocks of rows: Request.blocks.
+    """
     cdef FreeLists* lists = <FreeLists*>shape.free_lists
     cdef Workspace** link = &lists.workspaces
     cdef Workspace* work = NULL
@@ -57,7 +61,7 @@ cdef inline Workspace* take_workspace(const Shape* shape, Py_ssize_t rows, int n
     cdef bint is_locked = lock_lists(lists)
     if is_locked:
         while link[0] != NULL:
-            if link[0].capacity >= rows and link[0].n_scratch >= n_scratch and link[0].buffers >= buffers:
+            if link[0].capacity >= rows * blocks and link[0].n_scratch >= n_scratch and link[0].buffers >= buffers:
                 work = link[0]
                 link[0] = work.next
                 lists.n_bytes -= work.n_bytes
@@ -70,7 +74,7 @@ cdef inline Workspace* take_workspace(const Shape* shape, Py_ssize_t rows, int n
         unlock(&lists.is_taken)
     if work == NULL:
         free_workspace(too_small)
-        work = new_workspace(shape, rows, n_scratch, buffers)
+        work = new_workspace(shape, rows * blocks, n_scratch, buffers)
         if work == NULL:
             return NULL
         work.is_listed = is_locked
@@ -108,14 +112,15 @@ cdef inline void give_workspaces(const Shape* shape, Workspace** work, int n_thr
     free(work)
 
 
-cdef inline Workspace** take_workspaces(const Shape* shape, Py_ssize_t rows, int n_threads, int buffers) noexcept nogil:
+cdef inline Workspace** take_workspaces(const Shape* shape, Py_ssize_t rows, int n_threads, int buffers,
+                                        Py_ssize_t blocks) noexcept nogil:
     """One workspace a thread; NULL if out of memory."""
     cdef Workspace** work = <Workspace**>calloc(n_threads, sizeof(Workspace*))
     cdef int i
     if work == NULL:
         return NULL
     for i in range(n_threads):
-        work[i] = take_workspace(shape, rows, 1, buffers)
+        work[i] = take_workspace(shape, rows, 1, buffers, blocks)
         if work[i] == NULL:
             give_workspaces(shape, work, n_threads)
             return NULL

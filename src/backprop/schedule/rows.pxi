@@ -30,7 +30,7 @@ cdef void rows_task(void* context, Py_ssize_t index, int worker) noexcept nogil:
 cdef int run_rows_in_order(const Request* request, Py_ssize_t rows, Interrupt* interrupt) noexcept nogil:
     """The same on the caller's thread."""
     cdef const Shape* shape = request.shape
-    cdef Workspace* work = take_workspace(shape, rows, 1, request.buffers)
+    cdef Workspace* work = take_workspace(shape, rows, 1, request.buffers, request.blocks)
     cdef Py_ssize_t row = 0
     if work == NULL:
         return NO_WORKSPACE
@@ -44,7 +44,8 @@ cdef int run_rows_in_order(const Request* request, Py_ssize_t rows, Interrupt* i
 cdef int run_rows(const Request* request, int n_threads, Interrupt* interrupt) noexcept nogil:
     """One row of results per sample, tile by tile, on up to n_threads threads."""
     cdef const Shape* shape = request.shape
-    cdef Py_ssize_t rows = min(<Py_ssize_t>shape.tile_rows, request.n_samples)
+    cdef Py_ssize_t rows = min(shape.tile_rows if request.blocks == 1 else rows_of_jet(shape, request.blocks),
+                               request.n_samples)
     cdef RowsRun run
     cdef int status
     if n_threads == 1:
@@ -53,7 +54,7 @@ cdef int run_rows(const Request* request, int n_threads, Interrupt* interrupt) n
     run.request = request
     run.tile_rows = rows
     run.interrupt = interrupt
-    run.work = take_workspaces(shape, rows, n_threads, request.buffers)
+    run.work = take_workspaces(shape, rows, n_threads, request.buffers, request.blocks)
     if run.work == NULL:
         return NO_WORKSPACE
     status = share_out((request.n_samples + rows - 1) // rows, rows_task, &run, n_threads, interrupt)

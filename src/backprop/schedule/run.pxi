@@ -4,7 +4,7 @@
 cdef int run_any(const Request* request, int n_threads, Interrupt* interrupt, double* loss) noexcept nogil:
     """Rows, strips, chunks or one thread; and the loss, if there is one."""
     cdef const Shape* shape = request.shape
-    cdef double cost = request.mode.cost(shape)
+    cdef double cost = request.mode.cost(request)
     cdef Py_ssize_t n_chunks
     if is_by_sample(request.mode):
         return run_rows(request, useful_threads(shape, <Py_ssize_t>(request.n_samples * cost), n_threads), interrupt)
@@ -40,7 +40,7 @@ cdef inline bint may_take_long(const Request* request, Py_ssize_t n_networks) no
     """Whether to look for signals: whether there is more than a piece of work, were all of it as dear as can be."""
     cdef const Shape* shape = request.shape
     cdef double flops = <double>MEMORY_FLOPS * (shape.n_params + request.n_sums)
-    flops += (request.mode.cost(shape) * request.n_samples
+    flops += (request.mode.cost(request) * request.n_samples
               * (<double>MEMORY_FLOPS * shape.n_params + 2.0 * ENTRY_FLOPS * shape.n_units))
     return shape.has_own or n_networks * flops > get_piece_flops()
 

@@ -391,7 +391,7 @@ cdef int run_strips(const Request* request, Py_ssize_t n_chunks, int n_threads, 
     if run.first_task == NULL:
         give_totals(shape, run.totals)
         return NO_LIST
-    run.work = take_workspace(shape, rows, n_threads, OF_GRADIENT)
+    run.work = take_workspace(shape, rows, n_threads, OF_GRADIENT, 1)
     if run.work != NULL:
         pool_acquire(&lease, n_threads)
         status = status_of(value_and_grad_in_strips(&run, &lease, interrupt), interrupt)

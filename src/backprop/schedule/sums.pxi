@@ -5,7 +5,7 @@
 cdef inline bint has_open_chains(const Request* request, const Workspace* work, Py_ssize_t n_rows) noexcept nogil:
     """Whether so many rows fall into tiles that are shorter than a chain."""
     return (work.tile_rows < CHAIN_ROWS and n_rows > work.tile_rows and request.grad != NULL
-            and request.buffers < OF_HESSIAN)
+            and request.buffers < OF_HESSIAN and request.blocks == 1)
 
 
 cdef inline bint ends_chain(Py_ssize_t done, Py_ssize_t n_rows) noexcept nogil:
@@ -20,7 +20,8 @@ cdef int chunk_sums(const Request* request, Workspace* work, Interrupt* interrup
     divisor is 0, or what the sums are divided by if this chunk is the only one.
     """
     cdef Py_ssize_t done = 0, s, k
-    cdef bint is_open = has_open_chains(request, work, n_rows), has_short_tiles = request.shape.tile_rows < CHAIN_ROWS
+    cdef bint is_open = has_open_chains(request, work, n_rows)
+    cdef bint has_short_tiles = request.shape.tile_rows < CHAIN_ROWS and request.blocks == 1
     cdef bint add
     cdef char* sums = work.open_chain if is_open else grad
     cdef double end  # divisor, if the sums end with this tile
@@ -74,8 +75,8 @@ cdef int sums_in_order(const Request* request, Workspace* work, Totals* totals, 
 cdef int run_in_order(const Request* request, Totals* totals, Interrupt* interrupt) noexcept nogil:
     """On the caller's thread, from the start: sums that threads left unfinished in totals are dropped."""
     cdef const Shape* shape = request.shape
-    cdef Workspace* work = take_workspace(shape, rows_of_tile(shape, request.n_whole, request.buffers), 1,
-                                          request.buffers)
+    cdef Workspace* work = take_workspace(shape, rows_of_tile(shape, request.n_whole, request.buffers, request.blocks),
+                                          1, request.buffers, request.blocks)
     cdef int status
     if work == NULL:
         return NO_WORKSPACE
