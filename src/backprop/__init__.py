@@ -14,6 +14,7 @@ dtype, float32 or float64.
 from backprop.process import interpreter  # isort: skip  # before NumPy and all that is compiled
 
 from backprop._version import __version__
+from backprop.api.input_jet import InputJet
 from backprop.api.layer_gradients import LayerGradients
 from backprop.custom import Activation
 from backprop.distributed.cuts import WeightTotals, row_blocks, weight_totals
@@ -33,6 +34,7 @@ __all__ = [
     "Activation",
     "Ensemble",
     "GradientReport",
+    "InputJet",
     "LayerGradients",
     "Network",
     "NonFinite",

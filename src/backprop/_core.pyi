@@ -93,6 +93,8 @@ class Plan:
         rows: _Array | None = None,
         linearization: Linearization | None = None,
         free: _Array | None = None,
+        equation: Equation | None = None,
+        equation_rows: _Array | None = None,
     ) -> float: ...
     def unit_rows(self, call: Call, n_kept: int) -> int: ...
     def partial(
@@ -112,6 +114,8 @@ class Plan:
         rows: _Array | None = None,
         linearization: Linearization | None = None,
         free: _Array | None = None,
+        equation: Equation | None = None,
+        equation_rows: _Array | None = None,
     ) -> None: ...
     def finish(
         self,
@@ -234,6 +238,28 @@ class Plan:
         grad_a: Sequence[_Array | None],
         grad_h: Sequence[_Array | None],
     ) -> float: ...
+    def input_jet(
+        self,
+        params: _Array,
+        x: _Array,
+        directions: _Array | None,
+        y: _Array,
+        dy: _Array,
+        d2y: _Array,
+        n_threads: int,
+    ) -> None: ...
+    def jet_vjp(
+        self,
+        params: _Array,
+        x: _Array,
+        directions: _Array | None,
+        cot_y: _Array | None,
+        cot_dy: _Array | None,
+        cot_d2y: _Array | None,
+        grad_params: _Array,
+        grad_x: _Array,
+        n_threads: int,
+    ) -> None: ...
     def ensemble_value_and_grad(
         self,
         params: Parameters,
@@ -287,6 +313,10 @@ class Plan:
 @disjoint_base
 class Linearization:
     def __new__(cls, n_bytes: int) -> Self: ...
+
+@disjoint_base
+class Equation:
+    def __new__(cls, directions: _Array, form: Literal["diagonal", "symmetric"], row: _Array | None) -> Self: ...
 
 @disjoint_base
 class Handle:

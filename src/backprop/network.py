@@ -14,6 +14,7 @@ from backprop.api import other_names, parameters, scalars
 from backprop.api.architecture import ActivationSpec, Architecture, LossSpec
 from backprop.api.base import Base
 from backprop.api.first_order import FirstOrder
+from backprop.api.input_derivatives import InputDerivatives
 from backprop.api.least_squares import LeastSquares
 from backprop.api.partial import Partial
 from backprop.api.second_order import SecondOrder
@@ -40,7 +41,7 @@ _FIXED = {
 }
 
 
-class Network(Fit, FirstOrder, SecondOrder, LeastSquares, Partial):
+class Network(Fit, FirstOrder, SecondOrder, LeastSquares, InputDerivatives, Partial):
     """A feed-forward network of dense layers, with its loss.
 
     h_0 = x, a_i = W_i h_{i-1} + b_i, h_i = g_i(a_i) for i = 1..L, y_hat = h_L = O(a_L).
@@ -318,4 +319,4 @@ def _let_network_have(*parts: type) -> None:
                 member.__module__, member.__qualname__ = __name__, f"Network.{name}"
 
 
-_let_network_have(Base, Fit, FirstOrder, SecondOrder, LeastSquares, Partial)
+_let_network_have(Base, Fit, FirstOrder, SecondOrder, LeastSquares, InputDerivatives, Partial)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -77,6 +78,13 @@ class Architecture:
         parameter = self.loss_parameter
         parameters_ = parameter if isinstance(parameter, tuple) else (parameter,)
         return self.loss.code, parameters_, self.loss.acts_on_a, link_code(self.loss)
+
+    @cached_property
+    def is_linear_in_pieces(self) -> bool:
+        """Whether y_hat is linear in pieces as a function of x, with kinks: its second derivatives are then 0."""
+        rows = [row for row, _ in self.layers]
+        without_curve = self.loss.link is None and all(row.formula_second == "0" for row in rows)
+        return without_curve and any(row.kinks for row in rows)
 
     @property
     def activations(self) -> tuple[ActivationSpec, ...]:

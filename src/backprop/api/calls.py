@@ -15,6 +15,7 @@ import numpy.typing as npt
 from backprop import _core, threads
 from backprop.api import attributes, conversion, targets, validate
 from backprop.api.architecture import Architecture
+from backprop.api.warn_once import warn_once
 from backprop.custom import Activation as Custom
 
 Array = npt.NDArray[Any]
@@ -183,3 +184,13 @@ class Calls(attributes.Closed):
         name = self._architecture.loss.name
         if name != "squared_error":
             raise ValueError(f"{call}: expected a network with the loss 'squared_error', got {name!r}")
+
+    def _warn_of_linear_pieces(self, call: str) -> None:
+        """Warn, once a process, if this network has no second derivatives by x."""
+        if self._architecture.is_linear_in_pieces:
+            names = ", ".join(dict.fromkeys(repr(row.name) for row, _ in self._architecture.layers if row.kinks))
+            warn_once(
+                "linear in pieces",
+                f"{call}: expected smooth activations, got a network that is linear in pieces ({names}): its second "
+                "derivatives by x are 0 almost everywhere; take 'tanh', 'gelu', 'silu', 'softplus' or 'sin'",
+            )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from backprop.api import shown
@@ -61,7 +60,7 @@ class LayerGradients(shown.Shown):
             for name in ("a", "h", "grad_a", "grad_h", "grad_W", "grad_b"):
                 array = getattr(self, name)[i]
                 if array is not None:
-                    norm, largest = _norm_and_largest(array)
+                    norm, largest = shown.norm_and_largest(array)
                     rows.append((str(i), f"{name}[{i}]", str(array.shape), f"{norm:.3e}", f"{largest:.3e}"))
         samples = shown.count(len(self.h[0]), "sample")
         return shown.Table(
@@ -71,13 +70,3 @@ class LayerGradients(shown.Shown):
             ("largest: the magnitude of the largest entry", f"y_hat is h[{len(self.h) - 1}], dL/dx is grad_h[0]"),
             "><>>>",
         )
-
-
-def _norm_and_largest(array: Array) -> tuple[float, float]:
-    """The 2-norm of all entries, and the largest magnitude among them."""
-    if not array.size:
-        return 0.0, 0.0
-    with np.errstate(all="ignore"):
-        flat = array.ravel()
-        norm = np.sqrt(np.einsum("i,i->", flat, flat, dtype=np.float64))
-        return float(norm), float(np.maximum(flat.max(), -flat.min()))

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 MOST_ROWS = 60  # of what IPython and Jupyter show
 
 
@@ -98,3 +101,13 @@ class Shown(Tidy):
 def count(n: int, noun: str) -> str:
     """A number of things, in words: "1 sample", "1,000 samples"."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def norm_and_largest(array: npt.NDArray[Any]) -> tuple[float, float]:
+    """The 2-norm of all entries, and the largest magnitude among them."""
+    if not array.size:
+        return 0.0, 0.0
+    with np.errstate(all="ignore"):
+        flat = array.ravel()
+        norm = np.sqrt(np.einsum("i,i->", flat, flat, dtype=np.float64))
+        return float(norm), float(np.maximum(flat.max(), -flat.min()))

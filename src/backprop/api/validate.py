@@ -74,6 +74,58 @@ def rows(value: object, n_samples: int, shape: tuple[int, ...], dtype: np.dtype,
     return converted(array, dtype, name)
 
 
+def directions(value: object, n_samples: int, n_in: int, dtype: np.dtype) -> Array:
+    """Directions of x: (k, n_0) for all samples, or (n_samples, k, n_0), one of each k at least."""
+    array = as_array(value, "directions")
+    shape = array.shape
+    if shape[-1:] != (n_in,) or len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != n_samples):
+        hint = "; one direction is directions[None]" if shape == (n_in,) else ""
+        raise ValueError(
+            f"directions: expected shape (k, {n_in}), or ({n_samples}, k, {n_in}) with some for each sample, "
+            f"got {shape}{hint}"
+        )
+    if shape[-2] == 0:
+        raise ValueError(
+            f"directions: expected at least one direction, got shape {shape}; directions=None takes the axes"
+        )
+    return converted(array, dtype, "directions")
+
+
+def multipliers(value: object, n_samples: int, n_out: int, dtype: np.dtype) -> Array | None:
+    """The weights of outputs: (n_L,) for all samples, or (n_samples, n_L); None for a weight of 1, if n_L is 1."""
+    if value is None:
+        if n_out == 1:
+            return None
+        raise TypeError(
+            f"multipliers: expected shape ({n_out},) or ({n_samples}, {n_out}), one weight per output, got None; "
+            f"np.eye({n_out})[o] gives the Hessian of output o, np.ones({n_out}) that of the sum"
+        )
+    array = as_array(value, "multipliers")
+    if array.shape not in ((n_out,), (n_samples, n_out)):
+        hint = "; for one output write multipliers[:, None]" if n_out == 1 and array.shape == (n_samples,) else ""
+        raise ValueError(f"multipliers: expected shape ({n_out},) or ({n_samples}, {n_out}), got {array.shape}{hint}")
+    return converted(array, dtype, "multipliers")
+
+
+def bounds(lb: object, ub: object, n_out: int) -> tuple[Array, Array]:
+    """Bounds of the outputs, (n_L,) in float64, each lower one at most the upper one."""
+    both = []
+    for value, name, none in ((lb, "lb", "-np.inf"), (ub, "ub", "np.inf")):
+        if value is None:
+            raise TypeError(f"{name}: expected a number or shape ({n_out},), got None; without a bound, write {none}")
+        array = as_array(value, name)
+        if array.shape not in ((), (n_out,)):
+            raise ValueError(f"{name}: expected a number or shape ({n_out},), got shape {array.shape}")
+        both.append(np.broadcast_to(converted(array, np.float64, name), (n_out,)).copy())
+        if np.isnan(both[-1]).any():
+            raise ValueError(f"{name}: expected numbers, got nan among them; without a bound, write {none}")
+    lower, upper = both
+    if (lower > upper).any():
+        o = int(np.argmax(lower > upper))
+        raise ValueError(f"lb: expected bounds lb <= ub, got {lower[o]} and {upper[o]} for output {o}")
+    return lower, upper
+
+
 def input_gradients(value: object, n_samples: int, shape: tuple[int, int], dtype: np.dtype) -> Array:
     """grad_x: (n_samples, n_L, n_0), or (n_samples, n_0) if n_L is 1."""
     array = as_array(value, "grad_x")
