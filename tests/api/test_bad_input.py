@@ -130,7 +130,7 @@ def test_a_method_where_scipy_expects_a_function_of_params(case, dtype):
         assert caught.type is (TypeError if len(args) == 2 else ValueError)
 
 
-@pytest.mark.parametrize("name", ["forward", "input_jacobian", "jacobian"])
+@pytest.mark.parametrize("name", ["forward", "input_jacobian", "jacobian", "laplacian", "input_jet", "input_hessian"])
 def test_a_theta_for_x_alone(name):
     with pytest.raises(ValueError, match=r"^x: expected .*net\.objective\(x, y\)"):
         getattr(make(), name)(make().params)

@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.optimize import NonlinearConstraint
 from scipy.sparse.linalg import LinearOperator
 
 import backprop
@@ -51,15 +52,19 @@ ARGUMENTS = {
     "grad_x": RNG.normal(size=(9, 2, 3)), "sizes": [3, 4, 2], "net": network(), "k": 3, "name": "own", "g": g,
     "g_prime": g_prime, "W_next": np.ones((2, 4)), "grad_a_next": Y, "grad_h": np.ones((9, 3)), "a": X,
     "activation": "tanh", "n": backprop.get_num_threads(), "first_row": 0, "n_rows": 9, "n_parts": 2,
-    "sample_weight": W, "blocks": [slice(0, 9)],
+    "sample_weight": W, "blocks": [slice(0, 9)], "multipliers": [1.0, -2.0], "cot_y": Y,
+    "cot_dy": RNG.normal(size=(9, 2, 3)), "cot_d2y": RNG.normal(size=(9, 2, 3)), "lb": -1.0, "ub": [1.0, np.inf],
 }  # fmt: skip
 GIVEN_TOO = {  # y has a default for what takes no targets, or has them in blocks
+    ("input_hessian", "multipliers"),
+    *(("jet_vjp", name) for name in ("cot_y", "cot_dy", "cot_d2y")),
     *((name, "y") for name in ("partial_sums", "objective", "Objective", "fit")),
     *(("sobolev_objective", name) for name in ("y", "grad_x", "weight")),
 }
 NOT_PICKLED = {
     "__version__": "a string",
     "num_threads": "a block belongs to the thread that is in it",
+    "InputJet": "input_jet makes it",
     "LayerGradients": "layer_gradients makes it",
     "GradientReport": "check_gradient makes it",
     "NonFinite": "find_nonfinite makes it",
@@ -104,6 +109,8 @@ def bits(it):
     if isinstance(it, Objective):
         second = [] if "input gradients" in repr(it) else [it.hessp(V, V), it.hess(V)]
         return bits([it(V), it(V), *second, it.value(2 * V), it.grad(V), it.expand(V)])
+    if isinstance(it, NonlinearConstraint):
+        return bits([it.lb, it.ub, it.fun(X[0]), it.jac(X[0]), it.hess(X[0], np.ones(2))])
     if isinstance(it, LinearOperator):
         return bits([it @ V, it.matmat(np.stack([V, 2 * V], axis=1))])
     if isinstance(it, Activation):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import backprop
-from backprop import Activation, Ensemble, GradientReport, LayerGradients, Network, NonFinite, Objective
+from backprop import Activation, Ensemble, GradientReport, InputJet, LayerGradients, Network, NonFinite, Objective
 from backprop.api import shown
 
 RNG = np.random.default_rng(0)
@@ -209,13 +209,15 @@ def test_dir_of_the_package():
 
 
 def test_every_class_that_is_handed_out_has_a_public_name():
-    for kind in (Network, Ensemble, Objective, LayerGradients, GradientReport, NonFinite, Activation):
+    for kind in (Network, Ensemble, Objective, LayerGradients, InputJet, GradientReport, NonFinite, Activation):
         assert getattr(backprop, kind.__name__) is kind
         assert kind.__name__ in backprop.__all__
-    assert {type(it) for it in objects()} <= {getattr(backprop, name) for name in backprop.__all__[:7]}
+    assert {type(it) for it in objects()} <= {getattr(backprop, name) for name in backprop.__all__[:8]}
 
 
-@pytest.mark.parametrize("kind", [Network, Ensemble, Objective, Activation, LayerGradients, GradientReport, NonFinite])
+@pytest.mark.parametrize(
+    "kind", [Network, Ensemble, Objective, Activation, LayerGradients, InputJet, GradientReport, NonFinite]
+)
 def test_help_shows_no_machinery(kind):
     text = pydoc.render_doc(kind, renderer=pydoc.plaintext)
     assert re.findall(r"^ \|  (_[a-z]\w*)", text, re.MULTILINE) == []

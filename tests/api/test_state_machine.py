@@ -25,7 +25,7 @@ from backprop import Ensemble, Network, get_num_threads, load, num_threads, set_
 
 EXAMPLES = os.environ.get("BACKPROP_EXAMPLES")
 MOST_PARAMS = 60  # for calls whose results are matrices
-MATRICES = {"hessian", "normal_equations", "residuals.jac", "sobolev_value_and_grad"}
+MATRICES = {"hessian", "normal_equations", "residuals.jac", "sobolev_value_and_grad", "jet_vjp"}
 OPERATORS = {"hvp_operator": "hvp", "gauss_newton_operator": "gauss_newton_vp"}
 CAN_SAVE = find_spec("safetensors") is not None  # the extra `save`, which some Pythons lack
 
@@ -201,7 +201,8 @@ class Machine(RuleBasedStateMachine):
         call = CALLS[name]
         if name.startswith("residuals"):
             return reference.residuals()[name.endswith("jac")]
-        own = [np.asarray(getattr(data, key), float) for key in call.arguments if key != "y"]
+        given = [getattr(data, key) for key in call.arguments if key != "y"]
+        own = [None if value is None else np.asarray(value, float) for value in given]
         return getattr(reference, call.peer)(*own)
 
     @rule(model=networks, seed=seeds, what=st.sampled_from(["x", "y", "params", "n_threads", "out", "sample_weight"]))

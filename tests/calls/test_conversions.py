@@ -138,6 +138,10 @@ WITHOUT_Y = {
     "vjp": lambda net, x, y, w: net.vjp(x, np.ones((len(x), SIZES[-1]))),
     "jacobian": lambda net, x, y, w: net.jacobian(x),
     "input_jacobian": lambda net, x, y, w: net.input_jacobian(x),
+    "laplacian": lambda net, x, y, w: net.laplacian(x),
+    "input_hessian": lambda net, x, y, w: net.input_hessian(x, np.ones(SIZES[-1])),
+    "input_jet": lambda net, x, y, w: ((jet := net.input_jet(x)).y, jet.dy, jet.d2y),
+    "jet_vjp": lambda net, x, y, w: net.jet_vjp(x, cot_d2y=np.ones((len(x), SIZES[-1], SIZES[0]))),
 }
 
 

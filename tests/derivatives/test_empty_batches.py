@@ -13,16 +13,16 @@ from backprop import Activation, Ensemble, Network, _core, hidden_gradient, prea
 MEAN = r"^x: expected at least one sample, got 0: the mean of no samples is not defined; skip empty batches$"
 ROWS = {
     "forward", "jvp", "input_gradient", "input_jacobian", "jacobian", "per_sample_gradients",
-    "per_sample_gradient_norms", "residuals.fun", "residuals.jac",
+    "per_sample_gradient_norms", "residuals.fun", "residuals.jac", "laplacian", "input_hessian", "input_jet",
 }  # fmt: skip
 SUMS = {"clipped_gradient", "normal_equations"}
-BOTH = {"vjp": (1,)}  # sums, and by these places rows
+BOTH = {"vjp": (1,), "jet_vjp": (1,)}  # sums, and by these places rows
 MEANS = {"value_and_grad", "hvp", "gauss_newton_vp", "hessian", "objective.hessp", "sobolev_value_and_grad"}
 MEANS_OF_X_AND_Y = {
     "loss", "layer_gradients", "objective", "hvp_operator", "gauss_newton_operator", "find_nonfinite", "check_gradient",
 }  # fmt: skip
 OF_ITS_CALL = {"partial_sums", "sobolev_objective", "fit"}  # tests/distributed, tests/training, ...
-WITHOUT_SAMPLES = {"save", "unflatten"}
+WITHOUT_SAMPLES = {"constraint", "save", "unflatten"}
 EVERY = CALLS | FIRST_PART
 DEFINED = sorted(ROWS | SUMS | set(BOTH))
 
@@ -101,6 +101,9 @@ def test_what_is_wrong_is_refused_all_the_same(name):
     wrong += [("y", np.empty((0, 2)))] if call.has_y else []
     wrong += [("v", np.empty(0))] if "v" in call.arguments else []
     wrong += [("cotangent", np.empty((0, 2)))] if "cotangent" in call.arguments else []
+    wrong += [("cot_d2y", np.empty((0, 2, 9)))] if "cot_d2y" in call.arguments else []
+    wrong += [("directions", np.empty((1, 2, 2)))] if "directions" in call.arguments else []
+    wrong += [("multipliers", np.empty((1, 3)))] if "multipliers" in call.arguments else []
     wrong += [("max_norm", 0.0)] if "max_norm" in call.arguments else []
     for argument, value in wrong:
         with pytest.raises((ValueError, TypeError), match=f"^{argument}: "):
@@ -141,9 +144,14 @@ def refuse_empty(g):
     return checked
 
 
+def of_tanh_third(a):
+    return (4 * np.tanh(a) ** 2 - 2 / np.cosh(a) ** 2) / np.cosh(a) ** 2
+
+
 @pytest.mark.parametrize("name", DEFINED)
 def test_functions_of_the_users_own_are_not_called(name):
-    own = Activation("own", refuse_empty(np.tanh), refuse_empty(lambda a: 1 / np.cosh(a) ** 2))
+    derivatives = [lambda a: 1 / np.cosh(a) ** 2, lambda a: -2 * np.tanh(a) / np.cosh(a) ** 2, of_tanh_third]
+    own = Activation("own", *map(refuse_empty, [np.tanh, *derivatives]))
     net = Network([2, 3, 3], activations=own, output=own, rng=0)
     data = data_of(name)
     nothing = rows_of(data, slice(0))

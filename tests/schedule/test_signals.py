@@ -130,7 +130,7 @@ def numbers_in(result):
     """The arrays and numbers of a result, however they are packed."""
     if isinstance(result, tuple | list):
         return [array for part in result for array in numbers_in(part)]
-    if hasattr(result, "grad_W"):
+    if hasattr(result, "grad_W") or hasattr(result, "d2y"):
         return numbers_in(list(vars(result).values()))
     return [] if result is None else [np.array(result)]
 

@@ -125,6 +125,11 @@ class Data:
     grad_x: np.ndarray
     weight: object
     max_norm: object
+    multipliers: np.ndarray
+    directions: np.ndarray | None
+    cot_y: np.ndarray
+    cot_dy: np.ndarray
+    cot_d2y: np.ndarray
 
     @property
     def keywords(self):
@@ -172,6 +177,33 @@ class Peer:
         """grad_x as (n, n_L, n_0), and the weight of sobolev_value_and_grad as (n_L, n_0)."""
         shape = (self.n_out, self.sizes[0])
         return np.array(self.data.grad_x, float).reshape(self.n, *shape), np.broadcast_to(self.data.weight, shape) * 1.0
+
+    @property
+    def directions(self):
+        """Those of each sample, (n, k, n_0)."""
+        n_in = self.sizes[0]
+        given = np.eye(n_in) if self.data.directions is None else np.array(self.data.directions, float)
+        return np.broadcast_to(given, (self.n, given.shape[-2], n_in)).copy()
+
+    @property
+    def cotangents(self):
+        """Those of y, dy and d2y."""
+        return [np.array(part, float) for part in (self.data.cot_y, self.data.cot_dy, self.data.cot_d2y)]
+
+    @property
+    def multipliers(self):
+        """Those of each sample, (n, n_L)."""
+        return np.broadcast_to(np.array(self.data.multipliers, float), (self.n, self.n_out))
+
+    def laplacian(self):
+        return self.input_hessians().trace(axis1=2, axis2=3)
+
+    def input_hessian(self):
+        return np.einsum("so,soij->sij", self.multipliers, self.input_hessians())
+
+    def input_jet(self):
+        Q, H = self.directions, self.input_hessians()
+        return self.forward(), self.input_jacobian() @ Q.swapaxes(1, 2), np.einsum("ski,soij,skj->sok", Q, H, Q)
 
 
 class TorchPeer(Peer):
@@ -241,6 +273,22 @@ class TorchPeer(Peer):
     def input_jacobian(self):
         return self.all_rows(self.func.jacrev(self.y_hat, 1), self.theta, self.x).numpy()
 
+    def input_hessians(self):
+        """The Hessian of each output by x, (n, n_L, n_0, n_0)."""
+        jacrev = self.func.jacrev
+        return self.all_rows(jacrev(jacrev(self.y_hat, 1), 1), self.theta, self.x).numpy()
+
+    def jet_vjp(self):
+        torch, jacrev = self.library, self.func.jacrev
+        Q, *cotangents = map(torch.as_tensor, (self.directions, *self.cotangents))
+
+        def jet(theta, x, q):
+            J, H = jacrev(self.y_hat, 1)(theta, x), jacrev(jacrev(self.y_hat, 1), 1)(theta, x)
+            return self.y_hat(theta, x), J @ q.T, torch.einsum("ki,oij,kj->ok", q, H, q)
+
+        _, back = self.func.vjp(lambda theta, x: self.all_rows(jet, theta, x, Q), self.theta, self.x)
+        return tuple(part.numpy() for part in back(tuple(cotangents)))
+
     def jacobian(self):
         return self.all_rows(self.func.jacrev(self.y_hat, 0), self.theta, self.x).numpy()
 
@@ -283,6 +331,7 @@ class TorchPeer(Peer):
         return value(self.theta).numpy(), self.func.grad(value)(self.theta).numpy()
 
 
+JAX_LINKS = [None, "exp", "sigmoid", "softmax"]
 JAX_ROWS = 64  # JAX compiles for each shape: batches are cut into pieces of so many rows, the last one filled up
 
 
@@ -316,6 +365,18 @@ def jax_functions(jax: ModuleType, sizes: tuple[int, ...]) -> dict[str, Callable
         slope_error = jax.jacrev(z_of, 1)(theta, x, spec) - slopes
         return w[0] * (((z_of(theta, x, spec) - y) ** 2).mean() + (weight * slope_error**2).mean())
 
+    def y_hat(theta, x, spec):
+        links = [lambda z: z, jax.numpy.exp, jax.nn.sigmoid, jax.nn.softmax]  # in the order of JAX_LINKS
+        return jax.lax.switch(spec["link"], links, z_of(theta, x, spec))
+
+    def jet(theta, x, q, spec):
+        J, H = jax.jacrev(y_hat, 1)(theta, x, spec), jax.hessian(y_hat, 1)(theta, x, spec)
+        return y_hat(theta, x, spec), J @ q.T, jax.numpy.einsum("ki,oij,kj->ok", q, H, q)
+
+    def jet_back(theta, x, q, cot_y, cot_dy, cot_d2y, spec):
+        _, back = jax.vjp(lambda theta, x: jet(theta, x, q, spec), theta, x)
+        return back((cot_y, cot_dy, cot_d2y))
+
     def compiled(function, *in_axes):
         return jax.jit(jax.vmap(function, in_axes))
 
@@ -324,6 +385,8 @@ def jax_functions(jax: ModuleType, sizes: tuple[int, ...]) -> dict[str, Callable
         "l_z_z": compiled(jax.hessian(l_of_z), 0, 0, 0, None),
         "l_theta_theta": compiled(jax.jacfwd(jax.grad(l_s)), None, 0, 0, 0, None),
         "sobolev": compiled(jax.value_and_grad(sobolev), None, 0, 0, 0, 0, None, None),
+        "input_hessians": compiled(jax.hessian(y_hat, 1), None, 0, None),
+        "jet_back": compiled(jet_back, None, 0, 0, 0, 0, 0, None),
     }
 
 
@@ -338,6 +401,7 @@ class JaxPeer(Peer):
             "parameters": np.array([parameter for _, parameter in self.layers], float),
             "loss": LOSS_NAMES.index(self.loss.name),
             "loss_parameter": float(self.loss_parameter),
+            "link": JAX_LINKS.index(self.loss.link),
         }
 
     def pieces(self, name, arrays, *rest, before=()):
@@ -389,6 +453,19 @@ class JaxPeer(Peer):
     def input_jacobian(self):
         return self.rows["input_jacobian"]
 
+    def input_hessians(self):
+        """The Hessian of each output by x, (n, n_L, n_0, n_0)."""
+        return self.pieces("input_hessians", (self.x,), before=(self.theta,))
+
+    def jet_vjp(self):
+        """With directions and cotangents of 0 up to a fixed number of directions, since JAX compiles for each."""
+        Q, (cot_y, cot_dy, cot_d2y) = self.directions, self.cotangents
+        n_more = MOST_DIRECTIONS - Q.shape[1]
+        Q = np.pad(Q, ((0, 0), (0, n_more), (0, 0)))
+        cot_dy, cot_d2y = (np.pad(part, ((0, 0), (0, 0), (0, n_more))) for part in (cot_dy, cot_d2y))
+        by_theta, by_x = self.pieces("jet_back", (self.x, Q, cot_y, cot_dy, cot_d2y), before=(self.theta,))
+        return by_theta.sum(axis=0), by_x
+
     def jacobian(self):
         return self.rows["jacobian"]
 
@@ -437,6 +514,8 @@ class Call:
         The results (by place) whose row s depends on sample s alone.
     at_theta : bool
         True if the call makes a function of theta, the parameters: no params=, no out=.
+    is_quick : bool
+        Whether plain arguments go past the checks of Python.
     """
 
     run: Callable
@@ -445,6 +524,7 @@ class Call:
     out: str = ""
     by_row: tuple = ()
     at_theta: bool = False
+    is_quick: bool = True
     losses: tuple = tuple(LOSS_NAMES)
     weights: tuple = (None, "sample", "entry")
 
@@ -479,6 +559,11 @@ def _residuals(which):
     return run
 
 
+def _input_jet(net, data, **keywords):
+    jet = net.input_jet(data.x, data.directions, **keywords)
+    return jet.y, jet.dy, jet.d2y
+
+
 _SQUARED = {"losses": ("squared_error",)}
 CALLS = {
     "vjp": _method("vjp", "cotangent", by_row=(1,)),
@@ -493,6 +578,10 @@ CALLS = {
     "gauss_newton_vp": _method("gauss_newton_vp", "y", "v", out="n_params"),
     "hessian": _method("hessian", "y", out="n_params n_params"),
     "objective.hessp": Call(_hessp, "hvp", ("y", "v"), at_theta=True),
+    "laplacian": _method("laplacian", out="n n_L", by_row=(0,)),
+    "input_hessian": _method("input_hessian", "multipliers", out="n n_0 n_0", by_row=(0,)),
+    "input_jet": Call(_input_jet, "input_jet", ("directions",), by_row=(0, 1, 2)),
+    "jet_vjp": _method("jet_vjp", "cot_y", "cot_dy", "cot_d2y", "directions", by_row=(1,), is_quick=False),
     "residuals.fun": Call(_residuals(0), "residuals_fun", ("y",), at_theta=True, **_SQUARED),
     "residuals.jac": Call(_residuals(1), "residuals_jac", ("y",), at_theta=True, **_SQUARED),
     "normal_equations": _method("normal_equations", "y", **_SQUARED),
@@ -504,6 +593,9 @@ FIRST_PART = {
     "forward": _method("forward", by_row=(0,)),
     "value_and_grad": _method("value_and_grad", "y", out="n_params"),
 }
+
+
+MOST_DIRECTIONS = 4
 
 
 def arrays(result):
@@ -554,7 +646,11 @@ def with_directions(rng, problem, call):
         skipped = (weight == 0) if weight.ndim == 1 else (weight == 0).all(axis=1)
         x = np.array(x)
         x[skipped] = np.nan
-    draw = lambda *shape: rng.normal(size=shape).astype(net.dtype)  # noqa: E731
+    draw = lambda *shape, rng=rng: rng.normal(size=shape).astype(net.dtype)  # noqa: E731
+    more = rng.spawn(1)[0]  # so that the others are what they were before these came
+    k = int(more.integers(1, MOST_DIRECTIONS + 1))
+    directions = [None, draw(k, n_in, rng=more), draw(n_samples, k, n_in, rng=more)][more.integers(3)]
+    k = n_in if directions is None else k
     return Data(
         problem=problem,
         x=x,
@@ -565,6 +661,11 @@ def with_directions(rng, problem, call):
         grad_x=draw(n_samples, n_in) if n_out == 1 and rng.random() < 0.5 else draw(n_samples, n_out, n_in),
         weight=float(rng.uniform(0.1, 2.0)) if rng.random() < 0.5 else rng.uniform(0.0, 2.0, (n_out, n_in)),
         max_norm=float(rng.uniform(0.2, 3.0)),
+        multipliers=draw(n_out, rng=more) if more.random() < 0.5 else draw(n_samples, n_out, rng=more),
+        directions=directions,
+        cot_y=draw(n_samples, n_out, rng=more),
+        cot_dy=draw(n_samples, n_out, k, rng=more),
+        cot_d2y=draw(n_samples, n_out, k, rng=more),
     )
 
 
@@ -573,8 +674,14 @@ def rows_of(data, rows):
     problem = data.problem
     weight = None if problem.weight is None else problem.weight[rows]
     part = replace(problem, x=problem.x[rows], y=problem.y[rows], y_filled=problem.y_filled[rows], weight=weight)
-    return replace(data, problem=part, x=data.x[rows], x_filled=data.x_filled[rows], y=data.y[rows],
-                   cotangent=data.cotangent[rows], grad_x=data.grad_x[rows])  # fmt: skip
+    multipliers, directions = data.multipliers, data.directions
+    return replace(
+        data, problem=part, x=data.x[rows], x_filled=data.x_filled[rows], y=data.y[rows],
+        cotangent=data.cotangent[rows], grad_x=data.grad_x[rows],
+        multipliers=multipliers[rows] if multipliers.ndim == 2 else multipliers,
+        directions=directions[rows] if np.ndim(directions) == 3 else directions,
+        cot_y=data.cot_y[rows], cot_dy=data.cot_dy[rows], cot_d2y=data.cot_d2y[rows],
+    )  # fmt: skip
 
 
 def with_params(data, theta):

@@ -91,6 +91,8 @@ def bits(result):
         return repr(result)
     if isinstance(result, backprop.LayerGradients):
         return bits([result.loss, result.a, result.h, result.grad_a, result.grad_h, result.grad_W, result.grad_b])
+    if isinstance(result, backprop.InputJet):
+        return bits([result.y, result.dy, result.d2y])
     if isinstance(result, tuple | list):
         return [bits(part) for part in result]
     return np.asarray(result).tobytes()

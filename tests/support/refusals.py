@@ -81,6 +81,37 @@ BAD = {  # argument -> what it is -> (value, error)
         "complex": (np.ones((N, N_OUT)) + 0j, TypeError),
         "None": (None, TypeError),
     },
+    "multipliers": {
+        "a row too few": (np.ones((N - 1, N_OUT)), ValueError),
+        "by sample alone": (np.ones(N), ValueError),
+        "swapped": (np.ones((N_OUT, N)), ValueError),
+        "0-D": (1.0, ValueError),
+        "complex": (np.ones(N_OUT) + 0j, TypeError),
+        "None": (None, TypeError),
+    },
+    "directions": {
+        "one direction": (np.ones(N_IN), ValueError),
+        "no direction": (np.ones((0, N_IN)), ValueError),
+        "a column too few": (np.ones((2, N_IN - 1)), ValueError),
+        "a row too few": (np.ones((N - 1, 2, N_IN)), ValueError),
+        "4-D": (np.ones((1, N, 2, N_IN)), ValueError),
+        "complex": (np.ones((2, N_IN)) + 0j, TypeError),
+    },
+    "cot_y": {
+        "a row too few": (np.ones((N - 1, N_OUT)), ValueError),
+        "one column for two": (np.ones((N, 1)), ValueError),
+        "complex": (np.ones((N, N_OUT)) + 0j, TypeError),
+    },
+    "cot_dy": {
+        "a direction too many": (np.ones((N, N_OUT, 9)), ValueError),
+        "no axis of directions": (np.ones((N, N_OUT)), ValueError),
+        "strings": (np.full((N, N_OUT, 1), "1"), TypeError),
+    },
+    "cot_d2y": {
+        "a row too few": (np.ones((N - 1, N_OUT, 1)), ValueError),
+        "0-D": (1.0, ValueError),
+        "object": (np.ones((N, N_OUT, 1)).astype(object), TypeError),
+    },
     "grad_x": {
         "a row too few": (np.ones((N - 1, N_OUT, N_IN)), ValueError),
         "no axis of outputs": (np.ones((N, N_IN)), ValueError),

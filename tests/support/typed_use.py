@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 import backprop
-from backprop import Activation, Ensemble, LayerGradients, Network, Objective, PartialSums, WeightTotals
+from backprop import Activation, Ensemble, InputJet, LayerGradients, Network, Objective, PartialSums, WeightTotals
 
 Array = npt.NDArray[Any]
 
@@ -50,7 +50,15 @@ def main() -> None:
         net.hvp(x, y, v),
         net.gauss_newton_vp(x, y, v),
         net.hessian(x, y),
+        net.laplacian(x, out=np.empty((2, 1))),
+        net.input_hessian(x),
+        net.input_hessian(x, [2.0], params=v),
     ]
+    jet: InputJet = net.input_jet(x, [[1.0, 1.0]])
+    of_jet, _ = net.jet_vjp(x, cot_d2y=np.ones((2, 1, 2)))
+    rows += [jet.y, jet.dy, jet.d2y, of_jet]
+    within = net.constraint(-1.0, [np.inf], n_threads=1)
+    rows += [within.fun(x[0]), within.jac(x[0]), within.hess(x[0], np.ones(1))]
     residual, jacobian = net.residuals(x, y)
     r: Array = residual(net.params)
     J: Array = jacobian(net.params)

@@ -24,7 +24,7 @@ N_ROUNDS = 8  # of 150 sets
 
 def outcomes(first, n_rounds=1):
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        fuzz.make_warnings_errors()
         return [outcome for seed in range(first, first + n_rounds) for outcome in Round(seed).run()]
 
 

@@ -130,6 +130,14 @@ CALLS = {
     "sobolev_value_and_grad": (
         (*_LOSS, "grad_x", "weight"), "P", lambda r, d: r.sobolev_value_and_grad(d["grad_x"], d["weight"])
     ),
+    "laplacian": (("x",), "nk", lambda r, d: r.laplacian()),
+    "input_hessian": (("x", "multipliers"), "nii", lambda r, d: r.input_hessian(d["multipliers"])),
+    "input_jet": (("x", "directions"), None, lambda r, d: r.input_jet(d["directions"])),
+    "input_jet_of_axes": (("x",), None, lambda r, d: r.input_jet()),
+    "jet_vjp": (
+        ("x", "cot_y", "cot_dy", "cot_d2y", "directions"), None,
+        lambda r, d: r.jet_vjp(d["cot_y"], d["cot_dy"], d["cot_d2y"], d["directions"]),
+    ),
     "objective": ((*_LOSS, "theta", "l2"), None, objective_of),
     "objective_of_free": ((*_LOSS, "theta", "l2", "free"), None, objective_of),
     "objective_parts": ((*_LOSS, "theta", "l2"), None, objective_of),
@@ -160,10 +168,12 @@ WITHOUT_THREADS = {"check_gradient"}
 BY_ENTRY = {"per_sample_gradient_norms", "residuals"}  # vectors with one entry per sample
 SCALARS = {"max_norm", "l2"}
 POSITIONAL = ("x", "y", "cotangent", "v", "max_norm", "grad_x", "weight")
-ALONE = {"forward", "jvp", "input_jacobian", "jacobian", "ensemble_forward", "ensemble_forward_by_member"}
-BESIDE_X = ["y", "sample_weight", "cotangent", "grad_x"]  # these do not fit x if x has another number of rows
+ALONE = {"forward", "jvp", "input_jacobian", "jacobian", "laplacian", "input_hessian", "input_jet", "input_jet_of_axes",
+         "ensemble_forward", "ensemble_forward_by_member"}  # fmt: skip
+# These do not fit x if x has another number of rows.
+BESIDE_X = ["y", "sample_weight", "cotangent", "grad_x", "multipliers", "directions", "cot_y", "cot_dy", "cot_d2y"]
 MANY_ENTRIES = {"hessian": 60, "jacobian": 300, "normal_equations": 100, "residuals": 300, "sobolev_value_and_grad": 60,
-                "check_gradient": 60}  # fmt: skip
+                "check_gradient": 60, "jet_vjp": 60}  # fmt: skip
 
 
 def layers_of(r):
@@ -196,7 +206,9 @@ def call(net, ensemble, name, values, options):
         v = values.pop("v")
         result = getattr(net, name)(*values.values(), **options) @ v
     else:
-        result = getattr(net, name)(*values.values(), **options)
+        result = getattr(net, name.removesuffix("_of_axes"))(*values.values(), **options)
+    if name.startswith("input_jet"):
+        return [result.y, result.dy, result.d2y]
     if name == "layer_gradients":
         lists = (result.a, result.h, result.grad_a, result.grad_h, result.grad_W, result.grad_b)
         return [result.loss, *(part for some in lists for part in some if part is not None)]

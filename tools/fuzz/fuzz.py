@@ -40,9 +40,15 @@ JOURNAL = struct.Struct("qqqqq")  # seed, set, accepted, refused, findings
 # Processes ------------------------------------------------------------------------------------------------------------
 
 
+def make_warnings_errors():
+    """Except for the one that a process gives once, whichever call comes first."""
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", ".* network that is linear in pieces", RuntimeWarning)
+
+
 def work(journal, first, last, step):
     """Run the rounds first, first + step, ... before last, with a journal in a mapped file."""
-    warnings.simplefilter("error")
+    make_warnings_errors()
     faulthandler.enable()
     with open(journal, "r+b") as file:
         mapped = mmap.mmap(file.fileno(), JOURNAL.size)
@@ -124,7 +130,7 @@ def main():
     if options.work:
         return work(options.work[0], *map(int, options.work[1:]))
     if options.replay is not None:
-        warnings.simplefilter("error")
+        make_warnings_errors()
         faulthandler.enable()
         round_ = Round(options.replay)
         print(round_.net)

@@ -72,6 +72,30 @@ class Others:
             raise FuzzError("views of params")
         return True
 
+    def constraint(self):
+        """The functions of `constraint` have the bits of the calls on a batch of one."""
+        r, net = self.random, self.net
+        x, v = self.numbers["x"][0], self._numbers((self.dimensions["k"],)).astype(self.dtype)
+        wrong = {"x"} if r.random() < 0.4 else set()
+        if wrong:
+            argument = arguments.refused(r, x, self.dtype, {x.shape})
+        else:
+            argument = arguments.taken(r, x, self.dtype, may_round=arguments.FLOATS + arguments.INTEGERS)
+        its, which = net.constraint(-np.inf, 1.0), r.choice(["fun", "jac", "hess"])
+        self.description = f"constraint, {which}", argument.kind, wrong
+        try:
+            result = its.hess(argument.value, v) if which == "hess" else getattr(its, which)(argument.value)
+        except Exception as error:
+            self.judge_refusal(error, wrong)
+            return False
+        if wrong:
+            raise FuzzError("accepted")
+        x = argument.numbers.astype(self.dtype)[None]
+        right = {"fun": net.forward, "jac": net.input_jacobian, "hess": lambda x: net.input_hessian(x, v)}[which](x)[0]
+        if result.tobytes() != right.astype(float).tobytes():
+            raise FuzzError(f"other bits: {result!r}, expected {right!r}")
+        return True
+
     def equations(self):
         """`hidden_gradient` and `preactivation_gradient`."""
         r, n, k, i = self.random, *(self.dimensions[letter] for letter in "nki")

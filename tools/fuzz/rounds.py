@@ -75,16 +75,22 @@ class Round(Drawing, Others, Special):
         self.theta = net.params.astype(float)
         self.dimensions = {"n": n, "i": sizes[0], "k": sizes[-1], "P": net.n_params}
         P, k, i = net.n_params, sizes[-1], sizes[0]
+        m, by_row = r.randrange(1, 4), [(), (n,)]
         self.numbers = {
             "x": x, "y": y, "sample_weight": weight, "params": self.theta, "theta": self.theta,
             "v": self._numbers((P,)), "cotangent": self._numbers((n, k)), "grad_x": self._numbers((n, k, i)),
             "weight": np.array(abs(self._numbers(()))) if r.random() < 0.5 else abs(self._numbers((k, i))),
+            "multipliers": self._numbers((*r.choice(by_row), k)),
+            "directions": self._numbers((*r.choice(by_row), m, i)),
+            "cot_y": self._numbers((n, k)), "cot_dy": self._numbers((n, k, m)), "cot_d2y": self._numbers((n, k, m)),
             "max_norm": np.array(float(rng.uniform(0.1, 3))), "l2": np.array(r.choice([0.0, 1e-3, 0.25, 3.0])),
         }  # fmt: skip
         shapes = {name: {value.shape} for name, value in self.numbers.items() if value is not None}
         shapes["y"] |= {(n,)} if k == 1 and loss_name != "cross_entropy" else set()
         shapes["grad_x"] |= {(n, i)} if k == 1 else set()
         shapes["weight"] |= {(), (k, i)}
+        shapes["multipliers"] |= {(k,), (n, k)}
+        shapes["directions"] |= {(*rows, j, i) for rows in by_row for j in range(1, 50)}
         if weight is not None and loss_name != "cross_entropy":
             shapes["sample_weight"] |= {(n,), (n, k)}
         self.shapes = shapes
@@ -285,6 +291,7 @@ class Round(Drawing, Others, Special):
             self.special,
             self.special,
             self.nonfinite,
+            self.constraint,
         ]
         self.description = "round", {}, set()
         for index in range(SETS_PER_ROUND):

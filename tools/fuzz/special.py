@@ -10,8 +10,10 @@ REGRESSIONS = ("squared_error", "absolute_error", "huber", "quantile")  # any ta
 # name -> which of the results have a row for each sample
 BY_SAMPLE = {name: (0,) for name in (
     "forward", "jvp", "input_gradient", "input_jacobian", "jacobian", "per_sample_gradients",
-    "per_sample_gradient_norms",
-)} | {"vjp": (1,), "residuals": (0, 1)}  # fmt: skip
+    "per_sample_gradient_norms", "laplacian", "input_hessian",
+)} | {
+    "vjp": (1,), "residuals": (0, 1), "jet_vjp": (1,), "input_jet": (0, 1, 2), "input_jet_of_axes": (0, 1, 2),
+}  # fmt: skip
 
 
 class Special:

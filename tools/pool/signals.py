@@ -86,6 +86,16 @@ def vjp(p: SimpleNamespace) -> Call:
     return lambda n: p.net.vjp(p.x, cotangent, n_threads=n)
 
 
+def input_hessian(p: SimpleNamespace) -> Call:
+    multipliers = np.ones(p.net.sizes[-1], p.net.dtype)
+    return lambda n: p.net.input_hessian(p.x, multipliers, n_threads=n)
+
+
+def jet_vjp(p: SimpleNamespace) -> Call:
+    cotangent = np.ones((len(p.x), p.net.sizes[-1], p.net.sizes[0]), p.net.dtype)
+    return lambda n: p.net.jet_vjp(p.x, cot_dy=cotangent, cot_d2y=cotangent, n_threads=n)
+
+
 def sobolev(p: SimpleNamespace) -> Call:
     grad_x = np.zeros((len(p.x), p.net.sizes[-1], p.net.sizes[0]), p.net.dtype)
     return lambda n: p.net.sobolev_value_and_grad(p.x, p.y, grad_x, 1.0, n_threads=n)
@@ -153,6 +163,10 @@ CALLS: dict[str, Callable[[SimpleNamespace], Call]] = {
     "hessian": on_data("hessian"),
     "normal_equations": on_data("normal_equations"),
     "sobolev_value_and_grad": sobolev,
+    "laplacian": on_samples("laplacian"),
+    "input_hessian": input_hessian,
+    "input_jet": on_samples("input_jet"),
+    "jet_vjp": jet_vjp,
     # Not in the table of calls.
     "layer_gradients": lambda p: lambda n: p.net.layer_gradients(p.x, p.y, n_threads=n),
     "ensemble": ensemble,
@@ -195,6 +209,12 @@ def rows() -> list[Row]:
         Row("normal_equations", [50, 90, 10], 256, ([40, 60, 10], 128)),
         Row("normal_equations", [2, 2, 300], 512, ([2, 2, 180], 256)),
         Row("sobolev_value_and_grad", [20, 32, 1000], 128, ([20, 32, 700], 128)),
+        Row("laplacian", [300, 300, 1], 256, ([200, 200, 1], 64), mish),
+        Row("laplacian", wide, 256, narrow, mish),
+        Row("input_hessian", [300, 300, 1], 64, ([200, 200, 1], 64), mish),
+        Row("input_jet", [10, 3000], 256, ([10, 700], 256), softmax),
+        Row("jet_vjp", [300, 300, 1], 64, ([150, 150, 1], 64), mish),
+        Row("jet_vjp", wide, 256, ([1, 60_000, 1], 512), mish),
         Row("layer_gradients", wide, 256, ([1, 60_000, 1], 256), mish),
         Row("ensemble", wide, 256, ([1, 60_000, 1], 256), mish),
         Row("fit adam", wide, 256, ([1, 60_000, 1], 256), mish),
