@@ -25,7 +25,7 @@ from backprop import Ensemble, Network, get_num_threads, load, num_threads, set_
 
 EXAMPLES = os.environ.get("BACKPROP_EXAMPLES")
 MOST_PARAMS = 60  # for calls whose results are matrices
-MATRICES = {"hessian", "normal_equations", "residuals.jac", "sobolev_value_and_grad", "jet_vjp"}
+MATRICES = {"hessian", "normal_equations", "residuals.jac", "sobolev_value_and_grad"}
 OPERATORS = {"hvp_operator": "hvp", "gauss_newton_operator": "gauss_newton_vp"}
 CAN_SAVE = find_spec("safetensors") is not None  # the extra `save`, which some Pythons lack
 

@@ -12,6 +12,7 @@ import numpy as np
 from backprop.activations import ACTIVATIONS
 from backprop.api import parameters as _params
 from backprop.losses import softmax
+from backprop.reference import jets as _jets
 from backprop.reference import recursion as _reference
 
 _STEP = 1e-100  # of the complex step, which forms no difference: the smaller the better
@@ -96,45 +97,19 @@ class ReferenceCalls:
     def input_jacobian(self):
         return self._jacobians[1]
 
-    # Along directions of x --------------------------------------------------------------------------------------------
-
-    def _jet(self, theta, x, directions):
-        """y_hat and its first and second derivatives along directions; theta and x may be complex."""
-        q = np.eye(self.sizes[0]) if directions is None else directions
-        D = np.broadcast_to(q, (len(x), *q.shape[-2:])).swapaxes(1, 2)
-        h, S = x, np.zeros(D.shape)
-        link = self.loss.link
-        last = self.activations[-1] if link in (None, "softmax") else (ACTIVATIONS[link], 0.0)
-        functions = [*self.activations[:-1], last]
-        for (W, b), (g, parameter) in zip(_params.unflatten(theta, self.sizes), functions, strict=True):
-            a, d, s = h @ W.T + b, W @ D, W @ S
-            first, second = g.g_prime(a, parameter)[:, :, None], g.g_second(a, parameter)[:, :, None]
-            h, D, S = g.g(a, parameter), first * d, first * s + second * d * d
-        return _jet_of_softmax(a, d, s) if link == "softmax" else (h, D, S)
-
-    def input_jet(self, directions=None):
-        return self._jet(self.theta, self.x, directions)
+    # Of second order by x ---------------------------------------------------------------------------------------------
 
     def laplacian(self):
-        return self.input_jet()[2].sum(axis=2)
+        return _jets.laplacian(self.specification, self.theta, self.x)
 
     def input_hessian(self, multipliers):
-        """By the complex step of the Jacobian, column by column."""
-        steps = 1j * _STEP * np.eye(self.sizes[0])
-        columns = [self._jet(self.theta, self.x + step, None)[1].imag / _STEP for step in steps]
-        multipliers = np.broadcast_to(multipliers, (len(self.x), self.n_out))
-        return np.einsum("so,csoi->sic", multipliers, columns)
+        return _jets.input_hessian(self.specification, self.theta, self.x, multipliers)
+
+    def input_jet(self, directions=None):
+        return _jets.input_jet(self.specification, self.theta, self.x, directions)
 
     def jet_vjp(self, cot_y, cot_dy, cot_d2y, directions=None):
-        """By the complex step by each parameter, and by each input of all samples at once."""
-
-        def by_sample(theta, x):
-            y, dy, d2y = self._jet(theta, x, directions)
-            return (cot_y * y).sum(axis=1) + (cot_dy * dy).sum(axis=(1, 2)) + (cot_d2y * d2y).sum(axis=(1, 2))
-
-        by_theta = [by_sample(self.theta + step, self.x).sum() for step in 1j * _STEP * np.eye(self.theta.size)]
-        by_x = [by_sample(self.theta, self.x + step) for step in 1j * _STEP * np.eye(self.sizes[0])]
-        return np.array(by_theta).imag / _STEP, np.stack(by_x, axis=1).imag / _STEP
+        return _jets.jet_vjp(self.specification, self.theta, self.x, cot_y, cot_dy, cot_d2y, directions)
 
     # Samples' own losses: w_s l_s, or sum_j w_sj l_sj / n_L -----------------------------------------------------------
 
@@ -204,12 +179,3 @@ class ReferenceCalls:
 
         steps = self.theta + 1j * _STEP * np.eye(self.theta.size)
         return value(self.theta), np.array([value(step).imag / _STEP for step in steps])
-
-
-def _jet_of_softmax(a, d, s):
-    """p = softmax(a), p tau and p (s - p.s + tau^2 - p.tau^2), with tau = d - p.d."""
-    p = softmax(a)
-    of_p = p[:, :, None]
-    tau = d - (of_p * d).sum(axis=1, keepdims=True)
-    bend = s + tau * tau
-    return p, of_p * tau, of_p * (bend - (of_p * bend).sum(axis=1, keepdims=True))

@@ -173,7 +173,7 @@ ALONE = {"forward", "jvp", "input_jacobian", "jacobian", "laplacian", "input_hes
 # These do not fit x if x has another number of rows.
 BESIDE_X = ["y", "sample_weight", "cotangent", "grad_x", "multipliers", "directions", "cot_y", "cot_dy", "cot_d2y"]
 MANY_ENTRIES = {"hessian": 60, "jacobian": 300, "normal_equations": 100, "residuals": 300, "sobolev_value_and_grad": 60,
-                "check_gradient": 60, "jet_vjp": 60}  # fmt: skip
+                "check_gradient": 60}  # fmt: skip
 
 
 def layers_of(r):

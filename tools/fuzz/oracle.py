@@ -45,8 +45,9 @@ class Noise:
     def of_specification(self, specification):
         """Sizes, activations and loss, with functions whose results are changed."""
         sizes, activations, (loss, loss_parameter) = specification
+        derivatives = ("g", "g_prime", "g_second", "g_third")
         nudged = [
-            (replace(row, **{name: self.of_function(getattr(row, name)) for name in ("g", "g_prime", "g_second")}), p)
+            (replace(row, **{name: self.of_function(getattr(row, name)) for name in derivatives}), p)
             for row, p in activations
         ]
         names = ("loss", "loss_prime", "curvature")
