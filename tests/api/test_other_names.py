@@ -156,6 +156,10 @@ def ensemble(**options):
     return Ensemble(network(), 2, **options)
 
 
+def constraint(**options):
+    return network().constraint(**options)
+
+
 @pytest.mark.parametrize(
     ("call", "keyword", "hint"),
     [(network, "activation", "did you mean 'activations'?"), (network, "activatons", "did you mean 'activations'?"),
@@ -171,7 +175,8 @@ def ensemble(**options):
      (fit, "optimizer", "did you mean 'solver'?"), (fit, "early_stopping", "patience=10 stops early"),
      (fit, "validation_data", "x_val, y_val"), (fit, "verbose", "did you mean 'progress'?"),
      (ensemble, "seed", "did you mean 'rng'?"), (ensemble, "n_members", "did you mean 'k'?"),
-     (ensemble, "activations", "argument of the network")],
+     (ensemble, "activations", "argument of the network"), (constraint, "upper_bound", "did you mean 'ub'?"),
+     (constraint, "keep_feasible", "its.keep_feasible = True"), (constraint, "params", "assign net.params")],
 )  # fmt: skip
 def test_arguments(call, keyword, hint):
     with pytest.raises(TypeError, match=r": expected arguments among .*, got ") as caught:
@@ -181,7 +186,7 @@ def test_arguments(call, keyword, hint):
     assert hint in message
 
 
-@pytest.mark.parametrize("call", [network, objective, fit, ensemble])
+@pytest.mark.parametrize("call", [network, objective, fit, ensemble, constraint])
 def test_arguments_like_no_other(call):
     with pytest.raises(TypeError, match=r"expected arguments among .*, got 'xyzzy'$"):
         call(xyzzy=1)
@@ -190,7 +195,8 @@ def test_arguments_like_no_other(call):
 def test_every_argument_that_is_hinted_at_exists():
     import inspect
 
-    calls = {"Network": Network, "objective": Network.objective, "fit": Network.fit, "Ensemble": Ensemble}
+    methods = {name: getattr(Network, name) for name in ("objective", "fit", "constraint")}
+    calls = {"Network": Network, "Ensemble": Ensemble, **methods}
     assert set(calls) == set(names.ARGUMENTS) == set(names.SENTENCES)
     for call, function in calls.items():
         known = set(inspect.signature(function).parameters)

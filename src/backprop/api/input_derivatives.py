@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop import _core, threads
-from backprop.api import validate
+from backprop.api import other_names, validate
 from backprop.api.calls import Calls
 from backprop.api.input_jet import InputJet
 
@@ -285,6 +285,7 @@ class InputDerivatives(Calls):
 
     # For solvers -----------------------------------------------------------------------------------------------------
 
+    @other_names.checks_names
     def constraint(self, lb: npt.ArrayLike, ub: npt.ArrayLike, *, n_threads: int | None = None) -> NonlinearConstraint:
         """The constraint lb <= y_hat(x) <= ub on one input x, with its Jacobian and Hessian, for SciPy's solvers.
 

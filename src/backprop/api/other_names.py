@@ -167,6 +167,10 @@ SENTENCES = {
         "it is an argument of the network": "activations loss dtype output criterion",
         "the solver 'sgd' has Nesterov's momentum": "nesterov nesterovs_momentum dampening",
     },
+    "constraint": {
+        "set it on the constraint that comes back: its.keep_feasible = True": "keep_feasible",
+        "a constraint uses the parameters of the network: assign net.params": "params theta",
+    },
     "Ensemble": {"it is an argument of the network": "activations loss dtype output", _IN_CALLS: "n_threads n_jobs"},
 }
 ARGUMENTS = {
@@ -185,6 +189,11 @@ ARGUMENTS = {
         "rng": _OF_NETWORK["rng"],
         "progress": "verbose tqdm progress_bar",
         "callback": "callbacks",
+    },
+    "constraint": {
+        "lb": "lower lower_bound lbg min minimum",
+        "ub": "upper upper_bound ubg max maximum",
+        "n_threads": _OF_OBJECTIVE["n_threads"],
     },
     "Ensemble": {
         "k": "n n_members n_networks size n_estimators",

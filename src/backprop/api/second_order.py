@@ -109,6 +109,8 @@ class SecondOrder(Calls):
     ) -> Array:
         """The Hessian of the loss of `value_and_grad`, for small networks: it has n_params^2 entries.
 
+        It is that by the parameters. `input_hessian` gives that of y_hat by x.
+
         Parameters
         ----------
         x, y, params, sample_weight, n_threads
