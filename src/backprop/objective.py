@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,7 @@ from backprop.api import array_likes, attributes, parameters, scalars, shown, va
 from backprop.api.base import Base
 from backprop.distributed import terms
 from backprop.distributed.blocks import Blocks
-from backprop.distributed.samples import Source
-from backprop.distributed.terms import Accepted, Given, Term, Terms
+from backprop.distributed.terms import Accepted, Given, Terms
 
 Array = npt.NDArray[Any]
 
@@ -91,7 +89,7 @@ class Objective(attributes.Closed, shown.Shown):
             threads.resolve(n_threads)
             return Accepted(scalars.non_negative(l2, "l2"), validate.free_mask(free, net.n_params))
 
-        term, mask = _term(net, accept, Given(x, y, sample_weight), n_threads, comm)
+        term, mask = terms.accepted(net, accept, Given(x, y, sample_weight), n_threads, comm)
         self._take(net, mask, (term,))
 
     def _take(self, net: Base, free: npt.NDArray[np.bool_] | None, its_terms: Terms) -> None:
@@ -266,8 +264,7 @@ class Objective(attributes.Closed, shown.Shown):
         """
         self._need_second("hess")
         full = self._accepted(theta)
-        _, H = terms.added(self._terms, lambda term: term.hess(full, self._is_weight))
-        return H if self._free is None else H[np.ix_(self._free, self._free)]
+        return terms.added(self._terms, lambda term: term.hess(full, self._is_weight, self._free))[1]
 
     def expand(self, theta: npt.ArrayLike) -> Array:
         """All parameters of the network: theta for the free ones, and for the others the values in the network.
@@ -334,7 +331,7 @@ class Objective(attributes.Closed, shown.Shown):
     def _need_second(self, call: str) -> None:
         """Refuse activations without g'', and terms without second derivatives."""
         self._net._need_second(call)
-        if any(term.samples.has_input_gradients for term in self._terms):
+        if not all(term.samples.fitted.has_second for term in self._terms):
             raise ValueError(
                 f"{call}: expected an objective without input gradients, got one of sobolev_objective, which has no "
                 "second derivatives; use a method that needs gradients alone, as L-BFGS-B or BFGS"
@@ -369,45 +366,3 @@ class Objective(attributes.Closed, shown.Shown):
         # One tuple: another thread then reads what belongs to one theta.
         self._last = (full.copy() if self._free is None else full, loss, grad, epochs)
         return loss, grad
-
-
-def sobolev(
-    net: Base,
-    x: npt.ArrayLike | Blocks,
-    y: npt.ArrayLike | None,
-    grad_x: npt.ArrayLike | None,
-    weight: npt.ArrayLike | None,
-    *,
-    sample_weight: npt.ArrayLike | None,
-    l2: float,
-    free: npt.ArrayLike | None,
-    n_threads: int | None,
-    comm: object,
-) -> Objective:
-    """The objective of `Network.sobolev_objective`."""
-
-    def accept() -> Accepted:
-        """Accept all arguments but the samples."""
-        net._need_squared_error("sobolev_objective")
-        net._need_second("sobolev_objective")
-        threads.resolve(n_threads)
-        if weight is None:
-            raise TypeError("weight: expected a number or an array (n_L, n_0) for the input gradients, got None")
-        accepted = validate.gradient_weight(weight, (net.sizes[-1], net.sizes[0])).copy()
-        return Accepted(scalars.non_negative(l2, "l2"), validate.free_mask(free, net.n_params), accepted)
-
-    term, mask = _term(net, accept, Given(x, y, sample_weight, grad_x), n_threads, comm)
-    return Objective._of(net, mask, (term,))
-
-
-def _term(
-    net: Base, accept: Callable[[], Accepted], given: Given, n_threads: int | None, comm: object
-) -> tuple[Term, npt.NDArray[np.bool_] | None]:
-    """The term of an objective with these samples, and the mask of its free parameters."""
-    samples: Source
-    if comm is None:
-        accepted = accept()
-        samples = terms.source(net, given, accepted, n_threads)
-    else:
-        samples, accepted = terms.source_of_ranks(net, comm, accept, given, n_threads)
-    return Term(samples, accepted.l2), accepted.free

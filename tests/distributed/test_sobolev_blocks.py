@@ -166,7 +166,7 @@ def test_ranks(tmp_path):
     for rank, lines in said(done).items():
         same = [line["same"] for line in lines if "same" in line]
         assert same == [[True] * 3] * 12
-        assert all("on 3 ranks with input gradients" in line["repr"] for line in lines if "repr" in line)
+        assert all("with input gradients on 3 ranks" in line["repr"] for line in lines if "repr" in line)
         refused = [line["refused"] for line in lines if "refused" in line]
         shape, weight, missing, other, theta, hessp = refused
         for text, what in (

@@ -231,20 +231,24 @@ def their_memory(
     y: Array | None = None,
     weight: Array | None = None,
     params: Array | None = None,
-    grad_x: Array | None = None,
+    extra: Array | None = None,
+    names: str = "x, y",
 ) -> None:
-    """Refuse kept views of arrays whose memory ``resize(refcheck=False)`` may have freed."""
+    """Refuse kept views of arrays whose memory ``resize(refcheck=False)`` may have freed.
+
+    names are those of x, y and extra.
+    """
     is_there = _core.is_in_its_owner
     if not is_there(x):
         name = "x"
     elif y is not None and not is_there(y):
-        name = "y"
+        name = names.split(", ")[1]
     elif weight is not None and not is_there(weight):
         name = "sample_weight"
     elif params is not None and not is_there(params):
         name = "params"
-    elif grad_x is not None and not is_there(grad_x):
-        name = "grad_x"
+    elif extra is not None and not is_there(extra):
+        name = names.split(", ")[2]
     else:
         return
     raise ValueError(f"{name}: expected an array that keeps its size, got one that was resized since it was given")

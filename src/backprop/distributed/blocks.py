@@ -14,6 +14,7 @@ from backprop.api import array_likes, shown, targets
 from backprop.api.base import Base
 from backprop.distributed import samples, state
 from backprop.distributed.ahead import Reading, read_ahead
+from backprop.distributed.fitted import Values
 from backprop.distributed.samples import Block
 
 Array = npt.NDArray[Any]
@@ -22,22 +23,17 @@ Blocks = Iterable[Any] | Callable[[], Iterable[Any]]
 FORMS_OF_WEIGHTS = ("no weights", "weights by sample", "weights by sample and output")  # by their axes
 FORMS_OF_Y = ("probabilities", "labels")  # by whether there are labels
 
-# In errors, by whether there are input gradients: the arrays of a block, and the calls with arrays and with blocks.
-_ARRAYS = ("x, y", "x, y, grad_x")
-_CALL = ("net.objective(x, y)", "net.sobolev_objective(x, y, grad_x, weight)")
-_CALL_WITH = ("net.objective({})", "net.sobolev_objective({}, weight=weight)")
-
 
 # What a user may give -------------------------------------------------------------------------------------------------
 
 
-def refuse_unless_blocks(given: object, has_input_gradients: bool) -> None:
+def refuse_unless_blocks(given: object, fitted: Values) -> None:
     """Refuse what cannot be read again and again; and an array, to which a y belongs."""
-    arrays = _ARRAYS[has_input_gradients]
+    arrays = fitted.arrays
     if array_likes.is_one_array(given):
         raise TypeError(
-            f"{arrays[3:]}: expected targets beside x, got none; {_CALL[has_input_gradients]}, or "
-            f"{_CALL_WITH[has_input_gradients].format('blocks')} with an iterable of ({arrays})"
+            f"{arrays[3:]}: expected targets beside x, got none; {fitted.cure}, or "
+            f"{fitted.cure_with.format('blocks')} with an iterable of ({arrays})"
         )
     if hasattr(type(given), "__next__"):
         raise TypeError(
@@ -120,9 +116,8 @@ class Stream:
     ----------
     net : Base
     given : iterable, or function that makes one
-        Blocks (x, y) or (x, y, sample_weight).
-    has_input_gradients : bool
-        If true, blocks are (x, y, grad_x) or (x, y, grad_x, sample_weight).
+        Blocks of the arrays of fitted, as (x, y) or (x, y, sample_weight).
+    fitted : Values, optional
 
     Attributes
     ----------
@@ -142,14 +137,17 @@ class Stream:
         If a block is refused.
     """
 
-    def __init__(self, net: Base, given: Blocks, has_input_gradients: bool = False) -> None:
-        refuse_unless_blocks(given, has_input_gradients)
-        self.net, self._given, self.has_input_gradients = net, given, has_input_gradients
+    def __init__(self, net: Base, given: Blocks, fitted: Values | None = None) -> None:
+        self.net, self._given, self.fitted = net, given, fitted or Values()
+        refuse_unless_blocks(given, self.fitted)
         self.scale, self.total, self.n_skipped = 1.0, 0.0, 0
         self.tail: Block | None = None
         with closing(read_ahead(self._look)) as seen:
             self.seen = next(seen)
         self.scale, self.total = _core.scale_and_total(self.seen.largest, *self.seen.bins)
+
+    def settle(self) -> None:
+        """Nothing: the rows are accepted anew at each pass."""
 
     def head(self, n_kept: int) -> Block:
         """A copy of the first rows with a weight, of which there must be so many, and one at least."""
@@ -206,29 +204,25 @@ class Stream:
 
     def _accepted(self, given: Any, seen: Seen) -> Block:
         """The arrays of a block as the compiled calls take them; count them among those seen."""
-        has_slopes = self.has_input_gradients
-        arrays = _ARRAYS[has_slopes]
+        fitted = self.fitted
+        arrays = fitted.arrays
         n_arrays = arrays.count(",") + 1
         if not isinstance(given, tuple | list) or len(given) not in (n_arrays, n_arrays + 1):
             cure = ""
             if array_likes.is_one_array(given):
-                one = _CALL_WITH[has_slopes].format(f"[({arrays})]")
-                cure = f"; {one} has one block, {_CALL[has_slopes]} none"
+                cure = f"; {fitted.cure_with.format(f'[({arrays})]')} has one block, {fitted.cure} none"
             raise TypeError(
                 f"expected a tuple ({arrays}) or ({arrays}, sample_weight), got {array_likes.describe(given)}{cure}"
             )
         x, y, *rest = given
-        grad_x = rest.pop(0) if has_slopes else None
+        extra = rest.pop(0) if fitted.has_extra else None
         architecture = self.net._architecture
-        loss, n_out, dtype = architecture.loss, architecture.sizes[-1], architecture.dtype
         x_ = self.net._samples(x)
         n_samples = x_.shape[0]
-        weight = targets.seen_weights(rest[0] if rest else None, loss, n_samples, n_out)
+        weight = targets.seen_weights(rest[0] if rest else None, architecture.loss, n_samples, architecture.sizes[-1])
         weights = None if weight is None else targets.Weights(weight.array, self.scale, self.total, weight.n_kept)
-        y_ = targets.targets(y, loss, n_samples, n_out, dtype, weights)
-        slopes = None
-        if has_slopes:
-            slopes = samples.input_gradients(self.net, grad_x, n_samples, None if weight is None else weight.array)
+        y_ = fitted.targets(self.net, y, n_samples, weights)
+        extra_ = fitted.extra(self.net, extra, n_samples, None if weight is None else weight.array)
         if n_samples:
             _refuse_another_form(seen, 0 if weight is None else weight.array.ndim, y_.ndim == 1)
             seen.n_samples += n_samples
@@ -236,7 +230,7 @@ class Stream:
         if weight is not None:
             seen.largest = max(seen.largest, weight.largest)
             seen.exact_sum.add(state.State.of_one(*weight.bins))
-        return Block.of(x_, y_, weights, slopes)
+        return Block.of(x_, y_, weights, extra_)
 
 
 def _refuse_another_form(seen: Seen, weight_axes: int, has_labels: bool) -> None:
@@ -263,8 +257,7 @@ class Streamed:
     net : Base
     given : iterable, or function that makes one
     n_threads : int or None
-    grad_weight : (n_L, n_0) array, optional
-        The accepted weight of input gradients, which blocks have then.
+    fitted : Values, optional
 
     Raises
     ------
@@ -274,10 +267,10 @@ class Streamed:
 
     epoch = 0
 
-    def __init__(self, net: Base, given: Blocks, n_threads: int | None, grad_weight: Array | None = None) -> None:
-        self.net, self._n_threads, self._grad_weight = net, n_threads, grad_weight
-        self.has_input_gradients = grad_weight is not None
-        self._stream = Stream(net, given, self.has_input_gradients)
+    def __init__(self, net: Base, given: Blocks, n_threads: int | None, fitted: Values | None = None) -> None:
+        self.net, self._n_threads = net, n_threads
+        self._stream = Stream(net, given, fitted)
+        self.fitted = self._stream.fitted
         seen = self._stream.seen
         if not seen.n_samples:
             raise ValueError("blocks: expected at least one sample, got 0: the mean of no samples is not defined")
@@ -297,13 +290,13 @@ class Streamed:
     def sums(self, call: _core.Call, params: Array, operand: Array | None = None) -> tuple[float, Array]:
         """As in `samples.Source`: one pass over the blocks."""
         net, n_kept = self.net, self._stream.seen.n_kept
-        call = samples.compiled(call, self._grad_weight)
+        call = self.fitted.compiled(call)
         n_threads = threads.resolve(self._n_threads)
         sums = state.State.zero(state.n_sums(net._plan, call))
         unit = min(n_kept, state.unit_rows(net._plan, call, n_kept))
         with closing(self._stream.units(unit)) as blocks:
             for block in blocks:
-                samples.add_block(net, call, params, block, n_kept, sums, n_threads, operand, self._grad_weight)
+                samples.add_block(net, call, params, block, n_kept, sums, n_threads, self.fitted, operand)
                 del block
         total = self._stream.total if self.weight_axes else None
         return state.finish(net._plan, call, sums, n_kept, total, self.weight_axes == 2, net.dtype)

@@ -15,6 +15,7 @@ from backprop._version import __version__
 from backprop.api.base import Base
 from backprop.distributed import agreement, part_bytes, samples, state
 from backprop.distributed.communicator import Communicator
+from backprop.distributed.fitted import Values
 from backprop.distributed.rows_of_ranks import Rows, divided
 
 Array = npt.NDArray[Any]
@@ -34,8 +35,8 @@ class AcrossRanks:
     error : BaseException or None
         What went wrong on this rank up to now.
     n_threads : int or None
-    grad_weight : (n_L, n_0) array, optional
-        The accepted weight of input gradients, which the rows have then.
+    fitted : Values
+        What the rows have too.
     calls : sequence of str, optional
         The calls whose sums are asked for, by default those of an objective.
 
@@ -53,24 +54,24 @@ class AcrossRanks:
         rows: Rows | None,
         error: BaseException | None,
         n_threads: int | None,
-        grad_weight: Array | None = None,
+        fitted: Values,
         calls: Sequence[str] | None = None,
     ) -> None:
-        self.net, self._n_threads, self._grad_weight = net, n_threads, grad_weight
-        self.has_input_gradients = grad_weight is not None
+        self.net, self._n_threads, self.fitted = net, n_threads, fitted
         self._communicator = communicator
         with communicator.lock:
             communicator.agree(
                 {
-                    "call": "sobolev_objective" if self.has_input_gradients else "objective",
+                    "call": fitted.call,
                     "backprop": __version__,
                     "the network": part_bytes.in_words(part_bytes.network_facts(net._architecture)),
                     "the arithmetic": "that of a CPU without FMA" if _core.simd == "v2" else "that of a CPU with FMA",
-                    "the values of weight": agreement.checksum(grad_weight),
+                    **fitted.facts,
                     "the sums": ", ".join(calls or ()),
                     **facts,
                 },
                 error,
+                fitted.marks,
             )
             assert rows is not None  # as there is no error
             self._rows, self._whole = rows, divided(net, communicator, rows, calls)
@@ -116,7 +117,7 @@ class AcrossRanks:
             On all ranks, if one fails or if arguments differ.
         """
         with self._communicator.lock:
-            call = samples.compiled(call, self._grad_weight)
+            call = self.fitted.compiled(call)
             sums = self._sums_of_all(call, params, operand)
             total = self._rows.total if self.weight_axes else None
             net = self.net
@@ -156,7 +157,7 @@ class AcrossRanks:
                 if self._communicator.has_failed():
                     break  # whatever the sums are, this call ends with an error
                 n_kept = self._whole.n_kept
-                samples.add_block(net, call, params, block, n_kept, sums, n_threads, operand, self._grad_weight)
+                samples.add_block(net, call, params, block, n_kept, sums, n_threads, self.fitted, operand)
                 del block
         return sums
 

@@ -16,12 +16,11 @@ from backprop.api.base import Base
 from backprop.distributed import division, samples, state
 from backprop.distributed.blocks import FORMS_OF_WEIGHTS, FORMS_OF_Y, Seen
 from backprop.distributed.communicator import Communicator
+from backprop.distributed.fitted import Values
 from backprop.distributed.samples import Block
 
 Array = npt.NDArray[Any]
 
-_CALLS = ("value_and_grad", "hvp", "hessian")  # of an objective
-_CALLS_WITH_INPUT_GRADIENTS = ("sobolev_value_and_grad",)
 _BLOCK_FLOPS = 1e10  # after which a rank looks whether another one has failed: less than a second on one CPU
 
 # The rows of one rank -------------------------------------------------------------------------------------------------
@@ -35,7 +34,10 @@ class Rows(Protocol):
     total: float
     n_skipped: int
     tail: Block | None
-    has_input_gradients: bool
+    fitted: Values
+
+    def settle(self) -> None:
+        """Make the extra of the rows, once the marks of all ranks are known."""
 
     def head(self, n_kept: int) -> Block:
         """A copy of the first rows with a weight."""
@@ -54,21 +56,18 @@ class Arrays:
         self,
         net: Base,
         x: npt.ArrayLike,
-        y: npt.ArrayLike,
+        y: object,
         sample_weight: npt.ArrayLike | None,
-        grad_x: npt.ArrayLike | None = None,
-        has_input_gradients: bool = False,
+        extra: object,
+        fitted: Values,
     ) -> None:
-        self.has_input_gradients = has_input_gradients
+        self.fitted = fitted
         architecture = net._architecture
-        loss, n_out, dtype = architecture.loss, architecture.sizes[-1], architecture.dtype
         x_ = net._samples(x)
-        weight = targets.seen_weights(sample_weight, loss, x_.shape[0], n_out)
+        weight = targets.seen_weights(sample_weight, architecture.loss, x_.shape[0], architecture.sizes[-1])
         weights = None if weight is None else targets.Weights(weight.array, 1.0, 0.0, weight.n_kept)
-        y_ = targets.targets(y, loss, x_.shape[0], n_out, dtype, weights)
-        slopes = None
-        if has_input_gradients:
-            slopes = samples.input_gradients(net, grad_x, x_.shape[0], None if weight is None else weight.array)
+        y_ = fitted.targets(net, y, x_.shape[0], weights)
+        extra_ = fitted.extra(net, extra, x_.shape[0], None if weight is None else weight.array)
         self.scale, self.total, self.n_skipped = 1.0, 0.0, 0
         self.tail: Block | None = None
         self.seen = Seen(x_.shape[0], x_.shape[0] if weight is None else weight.n_kept)
@@ -77,10 +76,14 @@ class Arrays:
         if weight is not None:
             self.seen.largest = weight.largest
             self.seen.exact_sum.add(state.State.of_one(*weight.bins))
-        self._dtype = dtype
+        self._dtype = architecture.dtype
         self._rows_of_block = int(_BLOCK_FLOPS / (6 * net.n_params))
-        self._rows = Block.of(x_, y_, weights, slopes)
+        self._rows = Block.of(x_, y_, weights, extra_)
         self._units: list[Block] | None = None
+
+    def settle(self) -> None:
+        """Make the extra of the rows, once the marks of all ranks are known."""
+        self._rows = self._rows._replace(extra=self.fitted.settled(self._rows.extra))
 
     def head(self, n_kept: int) -> Block:
         """A copy of the first rows with a weight."""
@@ -89,7 +92,8 @@ class Arrays:
     def units(self, n_rows: int) -> Generator[Block, None, None]:
         """Views of whole units in these rows, and a copy of the last one, which the tail fills."""
         rows = self._rows
-        validate.their_memory(rows.x, rows.y, None if rows.weights is None else rows.weights.array, None, rows.grad_x)
+        weight = None if rows.weights is None else rows.weights.array
+        validate.their_memory(rows.x, rows.y, weight, extra=rows.extra, names=self.fitted.arrays)
         if self._units is None:
             whole = self._rows.part(self.n_skipped, self._rows.n_kept)
             if whole.weights is not None:
@@ -177,8 +181,7 @@ def divided(net: Base, communicator: Communicator, rows: Rows, calls: Sequence[s
             exact_sum.add(state.State.of_one(*each.bins))
         largest = max(each.largest for each in described)
         rows.scale, rows.total = _core.scale_and_total(largest, *exact_sum.one)
-    if calls is None:
-        calls = _CALLS_WITH_INPUT_GRADIENTS if rows.has_input_gradients else _CALLS
+    calls = calls or rows.fitted.calls
     unit_rows = math.lcm(*(state.unit_rows(net._plan, _core.CALLS[call], n_kept) for call in calls))
     unit_rows = min(unit_rows, n_kept)
     sent: list[tuple[int, Array]] = []
@@ -187,6 +190,7 @@ def divided(net: Base, communicator: Communicator, rows: Rows, calls: Sequence[s
     error: BaseException | None = None
     moves = division.moves([each.n_kept for each in described], unit_rows)
     try:
+        rows.settle()
         for move in moves:
             if move.source == communicator.rank:
                 sent = [(move.target, array) for array in _arrays_of(rows.head(move.n_rows))]
@@ -206,7 +210,7 @@ def divided(net: Base, communicator: Communicator, rows: Rows, calls: Sequence[s
 def _arrays_of(block: Block) -> list[Array]:
     """The arrays of a block, in the order in which they are sent."""
     weight = None if block.weights is None else block.weights.array
-    return [array for array in (block.x, block.y, weight, block.grad_x) if array is not None]
+    return [array for array in (block.x, block.y, weight, block.extra) if array is not None]
 
 
 def _room_for(
@@ -220,8 +224,9 @@ def _room_for(
     if weight_axes:
         array = np.empty(n if weight_axes == 1 else (n, n_out))
         weights = targets.Weights(array, rows.scale, rows.total, n)
-    grad_x = np.empty((n, n_out, n_in), dtype) if rows.has_input_gradients else None
-    block, parts, start = Block(x, y, weights, None, grad_x), [], 0
+    of_row = rows.fitted.extra_of_row(net)
+    extra = None if of_row is None else np.empty((n, *of_row), dtype)
+    block, parts, start = Block(x, y, weights, None, extra), [], 0
     for move in moves:
         parts.append([array[start : start + move.n_rows] for array in _arrays_of(block)])
         start += move.n_rows

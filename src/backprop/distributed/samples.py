@@ -9,16 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from backprop import _core, threads
-from backprop.api import validate
+from backprop.api import targets, validate
 from backprop.api.base import Base
 from backprop.api.targets import Weights
 from backprop.distributed import state
+from backprop.distributed.fitted import Values, kept_rows
 
 Array = npt.NDArray[Any]
 
 _VALUE_AND_GRAD = _core.CALLS["value_and_grad"]
 _HVP = _core.CALLS["hvp"]
-_SOBOLEV_VALUE_AND_GRAD = _core.CALLS["sobolev_value_and_grad"]
 
 # The most that products with the Hessian keep for a theta: a process must not grow with its batch. 17,000 samples of
 # 20-100-100-3 in float32 fit. A product takes 0.83 of hvp's time with 16,000 samples, read from memory; 0.78 with
@@ -37,7 +37,7 @@ class Source(Protocol):
     net: Base
     n_samples: int  # rows of the whole data set
     weight_axes: int  # 0: no weights, 1: weights by sample, 2: weights by sample and output
-    has_input_gradients: bool  # then there are no second derivatives
+    fitted: Values
 
     @property
     def epoch(self) -> int:
@@ -45,21 +45,6 @@ class Source(Protocol):
 
     def sums(self, call: _core.Call, params: Array, operand: Array | None = None) -> tuple[float, Array]:
         """The loss, 0.0 if the call has none, and the sums in the dtype of the network. operand is v."""
-
-
-def compiled(call: _core.Call, grad_weight: Array | None) -> _core.Call:
-    """The row of the table for a call of a source; grad_weight is that of its input gradients."""
-    if grad_weight is None:
-        return call
-    assert call is _VALUE_AND_GRAD
-    return _SOBOLEV_VALUE_AND_GRAD
-
-
-def input_gradients(net: Base, grad_x: object, n_samples: int, weight: Array | None) -> Array:
-    """Accept the input gradients of some rows. Their weights must be by sample."""
-    if weight is not None and weight.ndim == 2:
-        raise ValueError(f"sample_weight: expected shape ({n_samples},) in sobolev_objective, got {weight.shape}")
-    return validate.input_gradients(grad_x, n_samples, (net.sizes[-1], net.sizes[0]), net.dtype)
 
 
 def divisor(net: Base, n_samples: int, weight_axes: int, scale: float, total: float) -> float:
@@ -88,7 +73,7 @@ class InMemory:
     """
 
     epoch = 0
-    has_input_gradients = False
+    fitted = Values()
 
     def __init__(
         self,
@@ -134,16 +119,15 @@ class InMemory:
         return 0.0, result
 
 
-class WithInputGradients:
-    """Samples in memory whose values and input gradients are fitted together: a `Source` of one call, value_and_grad.
+class WithDerivatives:
+    """Samples in memory whose derivatives by x are fitted, a `Source`.
 
     Parameters
     ----------
     net : Base
-    x, y, grad_x, sample_weight, n_threads
-        As in `Network.sobolev_objective`.
-    grad_weight : (n_L, n_0) array
-        The accepted weight of input gradients.
+    x, y, extra, sample_weight, n_threads
+        As in the call that makes the objective.
+    fitted : Values
 
     Raises
     ------
@@ -152,60 +136,42 @@ class WithInputGradients:
     """
 
     epoch = 0
-    has_input_gradients = True
 
     def __init__(
         self,
         net: Base,
         x: npt.ArrayLike,
-        y: npt.ArrayLike,
-        grad_x: npt.ArrayLike,
-        grad_weight: Array,
+        y: object,
+        extra: object,
+        fitted: Values,
         sample_weight: npt.ArrayLike | None,
         n_threads: int | None,
     ) -> None:
-        self.net, self.n_threads = net, n_threads
-        self.y, self.x, _, weights = net._inputs(x, y, None, sample_weight)
-        self.sample_weight = None if weights is None else weights.array
+        self.net, self.n_threads, self.fitted = net, n_threads, fitted
+        architecture = net._architecture
+        self.x = net._samples(x, of_mean=True)
         self.n_samples = self.x.shape[0]
-        self.weight_axes = 0 if self.sample_weight is None else self.sample_weight.ndim
-        self.grad_x = input_gradients(net, grad_x, self.n_samples, self.sample_weight)
-        self.grad_weight = grad_weight
+        weights = targets.sample_weight(sample_weight, architecture.loss, self.n_samples, architecture.sizes[-1])
+        self.weight = None if weights is None else weights.array
+        self.weight_axes = 0 if self.weight is None else self.weight.ndim
+        self.y = fitted.targets(net, y, self.n_samples, weights)
+        self.extra = fitted.settled(fitted.extra(net, extra, self.n_samples, self.weight))
 
     def sums(self, call: _core.Call, params: Array, operand: Array | None = None) -> tuple[float, Array]:
         """As in `Source`."""
-        net, x, y, weight = self.net, self.x, self.y, self.sample_weight
-        call = compiled(call, self.grad_weight)
-        validate.their_memory(x, y, weight, grad_x=self.grad_x)
+        net, x, y, weight = self.net, self.x, self.y, self.weight
+        call = self.fitted.compiled(call)
+        validate.their_memory(x, y, weight, extra=self.extra, names=self.fitted.arrays)
+        more = self.fitted.arguments(self.extra, operand)
         quick: tuple[float, Array] | None = net._plan.quick(
-            call,
-            net._memory,
-            params,
-            x,
-            y,
-            weight,
-            None,
-            self.n_threads,
-            threads.get_num_threads,
-            operand=self.grad_x,
-            grad_weight=self.grad_weight,
+            call, net._memory, params, x, y, weight, None, self.n_threads, threads.get_num_threads, **more
         )
         if quick is not None:
             return quick
         y, x, theta, weights = net._inputs(x, y, params, weight)
-        grad = net._result(None, (net.n_params,), {})
-        loss = net._plan.run(
-            call,
-            theta,
-            x,
-            y,
-            grad,
-            weights,
-            threads.resolve(self.n_threads),
-            operand=self.grad_x,
-            grad_weight=self.grad_weight,
-        )
-        return loss, grad
+        result = net._result(None, net._plan.result_shape(call, self.n_samples), {})
+        loss = net._plan.run(call, theta, x, y, result, weights, threads.resolve(self.n_threads), **more)
+        return loss, result
 
 
 # Blocks of rows -------------------------------------------------------------------------------------------------------
@@ -218,16 +184,15 @@ class Block(NamedTuple):
     y: Array
     weights: Weights | None  # with the scale and the total of the whole data set
     kept: Array | None  # the numbers of the rows that count, None if all do
-    grad_x: Array | None = None  # input gradients, if the call takes them
+    extra: Array | None = None  # if the call takes one
 
     @classmethod
-    def of(cls, x: Array, y: Array, weights: Weights | None, grad_x: Array | None = None) -> Block:
+    def of(cls, x: Array, y: Array, weights: Weights | None, extra: Array | None = None) -> Block:
         """The block of accepted arrays."""
         kept = None
         if weights is not None and weights.n_kept < x.shape[0]:
-            with _core.DefaultFloatMode():  # in other modes NumPy may take a subnormal weight for 0
-                kept = np.flatnonzero(weights.array.reshape(x.shape[0], -1).any(axis=1))
-        return cls(x, y, weights, kept, grad_x)
+            kept = np.flatnonzero(kept_rows(weights.array))
+        return cls(x, y, weights, kept, extra)
 
     @property
     def n_kept(self) -> int:
@@ -247,20 +212,20 @@ class Block(NamedTuple):
         weights = self.weights
         if weights is not None:
             weights = weights._replace(array=weights.array[rows], n_kept=stop - start)
-        grad_x = None if self.grad_x is None else self.grad_x[rows]
-        return Block(self.x[rows], self.y[rows], weights, kept, grad_x)
+        extra = None if self.extra is None else self.extra[rows]
+        return Block(self.x[rows], self.y[rows], weights, kept, extra)
 
 
 class _Copies:
     """A buffer of rows that count, in the dtype of the network."""
 
     def __init__(self, n_rows: int, like: Block, dtype: np.dtype[Any]) -> None:
-        y, weights, grad_x = like.y, like.weights, like.grad_x
+        y, weights, extra = like.y, like.weights, like.extra
         self.n_rows, self.n_free = 0, n_rows
         self._x = np.empty((n_rows, *like.x.shape[1:]), dtype)
         self._y = np.empty((n_rows, *y.shape[1:]), np.intp if y.ndim == 1 else dtype)
         self._weight = None if weights is None else np.empty((n_rows, *weights.array.shape[1:]))
-        self._grad_x = None if grad_x is None else np.empty((n_rows, *grad_x.shape[1:]), dtype)
+        self._extra = None if extra is None else np.empty((n_rows, *extra.shape[1:]), dtype)
 
     def take(self, block: Block) -> None:
         """Copy the rows of a block that count."""
@@ -271,8 +236,8 @@ class _Copies:
             self._y[rows] = block.y[which]
             if self._weight is not None and block.weights is not None:
                 self._weight[rows] = block.weights.array[which]
-            if self._grad_x is not None and block.grad_x is not None:
-                self._grad_x[rows] = block.grad_x[which]
+            if self._extra is not None and block.extra is not None:
+                self._extra[rows] = block.extra[which]
         self.n_rows, self.n_free = rows.stop, self.n_free - block.n_kept
 
     def block(self, weights: Weights | None) -> Block:
@@ -280,7 +245,7 @@ class _Copies:
         rows = slice(self.n_rows)
         if weights is not None and self._weight is not None:
             weights = weights._replace(array=self._weight[rows], n_kept=self.n_rows)
-        return Block(self._x[rows], self._y[rows], weights, None, None if self._grad_x is None else self._grad_x[rows])
+        return Block(self._x[rows], self._y[rows], weights, None, None if self._extra is None else self._extra[rows])
 
 
 Blocks = Generator[Block, None, None]
@@ -316,8 +281,8 @@ def in_units(blocks: Iterable[Block], unit: int, dtype: np.dtype[Any]) -> Blocks
 
 def _units_together(unit: int, block: Block, dtype: np.dtype[Any]) -> int:
     """How many units are copied together: threads divide the chunks of several units better than those of one."""
-    n_slopes = 0 if block.grad_x is None else block.grad_x[:1].size
-    n_bytes: int = unit * (block.x.shape[1] + block.y[:1].size + n_slopes) * dtype.itemsize
+    n_more = 0 if block.extra is None else block.extra[:1].size
+    n_bytes: int = unit * (block.x.shape[1] + block.y[:1].size + n_more) * dtype.itemsize
     return max(1, min(_MOST_UNITS, _COPIED_BYTES // n_bytes))
 
 
@@ -351,8 +316,8 @@ def add_block(
     n_kept_in_all: int,
     sums: state.State,
     n_threads: int,
+    fitted: Values,
     operand: Array | None = None,
-    grad_weight: Array | None = None,
 ) -> None:
     """Add the sums over whole units of a data set with n_kept_in_all rows that count, to a state of sums."""
     sums.add(
@@ -365,7 +330,6 @@ def add_block(
             block.weights,
             n_threads,
             n_kept_in_all,
-            operand=operand if grad_weight is None else block.grad_x,
-            grad_weight=grad_weight,
+            **fitted.arguments(block.extra, operand),
         )
     )

@@ -108,17 +108,13 @@ def state_of_rows(
     weights: Weights | None,
     n_threads: int,
     n_kept_in_all: int,
-    *,
-    operand: Array | None = None,
-    max_norm: float = 0.0,
-    grad_weight: Array | None = None,
-    rows: Array | None = None,
-    free: Array | None = None,
+    **more: Any,
 ) -> State:
     """The state of the sums over some rows of a data set.
 
-    The arguments are accepted arrays, as `Plan.run` takes them. The rows are whole units of the data set, which has
-    n_kept_in_all kept rows; their weights have the scale and the total of the whole data set, and may all be 0.
+    The arguments are accepted arrays, as `Plan.run` takes them, and more what it takes by name. The rows are whole
+    units of the data set, which has n_kept_in_all kept rows; their weights have the scale and the total of the whole
+    data set, and may all be 0.
     """
     state = State.zero(n_sums(plan, call))
     n_kept = x.shape[0] if weights is None else weights.n_kept
@@ -135,29 +131,12 @@ def state_of_rows(
             state.top,
             state.limbs,
             n_kept_in_all,
-            operand=operand,
-            max_norm=max_norm,
-            grad_weight=grad_weight,
-            rows=rows,
-            free=free,
+            **more,
         )
         return state
     shape = shape_of_sums(plan, call)
     out = None if call.name == "loss" else np.zeros(shape, params.dtype)  # the call may leave half of a matrix
-    loss = plan.run(
-        call,
-        params,
-        x,
-        y,
-        out,
-        weights,
-        n_threads,
-        operand=operand,
-        max_norm=max_norm,
-        grad_weight=grad_weight,
-        rows=rows,
-        free=free,
-    )
+    loss = plan.run(call, params, x, y, out, weights, n_threads, **more)
     if out is not None:
         state.limbs[0, :-1] = out.ravel().view(_pattern(out.dtype))
     state.limbs[0, -1:] = np.array([loss]).view(np.int64)

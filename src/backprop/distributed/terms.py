@@ -13,9 +13,10 @@ from backprop.api import shown
 from backprop.api.base import Base
 from backprop.distributed import agreement, communicator
 from backprop.distributed.blocks import Blocks, Stream, Streamed
+from backprop.distributed.fitted import Values
 from backprop.distributed.ranks import AcrossRanks
 from backprop.distributed.rows_of_ranks import Arrays, Rows
-from backprop.distributed.samples import InMemory, Source, WithInputGradients
+from backprop.distributed.samples import InMemory, Source, WithDerivatives
 
 Array = npt.NDArray[Any]
 
@@ -39,11 +40,9 @@ class Term(NamedTuple):
     def facts(self) -> list[str]:
         """The samples and l2, in words."""
         samples = self.samples
-        found = [shown.count(samples.n_samples, "sample")]
+        found = [shown.count(samples.n_samples, "sample") + samples.fitted.words]
         if isinstance(samples, AcrossRanks):
             found[0] += f" on {shown.count(samples.n_ranks, 'rank')}"
-        if samples.has_input_gradients:
-            found[0] += " with input gradients"
         if samples.weight_axes:
             found.append("weighted" if samples.weight_axes == 1 else "weighted by output")
         if self.l2:
@@ -74,18 +73,37 @@ class Term(NamedTuple):
                 product *= self.factor
         return 0.0, product
 
-    def hess(self, params: Array, is_weight: Array) -> tuple[float, Array]:
-        """0.0, and the Hessian, symmetric to the last bit."""
-        _, hessian_of_loss = self.samples.sums(_HESSIAN, params)
-        _core.mirror(hessian_of_loss)  # each row is computed from its own layer on
+    def hess(self, params: Array, is_weight: Array, free: npt.NDArray[np.bool_] | None) -> tuple[float, Array]:
+        """0.0, and the Hessian by the free parameters, symmetric to the last bit."""
+        if self.samples.fitted.has_hessian:
+            _, hessian_of_loss = self.samples.sums(_HESSIAN, params)
+            if free is not None:
+                hessian_of_loss = hessian_of_loss[np.ix_(free, free)]
+        else:
+            hessian_of_loss = self._rows_of_hessian(params, free)
+        _core.mirror(hessian_of_loss)  # each row of the call is computed from its own layer on
         with np.errstate(all="ignore"), _core.DefaultFloatMode():
             H = hessian_of_loss.astype(np.float64)
             if self.l2:
-                diagonal = np.flatnonzero(is_weight)
+                diagonal = np.flatnonzero(is_weight if free is None else is_weight[free])
                 H[diagonal, diagonal] += self.l2
             if self.factor != 1.0:
                 H *= self.factor
         return 0.0, H
+
+    def _rows_of_hessian(self, params: Array, free: npt.NDArray[np.bool_] | None) -> Array:
+        """The Hessian by the free parameters, from its products with unit vectors."""
+        places = np.arange(len(params)) if free is None else np.flatnonzero(free)
+        try:
+            H = np.empty((len(places), len(places)), params.dtype)
+        except (MemoryError, ValueError) as error:
+            raise MemoryError(f"the result of shape {(len(places),) * 2} does not fit into memory") from error
+        unit = np.zeros_like(params)
+        for row, place in zip(H, places, strict=True):
+            unit[place] = 1
+            row[...] = self.samples.sums(_HVP, params, unit)[1][places]
+            unit[place] = 0
+        return H
 
 
 def _weights_in(vector: Array, is_weight: Array) -> Array:
@@ -143,12 +161,12 @@ class Given(NamedTuple):
     x: npt.ArrayLike | Blocks
     y: npt.ArrayLike | None
     sample_weight: npt.ArrayLike | None
-    grad_x: npt.ArrayLike | None = None
+    extra: npt.ArrayLike | None = None
 
     @property
     def are_blocks(self) -> bool:
         """Whether they are blocks."""
-        return self.y is None and self.grad_x is None
+        return self.y is None and self.extra is None
 
     def refuse_weight_beside_blocks(self) -> None:
         """Refuse weights that belong to no rows."""
@@ -163,19 +181,32 @@ class Accepted(NamedTuple):
 
     l2: float
     free: npt.NDArray[np.bool_] | None
-    grad_weight: Array | None = None  # of input gradients, which the samples have then
+    fitted: Values = Values()
     more: tuple[tuple[str, str | int | float | None], ...] = ()  # what must be equal on all ranks besides
 
 
-def source(net: Base, given: Given, accepted: Accepted, n_threads: int | None) -> Source:
+def accepted(
+    net: Base, accept: Callable[[], Accepted], given: Given, n_threads: int | None, comm: object
+) -> tuple[Term, npt.NDArray[np.bool_] | None]:
+    """The term of an objective with these samples, and the mask of its free parameters."""
+    samples: Source
+    if comm is None:
+        others = accept()
+        samples = source(net, given, others, n_threads)
+    else:
+        samples, others = source_of_ranks(net, comm, accept, given, n_threads)
+    return Term(samples, others.l2), others.free
+
+
+def source(net: Base, given: Given, others: Accepted, n_threads: int | None) -> Source:
     """The samples in memory, or in blocks if there is no y."""
-    x, y, sample_weight, grad_x = given
+    x, y, sample_weight, extra = given
     given.refuse_weight_beside_blocks()
     if given.are_blocks:
-        return Streamed(net, x, n_threads, accepted.grad_weight)  # type: ignore[arg-type]
-    if accepted.grad_weight is None:
+        return Streamed(net, x, n_threads, others.fitted)  # type: ignore[arg-type]
+    if type(others.fitted) is Values:
         return InMemory(net, x, y, sample_weight, n_threads)  # type: ignore[arg-type]
-    return WithInputGradients(net, x, y, grad_x, accepted.grad_weight, sample_weight, n_threads)  # type: ignore[arg-type]
+    return WithDerivatives(net, x, y, extra, others.fitted, sample_weight, n_threads)  # type: ignore[arg-type]
 
 
 def source_of_ranks(
@@ -190,21 +221,20 @@ def source_of_ranks(
     shared, facts = communicator.of(comm), dict[str, Any]()
     rows: Rows | None = None
     error: BaseException | None = None
-    accepted = Accepted(0.0, None)
+    others = Accepted(0.0, None)
     try:
-        accepted = accept()
-        l2, free, grad_weight, more = accepted
+        others = accept()
+        l2, free, fitted, more = others
         facts.update({**dict(more), "l2": l2, "the values of free": agreement.checksum(free)})
         if free is not None:
             facts["the values of the frozen parameters"] = agreement.checksum(net.params[~free])
         given.refuse_weight_beside_blocks()
-        x, y, sample_weight, grad_x = given
-        has_slopes = grad_weight is not None
+        x, y, sample_weight, extra = given
         rows = (
-            Stream(net, x, has_slopes)  # type: ignore[arg-type]
+            Stream(net, x, fitted)  # type: ignore[arg-type]
             if given.are_blocks
-            else Arrays(net, x, y, sample_weight, grad_x, has_slopes)  # type: ignore[arg-type]
+            else Arrays(net, x, y, sample_weight, extra, fitted)  # type: ignore[arg-type]
         )
     except BaseException as caught:
         error = caught
-    return AcrossRanks(net, shared, facts, rows, error, n_threads, accepted.grad_weight, calls), accepted
+    return AcrossRanks(net, shared, facts, rows, error, n_threads, others.fitted, calls), others
