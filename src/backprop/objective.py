@@ -44,7 +44,8 @@ class Objective(attributes.Closed, shown.Shown):
     Many threads may use one objective. The last theta and its results are kept, so `value` and `grad` at one theta cost
     one evaluation. Each returned gradient is a new array, since SciPy keeps old ones. After the first `hessp` at a
     theta, further products there need no forward sweep and no sweep of the gradient: the results of these sweeps are
-    kept for the first samples, up to 64 MiB. x, y and the weights are not copied if they fit; do not change them.
+    kept for the first samples, up to 64 MiB. (Not so with blocks, comm or a differential equation.) x, y and the
+    weights are not copied if they fit; do not change them.
 
     With comm, threads of one rank must make their calls in the order of the other ranks, and a product with the Hessian
     costs as much as `Network.hvp`.
@@ -212,6 +213,9 @@ class Objective(attributes.Closed, shown.Shown):
     def hessp(self, theta: npt.ArrayLike, v: npt.ArrayLike) -> Array:
         """The Hessian at theta times v, l2 included: for `scipy.optimize.minimize` with trust-ncg or trust-krylov.
 
+        For a term of `Network.pde_objective` it is the Gauss-Newton approximation, (2 / sum w) J^T diag(w) J with the
+        Jacobian J of the residuals.
+
         Parameters
         ----------
         theta : (n_free,) array_like
@@ -244,6 +248,8 @@ class Objective(attributes.Closed, shown.Shown):
 
     def hess(self, theta: npt.ArrayLike) -> Array:
         """The Hessian at theta, l2 included: for `scipy.optimize.minimize` with trust-exact or dogleg.
+
+        For a term of `Network.pde_objective` it is the Gauss-Newton approximation, at the cost of ``n_free`` products.
 
         Parameters
         ----------

@@ -31,6 +31,7 @@ class Values:
     arrays = "x, y"  # of a block, apart from sample_weight
     cure = "net.objective(x, y)"
     cure_with = "net.objective({})"
+    is_quick = True  # whether `Plan.quick` knows the calls
     has_extra = False  # whether blocks bring it, behind x and y
     has_second = True  # whether there are products with a Hessian
     has_hessian = True  # whether one call gives it; else it is made of products
@@ -125,5 +126,5 @@ def by_sample_alone(call: str, n_samples: int, weight: Array | None) -> None:
 def kept_rows(weights: Array) -> npt.NDArray[np.bool_]:
     """Which rows count: those with a weight other than 0."""
     with _core.DefaultFloatMode():  # in other modes NumPy may take a subnormal weight for 0
-        kept: npt.NDArray[np.bool_] = np.logical_or.reduce(weights.reshape(weights.shape[0], -1), axis=1)
-    return kept
+        kept: npt.NDArray[np.bool_] = weights != 0
+        return kept if kept.ndim == 1 else np.logical_or.reduce(kept, axis=1)

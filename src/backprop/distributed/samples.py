@@ -163,11 +163,12 @@ class WithDerivatives:
         call = self.fitted.compiled(call)
         validate.their_memory(x, y, weight, extra=self.extra, names=self.fitted.arrays)
         more = self.fitted.arguments(self.extra, operand)
-        quick: tuple[float, Array] | None = net._plan.quick(
-            call, net._memory, params, x, y, weight, None, self.n_threads, threads.get_num_threads, **more
-        )
-        if quick is not None:
-            return quick
+        if self.fitted.is_quick:
+            quick: tuple[float, Array] | None = net._plan.quick(
+                call, net._memory, params, x, y, weight, None, self.n_threads, threads.get_num_threads, **more
+            )
+            if quick is not None:
+                return quick
         y, x, theta, weights = net._inputs(x, y, params, weight)
         result = net._result(None, net._plan.result_shape(call, self.n_samples), {})
         loss = net._plan.run(call, theta, x, y, result, weights, threads.resolve(self.n_threads), **more)
