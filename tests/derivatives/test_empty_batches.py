@@ -21,7 +21,7 @@ MEANS = {"value_and_grad", "hvp", "gauss_newton_vp", "hessian", "objective.hessp
 MEANS_OF_X_AND_Y = {
     "loss", "layer_gradients", "objective", "hvp_operator", "gauss_newton_operator", "find_nonfinite", "check_gradient",
 }  # fmt: skip
-OF_ITS_CALL = {"partial_sums", "sobolev_objective", "fit"}  # tests/distributed, tests/training, ...
+OF_ITS_CALL = {"partial_sums", "sobolev_objective", "pde_objective", "fit"}  # tests/distributed, tests/training, ...
 WITHOUT_SAMPLES = {"constraint", "save", "unflatten"}
 EVERY = CALLS | FIRST_PART
 DEFINED = sorted(ROWS | SUMS | set(BOTH))

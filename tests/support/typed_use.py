@@ -31,6 +31,7 @@ def main() -> None:
     fun = fun + 0.1 * net.objective(x, y) * 2
     fun = sum([fun, fun], start=fun)
     of_slopes: Objective = net.sobolev_objective(x, y, np.zeros((2, 2)), 0.5, l2=0.1)
+    of_equation: Objective = net.pde_objective(x, 0.0, c=np.ones(2), b=[0.0, 1.0], D=1) + net.pde_objective(in_blocks)
     value, slope = fun(net.params)
     curved: Array = fun.hessp(net.params, v)
     curvature: Array = fun.hess(net.params)
@@ -73,7 +74,7 @@ def main() -> None:
         net.per_sample_gradient_norms(x, y, free=some),
     ]
     sobolev, of_sobolev = net.sobolev_value_and_grad(x, y, np.zeros((2, 2)), 0.5)
-    total += left + sobolev + value + of_slopes.value(net.params)
+    total += left + sobolev + value + of_slopes.value(net.params) + of_equation.value(net.params)
     ok: bool = net.check_gradient(x, y).ok
     found = net.find_nonfinite(x, y)
     blocks: list[slice] = backprop.row_blocks(net, 2, 3, call="hvp", sample_weight=[0, 1])

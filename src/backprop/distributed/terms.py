@@ -97,7 +97,9 @@ class Term(NamedTuple):
         try:
             H = np.empty((len(places), len(places)), params.dtype)
         except (MemoryError, ValueError) as error:
-            raise MemoryError(f"the result of shape {(len(places),) * 2} does not fit into memory") from error
+            short = MemoryError(f"the result of shape {(len(places),) * 2} does not fit into memory")
+            refuse((self,), short)
+            raise short from error
         unit = np.zeros_like(params)
         for row, place in zip(H, places, strict=True):
             unit[place] = 1
