@@ -8,15 +8,23 @@ It is `run.py --derivatives`, and takes the options of run.py. README.md in this
 """
 
 import sys
+from statistics import median
 
+import derivative_cases
+import input_derivative_cases
+import input_derivative_peers
 import memory
 import numpy as np
 import report
-from derivative_cases import CASES, QUICK, TARGETS, by_name
+from input_derivative_cases import InputCase
 
-PEERS = ("func", "torch", "jax", "jax_map", "hand_torch", "hand_jax")
+CASES = [*derivative_cases.CASES, *input_derivative_cases.CASES]
+QUICK = [*derivative_cases.QUICK, *input_derivative_cases.QUICK]
+TARGETS = derivative_cases.TARGETS | input_derivative_cases.TARGETS
+INPUT_PEERS = tuple(name for name in input_derivative_peers.MAKERS if name != "ours")
+PEERS = tuple(dict.fromkeys(("func", "torch", "jax", "jax_map", "hand_torch", "hand_jax", *INPUT_PEERS)))
 TITLE = "all other derivatives"
-SHORT = ("jvp 4-16-16-1@32", "input_gradient 3-24-24-1@7")
+SHORT = ("jvp 4-16-16-1@32", "input_gradient 3-24-24-1@7", "input_hessian 2-64-64-64-1@1")
 BY_HAND = ("hand_torch", "hand_jax")
 OF_LIMIT = 65.0  # per cent; the target is met then, if no peer is faster; both by least times
 MEMORY_MIB = 16.0  # most that norms and clipped gradients may add to the process at a million samples
@@ -30,6 +38,22 @@ MEMORY_CALLS = {
     "per_sample_gradient_norms": "net.per_sample_gradient_norms(x, y, n_threads={n})",
     "clipped_gradient": "net.clipped_gradient(x, y, 0.1, n_threads={n})",
 }
+
+
+def by_name(name):
+    """The case of this name."""
+    return next(case for case in CASES if case.name == name)
+
+
+def names(name):
+    """Of the call and of the network, for a row of a table."""
+    case = by_name(name)
+    return [case.call, f"{case.k} x {case.network.name}" if case.k > 1 else case.network.name]
+
+
+def is_second_by_input(cell):
+    """Whether a cell is one of the second derivatives by the inputs, which have other peers."""
+    return isinstance(by_name(cell["case"]), InputCase)
 
 
 def complete(cell):
@@ -50,13 +74,36 @@ def complete(cell):
     cell["met"] = None
     if cell["ratio"] is not None:
         ahead = min(cell["least_ratios"].values()) > 1
-        near_limit = cell["of_limit_least"] is not None and cell["of_limit_least"] >= OF_LIMIT
+        wanted = input_derivative_cases.OF_LIMIT if is_second_by_input(cell) else OF_LIMIT
+        near_limit = cell["of_limit_least"] is not None and cell["of_limit_least"] >= wanted
         cell["met"] = ahead and (cell["least_ratio"] >= TARGETS[case.call] or near_limit)
     return cell
 
 
 def section(cells, peer_names):
-    """The table of one dtype and thread count, and a line about it."""
+    """The tables of one dtype and thread count, with a line about each."""
+    others = [cell for cell in cells if not is_second_by_input(cell)]
+    of_inputs = [cell for cell in cells if is_second_by_input(cell)]
+    parts = [_table(chosen, peer_names) for chosen in (others, of_inputs) if chosen]
+    if of_inputs:
+        head, *rows = compile_rows(of_inputs)
+        parts.append(report.aligned([head, *rows], left=2))
+    return "\n\n".join(parts)
+
+
+def compile_rows(cells):
+    """A head, and for each case the seconds of the first call of each library that compiles; the median over cells."""
+    shown = [name for name in input_derivative_peers.COMPILED if any(name in cell["first"] for cell in cells)]
+    rows = [["first call, seconds", "network", *(report.LABELS[name] for name in shown)]]
+    for name in dict.fromkeys(cell["case"] for cell in cells):
+        firsts = [cell["first"] for cell in cells if cell["case"] == name]
+        seconds = [[first[peer] for first in firsts if peer in first] for peer in shown]
+        times = [report.number(median(values), 2) if values else "-" for values in seconds]
+        rows.append([*names(name), *times])
+    return rows
+
+
+def _table(cells, peer_names):
     shown = [name for name in peer_names if any(name in cell["seconds"] or name in cell["errors"] for cell in cells)]
     head = ["call", "network", "activation", "ours us", *(f"{report.LABELS[name]} us" for name in shown)]
     rows = [[*head, "x best", "x least", "target", "x by hand", "limit us", "% limit", "% least", ""]]
@@ -68,8 +115,7 @@ def section(cells, peer_names):
             times.append("ERROR" if name in cell["errors"] else _microseconds(seconds))
         rows.append(
             [
-                case.call,
-                f"{case.k} x {case.network.name}" if case.k > 1 else case.network.name,
+                *names(case.name),
                 case.network.activation,
                 _microseconds(cell["seconds"]["ours"]),
                 *times,

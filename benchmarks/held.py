@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import peers
+
 # YNNPACK, which XLA uses for products, asks the CPU alone what it has, and takes AVX-512 whatever the flags say. So it
 # is switched off. XLA then takes its own code, which xla_cpu_max_isa holds, and oneDNN.
 XLA_FLAGS = "--xla_cpu_max_isa=AVX2 --xla_cpu_experimental_ynn_fusion_type="
@@ -58,9 +60,10 @@ def environment(environ):
 def report(names):
     """Print what each of these libraries uses, as a line of JSON; the output of their verbose modes comes before it."""
     found = {"NumPy": _numpy_uses(), "OpenBLAS": _openblas_uses()}
-    if {"torch", "compile", "func", "hand_torch"} & set(names):
+    libraries = {peers.MODULES.get(name, "").partition(".")[0] for name in names}
+    if "torch" in libraries:
         found["PyTorch"] = _torch_uses()
-    if {"jax", "jax_map", "hand_jax", "optax"} & set(names):
+    if {"jax", "optax", "folx"} & libraries:
         found["JAX"] = _jax_uses()
     print(json.dumps(found), flush=True)
 

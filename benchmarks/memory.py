@@ -83,6 +83,9 @@ def in_blocks(n_rows, n_threads):
     return BLOCKS.format(n_rows=n_rows, n_threads=n_threads)
 
 
+PDE = 'net = Network([2, 64, 64, 64, 1], activations="tanh", rng=0); x = rng.standard_normal((1_000_000, 2))'
+PDE += "; f = np.ones((1_000_000, 1)); fun = net.pde_objective(x, f, D=1.0, n_threads=1)"
+
 FLOAT32 = 'dtype="float32", '
 VALUE_AND_GRAD = "net.value_and_grad(x, y, n_threads={n})"
 CASES = {
@@ -100,6 +103,8 @@ CASES = {
         "net.normal_equations(x, y, n_threads=8)",
     ),
     "20-28-50 at 1024 rows, hessian": (MATRIX, "net.hessian(x, y, n_threads=1)"),
+    "2-64-64-64-1 at 1,000,000 rows, laplacian": (PDE, "net.laplacian(x, n_threads=1)"),
+    "2-64-64-64-1 at 1,000,000 rows, pde_objective": (PDE, "fun(net.params)"),
     "float32 file, float64 network, value_and_grad": (of_file(), VALUE_AND_GRAD.format(n=1)),
     "float32 file, float64 network, objective": (
         of_file() + "; fun = net.objective(x, y, n_threads=1)",

@@ -121,7 +121,8 @@ def jax_activation(name):
     """The function of this name."""
     from jax import nn, numpy
 
-    return {"relu": nn.relu, "tanh": numpy.tanh, "silu": nn.silu, "gelu": lambda a: nn.gelu(a, approximate=False)}[name]
+    exact = {"gelu": lambda a: nn.gelu(a, approximate=False)}
+    return {"relu": nn.relu, "tanh": numpy.tanh, "sin": numpy.sin, "silu": nn.silu, **exact}[name]
 
 
 def make_jax(problem, _n_threads):
@@ -264,6 +265,15 @@ MODULES = {
     "jax_map": "jax",
     "hand_torch": "torch",
     "hand_jax": "jax",
+    "func_jvp": "torch.func",  # of input_derivative_peers.py and input_derivative_jax.py
+    "func_compile": "torch",
+    "deepxde": "torch",
+    "jax_columns": "jax",
+    "jax_jvp": "jax",
+    "jax_jet": "jax.experimental.jet",
+    "jax_layers": "jax",
+    "folx": "folx",
+    "deepxde_jax": "jax",
     "optax": "optax",  # of training_peers.py and training_minimizers.py
     "scipy": "scipy.optimize",
 }
@@ -275,7 +285,7 @@ def missing(name):
         return None
     try:
         importlib.import_module(MODULES[name])
-        if name == "compile":
+        if name in ("compile", "func_compile"):
             _try_compile()
     except Exception as error:  # a broken installation or compiler can raise anything
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"

@@ -18,6 +18,15 @@ LABELS = {
     "hand_jax": "JAX by hand",
     "optax": "JAX, optax",
     "scipy": "SciPy",
+    "func_jvp": "torch.func jvp",
+    "func_compile": "torch.compile",
+    "deepxde": "DeepXDE way, PyTorch",
+    "jax_columns": "JAX columns",
+    "jax_jvp": "JAX jvp",
+    "jax_jet": "JAX jet",
+    "jax_layers": "JAX by layers",
+    "folx": "folx",
+    "deepxde_jax": "DeepXDE way, JAX",
 }
 AHEAD = 2.0  # times the best peer: the target is met then, whatever the share of the peak
 OF_PEAK, OF_PEAK_SMOOTH = 85.0, 70.0  # per cent; the target is met then, if no peer is faster; both by least times

@@ -120,7 +120,7 @@ def chosen_peers(options, known, parser):
     if unknown:
         parser.error(f"--peers: expected some of {','.join(known)}, got {','.join(unknown)}")
     if options.no_compile or (options.quick and not options.peers):
-        names = [name for name in names if name != "compile"]
+        names = [name for name in names if name not in ("compile", "func_compile")]
     if options.short and not options.peers and options.kind == "run":
         names = [name for name in names if name in SHORT_PEERS]
         print(f"short: without {', '.join(name for name in known if name not in names)}")

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-import derivative_cases
+import derivatives
 import machine
 import machines
 import plots
@@ -68,10 +68,10 @@ def place_text(place):
     return f"{setting}, {dtype}" + f", {threads} threads" * (threads > 1)
 
 
-def summary(cells):
+def summary(cells, head="ours and peers"):
     """Geometric means over the peers, one row for each column of `each_case`."""
     peers = [name for name in report.LABELS if any(name in cell["ratios"] for cell in cells)]
-    rows = [["ours and peers", "dtype", "best peer", "best peer, medians", *(report.LABELS[name] for name in peers)]]
+    rows = [[head, "dtype", "best peer", "best peer, medians", *(report.LABELS[name] for name in peers)]]
     rows[0] += ["targets met", "behind a peer", "behind, medians"]
     for place in places_of(cells):
         chosen = [cell for cell in cells_at(cells, place) if cell["ratio"] is not None]
@@ -81,8 +81,8 @@ def summary(cells):
             means.append(report.geometric_mean(ratios))
         counts = [f"{sum(cell['met'] for cell in chosen)} of {len(chosen)}"]
         counts += [str(sum(cell[key] <= 1 for cell in chosen)) for key in ("least_ratio", "ratio")]
-        head, _, _ = place_text(place).rpartition(f", {place[2]}")
-        rows.append([head + f", {place[0]} threads" * (place[0] > 1), place[2], *map(report.ratio, means), *counts])
+        setting, _, _ = place_text(place).rpartition(f", {place[2]}")
+        rows.append([setting + f", {place[0]} threads" * (place[0] > 1), place[2], *map(report.ratio, means), *counts])
     return markdown(rows)
 
 
@@ -124,15 +124,18 @@ def run_block(results):
 
 
 def derivatives_block(results):
-    """All other derivatives."""
+    """All other derivatives, but for those of `input_derivatives_block`."""
     cells = results["cells"]
-
-    def names(name):
-        case = derivative_cases.by_name(name)
-        return case.call, f"{case.k} x {case.network.name}" if case.k > 1 else case.network.name
-
-    table = each_case(cells, ["call", "network"], names, "of_limit_least")
+    table = each_case(cells, ["call", "network"], derivatives.names, "of_limit_least")
     return "\n\n".join([uses(results), summary(cells), table])
+
+
+def input_derivatives_block(results):
+    """Second derivatives by the inputs, with the seconds of the first calls of the libraries that compile."""
+    cells = results["cells"]
+    table = each_case(cells, ["call, by the inputs", "network"], derivatives.names, "of_limit_least")
+    parts = [uses(results), summary(cells, "ours and peers, by the inputs"), table]
+    return "\n\n".join([*parts, markdown(derivatives.compile_rows(cells))])
 
 
 def training_block(results):
@@ -228,6 +231,7 @@ BLOCKS = {
     "machine": machine_block,
     "run": run_block,
     "derivatives": derivatives_block,
+    "input_derivatives": input_derivatives_block,
     "products": products_block,
     "pool": pool_block,
     "machines": machines_block,
@@ -258,6 +262,17 @@ def merged(files):
             first[name] = list(joined.values())
         if kind == "pool":
             first["scaling"] |= results["scaling"]
+    return by_family(found)
+
+
+def by_family(found):
+    """The same with the second derivatives by the inputs in a block of their own; one without cells is left out."""
+    results = found.pop("derivatives", None)
+    if results is not None:
+        for kind, wanted in (("derivatives", False), ("input_derivatives", True)):
+            cells = [cell for cell in results["cells"] if derivatives.is_second_by_input(cell) is wanted]
+            if cells:
+                found[kind] = results | {"cells": cells}
     return found
 
 
@@ -278,14 +293,12 @@ def made_up():
     about = machine.describe()
     settings = [{"simd": "v3", "peers_held": True, "uses": {"NumPy": "X86_V3"}}]
     both = {"machine": about, "settings": settings}
-    import derivatives
-
     cells = []
-    for case in derivative_cases.CASES[:2]:
+    for case in (derivatives.CASES[0], derivatives.CASES[-1]):
         cell = {"case": case.name, "dtype": "float32", "threads": 1, "peak": 100.0, "peak_best": 110.0}
         seconds = {"ours": 1e-4, "jax": 2e-4, "fill": 1e-5}
         cell |= {"simd": "v3", "peers_held": True, "seconds": seconds, "least": dict(seconds)}
-        cells.append(derivatives.complete(cell | {"ratios": {"jax": 2.0, "fill": 0.1}}))
+        cells.append(derivatives.complete(cell | {"ratios": {"jax": 2.0, "fill": 0.1}, "first": {"jax": 1.5}}))
     shares = dict.fromkeys(("forward", "hidden sum", "weight gradient"), 80.0)
     layers = [{"n_in": n, "n_out": n, "shares": shares} for n in (16, 128)]
     rates = [{"megabytes": 1, "direction": way, "rates": {"1": 50.0, "2": 90.0}} for way in ("read", "write")]
@@ -319,7 +332,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder, "README.md")
             copy.write_text(options.page.read_text(encoding="utf-8"), encoding="utf-8")
-            found = made_up()
+            found = by_family(made_up())
             write(copy, found)
             print(copy.read_text(encoding="utf-8").partition("## Last figures")[2])
         return 0

@@ -72,14 +72,20 @@ def calls_per_block(call):
 
 
 def prepare(problem, makers, names, n_threads, limit, differ):
-    """Make the runners and compare each with ours: runners, errors (name -> text), differences (name -> number)."""
+    """Make the runners and compare each with ours.
+
+    Returns the runners, and by name: errors (text), relative differences, notes (text), and seconds of the first call.
+    """
     ours = makers["ours"](problem, n_threads)
     expected = copy.deepcopy(ours.result())
-    runners, errors, differences, notes = {"ours": ours}, {}, {}, {}
+    runners, errors, differences, notes, first = {"ours": ours}, {}, {}, {}, {}
     for name in names:
         try:
             runner = makers[name](problem, n_threads)
-            differences[name] = differ(runner.result(), expected)
+            start = time.perf_counter()
+            found = runner.result()
+            first[name] = time.perf_counter() - start
+            differences[name] = differ(found, expected)
         except peers.UnsupportedError as reason:
             notes[name] = str(reason)
             continue
@@ -90,7 +96,7 @@ def prepare(problem, makers, names, n_threads, limit, differ):
             runners[name] = runner
         else:
             errors[name] = f"differs from ours by {differences[name]:.1e}, more than {limit:.0e}"
-    return runners, {"errors": errors, "differences": differences, "notes": notes}
+    return runners, {"errors": errors, "differences": differences, "notes": notes, "first": first}
 
 
 def prepare_gradient(name, dtype, names, n_threads):
@@ -105,11 +111,19 @@ def prepare_derivative(name, dtype, names, n_threads):
     """One of the other derivatives, and the filling of an array as large as its result."""
     import derivative_cases
     import derivative_peers
+    import derivatives
+    import input_derivative_cases
+    import input_derivative_peers
 
-    case = derivative_cases.by_name(name)
-    problem = derivative_cases.make_derivative_problem(case, dtype)
-    limit = TOLERANCE[dtype, case.network.activation == "relu"]
-    runners, checks = prepare(problem, derivative_peers.MAKERS, names, n_threads, limit, difference_of_arrays)
+    case = derivatives.by_name(name)
+    if isinstance(case, input_derivative_cases.InputCase):
+        problem = input_derivative_cases.make_input_problem(case, dtype)
+        makers, limit = input_derivative_peers.MAKERS, input_derivative_cases.TOLERANCE[dtype]
+    else:
+        problem = derivative_cases.make_derivative_problem(case, dtype)
+        makers, limit = derivative_peers.MAKERS, TOLERANCE[dtype, case.network.activation == "relu"]
+    names = [one for one in names if one in makers]
+    runners, checks = prepare(problem, makers, names, n_threads, limit, difference_of_arrays)
     result = np.ones(case.result_shape, dtype)
     runners["fill"] = peers.Runner(lambda: result.fill(1), None)
     return runners, checks

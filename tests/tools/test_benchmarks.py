@@ -12,6 +12,7 @@ from places import ROOT, use_folder
 use_folder("benchmarks")
 
 import bandwidth  # noqa: E402
+import derivatives  # noqa: E402
 import held  # noqa: E402
 import machine  # noqa: E402
 import machines  # noqa: E402
@@ -127,6 +128,37 @@ def test_a_cell_is_judged_by_least_times():
 def test_targets_of_products():
     assert [products.target(n, n) for n in (16, 31, 32, 127, 128, 2000)] == [0, 0, 75, 75, 85, 85]
     assert products.target(200, 26) == 0
+
+
+def input_cell(least_ours, least_peer):
+    """A cell of a Laplacian with a peak of 100 GFLOP/s, and a write that takes no time."""
+    seconds = {"ours": least_ours, "jax": least_peer, "numpy": 10 * least_peer, "fill": 0.0}
+    ratios = {name: value / least_ours for name, value in seconds.items() if name != "ours"}
+    cell = {"case": "laplacian 2-64-64-64-1@100", "dtype": "float64", "peak": 100.0, "peak_best": 100.0}
+    return cell | {"seconds": seconds, "least": dict(seconds), "ratios": ratios, "first": {"jax": 1.5}}
+
+
+def test_second_derivatives_by_inputs_are_judged_by_their_limit():
+    inner = 2 * 64 * 64
+    flops = 2 * 100 * ((128 + inner + 64) + 2 * inner + (inner + 64))  # a; two tangents of a_2 and a_3; the sum
+    at_61, at_59 = 1e-9 * flops / 61, 1e-9 * flops / 59
+    for least_ours, ratio, met in ((at_61, 1.1, True), (at_61, 0.99, False), (at_59, 2.9, False), (at_59, 3.1, True)):
+        done = derivatives.complete(input_cell(least_ours, ratio * least_ours))
+        assert done["flops"] == flops
+        assert done["met"] is met
+        assert done["least_best_peer"] == "jax"
+
+
+def test_second_derivatives_by_inputs_have_a_block_of_their_own():
+    made_up = tables.made_up()["derivatives"]
+    found = tables.by_family({"derivatives": made_up})
+    calls = {kind: [cell["case"].split()[0] for cell in results["cells"]] for kind, results in found.items()}
+    assert calls == {"derivatives": ["per_sample_gradients"], "input_derivatives": ["pde_value_and_grad"]}
+    alone = tables.by_family({"derivatives": made_up | {"cells": made_up["cells"][1:]}})
+    assert list(alone) == ["input_derivatives"]  # a run of these alone leaves the other block as it is
+    text = tables.input_derivatives_block(alone["input_derivatives"])
+    assert "| first call, seconds | network | JAX |" in text
+    assert "| pde_value_and_grad | 10-128-128-1@10000 | 1.5 |" in text
 
 
 def fit_cell(case, **seconds):
@@ -343,11 +375,12 @@ def test_both_instruction_sets_from_the_run_to_the_page(tmp_path):
         assert done.returncode == 0, f"{arguments}: {done.stdout[-3000:]}"
         return done.stdout
 
-    files = {kind: str(tmp_path / f"{kind}.json") for kind in tables.BLOCKS}
+    files = {kind: str(tmp_path / f"{kind}.json") for kind in tables.BLOCKS if kind != "input_derivatives"}
     keep = {kind: ["--short", "--json", file] for kind, file in files.items()}
     both = ["--simd", simd, "--against", "both"]
     text = program("benchmarks/run.py", *keep["run"], *both)
-    program("benchmarks/derivatives.py", *keep["derivatives"], *both, "--cases", "jvp 4-16-16-1")
+    some = ["--cases", "jvp 4-16-16-1,laplacian 2-64-64-64-1@1", "--peers", "numpy,func"]
+    program("benchmarks/derivatives.py", *keep["derivatives"], *both, *some)
     program("benchmarks/products.py", *keep["products"], "--simd", simd, "--markdown")
     program("benchmarks/pool.py", "scaling", *keep["pool"], "--simd", simd)
     program("benchmarks/machine.py", *keep["machine"])
