@@ -1,7 +1,7 @@
 """The kernels of second derivatives by the inputs: the formulas in longdouble, for each form, layout and length."""
 
 from copy import copy
-from itertools import product
+from itertools import combinations_with_replacement, product
 
 import numpy as np
 import pytest
@@ -163,7 +163,7 @@ def test_symmetric_forms(dtype, shared, add):
     """Symmetric to the bit, and the same bits on all instruction sets with fma."""
     kernels = {simd: kernel_functions(simd, dtype) for simd in built_simd()}
     u = float(np.finfo(dtype).eps) / 2
-    for k, n in product([1, 2, 3, 4, 5, 10, 13], [1, 7, 16, 20, 37]):
+    for k, n in product([1, 2, 3, 4, 5, 7, 10, 13], [1, 7, 16, 20, 37]):
         p = Problem(dtype, "FIRST_ALONE", k, n, shared=shared)
         kept = np.random.default_rng(k).standard_normal((3, k, k)).astype(dtype)
         kept += kept.swapaxes(1, 2)
@@ -182,3 +182,18 @@ def test_symmetric_forms(dtype, shared, add):
             if simd != "v2":
                 bits.add(found.tobytes())
         assert len(bits) <= 1
+
+
+@pytest.mark.parametrize("simd", built_simd())
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_entry_of_h_depends_on_its_two_directions_alone(dtype, simd):
+    """Not on how many others there are, which decides how pairs are grouped."""
+    functions = kernel_functions(simd, dtype)
+    p = Problem(dtype, "FIRST_ALONE", 11, 43, n_rows=9)
+    H, two = np.empty((9, 11, 11), dtype), np.empty((9, 2, 2), dtype)
+    symmetric_forms(functions, p.h, p.d, p.d_strides, H, 0)
+    for i, j in combinations_with_replacement(range(11), 2):
+        pair = Problem(dtype, "FIRST_ALONE", 2, 43, n_rows=9)
+        pair.d.rows[...] = p.d.rows[[i, j]]
+        symmetric_forms(functions, p.h, pair.d, pair.d_strides, two, 0)
+        assert np.array_equal(two[:, 0, 1], H[:, i, j])

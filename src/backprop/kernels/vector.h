@@ -2,7 +2,8 @@
  *
  * The build defines BP_SIMD (2, 3, 4: the level of x86-64; 0 for any other target) and BP_FLOAT64 (0 or 1). All
  * operations act lane by lane, so that a result does not depend on the length of the vector. bp_fma rounds once on each
- * target that can. Only this header, elementary.h, rows.h and transpose.h name instructions.
+ * target that can. Only this header, elementary.h, rows.h, symmetric.h and
+ * transpose.h name instructions.
  */
 #ifndef BACKPROP_KERNELS_VECTOR_H
 #define BACKPROP_KERNELS_VECTOR_H
