@@ -249,7 +249,8 @@ cdef int forward_sweep(const Tile* tile, bint with_prime) noexcept nogil:
             if (request.with_second and activate and not has_curve_of_h(shape, i)
                     and further_derivative(&part, i, SECOND)):
                 return 1
-            if request.with_third and activate and further_derivative(&part, i, THIRD):
+            if (request.with_third and activate and not has_curve_of_h(shape, i)
+                    and further_derivative(&part, i, THIRD)):
                 return 1
             if activate and activation(&part, i, layer.activation, with_prime):
                 return 1

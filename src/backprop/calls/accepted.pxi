@@ -29,8 +29,10 @@ cdef double accepted_call(const Shape* shape, const Mode* mode, cnp.ndarray para
             request.shares_cotangent, letters = True, b"o"
         expect(rule_of_array(shape, operand, dtype_of(shape), letters, n_samples, 1), "an operand")
         set_operand(&request, cnp.PyArray_BYTES(operand))
+    if mode.flags & HAS_JET and (mode.operand == DIRECTIONS_OF_X or (mode.flags & TAKES_Y and equation is None)):
+        raise ValueError("call: expected an equation, or Plan.input_jet or Plan.jet_vjp for derivatives along directions")
     if equation is not None:
-        set_equation(&request, equation, equation_rows)
+        expect(take_equation(&request, equation, equation_rows), "the coefficients of an equation")
     if grad_weight is not None:
         expect(rule_of_array(shape, grad_weight, cnp.NPY_FLOAT64, b"oi", n_samples, 1), "weight")
         request.grad_weight = <const double*>cnp.PyArray_DATA(grad_weight)

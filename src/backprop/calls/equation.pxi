@@ -1,5 +1,5 @@
 # Directions in the space of x, and the left sides of differential equations.
-# Needs: calls/rules, request, inspect. Gives: Equation (to Python), set_equation, take_directions.
+# Needs: calls/rules, request, inspect. Gives: Equation (to Python), take_equation, take_directions.
 
 cdef class Equation:
     """The left side of c u + b . grad u + D : Hess u = f, along directions that all samples share.
@@ -36,24 +36,27 @@ cdef inline Py_ssize_t n_coefficients_of(int form, Py_ssize_t n_directions) noex
     return 1 + n_directions + coefficients_of_form(form, n_directions)
 
 
-cdef int set_equation(Request* request, Equation equation, cnp.ndarray rows) except -1:
-    """The equation of a request, with coefficients by sample if it has no row of its own."""
+cdef int take_equation(Request* request, Equation equation, rows) noexcept:
+    """The equation of a request, with coefficients by sample if it has no row of its own. The rule that is broken."""
     cdef const Shape* shape = request.shape
-    cdef Py_ssize_t k = cnp.PyArray_DIM(equation.directions, 0) if cnp.PyArray_NDIM(equation.directions) == 2 else 0
+    cdef cnp.ndarray directions = equation.directions
+    cdef Py_ssize_t k = cnp.PyArray_DIM(directions, 0) if cnp.PyArray_NDIM(directions) == 2 else 0
     cdef Py_ssize_t n = n_coefficients_of(equation.code, k)
     cdef bint is_by_sample = equation.row is None
-    cdef cnp.ndarray coefficients = rows if is_by_sample else equation.row
-    expect(OTHER_SHAPE if k < 1 else KEPT, "directions")
-    expect(rule_of_array(shape, equation.directions, dtype_of(shape), b"ki", 0, k), "directions")
-    expect(OTHER_SHAPE if coefficients is None else rule_of_form(coefficients, dtype_of(shape)), "equation_rows")
-    if cnp.PyArray_NDIM(coefficients) != 1 + is_by_sample or cnp.PyArray_DIM(coefficients, is_by_sample) != n:
-        expect(OTHER_SHAPE, "equation_rows")
-    if is_by_sample and cnp.PyArray_DIM(coefficients, 0) != request.n_samples:
-        expect(OTHER_SHAPE, "equation_rows")
-    set_directions(request, equation.code, k, cnp.PyArray_BYTES(equation.directions), False)
+    cdef object given = rows if is_by_sample else equation.row
+    cdef cnp.ndarray coefficients
+    if k < 1 or rule_of_array(shape, directions, dtype_of(shape), b"ki", 0, k) or type(given) is not cnp.ndarray:
+        return OTHER_SHAPE
+    coefficients = <cnp.ndarray>given
+    if (cnp.PyArray_NDIM(coefficients) != 1 + is_by_sample or cnp.PyArray_DIM(coefficients, is_by_sample) != n
+            or (is_by_sample and cnp.PyArray_DIM(coefficients, 0) != request.n_samples)):
+        return OTHER_SHAPE
+    if rule_of_form(coefficients, dtype_of(shape)):
+        return OTHER_FORM
+    set_directions(request, equation.code, k, cnp.PyArray_BYTES(directions), False)
     request.jet.equation = cnp.PyArray_BYTES(coefficients)
     request.jet.ld_equation = n if is_by_sample else 0
-    return 0
+    return KEPT
 
 
 # Directions -----------------------------------------------------------------------------------------------------------
@@ -77,3 +80,10 @@ cdef int take_directions(Request* request, directions) noexcept:
         return OTHER_SHAPE
     set_directions(request, request.mode.form, k, cnp.PyArray_BYTES(array), n_axes == 3)
     return KEPT
+
+
+cdef inline void choose_way_to_second_derivatives(Request* request) noexcept nogil:
+    """Of input_jet: along with the first ones, or by a way back for each output if there are fewer outputs."""
+    cdef Jet* jet = &request.jet
+    if request.shape.sizes[request.shape.n_layers] < jet.n_directions:
+        set_directions(request, FIRST_ALONE, jet.n_directions, jet.directions, jet.is_by_sample)

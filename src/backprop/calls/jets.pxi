@@ -20,6 +20,7 @@ cdef int accepted_jet(const Shape* shape, cnp.ndarray params, cnp.ndarray x, cnp
     expect(rule_of_array(shape, d2y, dtype_of(shape), b"sok", n, k), "d2y")
     if n == 0:
         return 0
+    choose_way_to_second_derivatives(&request)
     set_results(&request, None, y)
     request.jet.dy, request.jet.d2y = cnp.PyArray_BYTES(dy), cnp.PyArray_BYTES(d2y)
     run_call(&request, n_threads)

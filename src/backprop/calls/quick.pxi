@@ -16,6 +16,7 @@ cdef quick_jet(Request* request, directions, n_threads, get_num_threads):
     d2y = new_array(shape, b"sok", n_samples, request.jet.n_directions, dtype_of(shape))
     if y is None or dy is None or d2y is None:
         return None
+    choose_way_to_second_derivatives(request)
     set_results(request, None, y)
     request.jet.dy, request.jet.d2y = cnp.PyArray_BYTES(dy), cnp.PyArray_BYTES(d2y)
     if useful_threads(shape, <Py_ssize_t>(n_samples * request.mode.cost(request)), 2) > 1:
@@ -25,7 +26,8 @@ cdef quick_jet(Request* request, directions, n_threads, get_num_threads):
 
 
 cdef quick_call(const Shape* shape, const Mode* mode, Parameters own, params, x, y, weight, out,
-                n_threads, get_num_threads, operand, max_norm, grad_weight, Linearization linearization):
+                n_threads, get_num_threads, operand, max_norm, grad_weight, Linearization linearization,
+                Equation equation, equation_rows):
     """What the call returns; or None, with nothing written, if an argument breaks a rule or is not plain.
 
     The row of the table says which of operand, max_norm, grad_weight and linearization are looked at. Here grad_weight
@@ -43,6 +45,9 @@ cdef quick_call(const Shape* shape, const Mode* mode, Parameters own, params, x,
     if mode.operand == DIRECTIONS_OF_X:
         return quick_jet(&request, operand, n_threads, get_num_threads)
     if mode.operand != NO_OPERAND and take_operand(&request, operand):
+        return None
+    if mode.flags & HAS_JET and mode.flags & TAKES_Y and (equation is None
+                                                          or take_equation(&request, equation, equation_rows)):
         return None
     if mode.flags & TAKES_MAX_NORM:
         if rule_of_max_norm(max_norm):

@@ -28,20 +28,6 @@ cdef int derivatives_into_rows(const Tile* tile, Py_ssize_t first_block, char* r
     return 0
 
 
-cdef int input_jet_of_tile(Tile* tile, char* unused, bint add) noexcept nogil:
-    """y_hat, and its first and second derivatives along each direction."""
-    cdef const Shape* shape = tile.shape
-    cdef const Jet* jet = &tile.request.jet
-    cdef Py_ssize_t L = shape.n_layers
-    if jet_sweep(tile):
-        return 1
-    if copy_into_rows(tile, block_of_outputs(tile, 0), shape.layers[L].ld, shape.sizes[L], 0, 1):
-        return 1
-    if derivatives_into_rows(tile, 1, jet.dy):
-        return 1
-    return derivatives_into_rows(tile, 1 + jet.n_directions, jet.d2y)
-
-
 cdef int cotangents_from_rows(const Tile* tile, Py_ssize_t first_block, Py_ssize_t n_blocks,
                               const char* cotangents) noexcept nogil:  # IN, or NULL for 0
     """(n_samples, n_L, n_blocks) into blocks of h_L: the reverse of `derivatives_into_rows`."""
@@ -80,18 +66,12 @@ cdef int jet_vjp_of_tile(Tile* tile, char* grad, bint add) noexcept nogil:
     return grad_x_into_rows(tile, work.h[1], 0, 1)
 
 
-cdef int curve_of_outputs(const Tile* tile) noexcept nogil:
-    """grad_a_L and curve_L, from the multipliers of y_hat; for softmax d_L becomes d_L - p.d_L.
-
-    With these rows and curve = p (lambda - p.lambda), d^T diag(curve) d is the softmax's part of the Hessian.
-    """
+cdef int set_multipliers(const Tile* tile) noexcept nogil:
+    """The multipliers of y_hat into grad_a_L."""
     cdef const Shape* shape = tile.shape
-    cdef const Jet* jet = &tile.request.jet
     cdef Workspace* work = tile.work
-    cdef Py_ssize_t L = shape.n_layers, n_out = shape.sizes[L], ld = shape.layers[L].ld, s, start
-    cdef Tile rows = blocks_as_rows(tile, jet.n_directions)
+    cdef Py_ssize_t L = shape.n_layers, n_out = shape.sizes[L], ld = shape.layers[L].ld, s
     cdef const char* multipliers = tile.request.cotangent
-    cdef Pieces p
     for s in range(tile.n_rows):
         if multipliers == NULL:
             set_real(work.grad_a[L], s * ld, shape.itemsize, 1)
@@ -101,56 +81,130 @@ cdef int curve_of_outputs(const Tile* tile) noexcept nogil:
             memcpy(work.grad_a[L] + s * ld * shape.itemsize, multipliers, n_out * shape.itemsize)
         if is_stopped(tile.interrupt, <double>MEMORY_FLOPS * n_out):
             return 1
-    if output_code(shape) == IDENTITY:
+    return 0
+
+
+cdef int curve_of_outputs(const Tile* tile) noexcept nogil:
+    """grad_a_L and curve_L, from multipliers of y_hat in grad_a_L."""
+    cdef Workspace* work = tile.work
+    cdef Py_ssize_t L = tile.shape.n_layers
+    cdef int code = output_code(tile.shape)
+    if code == IDENTITY:
         return 0
-    if output_code(shape) != SOFTMAX:
-        if product_into(tile, L, 1, work.g_second[L], work.grad_a[L], work.curve[L]):
-            return 1
-        return g_prime_product(tile, L, work.a[L], work.grad_a[L])
-    if through_output(tile, work.grad_a[L]):
+    if code == SOFTMAX:
+        return through_output(tile, work.grad_a[L]) or set_rows(tile, L, work.grad_a[L], work.curve[L])
+    if product_into(tile, L, 1, work.g_second[L], work.grad_a[L], work.curve[L]):
         return 1
-    for s in range(jet.n_directions):
-        start_rows(&p, tile.interrupt, tile.n_rows, n_out, 2.0 * MEMORY_FLOPS)
+    return g_prime_product(tile, L, work.a[L], work.grad_a[L])
+
+
+cdef int center_for_softmax(const Tile* tile) noexcept nogil:
+    """If y_hat is softmax, d_L becomes d_L - p.d_L for each direction.
+
+    With these rows and curve = p (lambda - p.lambda), d^T diag(curve) d is softmax's part of the Hessian.
+    """
+    cdef const Shape* shape = tile.shape
+    cdef Py_ssize_t L = shape.n_layers, ld = shape.layers[L].ld, start, j
+    cdef Pieces p
+    for j in range(tile.request.jet.n_directions if output_code(shape) == SOFTMAX else 0):
+        start_rows(&p, tile.interrupt, tile.n_rows, shape.sizes[L], 2.0 * MEMORY_FLOPS)
         while p.n:
             start = p.row * ld * shape.itemsize
-            shape.kernels.softmax_center(p.n_rows, p.n, work.h[L] + start, block_of_a(tile, L, 1 + s) + start, ld)
+            shape.kernels.softmax_center(p.n_rows, p.n, tile.work.h[L] + start, block_of_a(tile, L, 1 + j) + start, ld)
             if next_piece(&p):
                 return 1
-    return set_rows(tile, L, work.grad_a[L], work.curve[L])
+    return 0
+
+
+cdef inline JetOfLayer directions_of_layer(const Tile* tile, Py_ssize_t i) noexcept nogil:
+    """d of a layer; that of softmax has a row for each sample also in layer 1."""
+    cdef JetOfLayer of = jet_of_layer(tile, i)
+    if i == tile.shape.n_layers and output_code(tile.shape) == SOFTMAX:
+        of.d_row = tile.shape.layers[i].ld
+        of.d_block = tile.n_rows * of.d_row
+    return of
+
+
+cdef inline Py_ssize_t n_curved_layers(const Shape* shape) noexcept nogil:
+    """The layers whose g'' counts: all, or all but plain outputs."""
+    return shape.n_layers - (output_code(shape) == IDENTITY)
 
 
 cdef int input_hessian_of_tile(Tile* tile, char* unused, bint add) noexcept nogil:
     """sum_i d_i^T diag(curve_i) d_i: d_i = da_i/dx, curve_i = g''(a_i) grad_h_i from the multipliers of y_hat."""
     cdef const Shape* shape = tile.shape
-    cdef const Jet* jet = &tile.request.jet
     cdef Workspace* work = tile.work
-    cdef Py_ssize_t L = shape.n_layers, n_in = shape.sizes[0], i, start
-    cdef char* H = tile.request.row_results + tile.source_rows[0] * n_in * n_in * shape.itemsize
-    cdef bint has_curve_of_outputs = output_code(shape) != IDENTITY, is_started = False
+    cdef Py_ssize_t n_in = shape.sizes[0], row_bytes = n_in * n_in * shape.itemsize, i
+    cdef char* H = tile.request.row_results + tile.source_rows[0] * row_bytes
     cdef JetOfLayer of
     cdef Pieces p
-    if jet_sweep(tile):
+    if jet_sweep(tile) or center_for_softmax(tile) or set_multipliers(tile):
         return 1
-    if curve_of_outputs(tile):
+    if curve_of_outputs(tile) or cotangent_sweep(tile, 1, True):
         return 1
-    if cotangent_sweep(tile, 1, True):
-        return 1
-    for i in range(1, L + 1 if has_curve_of_outputs else L):
-        of = jet_of_layer(tile, i)
-        if i == L and output_code(shape) == SOFTMAX:
-            of.d_row = shape.layers[L].ld
-            of.d_block = tile.n_rows * of.d_row
+    if n_curved_layers(shape) == 0:  # an affine network
+        memset(H, 0, tile.n_rows * row_bytes)
+    for i in range(1, n_curved_layers(shape) + 1):
+        of = directions_of_layer(tile, i)
         start_rows(&p, tile.interrupt, tile.n_rows, shape.sizes[i], <double>MEMORY_FLOPS * n_in * (n_in + 1))
         while p.n:
-            start = p.row * shape.layers[i].ld * shape.itemsize
-            shape.kernels.symmetric_forms(p.n_rows, p.n, n_in, work.curve[i] + start, shape.layers[i].ld,
-                                          of.d + p.row * of.d_row * shape.itemsize, of.d_row, of.d_block,
-                                          H + p.row * n_in * n_in * shape.itemsize, is_started)
+            shape.kernels.symmetric_forms(p.n_rows, p.n, n_in,
+                                          work.curve[i] + place(&p, shape.layers[i].ld, shape.itemsize),
+                                          shape.layers[i].ld, of.d + p.row * of.d_row * shape.itemsize, of.d_row,
+                                          of.d_block, H + p.row * row_bytes, i > 1)
             if next_piece(&p):
                 return 1
-        is_started = True
-    if not is_started:  # an affine network
-        memset(H, 0, tile.n_rows * n_in * n_in * shape.itemsize)
+    return 0
+
+
+cdef int second_derivatives_of_output(const Tile* tile, Py_ssize_t o) noexcept nogil:
+    """d2y_hat_o along each direction, by one way back: q^T H q with the Hessian of output o."""
+    cdef const Shape* shape = tile.shape
+    cdef const Jet* jet = &tile.request.jet
+    cdef Workspace* work = tile.work
+    cdef Py_ssize_t n_out = shape.sizes[shape.n_layers], k = jet.n_directions, i, s
+    cdef Py_ssize_t row_bytes = n_out * k * shape.itemsize
+    cdef char* d2y = jet.d2y + (tile.source_rows[0] * n_out + o) * k * shape.itemsize
+    cdef JetOfLayer of
+    cdef Pieces p
+    if unit_cotangent(tile, o, False) or curve_of_outputs(tile) or cotangent_sweep(tile, 1, True):
+        return 1
+    for s in range(tile.n_rows if n_curved_layers(shape) == 0 else 0):
+        memset(d2y + s * row_bytes, 0, k * shape.itemsize)
+    for i in range(1, n_curved_layers(shape) + 1):
+        of = directions_of_layer(tile, i)
+        start_rows(&p, tile.interrupt, tile.n_rows, shape.sizes[i], 2.0 * MEMORY_FLOPS * k)
+        while p.n:
+            shape.kernels.weighted_squares(p.n_rows, p.n, k,
+                                           work.curve[i] + place(&p, shape.layers[i].ld, shape.itemsize),
+                                           shape.layers[i].ld, of.d + p.row * of.d_row * shape.itemsize, of.d_row,
+                                           of.d_block, d2y + p.row * row_bytes, n_out * k, i > 1)
+            if next_piece(&p):
+                return 1
+    return 0
+
+
+cdef int input_jet_of_tile(Tile* tile, char* unused, bint add) noexcept nogil:
+    """y_hat, and its first and second derivatives along each direction.
+
+    The second ones take one more product with W for each direction, or one way back for each output, whatever is less.
+    """
+    cdef const Shape* shape = tile.shape
+    cdef const Jet* jet = &tile.request.jet
+    cdef Py_ssize_t L = shape.n_layers, o
+    if jet_sweep(tile):
+        return 1
+    if copy_into_rows(tile, block_of_outputs(tile, 0), shape.layers[L].ld, shape.sizes[L], 0, 1):
+        return 1
+    if derivatives_into_rows(tile, 1, jet.dy):
+        return 1
+    if jet.form == EACH:
+        return derivatives_into_rows(tile, 1 + jet.n_directions, jet.d2y)
+    if center_for_softmax(tile):
+        return 1
+    for o in range(shape.sizes[L]):
+        if second_derivatives_of_output(tile, o):
+            return 1
     return 0
 
 

@@ -27,6 +27,7 @@ A part uses only parts above it:
     jets          first and second derivatives of h along directions, from those of a
     softmax_jets  the same of softmax
     symmetric     sums of weighted products of directions
+    squares       sums of their weighted squares alone
     block         the register block on which all matrix products run
     packing       copies of their operands
     blocking      the blocks into which a product is cut, by the size of L2
@@ -66,12 +67,15 @@ from backprop.kernels.losses cimport curvature_of_rows, loss_of_rows
 from backprop.kernels.sums cimport add_wide, divide_entries, divide_wide
 from backprop.kernels.deposits cimport deposit_wide, divide_bins
 from backprop.kernels.rows cimport copy_past_caches, outer_products_of_rows, square_sums_of_rows
-from backprop.kernels.elementwise cimport fill_with_ones, multiply, multiply_add, scale_rows, scaled_product
+from backprop.kernels.elementwise cimport (
+    derivatives_of_tanh, fill_with_ones, multiply, multiply_add, scale_rows, scaled_product,
+)
 from backprop.kernels.steps cimport adam_step, any_above, penalized_squares, sgd_step
 from backprop.kernels.lbfgs cimport combine, row_products, slope, step, accept_step
 from backprop.kernels.jets cimport jet_cotangent_of_rows, jet_of_rows, jet_tangent_of_rows
 from backprop.kernels.softmax_jets cimport softmax_center_of_rows, softmax_jet_cotangent_of_rows, softmax_jet_of_rows
 from backprop.kernels.symmetric cimport symmetric_forms_of_rows
+from backprop.kernels.squares cimport weighted_squares_of_rows
 from backprop.kernels.blocking cimport get_l2_bytes, set_l2_bytes
 from backprop.kernels.packing cimport pack, packed_size, panel_columns
 
@@ -123,6 +127,7 @@ _table.third_derivative = g_third_of_rows
 _table.loss_curvature = curvature_of_rows
 _table.softmax_product = softmax_product
 _table.multiply_add = multiply_add
+_table.derivatives_of_tanh = derivatives_of_tanh
 _table.adam_step = adam_step
 _table.sgd_step = sgd_step
 _table.penalized_squares = penalized_squares
@@ -139,6 +144,7 @@ _table.symmetric_forms = symmetric_forms_of_rows
 _table.softmax_jet = softmax_jet_of_rows
 _table.softmax_jet_cotangent = softmax_jet_cotangent_of_rows
 _table.softmax_center = softmax_center_of_rows
+_table.weighted_squares = weighted_squares_of_rows
 
 table = PyCapsule_New(&_table, "backprop.KernelTable", NULL)
 
@@ -173,6 +179,7 @@ entries = (
     ("loss_curvature", typeof(_table.loss_curvature), <size_t>_table.loss_curvature),
     ("softmax_product", typeof(_table.softmax_product), <size_t>_table.softmax_product),
     ("multiply_add", typeof(_table.multiply_add), <size_t>_table.multiply_add),
+    ("derivatives_of_tanh", typeof(_table.derivatives_of_tanh), <size_t>_table.derivatives_of_tanh),
     ("adam_step", typeof(_table.adam_step), <size_t>_table.adam_step),
     ("sgd_step", typeof(_table.sgd_step), <size_t>_table.sgd_step),
     ("penalized_squares", typeof(_table.penalized_squares), <size_t>_table.penalized_squares),
@@ -189,4 +196,5 @@ entries = (
     ("softmax_jet", typeof(_table.softmax_jet), <size_t>_table.softmax_jet),
     ("softmax_jet_cotangent", typeof(_table.softmax_jet_cotangent), <size_t>_table.softmax_jet_cotangent),
     ("softmax_center", typeof(_table.softmax_center), <size_t>_table.softmax_center),
+    ("weighted_squares", typeof(_table.weighted_squares), <size_t>_table.weighted_squares),
 )

@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
 # Products and sums entry by entry, in the dtype of the network.
 # Needs: vector.
-# Gives: the table's g_prime_product, scaled_product, multiply_add, scale_rows and fill_with_ones.
+# Gives: the table's g_prime_product, scaled_product, multiply_add, derivatives_of_tanh, scale_rows and fill_with_ones.
 
 from backprop.kernels.vector cimport LANES, broadcast, load_first, real, store_first, vec, vfma
 
@@ -52,6 +52,31 @@ cdef inline void multiply_add(Py_ssize_t n_rows, Py_ssize_t n,
             rest = n - j
             store_first(t + start, vfma(load_first(g + start, rest), load_first(t + start, rest),
                                         load_first(s + start, rest) * load_first(x + start, rest)), rest)
+            j += LANES
+
+
+cdef inline void derivatives_of_tanh(Py_ssize_t n_rows, Py_ssize_t n,
+                                     const void* h_, const void* g_prime_,                    # IN
+                                     void* g_second_,                                         # OUT
+                                     void* g_third_,                                          # OUT, or NULL
+                                     Py_ssize_t ld) noexcept nogil:
+    """g'' = -2 h g', g''' = (6 h^2 - 2) g'."""
+    cdef const real* h = <const real*>h_
+    cdef const real* g_prime = <const real*>g_prime_
+    cdef real* g_second = <real*>g_second_
+    cdef real* g_third = <real*>g_third_
+    cdef vec value, slope
+    cdef Py_ssize_t row, j, start, rest
+    for row in range(n_rows):
+        j = 0
+        while j < n:
+            start = row * ld + j
+            rest = n - j
+            value = load_first(h + start, rest)
+            slope = load_first(g_prime + start, rest)
+            store_first(g_second + start, broadcast(-2) * value * slope, rest)
+            if g_third != NULL:
+                store_first(g_third + start, vfma(broadcast(6) * value, value, broadcast(-2)) * slope, rest)
             j += LANES
 
 

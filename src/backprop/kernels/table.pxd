@@ -294,6 +294,15 @@ cdef struct KernelTable:
         void* t, Py_ssize_t ld,                           # IN and OUT (n_rows, n; ld)
     ) noexcept nogil
 
+    # g'' and g''' of tanh from h and g', within a few ulp; near the zero of g''' within 4 u.
+    void (*derivatives_of_tanh)(
+        Py_ssize_t n_rows, Py_ssize_t n,
+        const void* h, const void* g_prime,               # IN (n_rows, n; ld)
+        void* g_second,                                   # OUT (n_rows, n; ld)
+        void* g_third,                                    # likewise, or NULL
+        Py_ssize_t ld,
+    ) noexcept nogil
+
     # Steps of solvers, with the gradient g = factor (grad + l2 theta). All is in the dtype. Adam:
     # m = beta_1 m + (1 - beta_1) g, v = beta_2 v + (1 - beta_2) g^2,
     # theta = theta - decay theta - rate m / (sqrt(v) + epsilon). Descent: velocity = momentum velocity - rate g,
@@ -459,4 +468,13 @@ cdef struct KernelTable:
         Py_ssize_t n_rows, Py_ssize_t n,
         const void* p,                                    # IN (n_rows, n; ld)
         void* t, Py_ssize_t ld,                           # IN and OUT (n_rows, n; ld)
+    ) noexcept nogil
+
+    # sums[j] = sum_u weight[u] d_j[u]^2 of each row, or sums plus that with `add`.
+    void (*weighted_squares)(
+        Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t k,
+        const void* weight, Py_ssize_t ld,                # IN (n_rows, n; ld)
+        const void* d, Py_ssize_t d_row, Py_ssize_t d_block,  # IN (k of n_rows, n; d_row, d_block)
+        void* sums, Py_ssize_t ld_sums,                   # OUT (n_rows, k; ld_sums); IN and OUT with add
+        bint add,
     ) noexcept nogil

@@ -98,14 +98,23 @@ cdef int output_of_values(Tile* tile) noexcept nogil:
     return activation(tile, L, shape.link, shape.link != SOFTMAX)
 
 
-cdef int second_of_h(const Tile* tile) noexcept nogil:
-    """g'' of the layers of tanh, from h and g'(a); the forward sweep has computed it for the others."""
+cdef int further_derivatives_of_h(const Tile* tile) noexcept nogil:
+    """g'' of the layers of tanh, and g''' if it is needed; the forward sweep has computed them for the others."""
+    cdef const Shape* shape = tile.shape
     cdef Workspace* work = tile.work
-    cdef Py_ssize_t L = tile.shape.n_layers, i
-    for i in range(L if tile.request.jet.form == FIRST_ALONE else 1, L + 1):
-        if (has_curve_of_h(tile.shape, i) and not (i == L and tile.shape.loss_acts_on_a)
-                and product_into(tile, i, -2, work.h[i], work.a[i], work.g_second[i])):
-            return 1
+    cdef Py_ssize_t i, start
+    cdef Pieces p
+    for i in range(shape.n_layers if tile.request.jet.form == FIRST_ALONE else 1, shape.n_layers + 1):
+        if not has_curve_of_h(shape, i) or (i == shape.n_layers and shape.loss_acts_on_a):
+            continue
+        start_entries(&p, tile.interrupt, tile.n_rows, shape.sizes[i], 2.0 * MEMORY_FLOPS)
+        while p.n:
+            start = place(&p, shape.layers[i].ld, shape.itemsize)
+            shape.kernels.derivatives_of_tanh(p.n_rows, p.n, work.h[i] + start, work.a[i] + start,
+                                              work.g_second[i] + start, work.g_third[i] + start
+                                              if tile.request.with_third else NULL, shape.layers[i].ld)
+            if next_piece(&p):
+                return 1
     return 0
 
 
@@ -262,21 +271,18 @@ cdef int jet_through_softmax(const Tile* tile) noexcept nogil:
 # The sweeps -----------------------------------------------------------------------------------------------------------
 
 cdef int jet_sweep(Tile* tile) noexcept nogil:
-    """y_hat and its derivatives along the directions, into `block_of_outputs`; g', g'', d and s of all layers stay.
-
-    FIRST_ALONE: first derivatives, except for those of plain outputs.
-    """
+    """y_hat and its derivatives along the directions, into `block_of_outputs`; g', g'', d and s of all layers stay."""
     cdef const Shape* shape = tile.shape
     cdef const Request* request = tile.request
     cdef const Jet* jet = &request.jet
     cdef Workspace* work = tile.work
     cdef Py_ssize_t L = shape.n_layers, i
     cdef Tile rows = blocks_as_rows(tile, jet.n_directions + jet.n_seconds)
-    if output_of_values(tile) or second_of_h(tile):
+    if output_of_values(tile) or further_derivatives_of_h(tile):
         return 1
     if jet.is_by_sample and copy_directions(tile):
         return 1
-    for i in range(1, L if jet.form == FIRST_ALONE and output_code(shape) == IDENTITY else L + 1):
+    for i in range(1, L + 1):
         if i == 1:
             if first_derivatives_of_layer_1(tile, request.params + shape.layers[1].W, work.packed[1], PACKED,
                                             block_of_a(tile, 1, 1)):

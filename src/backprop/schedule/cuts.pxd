@@ -13,7 +13,7 @@ cdef enum:
     UNIT_ROWS = 8192
     MATRIX_UNIT_ROWS = 32768
     JACOBIAN_BYTES = 16777216    # of J, from which J^T J is made, if the result is no larger than that
-    JET_BYTES = 393216           # of a, h and their derivatives along directions of x
+    JET_BYTES = 524288           # of a, h and their derivatives along directions of x
     LEAST_JET_ROWS = 16
     MOST_JET_ROWS = 128
 
@@ -78,13 +78,19 @@ cdef inline Py_ssize_t samples_of_jacobian(const Shape* shape, Py_ssize_t rows) 
     return min(rows, max(<Py_ssize_t>1, most))
 
 
-cdef inline Py_ssize_t rows_of_jet(const Shape* shape, Py_ssize_t blocks) noexcept nogil:
-    """Rows of a tile whose layers hold so many blocks: at most so many that all of them stay in JET_BYTES.
+cdef inline Py_ssize_t rows_of_jet(const Shape* shape, Py_ssize_t blocks, Py_ssize_t n_rows) noexcept nogil:
+    """Rows of a tile, of n_rows in all, whose layers hold so many blocks: all of them stay in JET_BYTES, if they can.
 
-    It does not depend on the CPU, since it enters the order of sums.
+    It does not depend on the CPU, since it enters the order of sums. The rows are cut evenly. Their number is odd if
+    there are several tiles: blocks that lie a multiple of 4096 bytes apart fall into the same sets of L1, which took a
+    third of a call with 16 rows of 64 float32 and 10 directions.
     """
-    cdef Py_ssize_t rows = JET_BYTES // (blocks * shape.row_bytes) // LEAST_JET_ROWS * LEAST_JET_ROWS
-    return max(<Py_ssize_t>LEAST_JET_ROWS, min(rows, <Py_ssize_t>MOST_JET_ROWS))
+    cdef Py_ssize_t most = min(JET_BYTES // (blocks * shape.row_bytes), <Py_ssize_t>MOST_JET_ROWS), n_tiles
+    most = max(most, <Py_ssize_t>LEAST_JET_ROWS) - 1
+    if n_rows <= most:
+        return n_rows
+    n_tiles = (n_rows + most - 1) // most
+    return (n_rows + n_tiles - 1) // n_tiles | 1
 
 
 cdef inline Py_ssize_t rows_of_tile(const Shape* shape, Py_ssize_t n_kept, int buffers,
@@ -99,7 +105,7 @@ cdef inline Py_ssize_t rows_of_tile(const Shape* shape, Py_ssize_t n_kept, int b
     cdef Py_ssize_t n_tiles = (n_rows + most - 1) // most
     cdef Py_ssize_t rows = (n_rows + n_tiles - 1) // n_tiles
     if blocks > 1:
-        return min(n_rows, rows_of_jet(shape, blocks))
+        return rows_of_jet(shape, blocks, n_rows)
     if shape.tile_rows < CHAIN_ROWS and buffers < OF_HESSIAN:
         return min(n_rows, shape.tile_rows)
     rows = min(n_rows, (rows + CHAIN_ROWS - 1) // CHAIN_ROWS * CHAIN_ROWS)

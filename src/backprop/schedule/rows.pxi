@@ -44,10 +44,11 @@ cdef int run_rows_in_order(const Request* request, Py_ssize_t rows, Interrupt* i
 cdef int run_rows(const Request* request, int n_threads, Interrupt* interrupt) noexcept nogil:
     """One row of results per sample, tile by tile, on up to n_threads threads."""
     cdef const Shape* shape = request.shape
-    cdef Py_ssize_t rows = min(shape.tile_rows if request.blocks == 1 else rows_of_jet(shape, request.blocks),
-                               request.n_samples)
+    cdef Py_ssize_t rows = min(<Py_ssize_t>shape.tile_rows, request.n_samples)
     cdef RowsRun run
     cdef int status
+    if request.blocks > 1:
+        rows = rows_of_jet(shape, request.blocks, request.n_samples)
     if n_threads == 1:
         return run_rows_in_order(request, rows, interrupt)
     rows = min(rows, max(<Py_ssize_t>MIN_STRIP, (request.n_samples + n_threads - 1) // n_threads))
