@@ -26,9 +26,9 @@ of log p:
 
 and the Hessian has the rows tau and the curve p (lambda - p . lambda).
 
-Arrays are (n, n_i, k) and (n, n_i, m), for m forms. Everything is float64, or complex128 if theta or x are complex; but
-not the way back and the tangent, which read g'''. `by_step` takes g', g'' and g''' from complex steps of g, g' and g''
-on the piece on which a lies, as `recursion.complex_step` does, and not from the formulas.
+Arrays are (n, n_i, k) and (n, n_i, m), for m forms. Everything is float64, or complex128 if theta or x are complex.
+`by_step`, for real ones, takes g', g'' and g''' from complex steps of g, g' and g'' on the piece on which a lies, as
+`recursion.complex_step` does, and not from the formulas.
 """
 
 from __future__ import annotations
@@ -94,8 +94,10 @@ class Slopes:
 
     @cached_property
     def third(self) -> Array:
-        """g'''(a), for real a."""
-        return self._step(self.activation.g_second)
+        """g'''(a)."""
+        if self.by_step:
+            return self._step(self.activation.g_second)
+        return self.activation.g_third(self.a, self.parameter)
 
 
 def each(k: int) -> Array:
