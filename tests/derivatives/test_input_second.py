@@ -11,7 +11,7 @@ from jax_jets import DEPTH, ROWS, WIDTH, JaxJets
 from peers import require_peer
 from problems import ACTIVATION_NAMES, PARAMETERS, relative_error, same_bits, split
 
-from backprop import Network
+from backprop import Activation, Network
 from backprop.activations import ACTIVATIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*linear in pieces:RuntimeWarning")  # of relu and its like
@@ -58,7 +58,10 @@ def test_float64_against_jax(jax, call):
 
 @pytest.mark.parametrize("call", CALLS)
 def test_float32_against_complex_steps(call):
-    """||error|| <= 8 eps (||result|| + change), with the change of the result under changes of eps in theta and x."""
+    """||error|| <= 4 eps (||result|| + change), with the change of the result under changes of eps in theta and x.
+
+    The errors of 300 networks a call were at most 2.3 times eps (||result|| + change).
+    """
     eps = np.finfo(np.float32).eps
     for number in range(N_NETWORKS):
         p = draw(200 + number, call, "float32")
@@ -66,7 +69,7 @@ def test_float32_against_complex_steps(call):
             zip(run(call, p), judge(call, p), changes(call, p), strict=True)
         ):
             error = np.linalg.norm(np.ravel(result - right))
-            assert error <= 8 * eps * (np.linalg.norm(right) + change), (place, number, p.net)
+            assert error <= 4 * eps * (np.linalg.norm(right) + change), (place, number, p.net)
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -76,6 +79,18 @@ def test_every_activation(activation, call):
     for number in range(2):
         p = draw(300 + number, call, activations=[activation], loss="squared_error")
         assert_near(run(call, p), judge(call, p), p.net)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_activations_of_the_users_own(call):
+    row = ACTIVATIONS["gelu"]
+    functions = [lambda a, g=g: g(a, 0.0) for g in (row.g, row.g_prime, row.g_second, row.g_third)]
+    own = Activation("own", *functions)
+    for number in range(5):
+        p = draw(350 + number, call, activations=["gelu"], loss="squared_error")
+        net = Network(p.net.sizes, activations=own, output=own, rng=0)
+        net.params = p.net.params
+        assert_near(CALLS[call].run(net, p), judge(call, p), p.net)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
