@@ -36,6 +36,10 @@ def g_second(a):
     return -2 * np.tanh(a) / np.cosh(a) ** 2
 
 
+def g_third(a):
+    return (4 * np.tanh(a) ** 2 - 2 / np.cosh(a) ** 2) / np.cosh(a) ** 2
+
+
 def network(**options):
     return Network([3, 4, 2], **({"activations": "tanh", "rng": 0} | options))
 
@@ -165,11 +169,11 @@ def sum_of_objectives():
 KINDS = {
     "Network": network,
     "float32": lambda: network(dtype="float32", loss=("huber", 0.5)),
-    "own": lambda: network(activations=Activation("own", g, g_prime, g_second)),
+    "own": lambda: network(activations=Activation("own", g, g_prime, g_second, g_third)),
     "Ensemble": lambda: Ensemble(network(), 3, rng=0),
     "Objective": lambda: network().objective(X, Y, sample_weight=W, l2=0.1),
     "sum": sum_of_objectives,
-    "Activation": lambda: Activation("own", g, g_prime, g_second),
+    "Activation": lambda: Activation("own", g, g_prime, g_second, g_third),
 }
 SQUARED_ERRORS = ("residuals", "normal_equations", "sobolev_value_and_grad", "sobolev_objective")
 METHODS = [

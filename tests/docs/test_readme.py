@@ -18,7 +18,7 @@ def test_python_blocks_run_in_order(capsys, tmp_path, monkeypatch):
     namespace = {}
     for number, block in enumerate(found, start=1):
         exec(compile(block, f"README.md, python block {number}", "exec"), namespace)
-    assert len(found) == 11
+    assert len(found) == 12
     assert "right: largest relative error" in capsys.readouterr().out
 
 
