@@ -30,7 +30,7 @@ cdef double accepted_call(const Shape* shape, const Mode* mode, cnp.ndarray para
         expect(rule_of_array(shape, operand, dtype_of(shape), letters, n_samples, 1), "an operand")
         set_operand(&request, cnp.PyArray_BYTES(operand))
     if mode.flags & HAS_JET and (mode.operand == DIRECTIONS_OF_X or (mode.flags & TAKES_Y and equation is None)):
-        raise ValueError("call: expected an equation, or Plan.input_jet or Plan.jet_vjp for derivatives along directions")
+        raise ValueError("call: expected an equation; Plan.input_jet and Plan.jet_vjp are for directions")
     if equation is not None:
         expect(take_equation(&request, equation, equation_rows), "the coefficients of an equation")
     if grad_weight is not None:

@@ -88,10 +88,9 @@ cdef int curve_of_outputs(const Tile* tile) noexcept nogil:
     """grad_a_L and curve_L, from multipliers of y_hat in grad_a_L."""
     cdef Workspace* work = tile.work
     cdef Py_ssize_t L = tile.shape.n_layers
-    cdef int code = output_code(tile.shape)
-    if code == IDENTITY:
+    if has_plain_outputs(tile.shape):
         return 0
-    if code == SOFTMAX:
+    if output_code(tile.shape) == SOFTMAX:
         return through_output(tile, work.grad_a[L]) or set_rows(tile, L, work.grad_a[L], work.curve[L])
     if product_into(tile, L, 1, work.g_second[L], work.grad_a[L], work.curve[L]):
         return 1
@@ -126,8 +125,8 @@ cdef inline JetOfLayer directions_of_layer(const Tile* tile, Py_ssize_t i) noexc
 
 
 cdef inline Py_ssize_t n_curved_layers(const Shape* shape) noexcept nogil:
-    """The layers whose g'' counts: all, or all but plain outputs."""
-    return shape.n_layers - (output_code(shape) == IDENTITY)
+    """The layers whose g'' counts: all, or all but plain outputs. An affine network has one, so that NaN shows."""
+    return shape.n_layers - has_plain_outputs(shape)
 
 
 cdef int input_hessian_of_tile(Tile* tile, char* unused, bint add) noexcept nogil:
@@ -142,8 +141,6 @@ cdef int input_hessian_of_tile(Tile* tile, char* unused, bint add) noexcept nogi
         return 1
     if curve_of_outputs(tile) or cotangent_sweep(tile, 1, True):
         return 1
-    if n_curved_layers(shape) == 0:  # an affine network
-        memset(H, 0, tile.n_rows * row_bytes)
     for i in range(1, n_curved_layers(shape) + 1):
         of = directions_of_layer(tile, i)
         start_rows(&p, tile.interrupt, tile.n_rows, shape.sizes[i], <double>MEMORY_FLOPS * n_in * (n_in + 1))
@@ -162,15 +159,13 @@ cdef int second_derivatives_of_output(const Tile* tile, Py_ssize_t o) noexcept n
     cdef const Shape* shape = tile.shape
     cdef const Jet* jet = &tile.request.jet
     cdef Workspace* work = tile.work
-    cdef Py_ssize_t n_out = shape.sizes[shape.n_layers], k = jet.n_directions, i, s
+    cdef Py_ssize_t n_out = shape.sizes[shape.n_layers], k = jet.n_directions, i
     cdef Py_ssize_t row_bytes = n_out * k * shape.itemsize
     cdef char* d2y = jet.d2y + (tile.source_rows[0] * n_out + o) * k * shape.itemsize
     cdef JetOfLayer of
     cdef Pieces p
     if unit_cotangent(tile, o, False) or curve_of_outputs(tile) or cotangent_sweep(tile, 1, True):
         return 1
-    for s in range(tile.n_rows if n_curved_layers(shape) == 0 else 0):
-        memset(d2y + s * row_bytes, 0, k * shape.itemsize)
     for i in range(1, n_curved_layers(shape) + 1):
         of = directions_of_layer(tile, i)
         start_rows(&p, tile.interrupt, tile.n_rows, shape.sizes[i], 2.0 * MEMORY_FLOPS * k)

@@ -10,7 +10,7 @@ cdef struct Jet:
     Py_ssize_t n_seconds         # k of EACH, 0 of FIRST_ALONE, else 1
     const char* directions       # (k, n_0), or (n_samples, k, n_0) if they are by sample; NULL: the axes
     bint is_by_sample            # the directions
-    const char* equation         # (1 + k + T) coefficients c, b along the directions, and of the form; NULL: no equation
+    const char* equation         # (1 + k + T) coefficients: c, b along the directions, the form's; NULL: no equation
     Py_ssize_t ld_equation       # reals from one sample's coefficients to the next; 0: all samples share them
     const char* cotangent_y      # (n_samples, n_L), or NULL for 0: of the values
     const char* cotangent_dy     # (n_samples, n_L, k), likewise, of the first derivatives

@@ -134,7 +134,7 @@ cdef int copy_directions(const Tile* tile) noexcept nogil:
 
 cdef int first_derivatives_of_layer_1(const Tile* tile, const char* W, char* packed, int packing,
                                       char* d) noexcept nogil:  # OUT
-    """W_1 q_j, or the derivatives along V of such: (k, ld) if all samples share the directions, else (k, n_rows, ld)."""
+    """W_1 q_j, or V_1 q_j: (k, ld) if all samples share the directions, else (k, n_rows, ld)."""
     cdef const Shape* shape = tile.shape
     cdef const Layer* layer = &shape.layers[1]
     cdef const Jet* jet = &tile.request.jet
