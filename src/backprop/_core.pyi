@@ -316,7 +316,7 @@ class Linearization:
 
 @disjoint_base
 class Equation:
-    def __new__(cls, directions: _Array, form: Literal["diagonal", "symmetric"], row: _Array | None) -> Self: ...
+    def __new__(cls, directions: _Array, form: str, row: _Array | None) -> Self: ...
 
 @disjoint_base
 class Handle:
