@@ -9,7 +9,7 @@ So the antisymmetric part of D counts for nothing. The directions are those axes
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -163,7 +163,7 @@ def refuse_not_finite(
 # Directions -----------------------------------------------------------------------------------------------------------
 
 
-def directions(pattern: Pattern, n_in: int, dtype: np.dtype[Any]) -> tuple[Array, str]:
+def directions(pattern: Pattern, n_in: int, dtype: np.dtype[Any]) -> tuple[Array, Literal["diagonal", "symmetric"]]:
     """The axes that a pattern uses, (k, n_0) with k >= 1, and the name of the form along them."""
     axes, is_diagonal = _axes(pattern, n_in)
     return np.eye(n_in, dtype=dtype)[axes], "diagonal" if is_diagonal else "symmetric"

@@ -35,7 +35,7 @@ class DifferentialEquation(Values):
     arrays = "x, f"
     cure = "net.pde_objective(x, f)"
     cure_with = "net.pde_objective({})"
-    is_quick = has_hessian = False
+    has_hessian = False
     calls = ("pde_value_and_grad", "pde_gauss_newton_vp")
 
     def __init__(self, given: Coefficients) -> None:

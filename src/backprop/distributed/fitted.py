@@ -31,7 +31,6 @@ class Values:
     arrays = "x, y"  # of a block, apart from sample_weight
     cure = "net.objective(x, y)"
     cure_with = "net.objective({})"
-    is_quick = True  # whether `Plan.quick` knows the calls
     has_extra = False  # whether blocks bring it, behind x and y
     has_second = True  # whether there are products with a Hessian
     has_hessian = True  # whether one call gives it; else it is made of products

@@ -151,27 +151,21 @@ class WithDerivatives:
         architecture = net._architecture
         self.x = net._samples(x, of_mean=True)
         self.n_samples = self.x.shape[0]
-        weights = targets.sample_weight(sample_weight, architecture.loss, self.n_samples, architecture.sizes[-1])
-        self.weight = None if weights is None else weights.array
-        self.weight_axes = 0 if self.weight is None else self.weight.ndim
-        self.y = fitted.targets(net, y, self.n_samples, weights)
-        self.extra = fitted.settled(fitted.extra(net, extra, self.n_samples, self.weight))
+        self.weights = targets.sample_weight(sample_weight, architecture.loss, self.n_samples, architecture.sizes[-1])
+        weight = None if self.weights is None else self.weights.array
+        self.weight_axes = 0 if weight is None else weight.ndim
+        self.y = fitted.targets(net, y, self.n_samples, self.weights)
+        self.extra = fitted.settled(fitted.extra(net, extra, self.n_samples, weight))
 
     def sums(self, call: _core.Call, params: Array, operand: Array | None = None) -> tuple[float, Array]:
-        """As in `Source`."""
-        net, x, y, weight = self.net, self.x, self.y, self.weight
-        call = self.fitted.compiled(call)
-        validate.their_memory(x, y, weight, extra=self.extra, names=self.fitted.arrays)
-        more = self.fitted.arguments(self.extra, operand)
-        if self.fitted.is_quick:
-            quick: tuple[float, Array] | None = net._plan.quick(
-                call, net._memory, params, x, y, weight, None, self.n_threads, threads.get_num_threads, **more
-            )
-            if quick is not None:
-                return quick
-        y, x, theta, weights = net._inputs(x, y, params, weight)
+        """As in `Source`. Nothing is looked at again: there are no labels, and weights that change break no memory."""
+        net, fitted, weights = self.net, self.fitted, self.weights
+        call = fitted.compiled(call)
+        weight = None if weights is None else weights.array
+        validate.their_memory(self.x, self.y, weight, extra=self.extra, names=fitted.arrays)
         result = net._result(None, net._plan.result_shape(call, self.n_samples), {})
-        loss = net._plan.run(call, theta, x, y, result, weights, threads.resolve(self.n_threads), **more)
+        n_threads, more = threads.resolve(self.n_threads), fitted.arguments(self.extra, operand)
+        loss = net._plan.run(call, params, self.x, self.y, result, weights, n_threads, **more)
         return loss, result
 
 
