@@ -101,6 +101,18 @@ def sobolev(p: SimpleNamespace) -> Call:
     return lambda n: p.net.sobolev_value_and_grad(p.x, p.y, grad_x, 1.0, n_threads=n)
 
 
+def pde(p: SimpleNamespace, *, is_product: bool = False) -> Call:
+    """A differential equation with all coefficients, by a network of one output."""
+    net = Network([*p.net.sizes[:-1], 1], activations=list(p.net.activations), dtype=p.net.dtype, rng=0)
+    D = np.ones((p.net.sizes[0],) * 2)
+
+    def call(n: int) -> Any:
+        fun = net.pde_objective(p.x, 1.0, c=1.0, b=D[0], D=D, n_threads=n)
+        return fun.hessp(net.params, net.params) if is_product else fun(net.params)
+
+    return call
+
+
 def ensemble(p: SimpleNamespace) -> Call:
     many = Ensemble(p.net, 2, rng=0)
     return lambda n: many.value_and_grad(p.x, p.y, n_threads=n)
@@ -167,6 +179,8 @@ CALLS: dict[str, Callable[[SimpleNamespace], Call]] = {
     "input_hessian": input_hessian,
     "input_jet": on_samples("input_jet"),
     "jet_vjp": jet_vjp,
+    "pde_value_and_grad": pde,
+    "pde_gauss_newton_vp": lambda p: pde(p, is_product=True),
     # Not in the table of calls.
     "layer_gradients": lambda p: lambda n: p.net.layer_gradients(p.x, p.y, n_threads=n),
     "ensemble": ensemble,
@@ -215,6 +229,10 @@ def rows() -> list[Row]:
         Row("input_jet", [10, 3000], 256, ([10, 700], 256), softmax),
         Row("jet_vjp", [300, 300, 1], 64, ([150, 150, 1], 64), mish),
         Row("jet_vjp", wide, 256, ([1, 60_000, 1], 512), mish),
+        Row("pde_value_and_grad", [100, 300, 1], 512, ([50, 150, 1], 512), mish),
+        Row("pde_value_and_grad", wide, 256, ([1, 60_000, 1], 512), mish),
+        Row("pde_gauss_newton_vp", [100, 300, 1], 512, ([50, 150, 1], 512), mish),
+        Row("pde_gauss_newton_vp", wide, 256, ([1, 60_000, 1], 512), mish),
         Row("layer_gradients", wide, 256, ([1, 60_000, 1], 256), mish),
         Row("ensemble", wide, 256, ([1, 60_000, 1], 256), mish),
         Row("fit adam", wide, 256, ([1, 60_000, 1], 256), mish),

@@ -33,10 +33,15 @@ def call_of_name(name: object) -> _core.Call:
         return _core.CALLS[name]
     known = ", ".join(state.SUMS)
     if name in _core.CALLS:
-        raise ValueError(
-            f"call: expected one of {known}, whose results are sums over samples, got {name!r}, which gives one row "
-            f"per sample: call net.{name} on each block, and put the rows one after another"
-        )
+        whose = f"call: expected one of {known}, whose results are sums over samples"
+        if _core.CALLS[name].is_by_sample:
+            raise ValueError(
+                f"{whose}, got {name!r}, which gives one row per sample: call net.{name} on each block, and put the "
+                "rows one after another"
+            )
+        if name.startswith("pde"):
+            raise ValueError(f"{whose}, got {name!r}: net.pde_objective takes blocks, and comm for ranks, itself")
+        raise ValueError(f"{whose} in parts, got {name!r}: call net.{name} on each block, and add the results")
     raise ValueError(f"call: expected one of {known}, got {name[:40]!r}")
 
 
