@@ -131,6 +131,39 @@ def test_many_small_fits_are_good(tmp_path):
     assert last.startswith("one after the other")
 
 
+def test_a_network_solves_poissons_equation(tmp_path):
+    text = "\n".join(lines_of("poisson_l_shape.py", tmp_path))
+    (bound,) = re.findall(r"^reference: .* error below (\S+) everywhere", text, re.MULTILINE)
+    assert float(bound) < 1e-6
+    rows = re.findall(r"^(.*\)) +(\d+) +[\d.]+ +(\S+e\S+) +(\S+e\S+)$", text, re.MULTILINE)
+    errors = {way: (float(largest), float(relative)) for way, _, largest, relative in rows}
+    penalty, exact = errors["N(x, y)"], errors["s (1-x^2) (1-y^2) N(x, y, s)"]
+    assert len(errors) == 3
+    assert exact[0] < 4e-3  # seen: 1.4e-3
+    assert exact[1] < 1.5e-2  # seen: 6e-3
+    assert exact[1] < 0.3 * penalty[1]
+
+
+def test_exact_hessians_need_fewer_iterations(tmp_path):
+    text = "\n".join(lines_of("optimal_design.py", tmp_path))
+    rows = re.findall(r"^(exact|SR1|BFGS) +(\d+) \((\d+)\) +\d+ +[\d.]+ +(\d) of 3 +(\S+)$", text, re.MULTILINE)
+    iterations = {how: int(median) for how, median, *_ in rows}
+    assert iterations["exact"] < 0.7 * iterations["SR1"]
+    assert iterations["exact"] < 0.3 * iterations["BFGS"]
+    ((_, _, most, arrived, shortfall),) = [row for row in rows if row[0] == "exact"]
+    assert (int(most) < 60, int(arrived), float(shortfall) < 1e-5) == (True, 3, True)
+    designs = re.findall(
+        r"^(network|the same, simulated|improved by simulations) +([\d.]+) +([\d.]+) +([\d.]+) ", text, re.MULTILINE
+    )
+    (predicted, *limits), simulated, improved = (np.array(row[1:], float) for row in designs)
+    assert limits[0] >= 92.99
+    assert limits[1] <= 320.01
+    assert np.abs(simulated - [predicted, *limits]).max() < 1.0
+    assert 0 <= improved[0] - simulated[0] < 0.5  # the design of the network is almost the best
+    assert improved[1] >= 92.99
+    assert improved[2] <= 320.01
+
+
 def test_list_names_them_all(capsys):
     assert cli.main(["demo", "--list"]) == 0
     out = capsys.readouterr().out
