@@ -58,14 +58,14 @@ from backprop.calls.request cimport (
 from backprop.calls.rules cimport (
     BAD_LABEL, BAD_SUM, BAD_TARGET, BAD_WEIGHT, HAS_EMPTY_ROWS, IS_NULL, KEPT, MISALIGNED, MOST_AXES,
     NO_WEIGHT_ABOVE_0, OTHER_FORM, OTHER_SHAPE, OVERLAPS, axes_of_operand, dtype_of, entries_of, rule_of_address,
-    rule_of_array, rule_of_count, rule_of_data, rule_of_form, rule_of_grad_weight, rule_of_max_norm, rule_of_network, rule_of_out,
-    rule_of_plain, rule_of_result, rule_of_shape, set_axes, share_bytes,
+    rule_of_array, rule_of_count, rule_of_data, rule_of_form, rule_of_grad_weight, rule_of_max_norm, rule_of_network,
+    rule_of_out, rule_of_plain, rule_of_result, rule_of_shape, set_axes, share_bytes,
 )
 from backprop.kernels.bins cimport EMPTY_TOP, N_LIMBS, add_bins, raise_top, round_bins
 from backprop.kernels.table cimport (
     ADD, CHAIN_ROWS, CONTINUE, CROSS_ENTROPY, CUSTOM, DIAGONAL, EACH, FAR_BYTES, FIRST_ALONE, IDENTITY, NO_WEIGHT,
-    OVERWRITE, PACKED, PACK_AND_KEEP, PACK_ONCE,
-    QUANTILES, ROW_BYTES, SCRATCH_UNITS, SOFTMAX, SYMMETRIC, TIMES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
+    OVERWRITE, PACKED, PACK_AND_KEEP, PACK_ONCE, QUANTILES, ROW_BYTES, SCRATCH_UNITS, SOFTMAX, SYMMETRIC, TIMES,
+    WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
 )
 from backprop.process.float_mode cimport (
     DEFAULT_X87, enter_default_mode, get_x87, is_default_mode, leave_default_mode, set_x87,

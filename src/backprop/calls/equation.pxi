@@ -36,18 +36,16 @@ cdef inline Py_ssize_t n_coefficients_of(int form, Py_ssize_t n_directions) noex
     return 1 + n_directions + coefficients_of_form(form, n_directions)
 
 
-cdef int take_equation(Request* request, Equation equation, rows) noexcept:
+cdef int take_equation(Request* request, Equation equation, cnp.ndarray rows) noexcept:
     """The equation of a request, with coefficients by sample if it has no row of its own. The rule that is broken."""
     cdef const Shape* shape = request.shape
     cdef cnp.ndarray directions = equation.directions
     cdef Py_ssize_t k = cnp.PyArray_DIM(directions, 0) if cnp.PyArray_NDIM(directions) == 2 else 0
     cdef Py_ssize_t n = n_coefficients_of(equation.code, k)
     cdef bint is_by_sample = equation.row is None
-    cdef object given = rows if is_by_sample else equation.row
-    cdef cnp.ndarray coefficients
-    if k < 1 or rule_of_array(shape, directions, dtype_of(shape), b"ki", 0, k) or type(given) is not cnp.ndarray:
+    cdef cnp.ndarray coefficients = rows if is_by_sample else equation.row
+    if k < 1 or rule_of_array(shape, directions, dtype_of(shape), b"ki", 0, k) or coefficients is None:
         return OTHER_SHAPE
-    coefficients = <cnp.ndarray>given
     if (cnp.PyArray_NDIM(coefficients) != 1 + is_by_sample or cnp.PyArray_DIM(coefficients, is_by_sample) != n
             or (is_by_sample and cnp.PyArray_DIM(coefficients, 0) != request.n_samples)):
         return OTHER_SHAPE

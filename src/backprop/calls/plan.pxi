@@ -65,20 +65,18 @@ cdef class Plan:
     def quick_value_and_grad(self, Parameters own, params, x, y, weight, out, n_threads, get_num_threads):
         """`quick` for value_and_grad: of the smallest calls, each argument less saves a hundredth."""
         return quick_call(&self.shape, mode_of_value_and_grad, own, params, x, y, weight, out, n_threads,
-                          get_num_threads, None, None, None, None, None, None)
+                          get_num_threads, None, None, None, None)
 
     def quick(self, Call call not None, Parameters own, params, x, y, weight, out, n_threads, get_num_threads,
-              operand=None, max_norm=None, grad_weight=None, Linearization linearization=None, Equation equation=None,
-              equation_rows=None):
+              operand=None, max_norm=None, grad_weight=None, Linearization linearization=None):
         """What the call returns, for arguments that need neither conversion nor an error message; else None.
 
         own are the network's parameters, which out must not overlap either. The others are as the user gave them:
         operand is v, cotangent or grad_x, grad_weight one number for all input gradients. linearization is hvp's, and
-        keeps what does not depend on v; equation and equation_rows are as in `run`. If None comes back, nothing was
-        written.
+        keeps what does not depend on v. If None comes back, nothing was written.
         """
         return quick_call(&self.shape, &call.mode, own, params, x, y, weight, out, n_threads, get_num_threads,
-                          operand, max_norm, grad_weight, linearization, equation, equation_rows)
+                          operand, max_norm, grad_weight, linearization)
 
     def run(self, Call call not None, cnp.ndarray params, cnp.ndarray x, cnp.ndarray y, cnp.ndarray out, weights,
             int n_threads, cnp.ndarray operand=None, double max_norm=0, cnp.ndarray grad_weight=None,

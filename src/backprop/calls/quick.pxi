@@ -26,8 +26,7 @@ cdef quick_jet(Request* request, directions, n_threads, get_num_threads):
 
 
 cdef quick_call(const Shape* shape, const Mode* mode, Parameters own, params, x, y, weight, out,
-                n_threads, get_num_threads, operand, max_norm, grad_weight, Linearization linearization,
-                Equation equation, equation_rows):
+                n_threads, get_num_threads, operand, max_norm, grad_weight, Linearization linearization):
     """What the call returns; or None, with nothing written, if an argument breaks a rule or is not plain.
 
     The row of the table says which of operand, max_norm, grad_weight and linearization are looked at. Here grad_weight
@@ -46,8 +45,7 @@ cdef quick_call(const Shape* shape, const Mode* mode, Parameters own, params, x,
         return quick_jet(&request, operand, n_threads, get_num_threads)
     if mode.operand != NO_OPERAND and take_operand(&request, operand):
         return None
-    if mode.flags & HAS_JET and mode.flags & TAKES_Y and (equation is None
-                                                          or take_equation(&request, equation, equation_rows)):
+    if mode.flags & HAS_JET and mode.flags & TAKES_Y:  # an equation is among the arguments
         return None
     if mode.flags & TAKES_MAX_NORM:
         if rule_of_max_norm(max_norm):

@@ -8,7 +8,7 @@ cdef inline char* place_of_output(const Tile* tile, char* rows, Py_ssize_t block
 
 
 cdef double of_equation(const Tile* tile, Py_ssize_t s, const char* values, const char* derivatives) noexcept nogil:
-    """c u + b . grad u + D : Hess u of row s, from blocks of layer L, in float64. If c or b_j is 0 its term is left out."""
+    """c u + b . grad u + D : Hess u of row s, from blocks of layer L, in float64. A 0 leaves its term out."""
     cdef Py_ssize_t size = tile.shape.itemsize, k = tile.request.jet.n_directions, j
     cdef const char* equation = equation_of(tile, s)
     cdef double total = get_real(place_of_output(tile, <char*>derivatives, 1 + k, s), 0, size), factor

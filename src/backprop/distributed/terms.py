@@ -52,9 +52,11 @@ class Term(NamedTuple):
     def value_and_grad(self, params: Array) -> tuple[float, Array]:
         """The loss and its gradient."""
         loss, net_grad = self.samples.sums(_VALUE_AND_GRAD, params)
+        grad = net_grad.astype(np.float64)
+        if not self.l2 and self.factor == 1.0:
+            return loss, grad
         # A line search may step so far that this overflows: inf is then right, without a warning.
         with np.errstate(all="ignore"), _core.DefaultFloatMode():
-            grad = net_grad.astype(np.float64)
             if self.l2:
                 # In the order of a fit without Python: the same bits.
                 loss += self.samples.net._plan.add_penalty(params, self.l2, grad)
