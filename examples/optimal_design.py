@@ -16,7 +16,7 @@ temperature. All derivatives of the network are exact:
 trust-constr takes the exact Hessians, or builds approximations from gradients, by SR1 or BFGS. All start from the same
 designs. The yield is flat near its best, since one jacket can do what the next one does. There exact Hessians pay: from
 ten starts they need 30 iterations (median), SR1 60, BFGS 226, and one run of BFGS does not arrive. Nearly all of the
-time is SciPy's own, about 3 ms an iteration, so fewer iterations are less time.
+time is SciPy's own, about 1 ms an iteration, so fewer iterations are less time.
 At the end the design is simulated, and improved on the simulation itself by SLSQP and differences: this shows what the
 network costs, 0.05 % of yield.
 
