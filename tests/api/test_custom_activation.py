@@ -131,6 +131,13 @@ def test_a_result_of_another_shape_is_refused():
     [
         ((np.tanh, np.tanh), ValueError, "g_prime: expected the derivative of g"),
         ((np.tanh, tanh_prime, np.tanh), ValueError, "g_second: expected the derivative of g_prime"),
+        (
+            (np.square, lambda a: 2 * a, lambda a: np.full_like(a, 2), np.ones_like),
+            ValueError,
+            "g_third: expected the derivative of g_second, got 1 at a = .* finite differences of g_second give",
+        ),
+        ((np.tanh, tanh_prime, None, np.tanh), TypeError, "g_second: expected a function, since g_third is given, got"),
+        ((np.sin, np.cos, lambda a: -np.sin(a), 3.5), TypeError, "g_third: expected a NumPy function or a C function"),
         ((np.tanh, 3.5), TypeError, "g_prime: expected a NumPy function or a C function"),
         ((np.tanh, None), TypeError, "g_prime: expected a function, got None"),
         ((np.sum, np.ones_like), ValueError, "g: expected an array of real numbers"),
@@ -150,6 +157,20 @@ def test_second_order_needs_g_second(call):
     arguments = {"hvp": [np.zeros(net.n_params)], "hessian": [], "sobolev_value_and_grad": [np.zeros((4, 2)), 1.0]}
     with pytest.raises(ValueError, match=f"{call}: expected a g_second in the activation 'mine' of layer 1"):
         getattr(net, call)(x, y, *arguments[call])
+
+
+def test_who_has_a_g_third():
+    sine = Activation("sine", np.sin, np.cos, lambda a: -np.sin(a), lambda a: -np.cos(a))
+    c_sine = Activation("c_sine", c_function("sin"), c_function("cos"))
+    assert sine.has_second
+    assert sine.has_third
+    assert not c_sine.has_third
+    assert repr(sine) == "Activation('sine', sin, cos, <lambda>, <lambda>)"
+    assert sine.formula_third == "sine'''(a)"
+    a = np.linspace(-2, 2, 5)
+    np.testing.assert_array_equal(sine.g_third(a, 0.0), -np.cos(a))
+    with pytest.raises(ValueError, match="'c_sine' has no g_third, which gradients of second derivatives by"):
+        c_sine.g_third(a, 0.0)
 
 
 def test_check_gradient():

@@ -377,6 +377,9 @@ def digests():
         a = np.concatenate([rng.uniform(-12, 12, 20_000), rng.uniform(-800, 800, 20_000), spread]).astype(dtype)
         for name in ACTIVATION_NAMES:
             sums[f"{name} {dtype}"] = hashlib.sha256(g_second(name, a).tobytes()).hexdigest()
+            third = np.empty_like(a[None])
+            _core.third_derivative(a[None].copy(), third, ACTIVATIONS[name].code, ACTIVATIONS[name].default)
+            sums[f"third {name} {dtype}"] = hashlib.sha256(third.tobytes()).hexdigest()
         for loss in LOSS_NAMES:
             z, y, t = loss_problem(loss, 70, 9, True, dtype)
             computed = curvature(loss, LOSSES[loss].default, z, y, t, rng.uniform(0.5, 2, 9))

@@ -33,6 +33,7 @@ LIMITS = {  # g(-inf), g(inf), g'(-inf), g'(inf)
 }
 # g''(-inf), g''(inf) where they are not 0.
 SECOND_LIMITS = {"exp": (0, np.inf), "sin": (np.nan, np.nan)}
+THIRD_LIMITS = SECOND_LIMITS  # of g''' likewise
 # g' at the kinks: PyTorch's.
 CORNERS = {
     ("relu", 0.0): 0.0,

@@ -1,4 +1,4 @@
-"""The exact g, g' and g'' of every activation, by mpmath in its working precision; no test."""
+"""The exact g, g', g'' and g''' of every activation, by mpmath in its working precision; no test."""
 
 import mpmath
 
@@ -90,57 +90,86 @@ def mish_second(a):
     return 4 * d_prime / d**2 + a * (2 * d_second / d**2 - 4 * d_prime**2 / d**3)
 
 
+def sigmoid_third(a):
+    t = exponential(-abs(a))
+    return t * (1 - 4 * t + t * t) / (1 + t) ** 4
+
+
+def gelu_tanh_third(a):
+    w, slope, c = gelu_tanh_2u(a), gelu_tanh_2u_prime(a), mpmath.sqrt(8 / mpmath.pi)
+    bend = c * 6 * mpf("0.044715")  # w'' is bend a, and w''' is bend
+    value = 4 * bend * a * sigmoid_prime(w)
+    return value + 3 * slope * (slope + a * a * bend) * sigmoid_second(w) + a * slope**3 * sigmoid_third(w)
+
+
+def mish_third(a):
+    if abs(a) > 3000:
+        return mpf(0)
+    e = mpmath.exp(a)
+    d, d_prime, d_second, d_third = e * e + 2 * e + 2, 2 * e * e + 2 * e, 4 * e * e + 2 * e, 8 * e * e + 2 * e
+    w_second = 2 * d_second / d**2 - 4 * d_prime**2 / d**3
+    w_third = 2 * d_third / d**2 - 12 * d_prime * d_second / d**3 + 12 * d_prime**3 / d**4
+    return 3 * w_second + a * w_third
+
+
 def zero(a):
     return mpf(0)
 
 
-# name -> g, g', g''
+# name -> g, g', g'', g'''
 EXACT = {
-    "identity": (lambda a: a, lambda a: mpf(1), zero),
-    "relu": (lambda a: max(a, mpf(0)), lambda a: mpf(a > 0), zero),
-    "leaky_relu": (lambda a: a if a > 0 else SLOPE * a, lambda a: mpf(1) if a > 0 else SLOPE, zero),
+    "identity": (lambda a: a, lambda a: mpf(1), zero, zero),
+    "relu": (lambda a: max(a, mpf(0)), lambda a: mpf(a > 0), zero, zero),
+    "leaky_relu": (lambda a: a if a > 0 else SLOPE * a, lambda a: mpf(1) if a > 0 else SLOPE, zero, zero),
     "elu": (
         lambda a: a if a > 0 else mpmath.expm1(max(a, -3000)),
         lambda a: mpf(1) if a > 0 else exponential(a),
+        lambda a: exponential(a) if a < 0 else mpf(0),
         lambda a: exponential(a) if a < 0 else mpf(0),
     ),
     "selu": (
         lambda a: SELU_SCALE * (a if a > 0 else SELU_ALPHA * mpmath.expm1(max(a, -3000))),
         lambda a: SELU_SCALE * (1 if a > 0 else SELU_ALPHA * exponential(a)),
         lambda a: SELU_SCALE * SELU_ALPHA * exponential(a) if a < 0 else mpf(0),
+        lambda a: SELU_SCALE * SELU_ALPHA * exponential(a) if a < 0 else mpf(0),
     ),
     "gelu": (
         lambda a: a * normal_distribution(a),
         lambda a: normal_distribution(a) + a * normal(a),
         lambda a: normal(a) * (2 - a * a),
+        lambda a: normal(a) * a * (a * a - 4),
     ),
     "gelu_tanh": (
         lambda a: a * sigmoid(gelu_tanh_2u(a)),
         lambda a: sigmoid(gelu_tanh_2u(a)) + a * gelu_tanh_2u_prime(a) * sigmoid_prime(gelu_tanh_2u(a)),
         gelu_tanh_second,
+        gelu_tanh_third,
     ),
     "silu": (
         lambda a: a * sigmoid(a),
         lambda a: sigmoid(a) * (1 + a * sigmoid(-a)),
         lambda a: 2 * sigmoid_prime(a) + a * sigmoid_second(a),
+        lambda a: 3 * sigmoid_second(a) + a * sigmoid_third(a),
     ),
-    "mish": (lambda a: a * mish_gate(a), lambda a: mish_gate(a) + a * mish_gate_prime(a), mish_second),
-    "softplus": (lambda a: max(a, mpf(0)) + mpmath.log1p(exponential(-abs(a))), sigmoid, sigmoid_prime),
+    "mish": (lambda a: a * mish_gate(a), lambda a: mish_gate(a) + a * mish_gate_prime(a), mish_second, mish_third),
+    "softplus": (lambda a: max(a, mpf(0)) + mpmath.log1p(exponential(-abs(a))), sigmoid, sigmoid_prime, sigmoid_second),
     "softsign": (
         lambda a: a / (1 + abs(a)),
         lambda a: 1 / (1 + abs(a)) ** 2,
         lambda a: -2 * mpmath.sign(a) / (1 + abs(a)) ** 3,
+        lambda a: 6 / (1 + abs(a)) ** 4 if a else mpf(0),
     ),
-    "tanh": (tanh, tanh_prime, lambda a: -2 * tanh(a) * tanh_prime(a)),
-    "sigmoid": (sigmoid, sigmoid_prime, sigmoid_second),
-    "hardtanh": (lambda a: min(max(a, mpf(-1)), mpf(1)), lambda a: mpf(-1 < a < 1), zero),
-    "hardsigmoid": (hard, lambda a: mpf(-3 < a < 3) / 6, zero),
+    "tanh": (tanh, tanh_prime, lambda a: -2 * tanh(a) * tanh_prime(a), lambda a: 16 * sigmoid_third(2 * a)),
+    "sigmoid": (sigmoid, sigmoid_prime, sigmoid_second, sigmoid_third),
+    "hardtanh": (lambda a: min(max(a, mpf(-1)), mpf(1)), lambda a: mpf(-1 < a < 1), zero, zero),
+    "hardsigmoid": (hard, lambda a: mpf(-3 < a < 3) / 6, zero, zero),
     "hardswish": (
         lambda a: a * hard(a),
         lambda a: mpf(0) if a <= -3 else mpf(1) if a >= 3 else (2 * a + 3) / 6,
         lambda a: mpf(-3 < a < 3) / 3,
+        zero,
     ),
-    "relu6": (lambda a: min(max(a, mpf(0)), mpf(6)), lambda a: mpf(0 < a < 6), zero),
-    "sin": (mpmath.sin, mpmath.cos, lambda a: -mpmath.sin(a)),
-    "exp": (mpmath.exp, mpmath.exp, mpmath.exp),
+    "relu6": (lambda a: min(max(a, mpf(0)), mpf(6)), lambda a: mpf(0 < a < 6), zero, zero),
+    "sin": (mpmath.sin, mpmath.cos, lambda a: -mpmath.sin(a), lambda a: -mpmath.cos(a)),
+    "exp": (mpmath.exp,) * 4,
 }

@@ -103,6 +103,8 @@ class Partial(Calls):
         _check_names(of_call, {"y": y, **operands})
         if of_call.needs_second:
             self._need_second(call)
+        if of_call.needs_third:
+            self._need_third(call)
         if of_call.needs_squared_error:
             self._need_squared_error(call)
         n_threads, architecture = threads.resolve(n_threads), self._architecture
