@@ -1,4 +1,4 @@
-"""g, g' and g'' in long double, by formulas that do not cancel: 11 bits more than float64, for tools/numerics/ulp.py.
+"""g and its derivatives in long double, by formulas that do not cancel: 11 bits more than float64, for ulp.py.
 
 The C library's expl, expm1l, log1pl, sinl and cosl are right to about one last place of long double, which is 1/2048
 of float64's. If an argument is rounded to long double before an exponential, the error is this times the argument's
@@ -43,42 +43,46 @@ def distribution(a):
 
 
 def sigmoid(a):
-    """The logistic function and its first two derivatives."""
+    """The logistic function and its first three derivatives."""
     t = np.exp(-np.abs(a))
     one = 1 + t
-    return np.where(a < 0, t, 1) / one, t / one**2, np.sign(a) * t * np.expm1(-np.abs(a)) / one**3
+    bend = np.sign(a) * t * np.expm1(-np.abs(a)) / one**3
+    return np.where(a < 0, t, 1) / one, t / one**2, bend, t * (1 - 4 * t + t * t) / one**4
 
 
 def tanh(a):
     t = np.exp(-2 * np.abs(a))
-    return -np.sign(a) * np.expm1(-2 * np.abs(a)) / (1 + t), 4 * t / (1 + t) ** 2, 8 * sigmoid(2 * a)[2]
+    _, _, bend, curl = sigmoid(2 * a)
+    return -np.sign(a) * np.expm1(-2 * np.abs(a)) / (1 + t), 4 * t / (1 + t) ** 2, 8 * bend, 16 * curl
 
 
 def elu(a):
     e = np.exp(np.minimum(a, 0))
-    return np.where(a > 0, a, np.expm1(np.minimum(a, 0))), np.where(a > 0, 1, e), np.where(a >= 0, 0, e)
+    further = np.where(a >= 0, 0, e)
+    return np.where(a > 0, a, np.expm1(np.minimum(a, 0))), np.where(a > 0, 1, e), further, further
 
 
 def selu(a):
-    g, prime, second = elu(a)
     factor = np.where(a > 0, SELU_SCALE, SELU_SCALE * SELU_ALPHA)
-    return factor * g, factor * prime, factor * second
+    return tuple(factor * value for value in elu(a))
 
 
 def gelu(a):
     density, below = phi(a), distribution(a)
-    return a * below, below + a * density, density * (2 - a * a)
+    return a * below, below + a * density, density * (2 - a * a), density * (a * (a - 2) * (a + 2))
 
 
 def gelu_tanh(a):
-    s, s_prime, s_second = sigmoid(ROOT_8_OVER_PI * (a + CUBIC * a**3))
+    s, s_prime, s_second, s_third = sigmoid(ROOT_8_OVER_PI * (a + CUBIC * a**3))
     slope, bend = ROOT_8_OVER_PI * (1 + 3 * CUBIC * a * a), ROOT_8_OVER_PI * 6 * CUBIC * a
-    return a * s, s + a * slope * s_prime, (2 * slope + a * bend) * s_prime + a * slope**2 * s_second
+    second = (2 * slope + a * bend) * s_prime + a * slope**2 * s_second
+    third = 4 * bend * s_prime + 3 * slope * (slope + a * bend) * s_second + a * slope**3 * s_third
+    return a * s, s + a * slope * s_prime, second, third
 
 
 def silu(a):
-    s, s_prime, s_second = sigmoid(a)
-    return a * s, s + a * s_prime, 2 * s_prime + a * s_second
+    s, s_prime, s_second, s_third = sigmoid(a)
+    return a * s, s + a * s_prime, 2 * s_prime + a * s_second, 3 * s_second + a * s_third
 
 
 def mish(a):
@@ -88,37 +92,39 @@ def mish(a):
     w = np.where(left, t * t + 2 * t, 1 + 2 * t) / d
     w_prime = 4 * (1 + t) * np.where(left, t, t * t) / d**2
     w_second = 4 * t * np.where(left, 2 + 2 * t - 3 * t**2 - 2 * t**3, t * (2 * t**3 + 2 * t**2 - 3 * t - 2)) / d**3
-    return a * w, w + a * w_prime, 2 * w_prime + a * w_second
+    of_e = 4 - 32 * t**2 - 24 * t**3 + 5 * t**4 + 4 * t**5
+    of_t = t * (4 + 5 * t - 24 * t**2 - 32 * t**3 + 4 * t**5)
+    w_third = 4 * t * np.where(left, of_e, of_t) / d**4
+    return a * w, w + a * w_prime, 2 * w_prime + a * w_second, 3 * w_second + a * w_third
 
 
 def softplus(a):
-    s, s_prime, _ = sigmoid(a)
-    return np.maximum(a, 0) + np.log1p(np.exp(-np.abs(a))), s, s_prime
+    return np.maximum(a, 0) + np.log1p(np.exp(-np.abs(a))), *sigmoid(a)[:3]
 
 
 def softsign(a):
     one = 1 + np.abs(a)
-    return a / one, 1 / one**2, -2 * np.sign(a) / one**3
+    return a / one, 1 / one**2, -2 * np.sign(a) / one**3, np.where(a == 0, 0, 6 / one**4)
 
 
 def hardswish(a):
     inside = (a > -3) & (a < 3)
     prime = np.where(inside, (2 * a + 3) / 6, np.where(a >= 3, 1, L(0)))
-    return a * np.clip(a + 3, 0, 6) / 6, prime, np.where(inside, 1 / L(3), L(0))
+    return a * np.clip(a + 3, 0, 6) / 6, prime, np.where(inside, 1 / L(3), L(0)), np.zeros_like(a)
 
 
 def hardsigmoid(a):
-    return np.clip(a + 3, 0, 6) / 6, np.where((a > -3) & (a < 3), 1 / L(6), L(0)), np.zeros_like(a)
+    return np.clip(a + 3, 0, 6) / 6, np.where((a > -3) & (a < 3), 1 / L(6), L(0)), *np.zeros((2, *a.shape), L)
 
 
 FUNCTIONS = {
     "elu": elu, "selu": selu, "gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu, "mish": mish, "softplus": softplus,
-    "softsign": softsign, "tanh": tanh, "sigmoid": sigmoid, "sin": lambda a: (np.sin(a), np.cos(a), -np.sin(a)),
-    "exp": lambda a: (np.exp(a),) * 3, "hardswish": hardswish, "hardsigmoid": hardsigmoid,
+    "softsign": softsign, "tanh": tanh, "sigmoid": sigmoid, "exp": lambda a: (np.exp(a),) * 4,
+    "sin": lambda a: (np.sin(a), np.cos(a), -np.sin(a), -np.cos(a)), "hardswish": hardswish, "hardsigmoid": hardsigmoid,
 }  # fmt: skip
 
 
 def exact_values(name, a):
-    """g(a), g'(a) and g''(a) of float64 arguments."""
+    """g(a) and its first three derivatives at float64 arguments."""
     with np.errstate(all="ignore"):
         return FUNCTIONS[name](a.astype(L))

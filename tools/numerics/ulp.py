@@ -1,4 +1,4 @@
-"""Errors of every g, g' and g'' in units in the last place, against mpmath, and the float64 kernels for float32.
+"""Errors of every g, g', g'' and g''' in units in the last place, against mpmath, and the float64 kernels for float32.
 
     python tools/numerics/ulp.py                       # random and log-spaced arguments
     python tools/numerics/ulp.py --every 16            # each 16th of all 2^32 float32; 1: some minutes each
@@ -7,9 +7,9 @@
     python tools/numerics/ulp.py --short               # few arguments of each kind; writes nothing
 
 What --every and --float64 find is kept in ulp.json beside this file, function by function, so that a run that was
-stopped goes on with the names that are left; --table writes the table of it. The short form exits with 1 if an error is
-above its goal, or if the table in docs/ is not what --table would write. Near a zero of g' or g'' the error is given in
-units of u = 2^-53 or 2^-24 instead, as "abs".
+stopped goes on with the names that are left; --order 3 measures g''' alone and keeps the rest; --table writes the table
+of it. The short form exits with 1 if an error is above its goal, or if the table in docs/ is not what --table would
+write. Near a zero of a derivative the error is given in units of u = 2^-53 or 2^-24 instead, as "abs".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import mpmath as mp
@@ -34,15 +34,17 @@ mp.mp.dps = 60
 INFORMATION = {np.float32: (24, -149), np.float64: (53, -1074)}
 DO_NOT_ROUND = {"identity", "relu", "leaky_relu", "hardtanh", "relu6"}
 EXACT = {name: functions for name, functions in EVERY_ACTIVATION.items() if name not in DO_NOT_ROUND}
-LABELS, TITLES = ("g", "gp", "gpp"), ("g", "g'", "g''")
+LABELS, TITLES = ("g", "gp", "gpp", "gppp"), ("g", "g'", "g''", "g'''")
+ORDERS = range(len(LABELS))
 KEPT = Path(__file__).with_suffix(".json")
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "tables" / "ulp.rst"
 GOALS = {"silu": 1.5, "gelu": 1.5, "mish": 1.5, "gelu_tanh": 2.0}  # of g in ulp, others 1
 GOAL_OF_DERIVATIVES = 2.0  # in ulp, or in u near a zero
-SECOND_EVERY = 16
+EACH_BLOCK = 16  # of float32, for g'' and g''' at magnitudes that are not active
+ACTIVE = tuple(int(np.float32(v).view(np.uint32)) for v in (2.0**-7, 2.0**7))
 N_AGAIN = 100  # as many of the largest float64 errors are computed again with 60 digits
-# Around the zeros of g' (1) and g'' (2), no wider than the range in which errors exceed 2 ulp. There |g'| is below
-# 0.14, and |g''| below 0.03.
+# Around the zeros of g' (1), g'' (2) and g''' (3), no wider than the range in which errors exceed 2 ulp.
+# There |g'| is below 0.14, |g''| below 0.03 and |g'''| below 0.08.
 NEAR_ZEROS = {
     ("gelu", 1): [(-0.95, -0.5)],
     ("gelu_tanh", 1): [(-1.0, -0.5)],
@@ -52,6 +54,11 @@ NEAR_ZEROS = {
     ("gelu_tanh", 2): [(-1.45, -1.37), (1.37, 1.45)],
     ("silu", 2): [(-2.45, -2.35), (2.35, 2.45)],
     ("mish", 2): [(-2.3, -2.2), (1.45, 1.53)],
+    ("gelu_tanh", 3): [(-2.05, -1.98), (1.98, 2.05)],
+    ("silu", 3): [(-3.45, -3.42), (3.42, 3.45)],
+    ("mish", 3): [(-3.29, -3.24), (-0.1, -0.078), (2.11, 2.125)],
+    ("tanh", 3): [(-0.67, -0.635), (0.635, 0.67)],
+    ("sigmoid", 3): [(-1.36, -1.03), (1.03, 1.36)],
 }
 BOUND = {
     "exp": 709.0,
@@ -61,14 +68,18 @@ BOUND = {
 }  # others: 1e3; beyond it they are at their limits
 
 
-def kernel(name: str, a: np.ndarray, with_second: bool = True) -> tuple[np.ndarray, ...]:
-    """g(a), g'(a) and g''(a) by the kernels."""
-    h, g_prime, g_second = np.empty_like(a)[None], a.copy()[None], a.copy()[None]
-    _core.activate(g_prime, h, ACTIVATIONS[name].code, ACTIVATIONS[name].default)
-    if not with_second:
-        return h[0], g_prime[0]
-    _core.second_derivative(g_second, g_second, ACTIVATIONS[name].code, ACTIVATIONS[name].default)
-    return h[0], g_prime[0], g_second[0]
+def kernel(name: str, a: np.ndarray, which: Sequence[int] = ORDERS) -> list[np.ndarray]:
+    """g(a) and its derivatives by the kernels, those of the numbers in `which`."""
+    h, g_prime, g_second, g_third = np.empty_like(a)[None], a.copy()[None], a.copy()[None], a.copy()[None]
+    row = ACTIVATIONS[name]
+    if 0 in which or 1 in which:
+        _core.activate(g_prime, h, row.code, row.default)
+    if 2 in which:
+        _core.second_derivative(g_second, g_second, row.code, row.default)
+    if 3 in which:
+        _core.third_derivative(g_third, g_third, row.code, row.default)
+    values = h[0], g_prime[0], g_second[0], g_third[0]
+    return [values[i] for i in which]
 
 
 def arguments(rng: np.random.Generator, n: int, bound: float, dtype: type) -> np.ndarray:
@@ -93,7 +104,7 @@ def error_in_ulp(value: float, exact, dtype: type) -> float:
 
 
 def worst(name: str, which: int, a: np.ndarray, values: np.ndarray, dtype: type) -> tuple[float, float, float]:
-    """The largest error in ulp and its argument, and the largest error in u near a zero of g' or g''."""
+    """The largest error in ulp and its argument, and the largest error in u near a zero of a derivative."""
     u = 2.0 ** -INFORMATION[dtype][0]
     largest, place, largest_absolute = 0.0, 0.0, 0.0
     for x, value in zip(a.tolist(), values.tolist(), strict=True):
@@ -111,26 +122,32 @@ def worst(name: str, which: int, a: np.ndarray, values: np.ndarray, dtype: type)
 
 
 def near_zero(name: str, which: int, a: np.ndarray) -> np.ndarray:
-    """Where g' or g'' is near a zero, so that only the absolute error counts."""
+    """Where a derivative is near a zero, so that only the absolute error counts."""
     near = np.zeros(np.shape(a), bool)
     for low, high in NEAR_ZEROS.get((name, which), ()):
         near |= (low < a) & (a < high)
     return near
 
 
-def float32_errors(name: str, starts: Iterable[int], size: int, every: int) -> list[list[float]]:
+def float32_errors(
+    name: str, starts: Iterable[int], size: int, every: int, orders: Sequence[int] = ORDERS
+) -> list[list[float]]:
     """The largest errors of the float32 kernels, by the float64 kernels, at each N-th float32 of the blocks.
 
-    A block is `size` numbers with consecutive bits. For g, g' and g'': the error in ulp, its argument, and the error in
-    u near a zero. If all numbers are checked, g'' is checked in each SECOND_EVERY-th block.
+    A block is `size` numbers with consecutive bits. For each order of derivatives, 0 for g: the error in ulp, its
+    argument, and the error in u near a zero. If all numbers are checked, the second and third order are checked at
+    magnitudes from 2^-7 to 2^7, and beyond in each EACH_BLOCK-th block.
     """
-    worst_of = [[0.0, 0.0, 0.0] for _ in LABELS]
-    for index, start in enumerate(starts):
+    worst_of = {which: [0.0, 0.0, 0.0] for which in orders}
+    for start in starts:
+        is_active = ACTIVE[0] <= start % (1 << 31) < ACTIVE[1] or start // size % EACH_BLOCK == 0
+        here = [which for which in orders if which < 2 or every > 1 or is_active]
+        if not here:
+            continue
         a = np.arange(start, start + size, every, dtype=np.uint64).astype(np.uint32).view(np.float32)
         a = a[np.isfinite(a)]
-        with_second = every > 1 or index % SECOND_EVERY == 0
-        both = (kernel(name, each, with_second) for each in (a, a.astype(np.float64)))
-        for which, (value, exact) in enumerate(zip(*both, strict=True)):
+        both = (kernel(name, each, here) for each in (a, a.astype(np.float64)))
+        for which, value, exact in zip(here, *both, strict=True):
             near = near_zero(name, which, a)
             with np.errstate(all="ignore"):
                 difference = np.abs(value - exact)
@@ -147,7 +164,7 @@ def float32_errors(name: str, starts: Iterable[int], size: int, every: int) -> l
             at = int(error.argmax())
             if error[at] > worst_of[which][0]:
                 worst_of[which][:2] = float(error[at]), float(a[some[at]])
-    return worst_of
+    return list(worst_of.values())
 
 
 def in_ulp(value: np.ndarray, exact: np.ndarray, difference: np.ndarray) -> np.ndarray:
@@ -159,25 +176,27 @@ def in_ulp(value: np.ndarray, exact: np.ndarray, difference: np.ndarray) -> np.n
     return np.where(overflowed, 0, np.where(np.isfinite(value), error, np.inf))
 
 
-def every_float32(name: str, every: int) -> list[list[float]]:
+def every_float32(name: str, every: int, orders: Sequence[int] = ORDERS) -> list[list[float]]:
     """`float32_errors` over all finite float32, first near 1, because the large errors are there."""
     size = every << 17  # 2^17 numbers at a time stay in the cache
     one = int(np.float32(1).view(np.uint32))
     starts = sorted(range(0, 1 << 32, size), key=lambda start: abs(start % (1 << 31) - one))
-    return float32_errors(name, starts, size, every)
+    return float32_errors(name, starts, size, every, orders)
 
 
-def float64_errors(name: str, n: int) -> list[list[float]]:
+def float64_errors(name: str, n: int, orders: Sequence[int] = ORDERS) -> list[list[float]]:
     """The largest errors of the float64 kernels at n arguments: by long double, the worst 100 again by mpmath."""
     from longdouble import exact_values
 
-    worst_of = [[0.0, 0.0, 0.0] for _ in LABELS]
-    candidates: list[list[tuple[float, float, float]]] = [[] for _ in LABELS]
+    worst_of = {which: [0.0, 0.0, 0.0] for which in orders}
+    candidates: dict[int, list[tuple[float, float, float]]] = {which: [] for which in orders}
     chunk = 1 << 16
     bound = min(BOUND.get(name, 1e3), 1e300)
     for start in range(0, n, chunk):
         a = arguments(np.random.default_rng([7, start]), min(chunk, n - start), bound, np.float64)
-        for which, (value, exact) in enumerate(zip(kernel(name, a), exact_values(name, a), strict=True)):
+        every_exact = exact_values(name, a)
+        for which, value in zip(orders, kernel(name, a, orders), strict=True):
+            exact = every_exact[which]
             with np.errstate(all="ignore"):
                 difference = np.abs(value - exact)
             error = in_ulp(value, exact, difference)
@@ -188,10 +207,10 @@ def float64_errors(name: str, n: int) -> list[list[float]]:
             order = np.argpartition(error, -N_AGAIN)[-N_AGAIN:] if len(error) > N_AGAIN else np.arange(len(error))
             candidates[which] += zip(error[order].tolist(), a[order].tolist(), value[order].tolist(), strict=True)
             candidates[which] = sorted(candidates[which], reverse=True)[:N_AGAIN]
-    for which, some in enumerate(candidates):
+    for which, some in candidates.items():
         _, at, values = (np.array(column) for column in zip(*some, strict=True))
         worst_of[which][:2] = worst(name, which, at, values, np.float64)[:2]
-    return worst_of
+    return list(worst_of.values())
 
 
 def text(largest: float, place: float, absolute: float) -> str:
@@ -200,18 +219,27 @@ def text(largest: float, place: float, absolute: float) -> str:
 
 
 def read_kept() -> dict:
-    """What has been measured: {dtype: {name: [inputs, [entries of g, g', g'']]}}."""
+    """What has been measured: {dtype: {name: [inputs, [entry of each order]]}}."""
     return json.loads(KEPT.read_text()) if KEPT.exists() else {"float32": {}, "float64": {}}
 
 
-def measure(dtype: str, name: str, count: int, kept: dict) -> None:
-    """Print the errors of one function, at each count-th float32 or at `count` float64, and note them in `kept`."""
+def measure(dtype: str, name: str, count: int, kept: dict, orders: Sequence[int] = ORDERS) -> None:
+    """Print the errors of one function, at each count-th float32 or at `count` float64, and note them in `kept`.
+
+    Orders that are not measured keep their entries: they must have been measured at the same arguments.
+    """
     if dtype == "float32":
         inputs = "all float32" if count == 1 else f"each {count}th float32"
-        entries = every_float32(name, count)
+        entries = every_float32(name, count, orders)
     else:
-        inputs, entries = f"{count:,} float64", float64_errors(name, count)
+        inputs, entries = f"{count:,} float64", float64_errors(name, count, orders)
     print(dtype, name, inputs, *(text(*entry) for entry in entries), flush=True)
+    if len(orders) < len(ORDERS):
+        before, old = kept[dtype].get(name, ("nothing", []))
+        if before != inputs or kept["simd"] != _core.simd:
+            raise SystemExit(f"{name}: expected other orders at {inputs} on {_core.simd}, got {before}: measure all")
+        measured = {**dict(enumerate(old)), **dict(zip(orders, entries, strict=True))}
+        entries = [measured[which] for which in sorted(measured)]
     kept["simd"] = _core.simd
     kept[dtype][name] = inputs, entries
 
@@ -221,7 +249,7 @@ def beyond_goals(kept: dict, factor: float = 1.0) -> list[str]:
     found = []
     for dtype in ("float32", "float64"):
         for name, (_, entries) in kept[dtype].items():
-            goals = GOALS.get(name, 1.0), GOAL_OF_DERIVATIVES, GOAL_OF_DERIVATIVES
+            goals = GOALS.get(name, 1.0), *3 * [GOAL_OF_DERIVATIVES]
             for label, goal, (largest, _, absolute) in zip(TITLES, goals, entries, strict=True):
                 if largest > goal * factor or absolute > GOAL_OF_DERIVATIVES * factor:
                     found.append(f"{label} of {name} in {dtype} ({max(largest, absolute):.3f})")
@@ -234,8 +262,8 @@ def table(kept: dict) -> str:
     lines = [
         ".. Made by python tools/numerics/ulp.py --table docs/tables/ulp.rst; not to be edited.",
         "",
-        "Largest error in units of the last place, with its argument. Near a zero of g' or g'' only the absolute error "
-        f"counts, in u = 2^-24 or 2^-53 (instruction set {kept['simd']}):",
+        "Largest error in units of the last place, with its argument. Near a zero of a derivative only the absolute "
+        f"error counts, in u = 2^-24 or 2^-53 (instruction set {kept['simd']}):",
         "",
         ".. list-table::",
         "   :header-rows: 1",
@@ -252,13 +280,13 @@ def table(kept: dict) -> str:
             lines += [f"   * - {name}", f"     - {inputs}", *(f"     - {text(*entry)}" for entry in entries)]
     lines += [
         "",
-        f"The goals: 1 for g ({goals}), {GOAL_OF_DERIVATIVES:g} for g' and g''. Above its goal is "
+        f"The goals: 1 for g ({goals}), {GOAL_OF_DERIVATIVES:g} for derivatives. Above its goal is "
         f"{'; '.join(beyond_goals(kept)) or 'none'}.",
         "",
-        "float32 by ``python tools/numerics/ulp.py --every N``, against the float64 kernels (if N is 1, g'' in each "
-        f"{SECOND_EVERY}th block of 2^17); float64 by ``python tools/numerics/ulp.py "
-        "--float64 N``, against long double, the worst 100 again with 60 digits. identity, relu, leaky_relu, hardtanh "
-        "and relu6 do not round, except for a product with a slope.",
+        "float32 by ``python tools/numerics/ulp.py --every N``, against the float64 kernels (if N is 1, g'' and g''' "
+        f"at magnitudes from 2^-7 to 2^7, and beyond in each {EACH_BLOCK}th block of 2^17); float64 by "
+        "``python tools/numerics/ulp.py --float64 N``, against long double, the worst 100 again with 60 digits. "
+        "identity, relu, leaky_relu, hardtanh and relu6 do not round, except for a product with a slope.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -304,9 +332,10 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=0, help="float32: each N-th of all arguments")
     parser.add_argument("--float64", type=int, default=0, metavar="N", help="float64: N arguments against long double")
     parser.add_argument("--table", type=Path, help="write the table of what --every and --float64 gave")
+    parser.add_argument("--order", type=int, action="append", help="of derivatives, 0 for g (default: all)")
     parser.add_argument("names", nargs="*", help="activations (default: all that round)")
     options = parser.parse_args()
-    print(f"instruction set {_core.simd}; largest error in ulp (argument), near a zero of g' or g'' in u")
+    print(f"instruction set {_core.simd}; largest error in ulp (argument), near a zero of a derivative in u")
     names = options.names or list(EXACT)
     if options.short:
         return short(names)
@@ -314,7 +343,7 @@ def main() -> int:
         for dtype, count in (("float32", options.every), ("float64", options.float64)):
             if count:
                 kept = read_kept()  # only now: another run may have written meanwhile
-                measure(dtype, name, count, kept)
+                measure(dtype, name, count, kept, options.order or ORDERS)
                 KEPT.write_text(json.dumps(kept, indent=1) + "\n")
     if options.table:
         options.table.parent.mkdir(parents=True, exist_ok=True)

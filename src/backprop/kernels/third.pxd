@@ -6,6 +6,8 @@
 # As for g'', each function starts from t = exp(-|a|) or a similar exponential and applies the power of two in t last.
 # z = t - 1 is expm1(-|a|), so an odd g''' loses no digit near 0 either. Numerator and denominator are pairs: nothing
 # cancels except at the other zeros of g'''. g''' is 0 where g, g' or g'' jumps, and in linear parts of g. A NaN passes.
+# elu, selu and exp have their g'' here, and softplus that of sigmoid.
+#
 # The range of each function is every a, from -inf to inf. "Error in ulp" is explained in elementary.pxd, E. In brackets
 # stands the absolute error near a zero of g''', in u = 2^-24 (float32) or 2^-53 (float64).
 
@@ -77,17 +79,26 @@ cdef inline void curl_of_sigmoid(Progress* block, Py_ssize_t size, const real fa
 
 
 cdef inline void third_tanh(Progress* block, Py_ssize_t size, const bint with_prime) noexcept nogil:
-    """16 sigma'''(2a), since tanh(a) = 2 sigma(2a) - 1."""
+    """16 sigma'''(2a), since tanh(a) = 2 sigma(2a) - 1.
+
+    Error in ulp: 1.716 (0.18 u) in float32; 1.897 (0.15 u) in float64.
+    """
     curl_of_sigmoid(block, size, 16)
 
 
 cdef inline void third_sigmoid(Progress* block, Py_ssize_t size, const bint with_prime) noexcept nogil:
-    """sigma'''(a)."""
+    """sigma'''(a).
+
+    Error in ulp: 0.876 (0.05 u) in float32; 1.210 (0.07 u) in float64.
+    """
     curl_of_sigmoid(block, size, 1)
 
 
 cdef inline void third_silu(Progress* block, Py_ssize_t size, const bint with_prime) noexcept nogil:
-    """t [x (1 - 4t + t^2) - 3 (1 - t)(1 + t)] / (1 + t)^4, x = |a|, t = exp(-x): 3 sigma'' + a sigma'''."""
+    """t [x (1 - 4t + t^2) - 3 (1 - t)(1 + t)] / (1 + t)^4, x = |a|, t = exp(-x): 3 sigma'' + a sigma'''.
+
+    Error in ulp: 1.079 (0.00 u) in float32; 0.877 (0.00 u) in float64.
+    """
     cdef Progress* v
     cdef pair bend
     cdef Py_ssize_t i
@@ -106,7 +117,10 @@ cdef inline void start_third_gelu(Progress* v) noexcept nogil:
 
 
 cdef inline void third_gelu(Progress* block, Py_ssize_t size, const bint with_prime) noexcept nogil:
-    """phi(a) a (a^2 - 4)."""
+    """phi(a) a (a^2 - 4).
+
+    Error in ulp: 0.990 in float32; 0.846 in float64.
+    """
     cdef Progress* v
     cdef pair phi, cubic
     cdef Py_ssize_t i
@@ -140,6 +154,8 @@ cdef inline void third_gelu_tanh(Progress* block, Py_ssize_t size, const bint wi
 
     t = exp(-|w|), d = 1 + t, b = 1 + 3 k x^2, where g = a sigma(w), w = c (a + k a^3):
     g''' = (3 w'' + a w''') sigma'(w) + 3 w' (w' + a w'') sigma''(w) + a w'^3 sigma'''(w).
+
+    Error in ulp: 1.673 (0.03 u) in float32; 1.558 (0.03 u) in float64.
     """
     cdef pair c = make_pair(broadcast(SQRT_8_OVER_PI[0]), broadcast(SQRT_8_OVER_PI[1]))
     cdef pair k = make_pair(broadcast(CUBIC[0]), broadcast(CUBIC[1]))
@@ -175,6 +191,8 @@ cdef inline void third_mish(Progress* block, Py_ssize_t size, const bint with_pr
 
     Right of 0 both sides are times t^8, t = exp(-a): 4t^2 [(-6 - 21t - 24t^2 + 24t^4 + 12t^5)
     + a (4 + 5t - 24t^2 - 32t^3 + 4t^5)] over (1 + 2t + 2t^2)^4.
+
+    Error in ulp: 1.777 (0.02 u) in float32; 1.255 (0.02 u) in float64.
     """
     cdef vec zero = broadcast(0)
     cdef Progress* v
@@ -210,7 +228,10 @@ cdef inline void third_mish(Progress* block, Py_ssize_t size, const bint with_pr
 
 
 cdef inline vec third_softsign(vec a, const Parameters* p) noexcept nogil:
-    """6 / (1 + |a|)^4, and 0 at 0, where g'' jumps from 2 to -2."""
+    """6 / (1 + |a|)^4, and 0 at 0, where g'' jumps from 2 to -2.
+
+    Error in ulp: 1.498 in float32; 1.420 in float64.
+    """
     cdef vec zero = broadcast(0)
     cdef pair d = pair_two_sum(broadcast(1), clamp(vabs(a), 0, LARGEST))
     cdef pair r = quotient_pair(exactly(broadcast(1)), d, broadcast(1) / d.hi)
@@ -220,7 +241,10 @@ cdef inline vec third_softsign(vec a, const Parameters* p) noexcept nogil:
 
 
 cdef inline vec third_sin(vec a, const Parameters* p) noexcept nogil:
-    """-cos(a)."""
+    """-cos(a).
+
+    Error in ulp: 0.901 in float32; 0.998 in float64.
+    """
     cdef vec cosine
     sin_and_cos(a, &cosine)
     return -cosine
