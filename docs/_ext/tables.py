@@ -19,9 +19,10 @@ def _spec(row: Any) -> str:
 
 
 def _activations() -> list[tuple[str, ...]]:
-    rows = [("name", "g(a)", "g'(a)", "g''(a)")]
+    rows = [("name", "g(a)", "g'(a)", "g''(a)", "g'''(a)")]
     for row in ACTIVATIONS.values():
-        rows.append((_spec(row), *(f"``{f}``" for f in (row.formula, row.formula_prime, row.formula_second))))
+        formulas = row.formula, row.formula_prime, row.formula_second, row.formula_third
+        rows.append((_spec(row), *(f"``{formula}``" for formula in formulas)))
     return rows
 
 
