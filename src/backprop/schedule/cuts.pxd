@@ -3,7 +3,7 @@
 # Needs: recursion/shape, workspace. Gives: rows_of_chunk, chunks_of, chunks_of_unit, rows_of_jet, rows_of_tile.
 
 from backprop.kernels.table cimport CHAIN_ROWS, CHUNK_ROWS
-from backprop.recursion.shape cimport Shape
+from backprop.recursion.shape cimport LARGE_BYTES, MIDDLE_TILE_ROWS, Shape
 from backprop.recursion.workspace cimport OF_GRADIENT, OF_HESSIAN, OF_NORMAL_EQUATIONS
 
 cdef enum:
@@ -14,8 +14,8 @@ cdef enum:
     MATRIX_UNIT_ROWS = 32768
     JACOBIAN_BYTES = 16777216    # of J, from which J^T J is made, if the result is no larger than that
     JET_BYTES = 524288           # of a, h and their derivatives along directions of x
-    LEAST_JET_ROWS = 16
-    MOST_JET_ROWS = 128
+    LEAST_JET_ROWS = 64          # of all blocks, and MIDDLE_TILE_ROWS of them if a W is large
+    MOST_JET_ROWS = 128          # of one block
 
 
 cdef inline Py_ssize_t rows_of_chunk(const Shape* shape, Py_ssize_t n_kept) noexcept nogil:
@@ -81,12 +81,15 @@ cdef inline Py_ssize_t samples_of_jacobian(const Shape* shape, Py_ssize_t rows) 
 cdef inline Py_ssize_t rows_of_jet(const Shape* shape, Py_ssize_t blocks, Py_ssize_t n_rows) noexcept nogil:
     """Rows of a tile, of n_rows in all, whose layers hold so many blocks: all of them stay in JET_BYTES, if they can.
 
-    It does not depend on the CPU, since it enters the order of sums. The rows are cut evenly. Their number is odd if
-    there are several tiles: blocks that lie a multiple of 4096 bytes apart fall into the same sets of L1, which took a
-    third of a call with 16 rows of 64 float32 and 10 directions.
+    But a product has some rows in all, more if W is large. Nothing depends on the CPU, since it enters the order of
+    sums. The rows are cut evenly. Their number is odd if there are several tiles: blocks a multiple of 4096 bytes apart
+    fall into the same sets of L1, which took a third of a call with 16 rows of 64 float32 and 10 directions.
     """
-    cdef Py_ssize_t most = min(JET_BYTES // (blocks * shape.row_bytes), <Py_ssize_t>MOST_JET_ROWS), n_tiles
-    most = max(most, <Py_ssize_t>LEAST_JET_ROWS) - 1
+    cdef Py_ssize_t least = LEAST_JET_ROWS // blocks, most, n_tiles, i
+    for i in range(1, shape.n_layers + 1):
+        if shape.layers[i].n_in * shape.layers[i].n_out * shape.itemsize > LARGE_BYTES:
+            least = MIDDLE_TILE_ROWS // blocks
+    most = max(max(<Py_ssize_t>2, least), min(JET_BYTES // (blocks * shape.row_bytes), <Py_ssize_t>MOST_JET_ROWS)) - 1
     if n_rows <= most:
         return n_rows
     n_tiles = (n_rows + most - 1) // most
