@@ -22,12 +22,12 @@ The reference is -(x^2 + y^2) / 4 plus a harmonic function, the real part of a r
 the corners (A. Gopal and L. N. Trefethen, Solving Laplace problems with corner singularities via rational functions,
 SIAM J. Numer. Anal. 57, 2019). Its error is harmonic too. So it is largest on the boundary, where u is known.
 
-After 5,000 iterations, the relative errors in L2 are 2.7e-2, 6.4e-3 and 1.8e-4. With s as an input, the corner at 0 is
+After 5,000 iterations, the relative errors in L2 are about 3e-2, 7e-3 and 2e-4. With s as an input, the corner at 0 is
 no longer the worst place. A penalty leaves an error on the boundary, and the equation carries it inwards; the factor
 has none. It is what makes most of the difference.
 
 Run: python examples/poisson_l_shape.py [--plot poisson_l_shape.png] [--quick]
-It takes about 17 seconds on one core, with --quick 3.
+It takes about 15 seconds on one core, with --quick 3.
 """
 
 from __future__ import annotations

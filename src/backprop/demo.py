@@ -26,7 +26,7 @@ N_CHECKED = 24  # samples of the gradient check
 EXAMPLES = {  # in the repository, not in the package
     "examples/least_squares.py": "least squares with certified results: SciPy, and Levenberg-Marquardt (2 s)",
     "examples/differential_ml.py": "a Black-Scholes surrogate, fitted with and without input gradients (9 s)",
-    "examples/poisson_l_shape.py": "a differential equation, beside a reference that proves its digits (17 s)",
+    "examples/poisson_l_shape.py": "a differential equation, beside a reference that proves its digits (15 s)",
     "examples/optimal_design.py": "trust-constr on a network, with exact Hessians and without (9 s)",
     "examples/private_digits.py": "private training on digits: accuracy against the noise (6 s)",
     "examples/diabetes_regression.py": "GridSearchCV beside scikit-learn's MLP, and three quantiles (7 s)",
