@@ -69,6 +69,16 @@ def test_every_form_of_coefficients(of_c, of_b, of_D, dtype):
     assert relative_error(fun.hessp(net.params, v), product) < tolerance
 
 
+@pytest.mark.parametrize("activation", ["sin", "gelu", "softplus", "sigmoid", "exp", ("elu", 0.7)])
+def test_other_activations_and_outputs(activation):
+    net = network(activations=activation, output="tanh")
+    fun, v = net.pde_objective(X, F, c=C, b=B, D=D), RNG.normal(size=net.n_params)
+    loss, grad, product = reference(net, X, F, c=C, b=B, D=D, v=v)
+    assert fun.value(net.params) == pytest.approx(loss, rel=1e-12)
+    assert relative_error(fun.grad(net.params), grad) < 1e-11
+    assert relative_error(fun.hessp(net.params, v), product) < 1e-11
+
+
 def sparse(rng, n, n_in, by_sample):
     """c, b and D of which most are 0: some axes are used by none of them, D may be diagonal or antisymmetric."""
     size = (n,) if by_sample else ()

@@ -79,6 +79,16 @@ def with_objective(function):
     return lambda net, x, y, n: function(net.objective(x, y, l2=1e-3, n_threads=n), net.params * 0.5)
 
 
+def of_equation(net, x, y, n):
+    """An objective of a differential equation, of which a subnormal coefficient of one sample uses two axes."""
+    net = Network([5, 7, 1], activations="gelu", dtype=net.dtype, rng=0)
+    points, b = LONG[: x.size].reshape(x.shape), np.zeros(x.shape, LONG.dtype)
+    D = np.zeros((len(x), 5, 5), net.dtype)
+    b[:, :3], D[:, 1, 1], D[7, 3, 4] = points[:, :3], np.arange(len(x)), np.finfo(net.dtype).smallest_subnormal
+    fun = net.pde_objective(points, LONG[-len(x) :], c=0.3, b=b, D=D, n_threads=n)
+    return [*fun(net.params), fun.hessp(net.params, net.params)]
+
+
 LONG = np.random.default_rng(0).normal(size=20_000).astype(np.longdouble) / 3
 DOUBLED = Activation("doubled", lambda a: a + a, lambda a: np.full_like(a, 2))  # exact in every mode
 OTHERS = {  # calls without a peer, as functions of net, x, y and the number of threads
@@ -92,6 +102,7 @@ OTHERS = {  # calls without a peer, as functions of net, x, y and the number of 
     ),
     "objective": with_objective(lambda f, theta: f(theta)),
     "objective.hessp": with_objective(lambda f, theta: f.hessp(theta, theta)),
+    "objective of an equation": of_equation,
     "objective on blocks": lambda net, x, y, n: net.objective(
         [(LONG[: x[k:].size].reshape(x[k:].shape), y[k:]) for k in (0, 9)], n_threads=n
     )(net.params),
