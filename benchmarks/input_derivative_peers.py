@@ -10,6 +10,7 @@ the layout of ours. Only the call itself is timed.
     deepxde       as DeepXDE: the gradient by x, and the gradient of each of its columns, with create_graph
 """
 
+import itertools
 import warnings
 
 import input_derivative_jax
@@ -29,10 +30,13 @@ def make_ours(problem, n_threads):
     backprop.set_num_threads(n_threads)
     x = problem.x
     if case.call == "pde_value_and_grad":
-        fun, theta = net.pde_objective(x, problem.f, D=1.0), net.params
-        return Runner(lambda: fun(theta), lambda: [np.copy(part) for part in fun(theta)])
+        fun, theta = net.pde_objective(x, problem.f, D=1.0), net.params.copy()
+        beside = theta.copy()
+        beside[0] = np.nextafter(beside[0], 1, dtype=dtype)
+        turns = itertools.cycle((beside, theta))  # an objective keeps what it found for the last theta
+        return Runner(lambda: fun(next(turns)), lambda: [np.copy(part) for part in fun(theta)])
     if case.call == "input_jet":
-        return Runner(lambda: net.input_jet(x), lambda: [np.copy(part) for part in net.input_jet(x)])
+        return Runner(lambda: net.input_jet(x), lambda: [(jet := net.input_jet(x)).y, jet.dy, jet.d2y])
     method, out = getattr(net, case.call), np.empty(case.result_shape, dtype)
     return Runner(lambda: method(x, out=out), lambda: [np.copy(method(x, out=out))])
 
