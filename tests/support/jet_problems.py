@@ -1,4 +1,4 @@
-"""Operands of the kernels of jets, in buffers of NaN: what lies beside them must stay, and changes no result."""
+"""Operands of the kernels of jets, in buffers of NaN, and results in buffers of 7: what lies beside them must stay."""
 
 import numpy as np
 from kernel_functions import CONSTANTS
@@ -18,25 +18,28 @@ class Operand:
         strides = [reals * self.buffer.itemsize for reals in (block, ld, 1)]
         self.rows = np.ndarray((n_blocks, n_rows, n), dtype, self.buffer, 0, strides)
         self.rows[...] = rng.standard_normal((n_blocks, n_rows, n))
-        self.address = address(self.buffer)
+        self.address, self.gap = address(self.buffer), np.nan
 
     @property
     def exact(self):
         return self.rows.astype(np.longdouble)
 
     def copy(self):
-        """Another buffer with the same entries."""
+        """The same entries in a buffer of 7: a store beside the entries shows, also of what comes from NaN."""
         other = object.__new__(Operand)
-        other.buffer = self.buffer.copy()
+        other.buffer, other.gap = np.full_like(self.buffer, 7), 7
         other.rows = np.ndarray(self.rows.shape, self.rows.dtype, other.buffer, 0, self.rows.strides)
+        other.rows[...] = self.rows
         other.address = address(other.buffer)
         return other
 
-    def gaps_are_nan(self):
+    def gaps_are_kept(self):
         """Whether nothing was written beside the entries."""
-        rest = self.copy()
-        rest.rows[...] = np.nan
-        return bool(np.isnan(rest.buffer).all())
+        kept = self.rows.copy()
+        self.rows[...] = self.gap
+        same = np.array_equal(self.buffer, np.full_like(self.buffer, self.gap), equal_nan=True)
+        self.rows[...] = kept
+        return same
 
 
 class Problem:
