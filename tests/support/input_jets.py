@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from problems import ACTIVATION_NAMES, LOSS_NAMES, PARAMETERS, Y_HAT_LOSSES, Problem, random_problem
+from problems import ACTIVATION_NAMES, LOSS_NAMES, PARAMETERS, Y_HAT_LOSSES, Problem, random_problem, random_weights
 
 from backprop.reference import jets
 
@@ -88,7 +88,7 @@ def draw(
     is_equation = CALLS[call].is_equation
     n_out = 1 if is_equation else int(rng.integers(1, 5))
     sizes = draw_sizes(rng, widest, most_inputs, n_out) if sizes is None else sizes
-    n = int(rng.choice([1, 2, 7, 33])) if n_samples is None else n_samples
+    n = (1000 if number % 10 == 9 else int(rng.choice([1, 2, 7, 33]))) if n_samples is None else n_samples
     names = ACTIVATION_NAMES if activations is None else activations
     specs = [(name, PARAMETERS[name]) if rng.random() < 0.5 and name in PARAMETERS else name for name in names]
     hidden, output = [specs[i] for i in rng.integers(0, len(specs), len(sizes) - 2)], specs[rng.integers(len(specs))]
@@ -122,7 +122,7 @@ def _with_arguments(rng, problem, number):
         normal(*own),
         normal(*own, n_in),
         D,
-        rng.uniform(0.1, 2.0, n).astype(dtype) if number % 3 == 1 else None,
+        random_weights(rng, "sample", n, 1).astype(dtype) if number % 3 == 1 else None,
         normal(problem.net.n_params),
     )
 
