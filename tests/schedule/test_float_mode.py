@@ -165,6 +165,16 @@ def test_bits_do_not_depend_on_the_mode(unit, how, name):
             assert result == expected
 
 
+@pytest.mark.parametrize("l2", [0.0, 1e-3])
+def test_a_subnormal_gradient_of_an_objective_stays_what_it_is(unit, l2):
+    fun = Network([1, 1], dtype="float32", rng=0).objective(np.full((4, 1), 1e-40, "f4"), np.ones(4), l2=l2)
+    expected = bits(fun.grad([0.0, 0.0]))
+    with mode(unit, "flush"):
+        found = bits(fun.grad([0.0, 0.5])), bits(fun.grad([0.0, 0.0]))
+    assert found[1] == expected
+    assert fun.grad([0.0, 0.0])[0] != 0
+
+
 @pytest.mark.parametrize("how", MODES)
 @pytest.mark.parametrize("loss", ["cross_entropy", "poisson", "binary_cross_entropy", "huber", "hinge"])
 def test_bits_of_losses_do_not_depend_on_the_mode(unit, loss, how):

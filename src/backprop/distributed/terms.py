@@ -52,7 +52,8 @@ class Term(NamedTuple):
     def value_and_grad(self, params: Array) -> tuple[float, Array]:
         """The loss and its gradient."""
         loss, net_grad = self.samples.sums(_VALUE_AND_GRAD, params)
-        grad = net_grad.astype(np.float64)
+        with _core.DefaultFloatMode():  # in other modes a subnormal float32 may become 0
+            grad = net_grad.astype(np.float64)
         if not self.l2 and self.factor == 1.0:
             return loss, grad
         # A line search may step so far that this overflows: inf is then right, without a warning.
