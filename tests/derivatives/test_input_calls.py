@@ -379,3 +379,14 @@ def test_one_warning_in_a_process_of_its_own():
     assert done.stderr.count("RuntimeWarning: laplacian: expected smooth activations") == 1
     assert done.stderr.count("RuntimeWarning") == 1
     assert "<string>:5" in done.stderr
+
+
+def test_nan_in_one_output_stays_there():
+    """Also in second derivatives, which take a way back for each output if these are fewer than the directions."""
+    net = Network([3, 8, 2], activations="gelu", output="tanh", rng=5)
+    expected = net.input_jet(X)
+    net.biases[-1][0] = np.nan
+    found = net.input_jet(X)
+    for quantity in ("y", "dy", "d2y"):
+        assert np.isnan(getattr(found, quantity)[:, 0]).all()
+        assert same_bits(getattr(found, quantity)[:, 1].copy(), getattr(expected, quantity)[:, 1].copy())

@@ -97,6 +97,23 @@ cdef int curve_of_outputs(const Tile* tile) noexcept nogil:
     return g_prime_product(tile, L, work.a[L], work.grad_a[L])
 
 
+cdef int curve_of_output(const Tile* tile, Py_ssize_t o) noexcept nogil:
+    """curve_L for the cotangent e_o of y_hat, after `output_cotangent`, and for the same reason."""
+    cdef const Shape* shape = tile.shape
+    cdef Workspace* work = tile.work
+    cdef Py_ssize_t L = shape.n_layers, s, entry
+    if has_plain_outputs(shape):
+        return 0
+    if output_code(shape) == SOFTMAX:
+        return set_rows(tile, L, work.grad_a[L], work.curve[L])
+    if set_rows(tile, L, NULL, work.curve[L]):
+        return 1
+    for s in range(tile.n_rows):
+        entry = s * shape.layers[L].ld + o
+        set_real(work.curve[L], entry, shape.itemsize, get_real(work.g_second[L], entry, shape.itemsize))
+    return 0
+
+
 cdef int center_for_softmax(const Tile* tile) noexcept nogil:
     """If y_hat is softmax, d_L becomes d_L - p.d_L for each direction.
 
@@ -164,7 +181,7 @@ cdef int second_derivatives_of_output(const Tile* tile, Py_ssize_t o) noexcept n
     cdef char* d2y = jet.d2y + (tile.source_rows[0] * n_out + o) * k * shape.itemsize
     cdef JetOfLayer of
     cdef Pieces p
-    if unit_cotangent(tile, o, False) or curve_of_outputs(tile) or cotangent_sweep(tile, 1, True):
+    if output_cotangent(tile, o, False) or curve_of_output(tile, o) or cotangent_sweep(tile, 1, True):
         return 1
     for i in range(1, n_curved_layers(shape) + 1):
         of = directions_of_layer(tile, i)
