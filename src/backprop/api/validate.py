@@ -60,8 +60,10 @@ def refuse_excess(call: str, x: object, excess: Sequence[object], n_params: int)
 
 def params(value: object, n_params: int, dtype: np.dtype, name: str = "params") -> Array:
     """A flat vector of parameters. One that needs nothing is found in a tenth of the time, for calls of objectives."""
-    if type(value) is np.ndarray and value.shape == (n_params,) and value.dtype == dtype and value.flags.carray:
-        return value
+    if type(value) is np.ndarray:
+        view: Array = value.view()  # which keeps its shape if the caller gives another one to the array
+        if view.shape == (n_params,) and view.dtype == dtype and view.flags.carray:
+            return view
     array = as_array(value, name)
     if array.shape != (n_params,):
         raise ValueError(f"{name}: expected shape ({n_params},), got {array.shape}")
