@@ -358,8 +358,10 @@ REFUSED = {
     "b that is not finite": refused("b: expected finite numbers, got inf in entry [1]", b=[0, np.inf, 1]),
     "flat b of one input": refused("b: expected 0, shape (1,) or (n_samples, 1), got (40,); for one input write "
                                    "b[:, None]", make=lambda: network(sizes=(1, 1)), x=X[:, :1], b=C),
-    "D of another shape": refused("D: expected a number, shape (3, 3) or (n_samples, 3, 3), got (3,); a number for "
-                                  "each sample is D[:, None, None] * np.eye(3)", D=[1, 2, 3]),
+    "D of another shape": refused("D: expected a number, shape (3, 3) or (n_samples, 3, 3), got (40,); a number for "
+                                  "each sample is D[:, None, None] * np.eye(3)", D=np.ones(40)),
+    "D as its diagonal": refused("D: expected a number, shape (3, 3) or (n_samples, 3, 3), got (3,); a diagonal is "
+                                 "np.diag(D)", D=[1, 2, 3]),
     "D of another length": refused("D: expected shape (40, 3, 3), got (39, 3, 3)", D=D[1:]),
     "D that is not finite": refused("D: expected finite numbers, got nan in row 5, entry [2, 1]",
                                     D=np.where(np.indices((N, 3, 3)).T.dot([9, 3, 1]).T == 45 + 7, np.nan, D)),

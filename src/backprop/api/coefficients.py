@@ -121,6 +121,7 @@ def accepted(c: object, b: object, D: object, n_in: int, dtype: np.dtype[Any]) -
         of_D = np.where(np.eye(n_in, dtype=bool), of_D, np.zeros_like(of_D))
     if of_D.ndim not in (2, 3) or of_D.shape[-2:] != (n_in, n_in):
         cure = f"; a number for each sample is D[:, None, None] * np.eye({n_in})" if of_D.ndim == 1 else ""
+        cure = "; a diagonal is np.diag(D)" if of_D.shape == (n_in,) else cure
         raise ValueError(
             f"D: expected a number, shape ({n_in}, {n_in}) or (n_samples, {n_in}, {n_in}), got {of_D.shape}{cure}"
         )
