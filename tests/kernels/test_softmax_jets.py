@@ -76,15 +76,22 @@ def scales(row):
 def run_jet(kernels, p):
     D, S = p.D.copy(), p.S.copy()
     operands = p.h.address, p.d.address, p.s and p.s.address
-    kernels["softmax_jet"](*p.head(), *operands, D.address, S.address, p.ld, p.block)
+    with_means(kernels["softmax_jet"], p, *operands, D.address, S.address)
     return D, S
 
 
 def run_cotangent(kernels, p):
     y, D, S = p.t_h.copy(), p.D.copy(), p.S.copy()
     operands = p.h.address, p.d.address, p.s and p.s.address
-    kernels["softmax_jet_cotangent"](*p.head(), *operands, y.address, D.address, S.address, p.ld, p.block)
+    with_means(kernels["softmax_jet_cotangent"], p, *operands, y.address, D.address, S.address)
     return y, D, S
+
+
+def with_means(kernel, p, *operands):
+    """Call a kernel with room for 6 means a direction, and no more."""
+    means = np.full(6 * p.k + 1, np.nan)
+    kernel(*p.head(), *operands, p.ld, p.block, means.ctypes.data)
+    assert np.isnan(means[-1])
 
 
 @pytest.mark.parametrize("way", ["forward", "back"])
@@ -131,7 +138,7 @@ def test_a_jet_in_the_place_of_its_operands(dtype):
         kernels = kernel_functions(simd, dtype)
         expected = run_jet(kernels, p)
         at = p.d.address, p.s and p.s.address, p.d.address, p.s.address if p.s else p.S.address
-        kernels["softmax_jet"](*p.head(), p.h.address, *at, p.ld, p.block)
+        with_means(kernels["softmax_jet"], p, p.h.address, *at)
         for found, apart in zip((p.d, p.s or p.S), expected, strict=True):
             assert found.rows.tobytes() == apart.rows.tobytes()
             assert found.gaps_are_kept()

@@ -15,7 +15,8 @@
 #
 # The last line is the derivative of E[y'] + sum_j Cov(grad_D_j, d_j) + sum_t Cov(grad_S_t, s_t + form_t(tau)), in which
 # tau depends on p. v is shifted by its value at the largest p, as in softmax.pxd; so is what is summed in it. It is
-# computed for BLOCK_COLUMNS columns at a time, from operands that the result does not overwrite.
+# computed for BLOCK_COLUMNS columns at a time, from operands that the result does not overwrite; the means of a row are
+# computed once, before its results.
 
 from backprop.kernels.table cimport EACH, FIRST_ALONE, SYMMETRIC
 from backprop.kernels.vector cimport real
@@ -33,6 +34,12 @@ cdef struct SoftmaxRow:
     const real* grad_D
     const real* grad_S
     Py_ssize_t block
+    double* mean_d           # (k,): the `shifted_mean` of each d_j; those of s, grad_D and grad_S likewise
+    double* mean_s
+    double* mean_D
+    double* mean_S
+    double* mean_form        # E form_t(tau)
+    double* mean_curve       # E sum_t gamma_t (.) w_tj
 
 # What is added to v beside the operand that the result overwrites: for `size` columns from `start` on.
 ctypedef void (*Addend)(const SoftmaxRow* row, Py_ssize_t index, Py_ssize_t start, Py_ssize_t size,
@@ -44,14 +51,21 @@ cdef inline Py_ssize_t number_of_seconds(const SoftmaxRow* row) noexcept nogil:
     return 0 if row.form == FIRST_ALONE else row.k if row.form == EACH else 1
 
 
-cdef inline void centered(const SoftmaxRow* row, const real* t, Py_ssize_t start, Py_ssize_t size,  # IN
-                          double* out) noexcept nogil:                                              # OUT (size)
-    """t - E t for some columns."""
+cdef inline double shifted_mean(const SoftmaxRow* row, const real* t) noexcept nogil:
+    """E t, less t at the largest p."""
     cdef double t_top = t[row.top], mean = 0
     cdef Py_ssize_t i
     for i in range(row.n):
         if i != row.top:
             mean = mean + <double>row.p[i] * (t[i] - t_top)
+    return mean
+
+
+cdef inline void centered(const SoftmaxRow* row, const real* t, double mean, Py_ssize_t start, Py_ssize_t size,  # IN
+                          double* out) noexcept nogil:                                              # OUT (size)
+    """t - E t for some columns, with its `shifted_mean`."""
+    cdef double t_top = t[row.top]
+    cdef Py_ssize_t i
     for i in range(size):
         out[i] = (t[start + i] - t_top) - mean
 
@@ -76,7 +90,7 @@ cdef inline void slope_at(const SoftmaxRow* row, Py_ssize_t j, Py_ssize_t start,
     for u in range(size):
         w[u] = 0
     for i in range(first, end):
-        centered(row, row.d + i * row.block, start, size, tau)
+        centered(row, row.d + i * row.block, row.mean_d[i], start, size, tau)
         factor = coefficient(row, i, j) * (2 if i == j else 1)
         for u in range(size):
             w[u] = w[u] + factor * tau[u]
@@ -94,7 +108,7 @@ cdef inline void form_at(const SoftmaxRow* row, Py_ssize_t t, Py_ssize_t start, 
     for u in range(size):
         q[u] = 0
     for j in range(first, end):
-        centered(row, row.d + j * row.block, start, size, tau)
+        centered(row, row.d + j * row.block, row.mean_d[j], start, size, tau)
         slope_at(row, j, start, size, slope)
         for u in range(size):
             q[u] = q[u] + 0.5 * tau[u] * slope[u]
@@ -104,12 +118,12 @@ cdef inline void curve_at(const SoftmaxRow* row, Py_ssize_t j, Py_ssize_t start,
                           double* v) noexcept nogil:                                                # OUT (size)
     """sum_t gamma_t (.) w_tj for some columns."""
     cdef double slope[BLOCK_COLUMNS]
-    cdef Py_ssize_t u
+    cdef Py_ssize_t t = j if row.form == EACH else 0, u
     if row.form == FIRST_ALONE:
         for u in range(size):
             v[u] = 0
         return
-    centered(row, row.grad_S + (j if row.form == EACH else 0) * row.block, start, size, v)
+    centered(row, row.grad_S + t * row.block, row.mean_S[t], start, size, v)
     slope_at(row, j, start, size, slope)
     for u in range(size):
         v[u] = v[u] * slope[u]
@@ -147,21 +161,21 @@ cdef inline void dependence_on_p_at(const SoftmaxRow* row, Py_ssize_t index, Py_
     for u in range(size):
         v[u] = 0
     for t in range(number_of_seconds(row)):
-        mean = mean_of(form_at, row, t)
+        mean = row.mean_form[t]
         form_at(row, t, start, size, x)
         for u in range(size):
             x[u] = x[u] - mean
         if row.s != NULL:
-            centered(row, row.s + t * row.block, start, size, y)
+            centered(row, row.s + t * row.block, row.mean_s[t], start, size, y)
             for u in range(size):
                 x[u] = x[u] + y[u]
-        centered(row, row.grad_S + t * row.block, start, size, y)
+        centered(row, row.grad_S + t * row.block, row.mean_S[t], start, size, y)
         for u in range(size):
             v[u] = v[u] + y[u] * x[u]
     for j in range(row.k):
-        mean = mean_of(curve_at, row, j)
-        centered(row, row.d + j * row.block, start, size, x)
-        centered(row, row.grad_D + j * row.block, start, size, y)
+        mean = row.mean_curve[j]
+        centered(row, row.d + j * row.block, row.mean_d[j], start, size, x)
+        centered(row, row.grad_D + j * row.block, row.mean_D[j], start, size, y)
         for u in range(size):
             v[u] = v[u] + x[u] * (y[u] - mean)
 
@@ -199,9 +213,16 @@ cdef inline void store_product(const Addend addend, const SoftmaxRow* row, Py_ss
 
 
 cdef inline SoftmaxRow make_softmax_row(Py_ssize_t n, Py_ssize_t k, int form, const void* e, const void* p,
-                                        const void* d, const void* s, Py_ssize_t block) noexcept nogil:
-    """The operands of row 0."""
+                                        const void* d, const void* s, Py_ssize_t block,
+                                        double* means) noexcept nogil:
+    """The operands of row 0, and places for means."""
     cdef SoftmaxRow row
+    row.mean_d = means
+    row.mean_s = means + k
+    row.mean_D = means + 2 * k
+    row.mean_S = means + 3 * k
+    row.mean_form = means + 4 * k
+    row.mean_curve = means + 5 * k
     row.n = n
     row.k = k
     row.form = form
@@ -230,17 +251,35 @@ cdef inline void move_to_next_row(SoftmaxRow* row, Py_ssize_t ld, Py_ssize_t ld_
         row.grad_S += ld
 
 
+cdef inline void set_means(SoftmaxRow* row) noexcept nogil:
+    """The means of a row, and its largest p."""
+    cdef Py_ssize_t j, t
+    row.top = top_of_row(row.n, row.p)
+    for j in range(row.k):
+        row.mean_d[j] = shifted_mean(row, row.d + j * row.block)
+    if row.grad_D == NULL:  # the way back alone needs the others
+        return
+    for t in range(number_of_seconds(row)):
+        row.mean_S[t] = shifted_mean(row, row.grad_S + t * row.block)
+        row.mean_form[t] = mean_of(form_at, row, t)
+        if row.s != NULL:
+            row.mean_s[t] = shifted_mean(row, row.s + t * row.block)
+    for j in range(row.k):
+        row.mean_D[j] = shifted_mean(row, row.grad_D + j * row.block)
+        row.mean_curve[j] = mean_of(curve_at, row, j)
+
+
 cdef inline void softmax_jet_of_rows(
         Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t k, int form, const void* e, Py_ssize_t ld_e,    # IN
         const void* p, const void* d, const void* s,                                                # IN
-        void* D_, void* S_, Py_ssize_t ld, Py_ssize_t block) noexcept nogil:                        # OUT
+        void* D_, void* S_, Py_ssize_t ld, Py_ssize_t block, double* means) noexcept nogil:         # OUT
     """D_j = p tau_j, S_t = p (sigma_t + form_t(tau) - E form_t(tau)) of each row."""
-    cdef SoftmaxRow row = make_softmax_row(n, k, form, e, p, d, s, block)
+    cdef SoftmaxRow row = make_softmax_row(n, k, form, e, p, d, s, block, means)
     cdef real* D = <real*>D_
     cdef real* S = <real*>S_
     cdef Py_ssize_t r, j, t
     for r in range(n_rows):
-        row.top = top_of_row(n, row.p)
+        set_means(&row)
         for t in range(number_of_seconds(&row)):  # first, since D may be d
             store_product(form_at, &row, t, NULL if row.s == NULL else row.s + t * block, S + r * ld + t * block)
         for j in range(k):
@@ -252,9 +291,9 @@ cdef inline void softmax_jet_cotangent_of_rows(
         Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t k, int form, const void* e, Py_ssize_t ld_e,    # IN
         const void* p, const void* d, const void* s,                                                # IN
         void* grad_y_, void* grad_D_, void* grad_S_,                                                # IN and OUT
-        Py_ssize_t ld, Py_ssize_t block) noexcept nogil:
+        Py_ssize_t ld, Py_ssize_t block, double* means) noexcept nogil:                             # OUT
     """The cotangents of p, D and S of each row become those of a, d and s."""
-    cdef SoftmaxRow row = make_softmax_row(n, k, form, e, p, d, s, block)
+    cdef SoftmaxRow row = make_softmax_row(n, k, form, e, p, d, s, block, means)
     cdef real* grad_y = <real*>grad_y_
     cdef real* grad_D = <real*>grad_D_
     cdef real* grad_S = <real*>grad_S_
@@ -262,7 +301,7 @@ cdef inline void softmax_jet_cotangent_of_rows(
     row.grad_D = grad_D
     row.grad_S = grad_S
     for r in range(n_rows):
-        row.top = top_of_row(n, row.p)
+        set_means(&row)
         store_product(dependence_on_p_at, &row, 0, grad_y + r * ld, grad_y + r * ld)
         for j in range(k):
             store_product(curve_at, &row, j, grad_D + r * ld + j * block, grad_D + r * ld + j * block)

@@ -453,6 +453,7 @@ cdef struct KernelTable:
         const void* s,                                    # IN (k or 1 of n_rows, n; ld, block), or NULL
         void* D, void* S,                                 # OUT (likewise); may be d and s
         Py_ssize_t ld, Py_ssize_t block,
+        double* means,                                    # OUT (6, k): what is kept of a row
     ) noexcept nogil
     void (*softmax_jet_cotangent)(
         Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t k, int form,
@@ -463,6 +464,7 @@ cdef struct KernelTable:
         void* grad_y,                                     # IN and OUT (n_rows, n; ld)
         void* grad_D, void* grad_S,                       # IN and OUT (k, and k or 1, of n_rows, n; ld, block)
         Py_ssize_t ld, Py_ssize_t block,
+        double* means,                                    # OUT (6, k): what is kept of a row
     ) noexcept nogil
     void (*softmax_center)(
         Py_ssize_t n_rows, Py_ssize_t n,

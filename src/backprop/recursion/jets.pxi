@@ -262,7 +262,8 @@ cdef int jet_through_softmax(const Tile* tile) noexcept nogil:
         shape.kernels.softmax_jet(
             p.n_rows, p.n, jet.n_directions, jet.form, NULL, 0, block_of_h(tile, L, 0) + start,
             block_of_a(tile, L, 1) + start, block_of_a(tile, L, 1 + jet.n_directions) + start,
-            block_of_h(tile, L, 1) + start, block_of_h(tile, L, 1 + jet.n_directions) + start, ld, tile.n_rows * ld)
+            block_of_h(tile, L, 1) + start, block_of_h(tile, L, 1 + jet.n_directions) + start, ld, tile.n_rows * ld,
+            tile.work.softmax_means)
         if next_piece(&p):
             return 1
     return 0

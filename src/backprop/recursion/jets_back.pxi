@@ -41,7 +41,7 @@ cdef int cotangent_through_softmax(const Tile* tile) noexcept nogil:
             p.n_rows, p.n, jet.n_directions, jet.form, NULL, 0, tile.work.grad_a[L] + start,
             block_of_a(tile, L, 1) + start, block_of_a(tile, L, 1 + jet.n_directions) + start,
             block_of_h(tile, L, 0) + start, block_of_h(tile, L, 1) + start,
-            block_of_h(tile, L, 1 + jet.n_directions) + start, ld, tile.n_rows * ld)
+            block_of_h(tile, L, 1 + jet.n_directions) + start, ld, tile.n_rows * ld, tile.work.softmax_means)
         if next_piece(&p):
             return 1
     return 0

@@ -39,6 +39,7 @@ cdef struct Workspace:
     char* jacobian               # (rows of a tile, ld_params) of Hessians; times n_L, of the normal equations
     char* gradients              # what `stream_gradients_of_rows` copies at a time
     char* residual               # (rows of a tile times n_L,)
+    double* softmax_means        # (6, directions), of one row
     double* row_norm             # of a tile's rows
     double* row_square           # twice as many
     double* row_least            # of a tile's rows, as is row_exponent (derivatives/norms.pxi)
@@ -134,6 +135,7 @@ cdef inline Py_ssize_t lay_out_workspace(const Shape* shape, Py_ssize_t rows, in
         take_bytes(block, &end, shape.n_params * shape.itemsize, <void**>&work.open_chain)
     if work.buffers >= OF_DERIVATIVES:
         take_bytes(block, &end, reals_at_a_time(shape) * shape.itemsize, <void**>&work.gradients)
+        take_bytes(block, &end, 6 * rows * sizeof(double), <void**>&work.softmax_means)
     if work.buffers == OF_HESSIAN:
         take_bytes(block, &end, rows * shape.ld_params * shape.itemsize, <void**>&work.jacobian)
     if work.buffers == OF_NORMAL_EQUATIONS:
