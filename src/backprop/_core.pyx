@@ -63,9 +63,9 @@ from backprop.calls.rules cimport (
 )
 from backprop.kernels.bins cimport EMPTY_TOP, N_LIMBS, add_bins, raise_top, round_bins
 from backprop.kernels.table cimport (
-    ADD, CHAIN_ROWS, CONTINUE, CROSS_ENTROPY, CUSTOM, DIAGONAL, EACH, FAR_BYTES, FIRST_ALONE, IDENTITY, NO_WEIGHT,
-    OVERWRITE, PACKED, PACK_AND_KEEP, PACK_ONCE, QUANTILES, ROW_BYTES, SCRATCH_UNITS, SOFTMAX, SYMMETRIC, TIMES,
-    WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
+    ADD, CHAIN_ROWS, CONTINUE, CROSS_ENTROPY, CUSTOM, DIAGONAL, EACH, FAR_BYTES, FIRST_ALONE, FORM_STEP, IDENTITY,
+    NO_WEIGHT, OVERWRITE, PACKED, PACK_AND_KEEP, PACK_ONCE, QUANTILES, ROW_BYTES, SCRATCH_UNITS, SOFTMAX, SYMMETRIC,
+    TIMES, WEIGHT_PER_ENTRY, WEIGHT_PER_SAMPLE, KernelTable,
 )
 from backprop.process.float_mode cimport (
     DEFAULT_X87, enter_default_mode, get_x87, is_default_mode, leave_default_mode, set_x87,

@@ -148,12 +148,13 @@ def test_without_seconds_nothing_of_them_is_touched():
 # Symmetric forms ------------------------------------------------------------------------------------------------------
 
 
-def symmetric_forms(kernels, weight, d, strides, H, add):
-    """H of the kernel, from Operands."""
+def symmetric_forms(kernels, weight, d, strides, H, add, first=0, n_first=None):
+    """H of the kernel, from Operands, or the pairs of some directions."""
     _, n_rows, n = weight.rows.shape
     ld = weight.rows.strides[1] // weight.rows.itemsize
     k = len(d.rows)
-    kernels["symmetric_forms"](n_rows, n, k, weight.address, ld, d.address, *strides, H.ctypes.data, add)
+    some = first, k - first if n_first is None else n_first
+    kernels["symmetric_forms"](n_rows, n, k, *some, weight.address, ld, d.address, *strides, H.ctypes.data, add)
 
 
 @pytest.mark.parametrize("add", [0, 1])
@@ -197,3 +198,16 @@ def test_an_entry_of_h_depends_on_its_two_directions_alone(dtype, simd):
         pair.d.rows[...] = p.d.rows[[i, j]]
         symmetric_forms(functions, p.h, pair.d, pair.d_strides, two, 0)
         assert np.array_equal(two[:, 0, 1], H[:, i, j])
+
+
+@pytest.mark.parametrize("simd", built_simd())
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_symmetric_forms_in_pieces(dtype, simd):
+    """Each pair belongs to one piece, which leaves the others as they are."""
+    functions = kernel_functions(simd, dtype)
+    p = Problem(dtype, "FIRST_ALONE", 29, 21)
+    whole, cut = np.ones((3, 29, 29), dtype), np.ones((3, 29, 29), dtype)
+    symmetric_forms(functions, p.h, p.d, p.d_strides, whole, 1)
+    for first, n_first in [(12, 12), (0, 12), (24, 5)]:
+        symmetric_forms(functions, p.h, p.d, p.d_strides, cut, 1, first, n_first)
+    assert np.array_equal(cut, whole)

@@ -226,6 +226,7 @@ def rows() -> list[Row]:
         Row("laplacian", [300, 300, 1], 256, ([200, 200, 1], 512), mish),
         Row("laplacian", wide, 256, narrow, mish),
         Row("input_hessian", [300, 300, 1], 256, ([200, 200, 1], 512), mish),
+        Row("input_hessian", [3000, 3000, 1], 1, ([3000, 1500, 1], 1), mish),
         Row("input_jet", [10, 3000], 1024, ([10, 700], 2048), softmax),
         Row("jet_vjp", [300, 300, 1], 64, ([150, 150, 1], 512), mish),
         Row("jet_vjp", wide, 256, ([1, 60_000, 1], 512), mish),

@@ -151,6 +151,7 @@ cdef int input_hessian_of_tile(Tile* tile, char* unused, bint add) noexcept nogi
     cdef const Shape* shape = tile.shape
     cdef Workspace* work = tile.work
     cdef Py_ssize_t n_in = shape.sizes[0], row_bytes = n_in * n_in * shape.itemsize, i
+    cdef double flops            # of the entries (p, q) with q >= p: they may also read d from memory
     cdef char* H = tile.request.row_results + tile.source_rows[0] * row_bytes
     cdef JetOfLayer of
     cdef Pieces p
@@ -160,10 +161,11 @@ cdef int input_hessian_of_tile(Tile* tile, char* unused, bint add) noexcept nogi
         return 1
     for i in range(1, n_curved_layers(shape) + 1):
         of = directions_of_layer(tile, i)
-        start_rows(&p, tile.interrupt, tile.n_rows, shape.sizes[i], <double>MEMORY_FLOPS * n_in * (n_in + 1))
+        flops = n_in * (10.0 * shape.sizes[i] + 2.0 * MEMORY_FLOPS)
+        start_pieces(&p, tile.interrupt, tile.n_rows, 1, n_in, FORM_STEP, flops, 0)
         while p.n:
-            shape.kernels.symmetric_forms(p.n_rows, p.n, n_in,
-                                          work.curve[i] + place(&p, shape.layers[i].ld, shape.itemsize),
+            shape.kernels.symmetric_forms(p.n_rows, shape.sizes[i], n_in, p.column, p.n,
+                                          work.curve[i] + p.row * shape.layers[i].ld * shape.itemsize,
                                           shape.layers[i].ld, of.d + p.row * of.d_row * shape.itemsize, of.d_row,
                                           of.d_block, H + p.row * row_bytes, i > 1)
             if next_piece(&p):

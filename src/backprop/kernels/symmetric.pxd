@@ -84,6 +84,8 @@ cdef struct Forms:           # of some rows
     Py_ssize_t n_rows
     Py_ssize_t n
     Py_ssize_t k
+    Py_ssize_t first             # directions p of the pairs p <= q: from here
+    Py_ssize_t end               # to here
     const real* weight
     Py_ssize_t ld
     const real* d
@@ -114,8 +116,8 @@ cdef inline void forms_of_block(const int n_p, const int n_q, const bint is_tria
 
 cdef inline void forms_of_some_rows(const int group, const Forms* forms) noexcept nogil:
     """All blocks, of up to `group` directions each way."""
-    cdef Py_ssize_t p = 0, q, left
-    while p < forms.k:
+    cdef Py_ssize_t p = forms.first, q, left
+    while p < forms.end:
         left = forms.k - p
         if left >= group:
             forms_of_block(group, group, True, forms, p, p)
@@ -141,14 +143,16 @@ cdef inline void forms_of_some_rows(const int group, const Forms* forms) noexcep
 
 
 cdef inline void symmetric_forms_of_rows(
-        Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t k,
+        Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t k, Py_ssize_t first, Py_ssize_t n_first,
         const void* weight, Py_ssize_t ld,                                      # IN
         const void* d, Py_ssize_t d_row, Py_ssize_t d_block,                    # IN
         void* H, bint add) noexcept nogil:                                      # OUT; IN too with add
-    """H[p][q] = sum_u weight[u] d_p[u] d_q[u] of each row."""
+    """H[p][q] = H[q][p] = sum_u weight[u] d_p[u] d_q[u] of each row, for n_first p from `first` on, and q >= p."""
     cdef Forms forms
     forms.n = n
     forms.k = k
+    forms.first = first
+    forms.end = first + n_first
     forms.weight = <const real*>weight
     forms.ld = ld
     forms.d = <const real*>d

@@ -14,6 +14,7 @@ from libc.stdint cimport int8_t, int64_t
 cdef enum:
     CHAIN_ROWS = 64          # rows summed in one register chain; in a trial 1.41e-7 against 2.9e-7 for 128
     SCRATCH_UNITS = 256      # whose rows of grad_W are made at a time: what is copied for them stays small
+    FORM_STEP = 12           # directions: whole groups of symmetric forms on every instruction set
     CHUNK_ROWS = 1024        # 16 chains are added in the network's dtype, then a wide accumulator takes over
     ROW_BYTES = 64           # tile rows are whole cache lines, one vector of the widest instruction set
     FAR_BYTES = 2048         # panels of rows from here on are copied before use; of shorter rows a copy costs too much
@@ -434,9 +435,10 @@ cdef struct KernelTable:
         Py_ssize_t ld, Py_ssize_t block,
     ) noexcept nogil
 
-    # H = sum_u weight[u] d[u] d[u]^T of each row, or H plus that with `add`; symmetric to the bit.
+    # H = sum_u weight[u] d[u] d[u]^T of each row, or H plus that with `add`; symmetric to the bit. Of H entries (p, q)
+    # and (q, p) for q >= p, and n_first p from `first` on: both multiples of FORM_STEP, unless they end at k.
     void (*symmetric_forms)(
-        Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t k,
+        Py_ssize_t n_rows, Py_ssize_t n, Py_ssize_t k, Py_ssize_t first, Py_ssize_t n_first,
         const void* weight, Py_ssize_t ld,                # IN (n_rows, n; ld)
         const void* d, Py_ssize_t d_row, Py_ssize_t d_block,  # IN (k of n_rows, n; d_row, d_block)
         void* H,                                          # OUT (n_rows, k, k); IN and OUT with add
