@@ -14,7 +14,7 @@ import pytest
 from problems import ACTIVATION_NAMES, same_bits
 
 import backprop
-from backprop import Activation, InputJet, Network
+from backprop import Activation, InputJet, Network, _core
 from backprop.api import warn_once
 
 RNG = np.random.default_rng(0)
@@ -390,3 +390,39 @@ def test_nan_in_one_output_stays_there():
     for quantity in ("y", "dy", "d2y"):
         assert np.isnan(getattr(found, quantity)[:, 0]).all()
         assert same_bits(getattr(found, quantity)[:, 1].copy(), getattr(expected, quantity)[:, 1].copy())
+
+
+# The compiled calls --------------------------------------------------------------------------------------------------
+
+
+def lacks_arguments():
+    """(name, options) of `Plan.run` for calls that lack an argument, or have one too many."""
+    equation = _core.Equation(np.eye(3), "diagonal", np.ones(7))
+    y, grad, v = np.zeros((6, 1)), np.empty(36), np.ones(36)
+    return [
+        ("laplacian", {"out": None}),
+        ("laplacian", {"out": np.empty((6, 1)), "operand": np.ones(1)}),
+        ("input_hessian", {"out": None}),
+        ("input_jet", {"out": np.empty((6, 1))}),
+        ("jet_vjp", {"out": grad}),
+        ("pde_value_and_grad", {"y": y, "out": grad}),
+        ("pde_value_and_grad", {"y": y, "out": None, "equation": equation}),
+        ("pde_value_and_grad", {"y": None, "out": grad, "equation": equation}),
+        ("pde_gauss_newton_vp", {"y": y, "out": grad, "equation": equation}),
+        ("pde_gauss_newton_vp", {"y": y, "out": grad, "operand": v}),
+    ]
+
+
+@pytest.mark.parametrize(("name", "options"), lacks_arguments())
+def test_compiled_calls_without_an_argument(name, options):
+    """An error, not a look at address 0."""
+    net = make(1)
+    arguments = {"y": None, "weights": None, "n_threads": 1} | options
+    with pytest.raises(ValueError, match="call: expected"):
+        net._plan.run(_core.CALLS[name], np.array(net.params), X, **arguments)
+
+
+def test_a_compiled_hessian_of_several_outputs_needs_multipliers():
+    net = make(2)
+    with pytest.raises(ValueError, match="call: expected"):
+        net._plan.run(_core.CALLS["input_hessian"], np.array(net.params), X, None, np.empty((6, 3, 3)), None, 1)

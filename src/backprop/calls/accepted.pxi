@@ -21,6 +21,8 @@ cdef double accepted_call(const Shape* shape, const Mode* mode, cnp.ndarray para
         return 0.0
     accept_samples(&request, shape, mode, params, x)
     n_samples = request.n_samples
+    if mode.flags & HAS_JET:
+        expect_arguments_of_jet(shape, mode, y, out, operand, equation)
     if y is not None:
         accept_targets(&request, y, weights, 1, False)
     if operand is not None:
@@ -29,8 +31,6 @@ cdef double accepted_call(const Shape* shape, const Mode* mode, cnp.ndarray para
             request.shares_cotangent, letters = True, b"o"
         expect(rule_of_array(shape, operand, dtype_of(shape), letters, n_samples, 1), "an operand")
         set_operand(&request, cnp.PyArray_BYTES(operand))
-    if mode.flags & HAS_JET and (mode.operand == DIRECTIONS_OF_X or (mode.flags & TAKES_Y and equation is None)):
-        raise ValueError("call: expected an equation; Plan.input_jet and Plan.jet_vjp are for directions")
     if equation is not None:
         expect(take_equation(&request, equation, equation_rows), "the coefficients of an equation")
     if grad_weight is not None:
@@ -92,6 +92,18 @@ cdef class Pointers:
 
     def __dealloc__(self):
         free(self.pointers)
+
+
+cdef int expect_arguments_of_jet(const Shape* shape, const Mode* mode, y, out, operand, equation) except -1:
+    """Refuse a call that lacks an argument: its tiles would read from address 0."""
+    cdef bint may_lack_operand = mode.operand == MULTIPLIERS and shape.sizes[shape.n_layers] == 1
+    if mode.operand == DIRECTIONS_OF_X:
+        raise ValueError("call: expected no call along directions, which Plan.input_jet and Plan.jet_vjp make")
+    if mode.flags & TAKES_Y and (y is None or equation is None):
+        raise ValueError("call: expected an equation and its right-hand side, got None")
+    if out is None or (operand is None) != (mode.operand == NO_OPERAND) and not may_lack_operand:
+        raise ValueError("call: expected out, and an operand if it takes one, got others")
+    return 0
 
 
 # Inputs: each function sets one in the request, or raises -------------------------------------------------------------

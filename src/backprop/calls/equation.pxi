@@ -26,13 +26,9 @@ cdef class Equation:
     def __reduce__(self):
         return Equation, (self.directions, self.form, self.row)
 
-    @property
-    def n_coefficients(self):
-        """1 + k + T."""
-        return n_coefficients_of(self.code, cnp.PyArray_DIM(self.directions, 0))
-
 
 cdef inline Py_ssize_t n_coefficients_of(int form, Py_ssize_t n_directions) noexcept nogil:
+    """1 + k + T."""
     return 1 + n_directions + coefficients_of_form(form, n_directions)
 
 
