@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
-from peers import require_peer
+from required_peers import require_peer
 
 from backprop import Ensemble, Network
 

@@ -21,7 +21,6 @@ from derivative_peers import (
     random_data,
     rows_of,
 )
-from peers import require_peer
 from problems import (
     ACTIVATION_NAMES,
     LAYOUTS,
@@ -32,6 +31,7 @@ from problems import (
     with_layout,
 )
 from refusals import BAD, N_IN, N_OUT, N, P, nan_pattern, plain_data, takes
+from required_peers import require_peer
 from scipy import optimize
 from suites import shortened
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from input_jets import CALLS, changes, draw, judge, run
 from jax_jets import DEPTH, ROWS, WIDTH, JaxJets
-from peers import require_peer
 from problems import ACTIVATION_NAMES, PARAMETERS, relative_error, same_bits, split
+from required_peers import require_peer
 
 from backprop import Activation, Network
 from backprop.activations import ACTIVATIONS

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 from block_cases import N_IN, N_OUT, UNIT, Data, bits, data_of, results
-from peers import require_peer
+from required_peers import require_peer
 from scipy.optimize import minimize
 from suites import shortened
 

@@ -10,9 +10,9 @@ import sys
 import tomllib
 
 import pytest
-from peers import require_peer
 from places import ROOT
 from ranks import OPEN_MPI, mpiexec, run_on_ranks
+from required_peers import require_peer
 
 if not (ROOT / "docs").is_dir():
     pytest.skip("docs/ is in the repository alone", allow_module_level=True)

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from peers import require_peer
 from problems import same_bits
+from required_peers import require_peer
 
 import backprop
 from backprop import Network

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from derivative_peers import torch_activation
-from peers import require_peer
 from places import ROOT
 from problems import ACTIVATION_NAMES, LOSS_NAMES, PARAMETERS, same_bits
+from required_peers import require_peer
 from suites import shortened
 from systems import needs_fifo, needs_limits, needs_posix_files, needs_proc
 

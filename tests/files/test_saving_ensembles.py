@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from peers import require_peer
 from problems import same_bits
+from required_peers import require_peer
 
 import backprop
 from backprop import Activation, Ensemble, Network

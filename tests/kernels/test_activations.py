@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from activation_facts import CORNERS, LIMITS, WITHOUT_FMA, points, ulp
 from exact_values import EXACT
-from peers import require_peer
 from problems import ACTIVATION_NAMES, PARAMETERS, domain, same_bits
+from required_peers import require_peer
 
 import backprop
 from backprop.activations import ACTIVATIONS, SELU_ALPHA, SELU_ALPHA_SCALE, SELU_SCALE

@@ -5,7 +5,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from derivative_peers import torch_activation
-from peers import require_peer
 from problems import (
     ACTIVATION_NAMES,
     LAYOUTS,
@@ -16,6 +15,7 @@ from problems import (
     relative_error,
     split,
 )
+from required_peers import require_peer
 
 from backprop.losses import LOSSES
 

@@ -6,8 +6,8 @@ import platform
 import numpy as np
 import pytest
 from epochs import METHODS, by_core, by_numpy, refuse_other_bits
-from peers import require_peer
 from problems import LAYOUTS, random_targets, with_layout
+from required_peers import require_peer
 
 import backprop
 from backprop import Network, _core

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from peers import require_peer
+from required_peers import require_peer
 from systems import needs_signals
 
 require_peer("sklearn")

@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from peers import require_peer
+from required_peers import require_peer
 
 sklearn = require_peer("sklearn")
 

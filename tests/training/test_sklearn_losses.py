@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from peers import require_peer
+from required_peers import require_peer
 
 require_peer("sklearn")
 

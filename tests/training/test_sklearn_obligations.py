@@ -4,7 +4,7 @@ import inspect
 
 import numpy as np
 import pytest
-from peers import require_peer
+from required_peers import require_peer
 
 sklearn = require_peer("sklearn")
 

@@ -6,7 +6,7 @@ Its module is executed once more, with our classes under the names that it impor
 import importlib.util
 
 import pytest
-from peers import require_peer
+from required_peers import require_peer
 
 require_peer("sklearn")
 

@@ -230,7 +230,7 @@ def rows() -> list[Row]:
         Row("input_jet", [10, 3000], 1024, ([10, 700], 2048), softmax),
         Row("jet_vjp", [300, 300, 1], 64, ([150, 150, 1], 512), mish),
         Row("jet_vjp", wide, 256, ([1, 60_000, 1], 512), mish),
-        Row("jet_vjp", [20, 4000], 16, ([20, 3000], 2), softmax),
+        Row("jet_vjp", [20, 4000], 64, ([20, 3000], 64), softmax),
         Row("pde_value_and_grad", [100, 300, 1], 512, ([50, 150, 1], 2048), mish),
         Row("pde_value_and_grad", wide, 256, ([1, 60_000, 1], 512), mish),
         Row("pde_gauss_newton_vp", [100, 300, 1], 512, ([50, 150, 1], 2048), mish),
