@@ -15,7 +15,7 @@ from pathlib import Path
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from derivative_peers import CALLS, with_directions
+from call_peers import CALLS, with_directions
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 from problems import ACTIVATION_NAMES, LAYOUTS, LOSS_NAMES, OVERFLOWS, Y_HAT_LOSSES, same_bits, with_layout

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from derivative_peers import CALLS, FIRST_PART, arrays
+from call_peers import CALLS, FIRST_PART, arrays
 from problems import LOSS_NAMES, same_bits
 from refusals import BAD, N_IN, N_OUT, N, nan_pattern, plain_data, takes
 

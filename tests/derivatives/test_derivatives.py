@@ -1,6 +1,6 @@
 """Every derivative of the second part: by value against torch.func and JAX, by identities, bit for bit, and refused.
 
-Each test runs over a table of the calls, `CALLS` in derivative_peers.py: its entries know how a call is made, which
+Each test runs over a table of the calls, `CALLS` in call_peers.py: its entries know how a call is made, which
 arguments it has, and whether its results go by row.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from activation_facts import SECOND_LIMITS
 from allocations import peak_of_a_call
-from derivative_peers import (
+from call_peers import (
     CALLS,
     FIRST_PART,
     JAX_ACTIVATIONS,

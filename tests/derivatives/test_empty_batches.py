@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from derivative_peers import CALLS, FIRST_PART, arrays, random_data, rows_of
+from call_peers import CALLS, FIRST_PART, arrays, random_data, rows_of
 from problems import same_bits
 
 from backprop import Activation, Ensemble, Network, _core, hidden_gradient, preactivation_gradient

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from derivative_peers import CALLS, random_data
+from call_peers import CALLS, random_data
 from derivative_programs import run
 from problems import same_bits
 from suites import shortened

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from derivative_peers import torch_activation
+from call_peers import torch_activation
 from places import ROOT
 from problems import ACTIVATION_NAMES, LOSS_NAMES, PARAMETERS, same_bits
 from required_peers import require_peer

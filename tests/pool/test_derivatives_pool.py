@@ -1,7 +1,7 @@
 """Every derivative under fire: forks at any moment, crowds of callers, interrupts. Each runs in a new process."""
 
 import pytest
-from derivative_peers import CALLS
+from call_peers import CALLS
 from derivative_programs import run
 from suites import shortened
 from systems import needs_fork, needs_proc, needs_signals

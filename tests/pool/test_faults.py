@@ -13,7 +13,7 @@ import sys
 import sysconfig
 
 import pytest
-from derivative_peers import CALLS, FIRST_PART
+from call_peers import CALLS, FIRST_PART
 from places import ROOT, SUPPORT
 from slowness import SLOWNESS
 from suites import shortened

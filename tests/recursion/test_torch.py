@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from derivative_peers import torch_activation
+from call_peers import torch_activation
 from problems import (
     ACTIVATION_NAMES,
     LAYOUTS,

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from derivative_peers import CALLS, FIRST_PART, random_data
+from call_peers import CALLS, FIRST_PART, random_data
 from fault_injection import bits
 from partial_cases import case_of
 from suites import shortened

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 sys.path.insert(0, SUPPORT)
 import numpy as np
-from derivative_peers import CALLS, arrays, random_data
+from call_peers import CALLS, arrays, random_data
 
 call = CALLS[NAME]
 

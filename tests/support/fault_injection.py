@@ -32,7 +32,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from derivative_peers import CALLS, FIRST_PART, random_data
+from call_peers import CALLS, FIRST_PART, random_data
 
 import backprop
 from backprop import Activation, Ensemble, Network, _core

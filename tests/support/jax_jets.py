@@ -10,7 +10,7 @@ from functools import lru_cache
 from types import ModuleType
 
 import numpy as np
-from derivative_peers import jax_activations
+from call_peers import jax_activations
 from input_jets import JetProblem, given
 
 from backprop.api import parameters

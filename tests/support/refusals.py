@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-from derivative_peers import CALLS, random_data
+from call_peers import CALLS, random_data
 from problems import random_problem
 
 N, N_IN, N_OUT = 5, 3, 2
